@@ -1,0 +1,38 @@
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help run test check format bench migrate clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+run: $(INSTALLED) ## serve on 127.0.0.1:8000, with an embedded PostgreSQL unless DATABASE_URL is set
+	@exec $(BIN)/python -m service run
+
+test: $(INSTALLED) ## run the whole test suite
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## ruff, format check, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure; ARGS=--quick takes under a minute
+	@exec $(BIN)/python -m bench $(ARGS)
+
+migrate: $(INSTALLED) ## apply the migrations to DATABASE_URL
+	@exec $(BIN)/python -m service migrate
+
+clean: ## remove the virtual environment and caches, keep .data
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	@touch $@
