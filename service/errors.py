@@ -1,0 +1,62 @@
+"""What can go wrong that a client is told about, in the contract's own words.
+
+Raised anywhere below the handlers, turned into responses by one table in `app.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ClientFault(Exception):
+    """A request the client must change: `status`, the contract's `detail`, extra headers."""
+
+    def __init__(
+        self, status: int, detail: object, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+
+
+class MalformedJson(ClientFault):
+    """The body is no JSON: 422, the one fault that is answered before the token is looked at."""
+
+    def __init__(self, position: int, error: str) -> None:
+        fault = {
+            "type": "json_invalid",
+            "loc": ["body", position],
+            "msg": "JSON decode error",
+            "input": {},
+            "ctx": {"error": error},
+        }
+        super().__init__(422, [fault])
+
+
+class FieldFault(ClientFault):
+    """A field that cannot be read: 422 with the contract's list of one fault."""
+
+    def __init__(
+        self,
+        kind: str,
+        loc: list[str | int],
+        msg: str,
+        value: object,
+        ctx: Mapping[str, Any] | None = None,
+    ) -> None:
+        fault: dict[str, object] = {"type": kind, "loc": loc, "msg": msg, "input": value}
+        if ctx is not None:
+            fault["ctx"] = ctx
+        super().__init__(422, [fault])
+
+
+class RuleFault(ClientFault):
+    """Readable fields that break a rule of the contract: 422 or 403 with one sentence."""
+
+
+class Overloaded(Exception):
+    """More work than can be done in time: 503, to be tried again after `retry_after` seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"overloaded, retry after {retry_after} s")
+        self.retry_after = retry_after
