@@ -1,0 +1,148 @@
+"""The way to PostgreSQL: the pool, and a statement as a file with a row type.
+
+The pool resets nothing when a connection comes back: every statement stands alone, sets nothing
+and opens no transaction, so the reset would only be a second round trip for each.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import asyncpg
+import msgspec
+
+from service.settings import Settings
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Source: TypeAlias = "Pool | Connection"
+
+# What tells that the database is not there, cannot be reached or does not answer in time.
+UNAVAILABLE: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+    OSError,
+)
+
+
+def files(name: str) -> Path:
+    """The folder `name` (`sql`, `migrations`): inside the wheel, or beside the package."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name
+
+
+class Statement(Generic[Row]):
+    """One file of `sql/` and the type of its rows, whose fields are the select list in order."""
+
+    def __init__(self, name: str, row: type[Row]) -> None:
+        self.name = name
+        self.row = row
+        self.text = (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+
+    async def all(self, pool: Pool, *arguments: Any) -> list[Row]:
+        """Every row of the answer."""
+        row = self.row
+        return [row(*record) for record in await pool.fetch(self.text, *arguments)]
+
+    async def maybe(self, pool: Pool, *arguments: Any) -> Row | None:
+        """The first row of the answer, if there is one."""
+        record = await pool.fetchrow(self.text, *arguments)
+        return None if record is None else self.row(*record)
+
+    async def one(self, source: Source, *arguments: Any, timeout: float) -> Row:
+        """The row of a statement that always has one; LookupError where it has none."""
+        record = await source.fetchrow(self.text, *arguments, timeout=timeout)
+        if record is None:
+            raise LookupError(f"{self.name} answered without a row")
+        return self.row(*record)
+
+
+class Ping(msgspec.Struct, frozen=True):
+    answer: int
+
+
+PING: Final = Statement("health_ping", Ping)
+
+
+async def ping(pool: Pool, timeout: float) -> None:
+    """Asks the database for a sign of life; raises what stands in the way."""
+    async with asyncio.timeout(timeout):
+        await PING.one(pool, timeout=timeout)
+
+
+def session(settings: Settings) -> dict[str, str]:
+    """What every connection is started with.
+
+    Compiling (`jit`) costs more than any statement here. `lock_timeout` keeps a locked row
+    from holding up the beats that share a statement with it. A pooler in front (told by
+    STATEMENT_CACHE_SIZE=0) refuses start parameters that it does not know, so it gets none.
+    """
+    if settings.statement_cache_size == 0:
+        return {}
+    lock_timeout = int(settings.request_timeout_seconds * 1000 / 4)
+    return {
+        "application_name": "viewing-time",
+        "jit": "off",
+        "lock_timeout": str(lock_timeout),
+        "plan_cache_mode": "force_generic_plan",
+    }
+
+
+async def _keep(connection: Connection) -> None:
+    """Leaves a connection as it is when it comes back to the pool."""
+
+
+Warmth = Iterable[tuple[Statement[Any], tuple[object, ...]]]
+
+
+async def open_pool(settings: Settings, warmth: Warmth) -> Pool:
+    """A pool with `pool_min_size` live connections, on each of which `warmth` has been run.
+
+    A statement's first run on a connection is planned and has the types of its arrays looked up,
+    which takes three statements more: that is done before anybody waits for an answer.
+    """
+
+    async def warm(connection: Connection) -> None:
+        if settings.statement_cache_size:
+            for statement, arguments in warmth:
+                await connection.fetch(statement.text, *arguments)
+
+    return await asyncpg.create_pool(
+        settings.database_url,
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        command_timeout=settings.request_timeout_seconds,
+        timeout=settings.request_timeout_seconds,
+        statement_cache_size=settings.statement_cache_size,
+        max_cached_statement_lifetime=0,
+        server_settings=session(settings),
+        init=warm,
+        reset=_keep,
+    )
+
+
+async def connect(settings: Settings) -> Connection:
+    """A connection outside the pool, for those who keep theirs for life."""
+    return await asyncpg.connect(
+        settings.database_url,
+        command_timeout=settings.request_timeout_seconds,
+        timeout=settings.request_timeout_seconds,
+        statement_cache_size=settings.statement_cache_size,
+        max_cached_statement_lifetime=0,
+        server_settings=session(settings),
+    )
+
+
+async def close_pool(pool: Pool, timeout: float) -> None:
+    """Closes the pool; cuts off what is still running after `timeout` seconds."""
+    try:
+        async with asyncio.timeout(timeout):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
