@@ -1,0 +1,1 @@
+-- The right default stays, and this file has no statement: nothing can depend on the wrong one.

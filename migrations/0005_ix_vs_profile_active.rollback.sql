@@ -1,0 +1,2 @@
+-- The index stays, and this file has no statement: it belongs to the contract's table, and on an
+-- adopted database the application that we hand back to made it and needs it.

@@ -1,0 +1,200 @@
+"""Brings a database to the tables of this version, and back: one process at a time, restartable.
+
+The migrations are `migrations/*.sql`, applied and recorded by yoyo. This adds what yoyo lacks: a
+lock that dies with its process, the repair of interrupted index builds, and errors that say who
+stands in the way. Blocking: call it from the command line or a thread.
+"""
+
+import getpass
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from glob import escape
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from yoyo import get_backend, read_migrations
+
+from service.database import files
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# For whatever sets no limit of its own, which is the building and dropping of indexes.
+OPTIONS: Final = "-c lock_timeout=60s"
+POLL_SECONDS: Final = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class MigrationError(Exception):
+    """The database is not at the version asked for: one sentence for the person who migrates."""
+
+
+def migrate(dsn: str) -> list[str]:
+    """Applies what is not applied yet, and returns its ids in order.
+
+    What had been applied before an error stays so; running it again goes on from there.
+    Raises MigrationError.
+    """
+    applied: list[str] = []
+    with _migrating(dsn) as (guard, yoyo, migrations):
+        _drop_invalid_indexes(guard, yoyo, migrations)
+        for migration in yoyo.to_apply(migrations):
+            with _explained(f"Migration {migration.id}", guard):
+                yoyo.apply_one(migration)
+            applied.append(migration.id)
+            log.info("migration_applied", extra={"fields": {"migration": migration.id}})
+    return applied
+
+
+def rollback(dsn: str, target: str | None = None) -> list[str]:
+    """Takes back all migrations, or the latest ones down to and with `target`; returns their ids.
+
+    Tables and rows stay. Raises MigrationError, also when `target` is not applied.
+    """
+    rolled_back: list[str] = []
+    with _migrating(dsn) as (guard, yoyo, migrations):
+        latest_first = list(yoyo.to_rollback(migrations))
+        if target is not None:
+            ids = [migration.id for migration in latest_first]
+            if target not in ids:
+                raise MigrationError(f"Migration {target} is not applied.")
+            latest_first = latest_first[: ids.index(target) + 1]
+        for migration in latest_first:
+            with _explained(f"Migration {migration.id}", guard):
+                yoyo.rollback_one(migration)
+            rolled_back.append(migration.id)
+            log.info("migration_rolled_back", extra={"fields": {"migration": migration.id}})
+    return rolled_back
+
+
+def listing(dsn: str) -> list[tuple[str, bool]]:
+    """Every migration's id and whether it is applied, in order; changes nothing, waits for nobody.
+
+    Raises MigrationError.
+    """
+    with _connected(_address(dsn)) as connection:
+        try:
+            applied = {row[0] for row in connection.execute(_sql("migration_applied"))}
+        except psycopg.errors.UndefinedTable:
+            applied = set()  # nobody has ever migrated this database
+    return [(migration.id, migration.id in applied) for migration in _migrations()]
+
+
+@contextmanager
+def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any]]:
+    """The session that holds the lock, yoyo on connections of its own, and all migrations."""
+    address = _address(dsn)
+    with _connected(address) as guard:
+        _take_lock(guard)
+        _name_the_user()
+        with get_backend(_for_yoyo(address)) as yoyo:
+            # With our lock in hand, a row in yoyo's lock table is a dead process's.
+            yoyo.break_lock()
+            with yoyo.lock():
+                yield guard, yoyo, _migrations()
+
+
+def _take_lock(guard: Connection) -> None:
+    """Waits until this session is the only one that migrates the database."""
+    while True:
+        is_taken, may_create = guard.execute(_sql("migration_lock")).fetchall()[0]
+        if not may_create:
+            raise MigrationError(
+                f"Role {guard.info.user} may not create tables in database {guard.info.dbname}: "
+                "migrate as the owner of its tables."
+            )
+        if is_taken:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None:
+    """Drops what interrupted builds left behind, so that their migrations build it again.
+
+    A migration `0006_ix_name` builds the index `ix_name` and nothing else.
+    """
+    builders = {migration.id.partition("_")[2]: migration for migration in migrations}
+    invalid = guard.execute(_sql("migration_invalid_indexes"), [list(builders)]).fetchall()
+    for index_name, drop_statement in invalid:
+        builder = builders[index_name]
+        with _explained(f"Migration {builder.id}", guard):
+            guard.execute(drop_statement)
+            if yoyo.is_applied(builder):
+                yoyo.unmark_one(builder)
+        log.warning("invalid_index_dropped", extra={"fields": {"index": index_name}})
+
+
+@contextmanager
+def _explained(subject: str, connection: Connection) -> Iterator[None]:
+    """Turns the database's errors into a MigrationError about `subject`."""
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable as error:
+        raise MigrationError(
+            f"{subject} has given up waiting for a lock, {_holder(connection)}; "
+            "it can simply be run again."
+        ) from error
+    except psycopg.Error as error:
+        raise MigrationError(f"{subject} has failed: {_on_one_line(error)}.") from error
+
+
+def _holder(connection: Connection) -> str:
+    row = connection.execute(_sql("migration_lock_holder")).fetchone()
+    if row is None:
+        return "which is free by now"
+    pid, application_name, query_start, query = row
+    start = f"{query_start:%Y-%m-%d %H:%M:%S %Z}" if query_start else "an unknown time"
+    name = application_name or "no application name"
+    return f"most likely held by pid {pid} ({name}) with a query started at {start}: {query}"
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Connection]:
+    try:
+        # Autocommit: an open transaction, even an idle one, would keep an index build waiting.
+        connection = psycopg.connect(address, autocommit=True, cursor_factory=psycopg.RawCursor)
+    except psycopg.OperationalError as error:
+        raise MigrationError(f"The database cannot be reached: {_on_one_line(error)}.") from error
+    with closing(connection), _explained("Migrating", connection):
+        yield connection
+
+
+def _address(dsn: str) -> str:
+    """`dsn` in the driver's own form, with what every session here is started with."""
+    try:
+        parameters = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # Its text can quote a part of the password.
+        raise MigrationError("The database's address is not one that libpq can read.") from None
+    options = f"{parameters.get('options', '')} {OPTIONS}".strip()
+    return make_conninfo(dsn, options=options, fallback_application_name="viewing-time migrate")
+
+
+def _for_yoyo(address: str) -> str:
+    """`address` as the URL that makes yoyo use psycopg 3: it hands on the query's parameters."""
+    return f"postgresql+psycopg:///?{urlencode(conninfo_to_dict(address))}"
+
+
+def _migrations() -> Any:
+    return read_migrations(escape(str(files("migrations"))))
+
+
+def _name_the_user() -> None:
+    """Lets yoyo record who migrates where the user has no name, as in many containers."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())
+
+
+def _sql(name: str) -> str:
+    return (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _on_one_line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split()).rstrip(".?")
