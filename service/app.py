@@ -1,0 +1,202 @@
+"""The application: every URL on one screen, the lifespan that builds the parts, the error table."""
+
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final, TypedDict
+from uuid import UUID
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from service import auth, balance, config_cache, history, pin_attempt, rules, weekly_report
+from service.admin import admin_metrics
+from service.config_cache import ConfigCache
+from service.context import Context
+from service.database import UNAVAILABLE, Warmth, close_pool, open_pool
+from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
+from service.exchange import reply
+from service.grant import grant
+from service.health import health_live, health_ready
+from service.heartbeat import Heartbeat
+from service.heartbeat_writer import HeartbeatWriter
+from service.metrics import Metrics
+from service.pin import pin_reset, pin_set, pin_status, pin_verify
+from service.pin_hasher import PinHasher
+from service.session import session_end
+from service.settings import Settings, masked
+from service.viewing_config import viewing_config, viewing_config_update
+
+logger = logging.getLogger("viewing_time.app")
+
+
+def _route(method: str, path: str, endpoint: object) -> Route:
+    """One method of one path; HEAD is no method of ours, though Starlette adds it to GET."""
+    route = Route(path, endpoint, methods=[method])  # type: ignore[arg-type]
+    route.methods = {method}
+    return route
+
+
+VIEWING: Final = "/api/v1/viewing-time"
+PARENTAL: Final = "/api/v1/parental-controls"
+PROFILE: Final = f"{PARENTAL}/profiles/{{profile_id}}"
+
+ROUTES: Final[list[BaseRoute]] = [
+    _route("POST", f"{VIEWING}/heartbeat", Heartbeat()),
+    _route("GET", f"{VIEWING}/balance/{{profile_id}}", balance.balance),
+    _route("GET", f"{VIEWING}/playback-eligible/{{profile_id}}", balance.playback_eligible),
+    _route("POST", f"{VIEWING}/session/{{session_id}}/end", session_end),
+    _route("GET", f"{PARENTAL}/pin/status", pin_status),
+    _route("POST", f"{PARENTAL}/pin", pin_set),
+    _route("POST", f"{PARENTAL}/pin/verify", pin_verify),
+    _route("POST", f"{PARENTAL}/pin/reset", pin_reset),
+    _route("GET", f"{PROFILE}/viewing-time", viewing_config),
+    _route("PUT", f"{PROFILE}/viewing-time", viewing_config_update),
+    _route("POST", f"{PROFILE}/viewing-time/grant", grant),
+    _route("GET", f"{PROFILE}/history", history.history),
+    _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
+    _route("GET", "/api/v1/admin/metrics", admin_metrics),
+    _route("GET", "/health/live", health_live),
+    _route("GET", "/health/ready", health_ready),
+    _route("GET", "/health", health_ready),
+]
+
+
+async def client_fault(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, ClientFault)
+    return reply({"detail": fault.detail}, fault.status, fault.headers)
+
+
+async def entitled_fault(request: Request, fault: Exception) -> Response:
+    """A fault of fields or rules, told only to those who may see it."""
+    assert isinstance(fault, FieldFault | RuleFault)
+    try:
+        await auth.entitled(request, fault)
+    except ClientFault as first:
+        fault = first
+    return await client_fault(request, fault)
+
+
+async def http_fault(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, HTTPException)
+    return reply({"detail": fault.detail}, fault.status_code, fault.headers)
+
+
+async def overloaded(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, Overloaded)
+    return _try_again(fault.retry_after)
+
+
+async def unavailable(request: Request, fault: Exception) -> Response:
+    """The database is not there: said once in the log, and to be tried again."""
+    context: Context = request.state.context
+    context.metrics.faults += 1
+    fields = {"path": request.url.path, "error": f"{type(fault).__name__}: {fault}"}
+    logger.error("database_unavailable", extra={"fields": fields})
+    return _try_again(1)
+
+
+async def fault(request: Request, fault: Exception) -> Response:
+    """Our own fault; the server that called us logs it with its traceback."""
+    context: Context = request.state.context
+    context.metrics.faults += 1
+    return reply({"detail": "Internal Server Error"}, 500)
+
+
+def _try_again(seconds: int) -> Response:
+    detail = {"detail": "Service temporarily unavailable"}
+    return reply(detail, 503, {"Retry-After": str(seconds)})
+
+
+class State(TypedDict):
+    context: Context
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def application(settings: Settings, now: Callable[[], datetime] = utc_now) -> Starlette:
+    """The service as an ASGI application; its lifespan opens what it needs and closes it again."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[State]:
+        async with AsyncExitStack() as parts:
+            context = await _build(settings, now, parts)
+            logger.info("started", extra={"fields": masked(settings)})
+            _tune_garbage_collector()
+            yield {"context": context}
+            logger.info("stopping")
+
+    return Starlette(
+        routes=ROUTES,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_credentials=True,
+                allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
+                allow_headers=["Authorization", "Content-Type", "Accept"],
+                expose_headers=["X-Locked-Until", "Retry-After"],
+            )
+        ],
+        exception_handlers={
+            ClientFault: client_fault,
+            FieldFault: entitled_fault,
+            RuleFault: entitled_fault,
+            HTTPException: http_fault,
+            Overloaded: overloaded,
+            **dict.fromkeys(UNAVAILABLE, unavailable),
+            Exception: fault,
+        },
+    )
+
+
+async def _build(settings: Settings, now: Callable[[], datetime], parts: AsyncExitStack) -> Context:
+    """Opens every part; what was opened is closed in reverse order, also when a later one fails."""
+    metrics = Metrics()
+    pins = PinHasher(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
+    await pins.start()
+    parts.push_async_callback(pins.stop)
+    pool = await open_pool(settings, _warmth(now()))
+    parts.push_async_callback(close_pool, pool, settings.shutdown_grace_seconds)
+    configurations = ConfigCache(settings, pool, metrics, now)
+    await configurations.start()
+    parts.push_async_callback(configurations.stop)
+    writer = HeartbeatWriter(settings, metrics, now)
+    await writer.start()
+    parts.push_async_callback(writer.stop)
+    return Context(settings, pool, configurations, writer, pins, {}, metrics, now)
+
+
+def _warmth(now: datetime) -> Warmth:
+    """The statements that people wait for, asked for an account that does not exist."""
+    nobody, today = UUID(int=0), now.date()
+    defaults = msgspec.structs.astuple(rules.DEFAULTS)
+    return (
+        (config_cache.LOAD, (nobody, nobody, False, *defaults, now)),
+        (balance.READ, (nobody, nobody, today)),
+        (history.LIST, (nobody, nobody, today, today, 1)),
+        (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1)),
+        (pin_attempt.ATTEMPT, (nobody, None, 1, pin_attempt.LOCK, now)),
+    )
+
+
+def _tune_garbage_collector() -> None:
+    """Keeps what was built at start out of every later collection, and collects less often.
+
+    A request makes no cycles; with the default thresholds a full collection walks every connection
+    and every cached token again and again, which is where latencies above a second came from.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)

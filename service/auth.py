@@ -1,0 +1,192 @@
+"""Who is calling: access tokens, PIN tokens, and what an account may see.
+
+A verified access token is remembered until it expires. That says only who signed it: whether the
+account still exists and is active is asked by every statement that acts for it.
+"""
+
+import hashlib
+import hmac
+import math
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol, TypeVar
+from uuid import UUID, uuid4
+
+import jwt
+import msgspec
+from starlette.requests import Request
+
+from service.context import Context, Verified
+from service.database import Statement
+from service.errors import ClientFault, FieldFault, RuleFault
+
+ALGORITHMS: Final = ["HS256"]
+FOREVER: Final = math.inf
+TOKENS_MOST: Final = 50_000
+PIN_TOKEN_LIFE: Final = timedelta(minutes=5)
+PIN_TOKEN_LEEWAY: Final = timedelta(seconds=5)
+PIN_PURPOSE: Final = "pin_verified"
+
+NOT_AUTHENTICATED: Final = "Not authenticated"
+INVALID_TOKEN: Final = "Invalid or expired token"  # noqa: S105 (a sentence, no secret)
+INVALID_PAYLOAD: Final = "Invalid token payload"
+INACTIVE: Final = "User not found or inactive"
+NOT_OWNER: Final = "Profile not found or access denied"
+NOT_ADMIN: Final = "Admin privileges required"
+
+
+class AccountRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_owner: bool
+    is_admin: bool
+
+
+CHECK: Final = Statement("account_check", AccountRow)
+
+
+class ActiveRow(Protocol):
+    @property
+    def is_active(self) -> bool: ...
+
+
+class OwnedRow(ActiveRow, Protocol):
+    @property
+    def is_owner(self) -> bool: ...
+
+
+Active = TypeVar("Active", bound=ActiveRow)
+Owned = TypeVar("Owned", bound=OwnedRow)
+
+
+def account(request: Request) -> UUID:
+    """The account whose access token came with the request; raises ClientFault 401."""
+    return bearer(request.state.context, request.headers.get("authorization"))
+
+
+def bearer(context: Context, header: str | None) -> UUID:
+    """The account in an `Authorization` header; raises ClientFault 401.
+
+    The scheme is read in any case (RFC 9110, section 11.1).
+    """
+    if header is None or header[:7].lower() != "bearer ":
+        raise ClientFault(401, NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"})
+    token = header[7:]
+    known = context.tokens.get(token)
+    if known is not None and known.expires > context.now().timestamp():
+        return known.account_id
+    verified = _verify(context, token)
+    if len(context.tokens) >= TOKENS_MOST:
+        del context.tokens[next(iter(context.tokens))]
+    context.tokens[token] = verified
+    return verified.account_id
+
+
+def _claims(context: Context, token: str) -> dict[str, Any]:
+    """The claims of a token signed with our secret; times are left to the caller's clock."""
+    unchecked = ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")
+    claims: dict[str, Any] = jwt.decode(
+        token,
+        context.settings.jwt_secret,
+        algorithms=ALGORITHMS,
+        options={f"verify_{name}": False for name in unchecked},  # type: ignore[arg-type]
+    )
+    return claims
+
+
+def _verify(context: Context, token: str) -> Verified:
+    now = context.now().timestamp()
+    try:
+        claims = _claims(context, token)
+    except jwt.InvalidTokenError as fault:
+        raise ClientFault(401, INVALID_TOKEN) from fault
+    expires = _time(claims.get("exp"), 0 if context.settings.jwt_require_exp else FOREVER)
+    if not _time(claims.get("nbf"), 0) <= now < expires or "purpose" in claims:
+        raise ClientFault(401, INVALID_TOKEN)
+    try:
+        return Verified(UUID(claims.get("sub")), expires)
+    except (ValueError, TypeError, AttributeError) as fault:
+        raise ClientFault(401, INVALID_PAYLOAD) from fault
+
+
+def _time(claim: object, absent: float) -> float:
+    """A claim of epoch seconds; one that is no number compares false with every instant."""
+    if claim is None:
+        return absent
+    if isinstance(claim, int | float) and not isinstance(claim, bool):
+        return float(claim)
+    return math.nan
+
+
+def pin_mark(pin_hash: str) -> str:
+    """What a PIN token carries of the PIN it vouches for; the statement that acts compares it.
+
+    Of a salted hash, so it tells nothing about the PIN; another PIN has another mark, which makes
+    the tokens of the one before it worthless.
+    """
+    return hashlib.sha256(pin_hash.encode()).hexdigest()[:32]
+
+
+def pin_token(context: Context, account_id: UUID, pin_hash: str) -> str:
+    """A token that says for five minutes that this account's PIN was entered right."""
+    claims = {
+        "sub": str(account_id),
+        "purpose": PIN_PURPOSE,
+        "jti": uuid4().hex,
+        "exp": int((context.now() + PIN_TOKEN_LIFE).timestamp()),
+        "pin": pin_mark(pin_hash),
+    }
+    return jwt.encode(claims, context.settings.jwt_secret, algorithm=ALGORITHMS[0])
+
+
+def confirmed_pin(context: Context, account_id: UUID, token: str) -> str | None:
+    """The PIN mark in a PIN token of this account; None where the token is not one.
+
+    A few seconds of clock skew between instances are forgiven.
+    """
+    try:
+        claims = _claims(context, token)
+    except jwt.InvalidTokenError:
+        return None
+    expires, mark, subject = claims.get("exp"), claims.get("pin"), claims.get("sub")
+    if claims.get("purpose") != PIN_PURPOSE or not isinstance(mark, str):
+        return None
+    if not isinstance(expires, int) or not _alive(context.now(), expires):
+        return None
+    return mark if hmac.compare_digest(str(subject), str(account_id)) else None
+
+
+def _alive(now: datetime, expires: int) -> bool:
+    return (now - PIN_TOKEN_LEEWAY).timestamp() < expires
+
+
+def active(row: Active | None) -> Active:
+    """The row of a statement that acted for an account; raises ClientFault 401."""
+    if row is None or not row.is_active:
+        raise ClientFault(401, INACTIVE)
+    return row
+
+
+def owned(row: Owned | None) -> Owned:
+    """The row of a statement that acted on a profile; raises ClientFault 401 or 403."""
+    row = active(row)
+    if not row.is_owner:
+        raise ClientFault(403, NOT_OWNER)
+    return row
+
+
+async def admin(request: Request) -> UUID:
+    """The account of an administrator, by the database's word; raises ClientFault 401 or 403."""
+    context: Context = request.state.context
+    account_id = account(request)
+    if not active(await CHECK.maybe(context.pool, account_id, None)).is_admin:
+        raise ClientFault(403, NOT_ADMIN)
+    return account_id
+
+
+async def entitled(request: Request, fault: FieldFault | RuleFault) -> None:
+    """Raises what is to be said before `fault`: the order is token, fields, profile, rules."""
+    context: Context = request.state.context
+    account_id = account(request)
+    profile_id = None
+    if isinstance(fault, RuleFault) and "profile_id" in request.path_params:
+        profile_id = UUID(request.path_params["profile_id"])
+    owned(await CHECK.maybe(context.pool, account_id, profile_id))

@@ -1,0 +1,144 @@
+"""The command `viewing-time`."""
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import click
+
+from service import demo, migrate, settings
+from service.embedded import EmbeddedPostgresError, embedded_postgres
+from service.logs import logging_to_stdout
+from service.server import PortTaken, bound, serve
+from service.settings import Settings, SettingsError
+
+DATA: Final = Path(".data")
+
+
+@click.group()
+def main() -> None:
+    """Counts how long children watch and enforces what their parents allow."""
+
+
+@main.command("serve")
+@click.option("--migrate", "migrates", is_flag=True, help="Apply the migrations first.")
+def serve_command(migrates: bool) -> None:
+    """Serve on HOST:PORT with the database at DATABASE_URL."""
+    chosen = _settings(_environment())
+    with logging_to_stdout(chosen.log_level):
+        if migrates:
+            _migrate(chosen.database_url)
+        _serve(chosen, lambda: None)
+
+
+@main.command("run")
+def run_command() -> None:
+    """Serve for development: embedded PostgreSQL, migrations, demo family, curl lines."""
+    environment = _environment()
+    if not environment.get("JWT_SECRET"):
+        environment["JWT_SECRET"] = _development_secret()
+    with _database(environment):
+        chosen = _settings(environment)
+        with logging_to_stdout(chosen.log_level):
+            _migrate(chosen.database_url)
+            is_demo = demo.load(chosen)
+            _serve(chosen, lambda: _announce(chosen, is_demo))
+
+
+@main.command("migrate")
+@click.option("--list", "lists", is_flag=True, help="Only show which are applied.")
+@click.option("--rollback", is_flag=True, help="Take them back, newest first.")
+def migrate_command(lists: bool, rollback: bool) -> None:
+    """Bring the database at DATABASE_URL to the schema of this version."""
+    dsn = _environment().get("DATABASE_URL", "")
+    if not dsn:
+        raise click.ClickException("DATABASE_URL must be set.")
+    if lists:
+        for name, applied in migrate.listing(dsn):
+            click.echo(f"{'applied' if applied else 'pending':<8} {name}")
+    elif rollback:
+        for name in migrate.rollback(dsn):
+            click.echo(f"rolled back {name}")
+    else:
+        _migrate(dsn)
+
+
+@main.command("token")
+@click.argument("account", type=click.UUID)
+@click.option("--development", is_flag=True, required=True, help="Say that you mean it.")
+@click.option("--minutes", default=60, show_default=True, type=click.IntRange(1, 525_600))
+def token_command(account: UUID, development: bool, minutes: int) -> None:
+    """Print an access token for ACCOUNT, signed with JWT_SECRET; for development only."""
+    if not development:
+        raise click.ClickException("Tokens are the platform's to issue; pass --development.")
+    secret = _environment().get("JWT_SECRET") or _development_secret()
+    click.echo(demo.token(secret, account, timedelta(minutes=minutes)))
+
+
+def _environment() -> dict[str, str]:
+    """The environment, with `.env` in the working directory behind it."""
+    return {**settings.dotenv(Path(".env")), **os.environ}
+
+
+def _settings(environment: dict[str, str]) -> Settings:
+    try:
+        return settings.read(environment)
+    except SettingsError as fault:
+        raise click.ClickException("\n".join(fault.faults)) from fault
+
+
+def _migrate(dsn: str) -> None:
+    try:
+        for name in migrate.migrate(dsn):
+            click.echo(f"applied {name}")
+    except migrate.MigrationError as fault:
+        raise click.ClickException(str(fault)) from fault
+
+
+def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
+    try:
+        listener = bound(chosen.host, chosen.port)
+    except PortTaken as fault:
+        raise click.ClickException(str(fault)) from fault
+    with listener:
+        if not serve(chosen, listener, ready):
+            raise click.ClickException("The service could not start; the log says why.")
+
+
+@contextlib.contextmanager
+def _database(environment: dict[str, str]) -> Iterator[None]:
+    """Leaves DATABASE_URL alone where it is set, else starts the embedded PostgreSQL."""
+    if environment.get("DATABASE_URL"):
+        yield
+        return
+    try:
+        with embedded_postgres(DATA / "postgres") as dsn:
+            environment["DATABASE_URL"] = dsn
+            yield
+    except EmbeddedPostgresError as fault:
+        raise click.ClickException(str(fault)) from fault
+
+
+def _development_secret() -> str:
+    """A secret made once and kept under `.data/`, so that tokens outlive a restart."""
+    path = DATA / "jwt_secret"
+    DATA.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as fresh:
+        fresh.write(secrets.token_urlsafe(48))
+        fresh.flush()
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(fresh.name)
+            click.echo(f"JWT_SECRET is not set: made one for development, in {path}.")
+    return path.read_text(encoding="ascii")
+
+
+def _announce(chosen: Settings, is_demo: bool) -> None:
+    click.echo(f"\nServing on http://{chosen.host}:{chosen.port} (Ctrl-C stops).")
+    if is_demo:
+        click.echo(f"\n{demo.curls(chosen)}\n")

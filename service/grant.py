@@ -1,0 +1,89 @@
+"""More time today, granted by a parent from afar or on the child's device."""
+
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import auth, rules, wire
+from service.context import Context
+from service.database import Statement
+from service.errors import ClientFault, RuleFault
+from service.exchange import body, reply
+from service.pin_attempt import Pin, attempt, unhurried
+
+
+class GrantBody(msgspec.Struct):
+    """Minutes to grant, null or absent: unlimited for today."""
+
+    minutes: Annotated[int, Meta(ge=15, le=120)] | None = None
+    pin: Pin | None = None
+    pin_token: str | None = None
+
+
+class GrantRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_owner: bool
+    is_confirmed: bool
+    used_seconds: int | None
+    is_unlimited_override: bool | None
+
+
+BODY: Final = wire.Body(GrantBody)
+RECORD: Final = Statement("grant_record", GrantRow)
+BAD_TOKEN: Final = "Invalid or expired PIN token"  # noqa: S105 (a sentence, no secret)
+
+
+class Grant(msgspec.Struct, frozen=True):
+    granted_minutes: int | None
+    remaining_minutes: float | None
+    is_unlimited_override: bool
+
+
+async def grant(request: Request) -> Response:
+    """POST /grant: lowers today's used seconds, or lifts today's limit."""
+    context: Context = request.state.context
+    wanted = BODY.read(await body(request.receive), request.headers.get("content-type"))
+    account_id = auth.account(request)
+    profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
+    mark = await _confirmed(context, account_id, profile_id, wanted)
+    configuration = (await context.configurations.get(account_id, profile_id)).configuration
+    now = context.now()
+    day = rules.viewing_day(configuration, now)
+    remote = wanted.pin is None and wanted.pin_token is None
+    row = auth.owned(
+        await RECORD.maybe(
+            context.pool, account_id, profile_id, mark, day, wanted.minutes, remote, now
+        )
+    )
+    if row.used_seconds is None or row.is_unlimited_override is None:
+        raise RuleFault(403, BAD_TOKEN)
+    limit = rules.limit_minutes(configuration, day)
+    left = rules.verdict(limit, row.used_seconds, row.is_unlimited_override).remaining_seconds
+    remaining = None if left is None else wire.minutes(left)
+    return reply(Grant(wanted.minutes, remaining, row.is_unlimited_override))
+
+
+async def _confirmed(
+    context: Context, account_id: UUID, profile_id: UUID, wanted: GrantBody
+) -> str | None:
+    """The mark of the PIN behind an on-device grant; None for a remote one.
+
+    A PIN is one counted attempt, as in `attempt`, whose faults this raises too.
+    """
+    if wanted.pin is not None:
+        async with unhurried():
+            with context.pins.admit() as turn:
+                pin_hash = await attempt(context, turn, account_id, profile_id, wanted.pin)
+            if pin_hash is None:
+                raise ClientFault(403, "Incorrect PIN")
+        return auth.pin_mark(pin_hash)
+    if wanted.pin_token is not None:
+        mark = auth.confirmed_pin(context, account_id, wanted.pin_token)
+        if mark is None:
+            raise RuleFault(403, BAD_TOKEN)
+        return mark
+    return None

@@ -1,0 +1,119 @@
+"""The heartbeat: the hottest path, one straight line from the socket to the committed row.
+
+An ASGI application in the route table, not a Starlette endpoint: it reads the scope and writes
+bytes, which saves a Request and a Response for every beat.
+"""
+
+import logging
+from time import monotonic
+from typing import Annotated, Final, Literal
+from uuid import UUID, uuid4
+
+import msgspec
+from msgspec import Meta
+from starlette.types import Receive, Scope, Send
+
+from service import auth, rules, wire
+from service.context import Context
+from service.errors import ClientFault, Overloaded
+from service.exchange import body
+from service.heartbeat_writer import Beat
+
+logger = logging.getLogger("viewing_time.heartbeat")
+
+
+class HeartbeatBody(msgspec.Struct):
+    """What a player sends every 30 seconds; without a session id a new session starts."""
+
+    profile_id: UUID
+    title_id: UUID
+    device_id: Annotated[str, Meta(max_length=100)]
+    session_id: UUID | None = None
+    device_type: Literal["tv", "mobile", "tablet", "web"] = "web"
+    is_paused: bool = False
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the player is told; null remaining minutes are unlimited."""
+
+    session_id: UUID
+    enforcement: rules.Enforcement
+    remaining_minutes: float | None
+    used_minutes: float
+    is_educational: bool
+
+
+BODY: Final = wire.Body(HeartbeatBody)
+
+
+class Heartbeat:
+    """POST /heartbeat: counts 30 seconds and says whether to go on."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context: Context = scope["state"]["context"]
+        begun = monotonic()
+        authorization = content_type = None
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                authorization = value.decode("latin-1")
+            elif name == b"content-type":
+                content_type = value.decode("latin-1")
+        wanted = BODY.read(await body(receive), content_type)
+        account_id = auth.bearer(context, authorization)
+        try:
+            verdict = await _verdict(context, account_id, wanted)
+        except (ClientFault, Overloaded):
+            raise
+        except Exception as error:
+            verdict = _blocked(context, wanted, error)
+        ended = monotonic()
+        context.metrics.heartbeats.add(ended, ended - begun)
+        answer = wire.encode(verdict)
+        await send({"type": "http.response.start", "status": 200, "headers": _headers(answer)})
+        await send({"type": "http.response.body", "body": answer})
+
+
+async def _verdict(context: Context, account_id: UUID, wanted: HeartbeatBody) -> Verdict:
+    """Records the beat and judges the balance that came back from it."""
+    known = await context.configurations.get(account_id, wanted.profile_id)
+    configuration = known.configuration
+    day = rules.viewing_day(configuration, context.now())
+    session_id = wanted.session_id or uuid4()
+    recorded = await context.writer.record(
+        Beat(
+            wanted.profile_id,
+            account_id,
+            wanted.title_id,
+            session_id,
+            wanted.session_id is None,
+            wanted.device_id,
+            wanted.device_type,
+            wanted.is_paused,
+            day,
+            configuration.educational_exempt,
+        )
+    )
+    used = recorded.used_seconds
+    if (used is not None) != known.is_child:
+        context.configurations.forget(account_id, wanted.profile_id, "child or adult changed")
+    if used is None:
+        return Verdict(session_id, "allowed", None, 0.0, recorded.is_educational)
+    limit = rules.limit_minutes(configuration, day)
+    enforcement, left = rules.verdict(limit, used, recorded.override)
+    remaining = None if left is None else wire.minutes(left)
+    return Verdict(session_id, enforcement, remaining, wire.minutes(used), recorded.is_educational)
+
+
+def _blocked(context: Context, wanted: HeartbeatBody, error: Exception) -> Verdict:
+    """Fails closed: viewing that nobody can count does not go on."""
+    context.metrics.heartbeats_failed_closed += 1
+    fields = {"profile_id": str(wanted.profile_id)}
+    logger.error("heartbeat_failed_closed", extra={"fields": fields}, exc_info=error)
+    return Verdict(wanted.session_id or uuid4(), "blocked", 0.0, 0.0, False)
+
+
+def _headers(answer: bytes) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(answer)).encode()),
+    ]

@@ -1,0 +1,224 @@
+"""The coalescer: heartbeats that wait for the database travel together.
+
+Group commit without a timer: a lone beat leaves at once; while the connections are busy,
+newcomers gather and leave with the next statement. A caller's answer follows the commit.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import date, datetime
+from itertools import islice
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from service.database import UNAVAILABLE, Connection, Statement, connect
+from service.errors import ClientFault, Overloaded
+from service.metrics import Metrics
+from service.settings import Settings
+
+logger = logging.getLogger("viewing_time.heartbeat_writer")
+
+
+class Beat(NamedTuple):
+    """One heartbeat as the statement takes it; the fields are the statement's arrays in order."""
+
+    profile_id: UUID
+    account_id: UUID
+    title_id: UUID
+    session_id: UUID
+    starts: bool
+    device_id: str
+    device_type: str
+    paused: bool
+    day: date
+    exempt: bool
+
+
+class Recorded(NamedTuple):
+    """What the committed rows say: None for the balance of an adult profile, else seconds."""
+
+    is_educational: bool
+    used_seconds: int | None
+    override: bool
+
+
+class RecordedRow(msgspec.Struct, frozen=True):
+    beats: list[int]
+    refusals: list[int]
+    educational: list[bool | None]
+    children: list[UUID] | None
+    used_seconds: list[int] | None
+    overrides: list[bool] | None
+
+
+RECORD: Final = Statement("heartbeat_record", RecordedRow)
+
+REFUSALS: Final = {
+    1: (401, "User not found or inactive"),
+    2: (403, "Profile not found or access denied"),
+    3: (404, "Title not found"),
+    4: (404, "Session not found"),
+    5: (403, "Session does not belong to this profile"),
+}
+
+Waiting = tuple[Beat, asyncio.Future[Recorded]]
+
+
+class HeartbeatWriter:
+    """Writes heartbeats through connections of its own, at most one of a profile at a time.
+
+    `record` raises ClientFault for a refused beat, Overloaded when `heartbeat_queue_max` wait, and
+    what the database raised when nobody can tell whether the beat was counted.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, now: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._now = now
+        self._ready: dict[UUID, Waiting] = {}
+        self._later: dict[UUID, deque[Waiting]] = {}
+        self._busy: set[UUID] = set()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._lanes: list[asyncio.Task[None]] = []
+        self._closing = False
+        self.waiting = 0
+
+    async def start(self) -> None:
+        """Opens the connections and prepares the statement on each."""
+        for _ in range(self._settings.heartbeat_connections):
+            connection = await self._open()
+            self._lanes.append(asyncio.create_task(self._lane(connection)))
+
+    async def stop(self) -> None:
+        """Takes no more beats, writes those that wait, then closes the connections."""
+        self._closing = True
+        while self._idle:
+            self._wake()
+        await asyncio.gather(*self._lanes)
+
+    def record(self, beat: Beat) -> asyncio.Future[Recorded]:
+        """Queues a beat; the future is done when its row is committed.
+
+        A caller that goes away cancels its future, not its beat.
+        """
+        if self._closing or self.waiting >= self._settings.heartbeat_queue_max:
+            raise Overloaded(1)
+        self.waiting += 1
+        future = asyncio.get_running_loop().create_future()
+        profile_id = beat.profile_id
+        if profile_id in self._busy or profile_id in self._ready:
+            self._later.setdefault(profile_id, deque()).append((beat, future))
+            return future
+        self._ready[profile_id] = (beat, future)
+        self._wake()
+        return future
+
+    def _wake(self) -> None:
+        if self._idle:
+            self._idle.popleft().set_result(None)
+
+    async def _lane(self, connection: Connection) -> None:
+        """One connection's life: wait for beats, take what is there, write it, again."""
+        try:
+            while True:
+                while not self._ready:
+                    if self._closing:
+                        return
+                    wake = asyncio.get_running_loop().create_future()
+                    self._idle.append(wake)
+                    await wake
+                batch = list(islice(self._ready.values(), self._settings.heartbeat_batch_max))
+                for beat, _ in batch:
+                    del self._ready[beat.profile_id]
+                    self._busy.add(beat.profile_id)
+                connection = await self._write(connection, batch)
+                self._release(batch)
+        finally:
+            connection.terminate()
+
+    def _release(self, batch: Iterable[Waiting]) -> None:
+        """Lets the next beat of each written profile take its turn."""
+        for beat, _ in batch:
+            self.waiting -= 1
+            self._busy.discard(beat.profile_id)
+            later = self._later.get(beat.profile_id)
+            if later:
+                self._ready[beat.profile_id] = later.popleft()
+                if not later:
+                    del self._later[beat.profile_id]
+        if self._ready:
+            self._wake()
+
+    async def _write(self, connection: Connection, batch: list[Waiting]) -> Connection:
+        """Writes a batch, answers each of its beats, and gives back a connection to go on with.
+
+        When the server says that the statement failed, nothing of it was applied: each beat is
+        tried again alone, so that one bad beat fails alone. When the connection was lost or the
+        time ran out, nobody knows, and nothing is tried again.
+        """
+        try:
+            if connection.is_closed():
+                connection = await self._open()
+            await self._send(connection, batch)
+        except asyncpg.PostgresError as error:
+            if connection.is_closed() or len(batch) == 1:
+                _fail(batch, error)
+            else:
+                logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, batch)})
+                for waiting in batch:
+                    connection = await self._write(connection, [waiting])
+        except (*UNAVAILABLE, asyncpg.InternalClientError) as error:
+            _fail(batch, error)
+            connection.terminate()
+        except (ValueError, TypeError) as error:
+            _fail(batch, error)
+        return connection
+
+    async def _send(self, connection: Connection, batch: list[Waiting]) -> None:
+        """One statement for the batch, in profile order."""
+        batch.sort(key=lambda waiting: waiting[0].profile_id.int)
+        columns = zip(*(beat for beat, _ in batch), strict=True)
+        self._metrics.heartbeat_statements += 1
+        row = await RECORD.one(
+            connection, *columns, self._now(), timeout=self._settings.request_timeout_seconds
+        )
+        balances: dict[UUID, tuple[int, bool]] = {}
+        if row.children and row.used_seconds and row.overrides:
+            used = zip(row.used_seconds, row.overrides, strict=True)
+            balances = dict(zip(row.children, used, strict=True))
+        for number, refusal, educational in zip(
+            row.beats, row.refusals, row.educational, strict=True
+        ):
+            beat, future = batch[number - 1]
+            if future.done():
+                continue
+            if refusal:
+                future.set_exception(ClientFault(*REFUSALS[refusal]))
+                continue
+            used_seconds, override = balances.get(beat.profile_id, (None, False))
+            future.set_result(Recorded(bool(educational), used_seconds, override))
+
+    async def _open(self) -> Connection:
+        """A connection on which the statement is prepared, so that the first beat is no slower."""
+        connection = await connect(self._settings)
+        if self._settings.statement_cache_size:
+            empty: tuple[list[object], ...] = ([],) * len(Beat._fields)
+            await RECORD.one(
+                connection, *empty, self._now(), timeout=self._settings.request_timeout_seconds
+            )
+        return connection
+
+
+def _fail(batch: Iterable[Waiting], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _cause(error: Exception, batch: list[Waiting]) -> dict[str, object]:
+    return {"error": f"{type(error).__name__}: {error}", "beats": len(batch)}

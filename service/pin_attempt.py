@@ -1,0 +1,71 @@
+"""One attempt at a parent's PIN: counted before it is checked, answered without hurry."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from service import auth
+from service.context import Context
+from service.database import Statement
+from service.errors import ClientFault
+from service.pin_hasher import Turn
+
+ATTEMPTS: Final = 5
+LOCK: Final = timedelta(minutes=30)
+FLOOR_SECONDS: Final = 0.2
+
+Pin = Annotated[str, Meta(min_length=4, max_length=4, pattern="^[0-9]{4}$")]
+
+
+class AttemptRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_owner: bool
+    has_pin: bool
+    locked_until: datetime | None
+    pin_hash: str | None
+
+
+class ClearedRow(msgspec.Struct, frozen=True):
+    is_cleared: bool
+
+
+ATTEMPT: Final = Statement("pin_attempt", AttemptRow)
+CLEAR: Final = Statement("pin_clear", ClearedRow)
+
+
+@asynccontextmanager
+async def unhurried() -> AsyncIterator[None]:
+    """Lets no answer out sooner than 200 ms after the request, whatever it is."""
+    loop = asyncio.get_running_loop()
+    earliest = loop.time() + FLOOR_SECONDS
+    try:
+        yield
+    finally:
+        await asyncio.sleep(earliest - loop.time())
+
+
+async def attempt(
+    context: Context, turn: Turn, account_id: UUID, profile_id: UUID | None, pin: str
+) -> str | None:
+    """Checks a PIN as one counted attempt; the hash it was right for, None where it was wrong.
+
+    `profile_id` is that of a grant. Raises ClientFault: 401, 403 for a foreign profile or a lock
+    (`X-Locked-Until`), 400 where no PIN is set.
+    """
+    now = context.now()
+    row = auth.owned(await ATTEMPT.maybe(context.pool, account_id, profile_id, ATTEMPTS, LOCK, now))
+    if row.locked_until is not None:
+        until = {"X-Locked-Until": row.locked_until.isoformat()}
+        raise ClientFault(403, "PIN locked due to too many failed attempts", until)
+    right = await turn.verify(pin, row.pin_hash)
+    if row.pin_hash is None:
+        raise ClientFault(400, "No PIN set")
+    if not right or await CLEAR.maybe(context.pool, account_id, row.pin_hash) is None:
+        return None
+    return row.pin_hash

@@ -1,0 +1,45 @@
+"""The end of a viewing session."""
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import auth, wire
+from service.context import Context
+from service.database import Statement
+from service.errors import ClientFault
+from service.exchange import reply
+
+
+class EndRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_known: bool
+    is_owner: bool
+    total_seconds: int | None
+    ended_at: datetime | None
+
+
+END: Final = Statement("session_end", EndRow)
+
+
+class SessionEnd(msgspec.Struct, frozen=True):
+    session_id: UUID
+    total_seconds: int | None
+    ended_at: datetime | None
+
+
+async def session_end(request: Request) -> Response:
+    """POST /session/{session_id}/end: ends a session; again moves its end."""
+    context: Context = request.state.context
+    account_id = auth.account(request)
+    session_id = wire.path_uuid(request.path_params["session_id"], "session_id")
+    row = auth.active(await END.maybe(context.pool, account_id, session_id, context.now()))
+    if not row.is_known:
+        raise ClientFault(404, "Session not found")
+    if not row.is_owner:
+        raise ClientFault(403, "Session access denied")
+    return reply(SessionEnd(session_id, row.total_seconds, row.ended_at))

@@ -1,0 +1,146 @@
+"""A child's configuration: read and changed by the parent."""
+
+from datetime import datetime
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import auth, rules, wire
+from service.config_cache import LOAD, ConfigurationRow
+from service.context import Context
+from service.database import Statement
+from service.errors import FieldFault, RuleFault
+from service.exchange import body, reply
+
+
+class ConfigurationBody(msgspec.Struct):
+    """The members to set; an absent one stays, a null limit is unlimited."""
+
+    weekday_limit_minutes: Annotated[int, Meta(ge=15, le=480)] | None | UnsetType = UNSET
+    weekend_limit_minutes: Annotated[int, Meta(ge=15, le=480)] | None | UnsetType = UNSET
+    reset_hour: Annotated[int, Meta(ge=0, le=23)] | UnsetType = UNSET
+    educational_exempt: bool | UnsetType = UNSET
+    timezone: Annotated[str, Meta(max_length=50)] | UnsetType = UNSET
+    pin_token: str | None = None
+
+
+class UpdatedRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_owner: bool
+    is_confirmed: bool
+    weekday_limit_minutes: int | None
+    weekend_limit_minutes: int | None
+    reset_hour: int | None
+    educational_exempt: bool | None
+    timezone: str | None
+    updated_at: datetime | None
+    told: str | None
+
+
+BODY: Final = wire.Body(ConfigurationBody)
+UPDATE: Final = Statement("viewing_config_update", UpdatedRow)
+SENSITIVE: Final = ("educational_exempt", "reset_hour")
+LIMITS: Final = ("weekday_limit_minutes", "weekend_limit_minutes")
+
+
+class ViewingConfiguration(msgspec.Struct, frozen=True):
+    profile_id: UUID
+    weekday_limit_minutes: int | None
+    weekend_limit_minutes: int | None
+    reset_hour: int | None
+    educational_exempt: bool | None
+    timezone: str | None
+    updated_at: datetime | None
+
+
+async def viewing_config(request: Request) -> Response:
+    """GET the configuration; the defaults are stored on the first read."""
+    context: Context = request.state.context
+    account_id = auth.account(request)
+    profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
+    defaults = msgspec.structs.astuple(rules.DEFAULTS)
+    row = auth.owned(
+        await LOAD.maybe(context.pool, account_id, profile_id, True, *defaults, context.now())
+    )
+    return _shown(profile_id, row)
+
+
+async def viewing_config_update(request: Request) -> Response:
+    """PUT any subset of the configuration; in force with the next heartbeat, everywhere."""
+    context: Context = request.state.context
+    wanted = BODY.read(await body(request.receive), request.headers.get("content-type"))
+    account_id = auth.account(request)
+    profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
+    mark = _permitted(context, account_id, wanted)
+    row = auth.owned(
+        await UPDATE.maybe(
+            context.pool,
+            account_id,
+            profile_id,
+            mark,
+            wanted.weekday_limit_minutes is not UNSET,
+            _value(wanted.weekday_limit_minutes),
+            wanted.weekend_limit_minutes is not UNSET,
+            _value(wanted.weekend_limit_minutes),
+            _value(wanted.reset_hour),
+            _value(wanted.educational_exempt),
+            _value(wanted.timezone),
+            *msgspec.structs.astuple(rules.DEFAULTS),
+            context.configurations.origin,
+            context.now(),
+        )
+    )
+    if not row.is_confirmed:
+        raise _unconfirmed(wanted)
+    context.configurations.forget(account_id, profile_id, "updated")
+    return _shown(profile_id, row)
+
+
+def _shown(profile_id: UUID, row: ConfigurationRow | UpdatedRow) -> Response:
+    return reply(
+        ViewingConfiguration(
+            profile_id,
+            row.weekday_limit_minutes,
+            row.weekend_limit_minutes,
+            row.reset_hour,
+            row.educational_exempt,
+            row.timezone,
+            row.updated_at,
+        )
+    )
+
+
+def _value(member: object) -> object:
+    return None if member is UNSET else member
+
+
+def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) -> str | None:
+    """The mark of the PIN that vouches for the change, None where none is needed.
+
+    Raises FieldFault, RuleFault.
+    """
+    if isinstance(wanted.timezone, str) and rules.zone(wanted.timezone) is None:
+        sentence = f"Invalid timezone: {wanted.timezone}"
+        raise FieldFault(
+            "value_error", ["body", "timezone"], f"Value error, {sentence}", wanted.timezone
+        )
+    mark = None
+    if any(getattr(wanted, name) is not UNSET for name in SENSITIVE):
+        mark = auth.confirmed_pin(context, account_id, wanted.pin_token or "")
+        if mark is None:
+            raise _unconfirmed(wanted)
+    for name in LIMITS:
+        minutes = getattr(wanted, name)
+        if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
+            step = rules.LIMIT_STEP_MINUTES
+            raise RuleFault(422, f"{name} must be a multiple of {step} minutes")
+    return mark
+
+
+def _unconfirmed(wanted: ConfigurationBody) -> RuleFault:
+    changed = ", ".join(name for name in SENSITIVE if getattr(wanted, name) is not UNSET)
+    return RuleFault(403, f"Valid PIN token required to change: {changed}")

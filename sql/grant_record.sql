@@ -1,0 +1,72 @@
+-- Grants a child more time today and keeps a record of the grant.
+--
+-- $1 account_id uuid               who grants
+-- $2 profile_id uuid               to whom
+-- $3 pin_mark text                 mark of the PIN that the token vouches for; null: none needed
+-- $4 day date                      the viewing day
+-- $5 minutes int                   null: unlimited for the day
+-- $6 is_remote bool                granted away from the device
+-- $7 now timestamptz
+--
+-- row: is_active bool              the account may ask
+-- row: is_owner bool               the profile is the account's
+-- row: is_confirmed bool           the PIN is still the one vouched for (or none was needed)
+-- row: used_seconds int            the day's balance after the grant; null where nothing was done
+-- row: is_unlimited_override bool  null where nothing was done
+--
+-- No row: the account is unknown.
+-- Minutes lower the used seconds inside the upsert (`uq_vtb_profile_date` decides), so beats that
+-- are counted meanwhile are kept; both rows are written or neither is.
+with owner as (
+    select
+        u.is_active,
+        p.id as profile_id,
+        $3::text is null or $3::text = left(encode(sha256(convert_to(u.pin_hash, 'UTF8')), 'hex'), 32)
+            as is_confirmed
+    from users as u
+    left join profiles as p on p.id = $2::uuid and p.user_id = u.id
+    where u.id = $1::uuid
+),
+balance as (
+    insert into viewing_time_balances as b (
+        id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override,
+        updated_at
+    )
+    select
+        gen_random_uuid(),
+        o.profile_id,
+        $4::date,
+        0,
+        0,
+        $5::int is null,
+        $7::timestamptz
+    from owner as o
+    where o.is_active and o.profile_id is not null and o.is_confirmed
+    on conflict (profile_id, reset_date) do update
+    set
+        used_seconds = greatest(0, b.used_seconds - 60 * coalesce($5::int, 0)),
+        is_unlimited_override = b.is_unlimited_override or $5::int is null,
+        updated_at = excluded.updated_at
+    returning b.profile_id, b.used_seconds, b.is_unlimited_override
+),
+granted as (
+    insert into time_grants (
+        id, profile_id, granted_by_user_id, granted_minutes, is_remote, granted_at
+    )
+    select
+        gen_random_uuid(),
+        b.profile_id,
+        $1::uuid,
+        $5::int,
+        $6::bool,
+        $7::timestamptz
+    from balance as b
+)
+select
+    o.is_active,
+    o.profile_id is not null as is_owner,
+    coalesce(o.is_confirmed, false) as is_confirmed,
+    b.used_seconds,
+    b.is_unlimited_override
+from owner as o
+left join balance as b on true

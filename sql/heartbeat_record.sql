@@ -1,0 +1,177 @@
+-- Records a batch of heartbeats, at most one for each profile, and tells what became of each.
+--
+-- $1  profile_ids uuid[]         who watches
+-- $2  account_ids uuid[]         whose token came with the beat
+-- $3  title_ids uuid[]           what is watched
+-- $4  session_ids uuid[]         the session that goes on, or the id made for a new one
+-- $5  starts bool[]              true: no session was named, this beat starts one
+-- $6  device_ids text[]          of a new session
+-- $7  device_types text[]        of a new session
+-- $8  paused bool[]              the player stands still
+-- $9  days date[]                the viewing day by the cached configuration
+-- $10 exempt bool[]              educational titles do not use up the limit
+-- $11 now timestamptz            the moment of this statement
+--
+-- row: beats int4[]              positions in the arrays, from 1, in step with the next two
+-- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
+--                                5 session of another profile
+-- row: educational bool[]        the title is educational (null where refused before the title)
+-- row: children uuid[]           child profiles with a balance, in step with the next two
+-- row: used_seconds int4[]       today's balance after this beat
+-- row: overrides bool[]          a parent lifted the limit for today
+--
+-- One result row of arrays: a row for each beat costs the driver more than the work itself.
+-- A refused beat touches nothing, so a stranger's beat cannot even hold a lock.
+-- `held` takes its locks in profile order, the balances are written in profile order: two
+-- statements that share profiles wait for each other and never deadlock.
+-- The session is locked before its pause is judged, so two instances count one pause once; a
+-- new session ends the open ones through a function, because only a function's own statement
+-- sees what another transaction committed after this statement began.
+-- A paused stretch counts for its first 300 seconds, playing or not: one expression serves both.
+-- Balances add in the upsert itself (`uq_vtb_profile_date` decides), never read and write back.
+-- A balance's id is made from what is unique about it: a random one would be drawn for every
+-- beat and thrown away by all but the day's first.
+with asked as materialized (
+    select
+        b.beat,
+        b.profile_id,
+        b.title_id,
+        b.session_id,
+        b.starts,
+        b.device_id,
+        b.device_type,
+        b.paused,
+        b.day,
+        p.is_kids,
+        t.is_educational,
+        t.is_educational and b.exempt as is_exempt,
+        case
+            when u.is_active is not true then 1
+            when p.id is null then 2
+            when t.id is null then 3
+            else 0
+        end as refusal
+    from unnest(
+        $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bool[], $6::text[], $7::text[],
+        $8::bool[], $9::date[], $10::bool[]
+    ) with ordinality as b (
+        profile_id, account_id, title_id, session_id, starts, device_id, device_type,
+        paused, day, exempt, beat
+    )
+    left join users as u on u.id = b.account_id
+    left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
+    left join titles as t on t.id = b.title_id
+    order by b.profile_id
+),
+held as materialized (
+    select
+        a.beat,
+        a.profile_id,
+        a.title_id,
+        a.session_id,
+        a.starts,
+        a.device_id,
+        a.device_type,
+        a.paused,
+        a.day,
+        a.is_kids,
+        a.is_educational,
+        a.is_exempt,
+        case
+            when a.refusal <> 0 or a.starts or s.id is not null then a.refusal
+            when exists (select from viewing_sessions as x where x.id = a.session_id) then 5
+            else 4
+        end as refusal,
+        case
+            when s.paused_at is null or $11::timestamptz - s.paused_at <= interval '300 seconds'
+            then 30
+            else 0
+        end as seconds,
+        case
+            when a.starts and a.refusal = 0
+            then viewing_sessions_end_open(a.profile_id, $11::timestamptz)
+        end as ended
+    from asked as a
+    left join lateral (
+        select s.id, s.paused_at
+        from viewing_sessions as s
+        where a.refusal = 0
+            and not a.starts
+            and s.id = a.session_id
+            and s.profile_id = a.profile_id
+        for no key update
+    ) as s on true
+),
+continued as (
+    update viewing_sessions as s
+    set
+        last_heartbeat_at = $11::timestamptz,
+        total_seconds = s.total_seconds + h.seconds,
+        paused_at = case when h.paused then coalesce(s.paused_at, $11::timestamptz) end
+    from held as h
+    where h.refusal = 0 and not h.starts and s.id = h.session_id
+),
+started as (
+    insert into viewing_sessions (
+        id, profile_id, title_id, device_id, device_type, is_educational, started_at,
+        last_heartbeat_at, ended_at, total_seconds, paused_at
+    )
+    select
+        h.session_id,
+        h.profile_id,
+        h.title_id,
+        h.device_id,
+        h.device_type,
+        h.is_educational,
+        $11::timestamptz,
+        $11::timestamptz,
+        null,
+        h.seconds,
+        case when h.paused then $11::timestamptz end
+    from held as h
+    where h.refusal = 0 and h.starts
+),
+balance as (
+    insert into viewing_time_balances as v (
+        id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override,
+        updated_at
+    )
+    select
+        md5(h.profile_id::text || h.day::text)::uuid,
+        h.profile_id,
+        h.day,
+        case when h.is_exempt then 0 else h.seconds end,
+        case when h.is_exempt then h.seconds else 0 end,
+        false,
+        $11::timestamptz
+    from held as h
+    where h.refusal = 0 and h.is_kids
+    order by h.profile_id
+    on conflict (profile_id, reset_date) do update
+    set
+        used_seconds = v.used_seconds + excluded.used_seconds,
+        educational_seconds = v.educational_seconds + excluded.educational_seconds,
+        updated_at = excluded.updated_at
+    returning v.profile_id, v.used_seconds, v.is_unlimited_override
+)
+select
+    r.beats,
+    r.refusals,
+    r.educational,
+    c.children,
+    c.used_seconds,
+    c.overrides
+from (
+    select
+        array_agg(h.beat::int4) as beats,
+        array_agg(h.refusal) as refusals,
+        array_agg(h.is_educational) as educational
+    from held as h
+) as r
+cross join (
+    select
+        array_agg(b.profile_id) as children,
+        array_agg(b.used_seconds) as used_seconds,
+        array_agg(b.is_unlimited_override) as overrides
+    from balance as b
+) as c

@@ -1,0 +1,52 @@
+-- Lists a profile's sessions of a range of UTC days, newest first.
+--
+-- $1 account_id uuid               who asks
+-- $2 profile_id uuid
+-- $3 from_date date                first UTC day of `started_at`
+-- $4 to_date date                  last one, inclusive
+-- $5 most int                      at most so many sessions
+--
+-- row: is_active bool              the account may ask
+-- row: is_owner bool               the profile is the account's
+-- row: session_id uuid             null (like the rest) in the one row of an empty range
+-- row: title_id uuid
+-- row: title_name text
+-- row: device_type text            null where the session has none
+-- row: is_educational bool
+-- row: started_at timestamptz
+-- row: ended_at timestamptz        null: still open
+-- row: total_seconds int
+--
+-- No row: the account is unknown.
+-- Rides ix_vs_profile_started backwards from the range's end and stops at the limit: the bounds are
+-- bare comparisons of `started_at`, so nothing outside the range is read and nothing is sorted
+-- but the rows that answer. Titles are reached by primary key for their name only. The day after
+-- $4 is computed here because the last day of the calendar has none in Python.
+select
+    u.is_active,
+    p.id is not null as is_owner,
+    s.id as session_id,
+    s.title_id,
+    t.title as title_name,
+    s.device_type,
+    s.is_educational,
+    s.started_at,
+    s.ended_at,
+    s.total_seconds
+from users as u
+left join profiles as p on p.id = $2::uuid and p.user_id = u.id
+left join lateral (
+    select
+        v.id, v.title_id, v.device_type, v.is_educational, v.started_at, v.ended_at,
+        v.total_seconds
+    from viewing_sessions as v
+    where v.profile_id = p.id
+        and u.is_active
+        and v.started_at >= $3::date::timestamp at time zone 'UTC'
+        and v.started_at < ($4::date + 1)::timestamp at time zone 'UTC'
+    order by v.started_at desc
+    limit $5::int
+) as s on true
+left join titles as t on t.id = s.title_id
+where u.id = $1::uuid
+order by s.started_at desc, s.id

@@ -1,0 +1,61 @@
+-- Takes one attempt at an account's PIN, before anybody computes a hash.
+--
+-- $1 account_id uuid               who asks
+-- $2 profile_id uuid               of a grant, which must be the account's; null: no profile
+-- $3 attempts int                  this many failures in a row lock the PIN
+-- $4 lock interval                 for so long
+-- $5 now timestamptz
+--
+-- row: is_active bool              the account may ask
+-- row: is_owner bool               the profile is the account's (or none was named)
+-- row: has_pin bool
+-- row: locked_until timestamptz    null unless the attempt is refused for a lock
+-- row: pin_hash text               null unless the attempt was taken
+--
+-- No row: the account is unknown.
+-- The row lock of the update lets parallel guesses in one by one, and each sees the count that the
+-- one before it left: the attempt that reaches the limit sets the lock, so at most $3 hashes are
+-- handed out until a right PIN clears the count. A lock that has run out leaves the count where
+-- it was: the next wrong PIN locks again at once.
+-- `locked_until` of a refused attempt is read by the snapshot, which may be older than a lock set
+-- by the attempts in front of it: then the lock is as long as one that begins now.
+with owner as (
+    select
+        u.id as account_id,
+        u.is_active,
+        $2::uuid is null or exists (
+            select from profiles as p where p.id = $2::uuid and p.user_id = u.id
+        ) as is_owner,
+        u.pin_hash is not null as has_pin,
+        u.pin_lockout_until
+    from users as u
+    where u.id = $1::uuid
+),
+taken as (
+    update users as u
+    set
+        pin_failed_attempts = u.pin_failed_attempts + 1,
+        pin_lockout_until = case
+            when u.pin_failed_attempts + 1 >= $3::int then $5::timestamptz + $4::interval
+            else u.pin_lockout_until
+        end
+    from owner as o
+    where u.id = o.account_id
+        and o.is_active
+        and o.is_owner
+        and u.pin_hash is not null
+        and (u.pin_lockout_until is null or u.pin_lockout_until <= $5::timestamptz)
+    returning u.pin_hash
+)
+select
+    o.is_active,
+    o.is_owner,
+    o.has_pin,
+    case
+        when t.pin_hash is not null or not o.has_pin then null
+        when o.pin_lockout_until > $5::timestamptz then o.pin_lockout_until
+        else $5::timestamptz + $4::interval
+    end as locked_until,
+    t.pin_hash
+from owner as o
+left join taken as t on true

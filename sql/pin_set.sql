@@ -1,0 +1,17 @@
+-- Stores a new PIN, in place of the one that the parent proved to know.
+--
+-- $1 account_id uuid
+-- $2 old_hash text                 the hash that was checked; null: the account has no PIN
+-- $3 new_hash text
+--
+-- row: is_set bool
+--
+-- Clears failures and lock. No row: the account is unknown or inactive, or its PIN has changed
+-- since $2 was read, so of two parents who set a first PIN at once only one does.
+update users as u
+set
+    pin_hash = $3::text,
+    pin_failed_attempts = 0,
+    pin_lockout_until = null
+where u.id = $1::uuid and u.is_active and u.pin_hash is not distinct from $2::text
+returning true as is_set

@@ -1,0 +1,40 @@
+-- Ends a session, or moves the end of one that has ended.
+--
+-- $1 account_id uuid               who asks
+-- $2 session_id uuid
+-- $3 now timestamptz
+--
+-- row: is_active bool              the account may ask
+-- row: is_known bool               there is such a session
+-- row: is_owner bool               it is of one of the account's profiles
+-- row: total_seconds int           null where nothing was done
+-- row: ended_at timestamptz        null where nothing was done
+--
+-- No row: the account is unknown.
+-- The update takes the row lock and answers with the row it wrote, so a beat that is counted at
+-- the same moment is either in the answer's total or in the next one's.
+with owner as (
+    select
+        u.is_active,
+        s.id as session_id,
+        p.id as profile_id
+    from users as u
+    left join viewing_sessions as s on s.id = $2::uuid
+    left join profiles as p on p.id = s.profile_id and p.user_id = u.id
+    where u.id = $1::uuid
+),
+ended as (
+    update viewing_sessions as s
+    set ended_at = $3::timestamptz
+    from owner as o
+    where o.is_active and s.id = o.session_id and s.profile_id = o.profile_id
+    returning s.total_seconds, s.ended_at
+)
+select
+    o.is_active,
+    o.session_id is not null as is_known,
+    o.profile_id is not null as is_owner,
+    e.total_seconds,
+    e.ended_at
+from owner as o
+left join ended as e on true

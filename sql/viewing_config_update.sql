@@ -1,0 +1,91 @@
+-- Sets the members of a configuration that the parent sent; the others stay.
+--
+-- $1  account_id uuid              who asks
+-- $2  profile_id uuid
+-- $3  pin_mark text                mark of the PIN that the token vouches for; null: none needed
+-- $4  sets_weekday bool            whether the next value is to be set
+-- $5  weekday_limit_minutes int    null is unlimited
+-- $6  sets_weekend bool
+-- $7  weekend_limit_minutes int    null is unlimited
+-- $8  reset_hour int               null: stays
+-- $9  educational_exempt bool      null: stays
+-- $10 timezone text                null: stays
+-- $11 default_weekday int          the defaults, for a profile without a configuration
+-- $12 default_weekend int
+-- $13 default_reset_hour int
+-- $14 default_exempt bool
+-- $15 default_timezone text
+-- $16 origin text                 the instance that asks, which need not be told
+-- $17 now timestamptz
+--
+-- row: is_active bool              the account may ask
+-- row: is_owner bool               the profile is the account's
+-- row: is_confirmed bool           the PIN is still the one vouched for (or none was needed)
+-- row: weekday_limit_minutes int   the configuration as it is now; null where nothing was done
+-- row: weekend_limit_minutes int
+-- row: reset_hour int
+-- row: educational_exempt bool
+-- row: timezone text
+-- row: updated_at timestamptz
+-- row: told text                   always empty: the notification's own result
+--
+-- No row: the account is unknown.
+-- One upsert on `uq_vtc_profile`, so two parents at once change what each of them sent.
+-- The notification leaves with the commit, never before it: an instance that reloads on hearing
+-- it finds the new row.
+with owner as (
+    select
+        u.id as account_id,
+        u.is_active,
+        p.id as profile_id,
+        $3::text is null or $3::text = left(encode(sha256(convert_to(u.pin_hash, 'UTF8')), 'hex'), 32)
+            as is_confirmed
+    from users as u
+    left join profiles as p on p.id = $2::uuid and p.user_id = u.id
+    where u.id = $1::uuid
+),
+changed as (
+    insert into viewing_time_configs as c (
+        id, profile_id, weekday_limit_minutes, weekend_limit_minutes, reset_hour,
+        educational_exempt, timezone, created_at, updated_at
+    )
+    select
+        gen_random_uuid(),
+        o.profile_id,
+        case when $4::bool then $5::int else $11::int end,
+        case when $6::bool then $7::int else $12::int end,
+        coalesce($8::int, $13::int),
+        coalesce($9::bool, $14::bool),
+        coalesce($10::text, $15::text),
+        $17::timestamptz,
+        $17::timestamptz
+    from owner as o
+    where o.is_active and o.profile_id is not null and o.is_confirmed
+    on conflict (profile_id) do update
+    set
+        weekday_limit_minutes = case when $4::bool then $5::int else c.weekday_limit_minutes end,
+        weekend_limit_minutes = case when $6::bool then $7::int else c.weekend_limit_minutes end,
+        reset_hour = coalesce($8::int, c.reset_hour),
+        educational_exempt = coalesce($9::bool, c.educational_exempt),
+        timezone = coalesce($10::text, c.timezone),
+        updated_at = $17::timestamptz
+    returning
+        c.weekday_limit_minutes, c.weekend_limit_minutes, c.reset_hour, c.educational_exempt,
+        c.timezone, c.updated_at,
+        pg_notify(
+            'viewing_config_changed', concat_ws(' ', $16::text, $1::uuid::text, c.profile_id::text)
+        )::text as told
+)
+select
+    o.is_active,
+    o.profile_id is not null as is_owner,
+    coalesce(o.is_confirmed, false) as is_confirmed,
+    c.weekday_limit_minutes,
+    c.weekend_limit_minutes,
+    c.reset_hour,
+    c.educational_exempt,
+    c.timezone,
+    c.updated_at,
+    c.told
+from owner as o
+left join changed as c on true
