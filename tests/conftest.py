@@ -1,0 +1,238 @@
+"""One embedded PostgreSQL for the run, one migrated template in it, a copy for whoever writes."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from service import migrate
+from service.app import application, utc_now
+from service.context import Context
+from service.database import Connection
+from service.embedded import embedded_postgres
+from service.settings import Settings
+from tests.family import SECRET, Family, add_family
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """A PostgreSQL of this run: nothing in it survives, so nothing is synced to disk."""
+    with tempfile.TemporaryDirectory(prefix="vt-") as folder:
+        options = {"shared_preload_libraries": "pg_stat_statements", "max_connections": "200"}
+        with embedded_postgres(Path(folder) / "pg", durable=False, options=options) as dsn:
+            yield dsn
+
+
+def named(dsn: str, database: str) -> str:
+    """The same server, another database."""
+    return re.sub(r"^(postgresql://[^/]*/)[^?]*", rf"\g<1>{database}", dsn)
+
+
+@asynccontextmanager
+async def copied(dsn: str, template: str) -> AsyncIterator[str]:
+    """A fresh copy of a template database, dropped again."""
+    name = f"test_{uuid4().hex}"
+    server = await asyncpg.connect(dsn)
+    try:
+        await server.execute(f"create database {name} template {template} strategy file_copy")
+        yield named(dsn, name)
+        await server.execute(f"drop database {name} with (force)")
+    finally:
+        await server.close()
+
+
+@pytest.fixture(scope="session")
+async def template(postgres_dsn: str) -> str:
+    """The name of a database to which every migration has been applied."""
+    server = await asyncpg.connect(postgres_dsn)
+    await server.execute("create database template_migrated template template0")
+    await server.close()
+    await asyncio.to_thread(migrate.migrate, named(postgres_dsn, "template_migrated"))
+    server = await asyncpg.connect(named(postgres_dsn, "template_migrated"))
+    await server.execute("create extension pg_stat_statements")
+    await server.close()
+    return "template_migrated"
+
+
+@pytest.fixture
+async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
+    """A database without a table."""
+    async with copied(postgres_dsn, "template0") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def database(postgres_dsn: str, template: str) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    async with copied(postgres_dsn, template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Connection]:
+    """A connection to the test's database."""
+    opened = await asyncpg.connect(database)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def family(connection: Connection) -> Family:
+    """A parent with a PIN, a child with a configuration, an adult profile, two titles."""
+    return await add_family(connection)
+
+
+@pytest.fixture
+def settings(database: str) -> Settings:
+    """Settings for an application on the test's database; cheap hashes."""
+    return Settings(
+        database_url=database,
+        jwt_secret=SECRET,
+        bcrypt_rounds=4,
+        pool_min_size=2,
+        pool_max_size=4,
+        cors_origins=("http://localhost:5173",),
+    )
+
+
+@dataclass
+class Clock:
+    """The application's clock; a test moves it."""
+
+    fixed: datetime | None = None
+
+    def __call__(self) -> datetime:
+        return self.fixed or utc_now()
+
+
+@dataclass(frozen=True)
+class Running:
+    """An application in this process, and an HTTP client for it."""
+
+    context: Context
+    client: httpx.AsyncClient
+    clock: Clock
+
+
+Starter = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start(settings: Settings) -> AsyncIterator[Starter]:
+    """Starts applications in this process, over ASGI; they are stopped after the test."""
+    async with AsyncExitStack() as running:
+
+        async def starter(chosen: Settings = settings) -> Running:
+            clock = Clock()
+            app = application(chosen, clock)
+            state = await running.enter_async_context(app.router.lifespan_context(app))
+            assert state is not None
+
+            async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+                await app({**scope, "state": dict(state)}, receive, send)
+
+            transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
+            client = httpx.AsyncClient(transport=transport, base_url="http://service.test")
+            await running.enter_async_context(client)
+            return Running(state["context"], client, clock)
+
+        yield starter
+
+
+@pytest.fixture
+async def running(start: Starter) -> Running:
+    """An application in this process."""
+    return await start()
+
+
+@pytest.fixture
+def client(running: Running) -> httpx.AsyncClient:
+    """Its HTTP client."""
+    return running.client
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """A service in a process of its own."""
+
+    url: str
+    dsn: str
+    jwt_secret: str
+    process: subprocess.Popen[bytes]
+
+
+@asynccontextmanager
+async def served(dsn: str, **variables: str) -> AsyncIterator[RunningService]:
+    """A service process on `dsn`, on a free port; stopped also when the test fails."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": dsn,
+        "JWT_SECRET": SECRET,
+        "CORS_ORIGINS": "http://localhost:5173",
+        "PORT": str(free_port()),
+        **variables,
+    }
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve"],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            url = f"http://127.0.0.1:{environment['PORT']}"
+            await _answering(url, process)
+            yield RunningService(url, dsn, SECRET, process)
+        except BaseException:
+            log.seek(0)
+            print(log.read().decode(errors="replace"))
+            raise
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(process.wait, 20)
+
+
+def free_port() -> int:
+    """A port nobody listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def _answering(url: str, process: subprocess.Popen[bytes]) -> None:
+    async with httpx.AsyncClient() as client:
+        for _ in range(600):
+            assert process.poll() is None, f"the service ended with {process.returncode}"
+            try:
+                if (await client.get(f"{url}/health/live")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
+    raise AssertionError("the service does not answer")
+
+
+@pytest.fixture(scope="session")
+async def service(postgres_dsn: str, template: str) -> AsyncIterator[RunningService]:
+    """One service process for all the tests that only need some service over real HTTP."""
+    async with copied(postgres_dsn, template) as dsn, served(dsn) as running:
+        yield running

@@ -1,0 +1,117 @@
+"""A family to test with, and the tokens its parent would hold."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import bcrypt
+import jwt
+
+from service.database import Connection
+
+SECRET = "a secret of the tests, long enough for HS256"
+EXPIRES = datetime(2100, 1, 1, tzinfo=UTC)
+PIN = "1234"
+PASSWORD = "correct horse"
+PIN_HASH = bcrypt.hashpw(PIN.encode(), bcrypt.gensalt(4)).decode()
+PASSWORD_HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+
+
+@dataclass(frozen=True)
+class Family:
+    """The ids of one account and what belongs to it."""
+
+    account: UUID = field(default_factory=uuid4)
+    child: UUID = field(default_factory=uuid4)
+    adult: UUID = field(default_factory=uuid4)
+    title: UUID = field(default_factory=uuid4)
+    lesson: UUID = field(default_factory=uuid4)
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        """The header with the parent's access token."""
+        return bearer(self.account)
+
+    def beat(self, **members: Any) -> dict[str, Any]:
+        """The body of a child's heartbeat."""
+        body = {"profile_id": self.child, "title_id": self.title, "device_id": "tv-1", **members}
+        return {name: str(v) if isinstance(v, UUID) else v for name, v in body.items()}
+
+
+def bearer(account: UUID, **claims: Any) -> dict[str, str]:
+    """The header with an access token of `account`."""
+    token = jwt.encode({"sub": str(account), "exp": EXPIRES, **claims}, SECRET, algorithm="HS256")
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def add_family(
+    connection: Connection,
+    *,
+    limit: int | None = 120,
+    timezone: str = "UTC",
+    reset_hour: int = 0,
+    exempt: bool = True,
+) -> Family:
+    """Stores a family: a parent with a PIN, a child under `limit` minutes, an adult, two titles."""
+    family = Family()
+    await connection.execute(
+        "insert into users (id, email, password_hash, is_admin, is_active, pin_hash) "
+        "values ($1, $2, $3, false, true, $4)",
+        family.account,
+        f"{family.account}@example.test",
+        PASSWORD_HASH,
+        PIN_HASH,
+    )
+    await connection.execute(
+        "insert into profiles (id, user_id, name, parental_rating, is_kids) "
+        "values ($1, $3, 'Ada', 'TV-G', true), ($2, $3, 'Grown up', 'TV-MA', false)",
+        family.child,
+        family.adult,
+        family.account,
+    )
+    await connection.execute(
+        "insert into titles (id, title, title_type, is_featured, is_educational) "
+        "values ($1, 'Cartoon', 'movie', false, false), ($2, 'Planets', 'movie', false, true)",
+        family.title,
+        family.lesson,
+    )
+    await connection.execute(
+        "insert into viewing_time_configs (id, profile_id, weekday_limit_minutes, "
+        "weekend_limit_minutes, reset_hour, educational_exempt, timezone) "
+        "values (gen_random_uuid(), $1, $2, $2, $3, $4, $5)",
+        family.child,
+        limit,
+        reset_hour,
+        exempt,
+        timezone,
+    )
+    return family
+
+
+async def session_seconds(connection: Connection, profile: UUID) -> int:
+    """What all sessions of a profile have counted."""
+    seconds: int = await connection.fetchval(
+        "select coalesce(sum(total_seconds), 0)::int from viewing_sessions where profile_id = $1",
+        profile,
+    )
+    return seconds
+
+
+async def used_seconds(connection: Connection, profile: UUID, day: date | None = None) -> int:
+    """What a profile has used, on one viewing day or on all."""
+    seconds: int = await connection.fetchval(
+        "select coalesce(sum(used_seconds), 0)::int from viewing_time_balances "
+        "where profile_id = $1 and ($2::date is null or reset_date = $2)",
+        profile,
+        day,
+    )
+    return seconds
+
+
+async def open_sessions(connection: Connection, profile: UUID) -> int:
+    """How many sessions of a profile have not ended."""
+    count: int = await connection.fetchval(
+        "select count(*) from viewing_sessions where profile_id = $1 and ended_at is null", profile
+    )
+    return count

@@ -1,0 +1,78 @@
+"""A module imports only from the layers below its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import service
+
+PACKAGE = Path(service.__file__).parent
+LAYERS = [
+    ["__main__"],
+    ["cli"],
+    ["demo", "server"],
+    ["app"],
+    [
+        "heartbeat",
+        "balance",
+        "session",
+        "viewing_config",
+        "grant",
+        "pin",
+        "history",
+        "weekly_report",
+        "admin",
+        "health",
+    ],
+    ["pin_attempt"],
+    ["auth"],
+    ["context"],
+    ["heartbeat_writer", "config_cache", "pin_hasher"],
+    ["migrate"],
+    ["database", "embedded"],
+    ["exchange"],
+    ["rules", "wire"],
+    ["errors", "settings", "metrics", "logs"],
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "service":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("service."):
+            found.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("service.")
+            }
+    return found
+
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set(MODULES) == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name: str) -> None:
+    upwards = {other for other in imported(PACKAGE / f"{name}.py") if LEVEL[other] <= LEVEL[name]}
+    assert upwards == set()
+
+
+def test_only_the_application_knows_the_time_of_day() -> None:
+    """Everything else is told: by `Context.now`, or by the person at the command line."""
+    readers = {
+        path.stem
+        for path in PACKAGE.glob("*.py")
+        if any(call in path.read_text() for call in ("datetime.now(", "time.time(", "utcnow("))
+    }
+    assert readers <= {"app", "demo"}
