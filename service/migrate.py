@@ -119,14 +119,25 @@ def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None
     A migration `0006_ix_name` builds the index `ix_name` and nothing else.
     """
     builders = {migration.id.partition("_")[2]: migration for migration in migrations}
-    invalid = guard.execute(_sql("migration_invalid_indexes"), [list(builders)]).fetchall()
-    for index_name, drop_statement in invalid:
+    for index_name, drop_statement in _invalid_indexes(guard, list(builders)):
         builder = builders[index_name]
         with _explained(f"Migration {builder.id}", guard):
             guard.execute(drop_statement)
             if yoyo.is_applied(builder):
                 yoyo.unmark_one(builder)
         log.warning("invalid_index_dropped", extra={"fields": {"index": index_name}})
+
+
+def _invalid_indexes(guard: Connection, names: list[str]) -> list[tuple[str, str]]:
+    """Name and drop statement of each, once none is being built any more.
+
+    The server goes on with a build after the process that asked for it has been killed.
+    """
+    while True:
+        rows = guard.execute(_sql("migration_invalid_indexes"), [names]).fetchall()
+        if not any(is_being_built for _, _, is_being_built in rows):
+            return [(index_name, drop_statement) for index_name, drop_statement, _ in rows]
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager

@@ -1,16 +1,19 @@
--- Finds indexes that an interrupted build left invalid, and how to drop them.
+-- Finds indexes that are invalid, and how to drop them.
 --
 -- $1 names text[]                  the indexes that migrations build concurrently
 --
 -- row: index_name text
 -- row: drop_statement text         runs outside a transaction only
+-- row: is_being_built bool         a session is at it right now: not to be dropped
 --
--- An invalid index is kept up by every write and used by no query, and it bears the name that
--- `create index ... if not exists` looks for. One that another session is building right now is
--- invalid too; dropping it waits for that session.
+-- An interrupted build leaves an index that every write keeps up and no query uses, and it bears
+-- the name that `create index ... if not exists` looks for.
 select
     c.relname::text as index_name,
-    format('drop index concurrently if exists %I.%I', n.nspname, c.relname) as drop_statement
+    format('drop index concurrently if exists %I.%I', n.nspname, c.relname) as drop_statement,
+    exists (
+        select from pg_stat_progress_create_index as b where b.index_relid = i.indexrelid
+    ) as is_being_built
 from pg_index as i
 join pg_class as c on c.oid = i.indexrelid
 join pg_namespace as n on n.oid = c.relnamespace

@@ -406,13 +406,14 @@ def test_rolling_back_to_what_is_not_applied_is_refused(empty_database: str) -> 
     assert all(is_applied for _, is_applied in listing(empty_database))
 
 
-def test_two_processes_at_once_migrate_once(legacy_database: str) -> None:
+def migrate_in_a_process(dsn: str) -> subprocess.Popen[str]:
     program = "import sys; from service.migrate import migrate; print(*migrate(sys.argv[1]))"
-    command = [sys.executable, "-W", "error", "-c", program, legacy_database]
-    checkout = Path(__file__).parent.parent
-    processes = [
-        subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
+    command = [sys.executable, "-W", "error", "-c", program, dsn]
+    return subprocess.Popen(command, cwd=files("sql").parent, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_at_once_migrate_once(legacy_database: str) -> None:
+    processes = [migrate_in_a_process(legacy_database) for _ in range(3)]
     try:
         printed = [process.communicate(timeout=60)[0].split() for process in processes]
     finally:
@@ -423,31 +424,55 @@ def test_two_processes_at_once_migrate_once(legacy_database: str) -> None:
     assert sorted(printed) == [[], [], IDS]
 
 
-def test_the_lock_row_of_a_killed_process_is_broken(empty_database: str) -> None:
-    migrate(empty_database)
-    rollback(empty_database, STARTED)
-    with connected(empty_database) as connection:
-        connection.execute("insert into yoyo_lock (locked, ctime, pid) values (1, now(), 1)")
-        assert migrate(empty_database) == IDS[IDS.index(STARTED) :]
-        assert connection.execute("select count(*) from yoyo_lock").fetchone() == (0,)
+@contextmanager
+def an_old_snapshot(dsn: str) -> Iterator[None]:
+    """A transaction that every build of an index waits for."""
+    with connected(dsn) as reader, reader.transaction():
+        reader.execute("set transaction isolation level repeatable read")
+        reader.execute("select count(*) from titles")
+        yield
+
+
+# The session that waits for it.
+BUILDER = """
+    select pid from pg_stat_activity
+    where datname = current_database()
+        and query like 'create index concurrently if not exists ix_vs_profile_started%'
+        and wait_event = 'virtualxid'
+"""
+
+
+def test_a_killed_process_holds_up_nobody(
+    legacy_database: str, meanwhile: ThreadPoolExecutor
+) -> None:
+    """It leaves a row in yoyo's lock table, and a session that goes on building its index."""
+    with connected(legacy_database) as operator:
+        lock = "select pid from pg_locks where locktype = 'advisory' and granted"
+        with an_old_snapshot(legacy_database):
+            with migrate_in_a_process(legacy_database) as killed:
+                try:
+                    eventually(lambda: operator.execute(BUILDER).fetchone())
+                    old_holder = operator.execute(lock).fetchall()
+                finally:
+                    killed.kill()
+            assert operator.execute("select count(*) from yoyo_lock").fetchone() == (1,)
+            following = meanwhile.submit(migrate, legacy_database)
+            eventually(lambda: operator.execute(lock).fetchall() not in ([], old_holder))
+            assert operator.execute(BUILDER).fetchone()
+        assert following.result() == IDS[IDS.index(STARTED) :]
+        assert indexes(operator) == INDEXES
+        assert operator.execute("select count(*) from yoyo_lock").fetchone() == (0,)
 
 
 def test_an_invalid_index_is_dropped_and_built_again(
     legacy_database: str, meanwhile: ThreadPoolExecutor
 ) -> None:
     """The build is interrupted for real: its session is ended while it waits for an old one."""
-    with connected(legacy_database) as reader, connected(legacy_database) as operator:
-        with reader.transaction():
-            reader.execute("set transaction isolation level repeatable read")
-            reader.execute("select count(*) from titles")
+    with connected(legacy_database) as operator:
+        with an_old_snapshot(legacy_database):
             interrupted = meanwhile.submit(migrate, legacy_database)
-            build = (
-                "select pid from pg_stat_activity where datname = current_database()"
-                " and query like '%create index concurrently if not exists ix_vs_profile_started%'"
-                " and pid <> pg_backend_pid() and wait_event = 'virtualxid'"
-            )
-            eventually(lambda: operator.execute(build).fetchone())
-            operator.execute(f"select pg_terminate_backend(p.pid) from ({build}) as p")
+            eventually(lambda: operator.execute(BUILDER).fetchone())
+            operator.execute(f"select pg_terminate_backend(b.pid) from ({BUILDER}) as b")
             with pytest.raises(MigrationError, match=f"^Migration {STARTED} has failed: "):
                 interrupted.result()
         invalid = "select indisvalid from pg_index where indexrelid = to_regclass(%s)"
