@@ -1,5 +1,6 @@
 """The command `viewing-time`."""
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import click
 
 from service import demo, migrate, settings
+from service.database import UNAVAILABLE, reach
 from service.embedded import EmbeddedPostgresError, embedded_postgres
 from service.logs import logging_to_stdout
 from service.server import PortTaken, bound, serve
@@ -107,8 +110,17 @@ def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
     except PortTaken as fault:
         raise click.ClickException(str(fault)) from fault
     with listener:
+        _reach(chosen)
         if not serve(chosen, listener, ready):
             raise click.ClickException("The service could not start; the log says why.")
+
+
+def _reach(chosen: Settings) -> None:
+    """Says in one sentence that the database is away, before the server would in many."""
+    try:
+        asyncio.run(reach(chosen))
+    except (*UNAVAILABLE, asyncpg.PostgresError) as fault:
+        raise click.ClickException(f"Cannot use the database at DATABASE_URL: {fault}") from fault
 
 
 @contextlib.contextmanager

@@ -139,6 +139,12 @@ async def connect(settings: Settings) -> Connection:
     )
 
 
+async def reach(settings: Settings) -> None:
+    """Connects once and leaves again; raises what stands in the way."""
+    connection = await connect(settings)
+    await connection.close()
+
+
 async def close_pool(pool: Pool, timeout: float) -> None:
     """Closes the pool; cuts off what is still running after `timeout` seconds."""
     try:

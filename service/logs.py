@@ -70,6 +70,7 @@ def logging_to_stdout(level: str) -> Iterator[None]:
     handler = _Queue(lines)
     root.addHandler(handler)
     root.setLevel(level)
+    logging.getLogger("yoyo").setLevel(logging.WARNING)
     listener.start()
     try:
         yield

@@ -1,0 +1,168 @@
+"""The command as a person uses it: run, stop, run again; what goes wrong is one clear sentence."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import free_port
+from tests.family import SECRET
+
+COMMAND = [sys.executable, "-m", "service"]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment without what this process was told, and with `variables`."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "JWT_SECRET")}
+    return {**kept, "PYTHONUNBUFFERED": "1", **variables}
+
+
+@contextmanager
+def run(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """`viewing-time run` in `folder`, and the curl lines it printed."""
+    process = subprocess.Popen(
+        [*COMMAND, "run"],
+        cwd=folder,
+        env=environment(PORT=str(port)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        curls: list[str] = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("curl "):
+                curls.append(line)
+            if len(curls) == 3:
+                break
+        assert len(curls) == 3
+        yield process, curls
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+def answer(curl: str) -> httpx.Response:
+    """Sends what a printed curl line would send."""
+    headers = dict(pair.split(": ", 1) for pair in re.findall(r"-H '([^']*)'", curl))
+    body = re.search(r"-d '([^']*)'", curl)
+    url = curl.split()[-1]
+    method = "POST" if body else "GET"
+    return httpx.request(method, url, headers=headers, content=body and body[1])
+
+
+def postgres_of(process: subprocess.Popen[str]) -> list[int]:
+    """The PostgreSQL servers that a process started."""
+    children = Path(f"/proc/{process.pid}/task").glob("*/children")
+    pids = [int(pid) for path in children for pid in path.read_text().split()]
+    return [pid for pid in pids if b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def gone(pid: int) -> bool:
+    """Waits for a process to end."""
+    for _ in range(300):
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Signals) -> None:
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    port = free_port()
+    with run(folder, port) as (process, curls):
+        assert answer(curls[0]).json()["used_minutes"] == 0.5
+        assert answer(curls[1]).json()["used_minutes"] == 0.5
+        assert len(answer(curls[2]).json()["profiles"]) == 2
+        [server] = postgres_of(process)
+        process.send_signal(stop)
+        status = process.wait(30)
+    assert status == (-signal.SIGKILL if stop == signal.SIGKILL else 0)
+    assert gone(server)
+    with run(folder, port) as (_, again):
+        assert answer(curls[0]).json()["used_minutes"] == 1.0
+        assert answer(again[0]).json()["used_minutes"] == 1.5
+
+
+def refused(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Status and output of a command that is to fail."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stderr.strip()
+
+
+def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        variables = {
+            "PORT": str(port),
+            "DATABASE_URL": "postgresql:///nowhere",
+            "JWT_SECRET": SECRET,
+        }
+        status, said = refused(tmp_path, "serve", **variables)
+    assert status == 1
+    assert said == (
+        f"Error: Cannot serve on 127.0.0.1:{port}: Address already in use. Set PORT to another."
+    )
+
+
+def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
+    variables = {
+        "PORT": "http",
+        "DATABASE_URL": "postgres//x",
+        "JWT_SECRET": "short",
+        "POOL_MAX_SIZE": "ten",
+    }
+    status, said = refused(tmp_path, "serve", **variables)
+    assert status == 1
+    assert len(said.splitlines()) == 4
+    assert "short" not in said
+
+
+def test_a_database_that_is_away_is_one_clear_sentence(tmp_path: Path) -> None:
+    variables = {
+        "PORT": str(free_port()),
+        "DATABASE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/x",
+        "JWT_SECRET": SECRET,
+    }
+    status, said = refused(tmp_path, "serve", **variables)
+    assert status == 1
+    assert said.startswith("Error: ")
+
+
+@pytest.mark.parametrize("command", ["serve", "run", "migrate", "token"])
+def test_help(tmp_path: Path, command: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"Usage: viewing-time {command}")
+
+
+def test_a_token_needs_the_word(tmp_path: Path) -> None:
+    account = "d0000000-0000-4000-8000-000000000001"
+    status, said = refused(tmp_path, "token", account, JWT_SECRET=SECRET)
+    assert status != 0
+    assert "--development" in said
