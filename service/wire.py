@@ -161,7 +161,7 @@ def _whole(digits: str) -> float:
 
 
 def _constant(raw: bytes, name: str) -> NoReturn:
-    """NaN and Infinity, which Python would read, are no JSON."""
+    """NaN and Infinity, which Python would read, are no JSON: told where the word first occurs."""
     raise MalformedJson(max(raw.find(name.encode()), 0), "Expecting value")
 
 
@@ -250,10 +250,8 @@ def _date(value: str, loc: Loc) -> date:
     try:
         moment = _moment(value)
     except (ValueError, OverflowError):
-        is_year_0 = value.startswith("0000-")
-        raise _fault(
-            "date_parsing" if is_year_0 else "date_from_datetime_parsing", loc, value
-        ) from None
+        kind = "date_parsing" if value[:5] == "0000-" else "date_from_datetime_parsing"
+        raise _fault(kind, loc, value) from None
     if moment.time() != time.min:
         raise _fault("date_from_datetime_inexact", loc, value)
     return moment.date()
