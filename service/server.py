@@ -1,11 +1,14 @@
 """The HTTP server around the application: one process, one loop."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import application
 from service.settings import Settings
@@ -13,6 +16,41 @@ from service.settings import Settings
 
 class PortTaken(Exception):
     """The address is in use or not ours; one sentence."""
+
+
+class Corked:
+    """A transport that sends the head of a response together with the first of its body.
+
+    The server writes the two apart, and each write is a call into the kernel: with answers as
+    small as ours that is a quarter of all the work for a heartbeat.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 over a corked transport."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(Corked(transport))  # type: ignore[arg-type]
 
 
 class Server(uvicorn.Server):
@@ -55,7 +93,7 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[], None]
     config = uvicorn.Config(
         application(settings),
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,
