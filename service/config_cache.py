@@ -71,7 +71,9 @@ class ConfigCache:
         self._bad_zones: set[str] = set()
         self._listener: asyncio.Task[None] | None = None
         cached = alru_cache(
-            maxsize=settings.config_cache_max_size, ttl=settings.config_cache_ttl_seconds
+            maxsize=settings.config_cache_max_size,
+            ttl=settings.config_cache_ttl_seconds,
+            key=lambda account_id, profile_id: (account_id.int, profile_id.int),
         )
         self._cached = cached(self._load)
         self.get: Callable[[UUID, UUID], Awaitable[Known]] = self._cached

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from service import wire
 from service.errors import ClientFault
@@ -20,23 +20,37 @@ async def body(receive: Receive) -> bytes:
 
     The connection is closed with the refusal, so that the rest is never read.
     """
-    parts: list[bytes] = []
-    size = 0
+    message = await receive()
+    if message.get("more_body"):
+        return await _assembled(message, receive)
+    return _bounded(_part(message))
+
+
+async def _assembled(message: Message, receive: Receive) -> bytes:
+    parts = [_part(message)]
+    size = len(parts[0])
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while True:
+            while size <= BODY_MOST and message.get("more_body"):
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientFault(400, "Request body ended early", CLOSE)
-                part: bytes = message.get("body", b"")
-                size += len(part)
-                if size > BODY_MOST:
-                    raise ClientFault(413, "Request body too large", CLOSE)
-                parts.append(part)
-                if not message.get("more_body"):
-                    return b"".join(parts)
+                parts.append(_part(message))
+                size += len(parts[-1])
     except TimeoutError as fault:
         raise ClientFault(408, "Request body did not arrive in time", CLOSE) from fault
+    return _bounded(b"".join(parts))
+
+
+def _part(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientFault(400, "Request body ended early", CLOSE)
+    part: bytes = message.get("body", b"")
+    return part
+
+
+def _bounded(raw: bytes) -> bytes:
+    if len(raw) > BODY_MOST:
+        raise ClientFault(413, "Request body too large", CLOSE)
+    return raw
 
 
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
