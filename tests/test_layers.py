@@ -24,6 +24,7 @@ LAYERS = [
         "weekly_report",
         "admin",
         "health",
+        "faults",
     ],
     ["pin_attempt"],
     ["auth"],

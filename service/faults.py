@@ -1,0 +1,83 @@
+"""The error table: what each exception answers."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service import auth
+from service.context import Context
+from service.database import UNAVAILABLE
+from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
+from service.exchange import reply
+
+logger = logging.getLogger("viewing_time.faults")
+
+
+async def client_fault(request: Request, fault: ClientFault) -> Response:
+    """The client's fault, in the contract's words."""
+    return reply({"detail": fault.detail}, fault.status, fault.headers)
+
+
+async def entitled_fault(request: Request, fault: FieldFault | RuleFault) -> Response:
+    """A fault of fields or rules, told only to those who may see it."""
+    try:
+        await auth.entitled(request, fault)
+    except ClientFault as first:
+        return await client_fault(request, first)
+    return await client_fault(request, fault)
+
+
+async def http_fault(request: Request, fault: HTTPException) -> Response:
+    """No such path, no such method."""
+    return reply({"detail": fault.detail}, fault.status_code, fault.headers)
+
+
+async def overloaded(request: Request, fault: Overloaded) -> Response:
+    """Too much to do: to be tried again."""
+    return _try_again(fault.retry_after)
+
+
+async def unavailable(request: Request, fault: Exception) -> Response:
+    """The database is not there: said once in the log, and to be tried again."""
+    context: Context = request.state.context
+    context.metrics.faults += 1
+    fields = {"path": request.url.path, "error": f"{type(fault).__name__}: {fault}"}
+    logger.error("database_unavailable", extra={"fields": fields})
+    return _try_again(1)
+
+
+async def own_fault(request: Request, fault: Exception) -> Response:
+    """Our own fault; the server that called us logs it with its traceback."""
+    context: Context = request.state.context
+    context.metrics.faults += 1
+    return reply({"detail": "Internal Server Error"}, 500)
+
+
+def _try_again(seconds: int) -> Response:
+    detail = {"detail": "Service temporarily unavailable"}
+    return reply(detail, 503, {"Retry-After": str(seconds)})
+
+
+TABLE: Final[dict[Any, Callable[[Request, Any], Awaitable[Response]]]] = {
+    ClientFault: client_fault,
+    FieldFault: entitled_fault,
+    RuleFault: entitled_fault,
+    HTTPException: http_fault,
+    Overloaded: overloaded,
+    **dict.fromkeys(UNAVAILABLE, unavailable),
+    Exception: own_fault,
+}
+
+
+async def answer(scope: Scope, receive: Receive, send: Send, fault: Exception) -> None:
+    """Answers a fault by the table; raises it once more where it is our own."""
+    handler = next(TABLE[kind] for kind in type(fault).__mro__ if kind in TABLE)
+    response = await handler(Request(scope, receive), fault)
+    await response(scope, receive, send)
+    if handler is own_fault:
+        raise fault
