@@ -1,0 +1,158 @@
+"""The configuration cache: few statements, nothing stale, nothing lost when a listener is."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from service.config_cache import CHANNEL
+from service.database import Connection
+from service.errors import ClientFault
+from service.settings import Settings
+from tests.conftest import Running, Starter
+from tests.family import Family, add_family
+
+
+async def limit(running: Running, family: Family) -> int | None:
+    known = await running.context.configurations.get(family.account, family.child)
+    return known.configuration.weekday_limit_minutes
+
+
+async def loads(connection: Connection) -> int:
+    calls: int = await connection.fetchval(
+        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
+        "join pg_database as d on d.oid = s.dbid where d.datname = current_database() "
+        "and s.query like '%insert into viewing_time_configs%'"
+    )
+    return calls
+
+
+async def test_concurrent_misses_share_one_statement(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    before = await loads(connection)
+    found = await asyncio.gather(*(limit(running, family) for _ in range(50)))
+    assert set(found) == {120}
+    assert await loads(connection) - before == 1
+    await limit(running, family)
+    assert await loads(connection) - before == 1
+
+
+async def test_an_entry_lives_for_its_time(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=0.2))
+    assert await limit(running, family) == 120
+    await connection.execute("update viewing_time_configs set weekday_limit_minutes = 60")
+    assert await limit(running, family) == 120
+    while running.context.configurations.size:
+        await asyncio.sleep(0.01)
+    assert await limit(running, family) == 60
+
+
+async def test_the_least_recently_used_leaves_first(
+    start: Starter, settings: Settings, connection: Connection
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_max_size=2))
+    first, second, third = [await add_family(connection) for _ in range(3)]
+    for family in (first, second, first, third):
+        await limit(running, family)
+    assert running.context.configurations.size == 2
+    misses = running.context.configurations.misses
+    await limit(running, first)
+    assert running.context.configurations.misses == misses
+    await limit(running, second)
+    assert running.context.configurations.misses == misses + 1
+
+
+async def test_failures_are_not_kept(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    stranger = uuid4()
+    for _ in range(2):
+        with pytest.raises(ClientFault):
+            await running.context.configurations.get(stranger, family.child)
+    assert running.context.configurations.size == 0
+    await connection.execute("update users set is_active = false")
+    with pytest.raises(ClientFault):
+        await limit(running, family)
+    await connection.execute("update users set is_active = true")
+    assert await limit(running, family) == 120
+
+
+async def test_a_load_in_flight_during_a_change_is_not_kept(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load has read the old row, the change commits, the load comes back: in this order."""
+    has_read, may_return = asyncio.Event(), asyncio.Event()
+    pool = running.context.pool
+
+    class SlowPool:
+        async def fetchrow(self, *arguments: Any) -> Any:
+            row = await pool.fetchrow(*arguments)
+            has_read.set()
+            await may_return.wait()
+            return row
+
+    monkeypatch.setattr(running.context.configurations, "_pool", SlowPool())
+    early = asyncio.create_task(limit(running, family))
+    await has_read.wait()
+    monkeypatch.undo()
+    url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+    body = {"weekday_limit_minutes": 15}
+    assert (await running.client.put(url, json=body, headers=family.bearer)).status_code == 200
+    after_the_change = asyncio.create_task(limit(running, family))
+    await asyncio.sleep(0)
+    may_return.set()
+    assert await early == 120
+    assert await after_the_change == 15
+    assert await limit(running, family) == 15
+
+
+async def test_a_lost_listener_clears_the_cache_and_listens_again(
+    running: Running, connection: Connection, family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    listening = "query like 'LISTEN%' and datname = current_database()"
+    await limit(running, family)
+    killed = await connection.fetchval(
+        f"select count(pg_terminate_backend(pid)) from pg_stat_activity where {listening}"
+    )
+    assert killed == 1
+    while running.context.configurations.size:
+        await asyncio.sleep(0.005)
+    while not await connection.fetchval(f"select count(*) from pg_stat_activity where {listening}"):
+        await asyncio.sleep(0.02)
+    # One more turn: the cache is cleared once more when it listens again.
+    await asyncio.sleep(0.1)
+    assert await limit(running, family) == 120
+    await connection.execute("update viewing_time_configs set weekday_limit_minutes = 30")
+    heard = f"elsewhere {family.account} {family.child}"
+    await connection.execute("select pg_notify($1, $2)", CHANNEL, heard)
+    while running.context.configurations.size:
+        await asyncio.sleep(0.005)
+    assert await limit(running, family) == 30
+
+
+async def test_what_is_not_understood_clears_everything(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await limit(running, family)
+    await connection.execute("select pg_notify($1, $2)", CHANNEL, "clear")
+    while running.context.configurations.size:
+        await asyncio.sleep(0.005)
+    assert await limit(running, family) == 120
+
+
+async def test_one_log_line_an_invalidation(
+    running: Running, family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    await limit(running, family)
+    url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+    with caplog.at_level("INFO", "viewing_time.config_cache"):
+        await running.client.put(url, json={"timezone": "Asia/Tokyo"}, headers=family.bearer)
+        await asyncio.sleep(0.2)
+    [line] = caplog.records
+    assert line.getMessage() == "config_cache_invalidated"
+    assert vars(line)["fields"] == {"profile_id": str(family.child), "cause": "updated"}

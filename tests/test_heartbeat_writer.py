@@ -1,0 +1,151 @@
+"""The coalescer under faults: what fails fails alone, and nobody is counted twice."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+
+from service.database import Connection
+from tests.conftest import Running
+from tests.family import Family, add_family, session_seconds, used_seconds
+from tests.test_heartbeat import beat
+
+RECORDING = "query like '-- Records a batch of heartbeats%' and datname = current_database()"
+
+
+async def watching(running: Running, connection: Connection, count: int) -> dict[Family, str]:
+    """Families with an open session each."""
+    families = [await add_family(connection) for _ in range(count)]
+    return {family: (await beat(running, family))["session_id"] for family in families}
+
+
+async def all_beat(running: Running, sessions: dict[Family, str]) -> list[dict[str, Any]]:
+    return await asyncio.gather(
+        *(beat(running, family, session_id=session) for family, session in sessions.items())
+    )
+
+
+async def test_one_poisoned_beat_fails_alone(running: Running, connection: Connection) -> None:
+    sessions = await watching(running, connection, 21)
+    poisoned, *good = sessions
+    await connection.execute(
+        "update viewing_sessions set total_seconds = 2147483647 where profile_id = $1",
+        poisoned.child,
+    )
+    first, *rest = await all_beat(running, sessions)
+    assert first["enforcement"] == "blocked"
+    assert {verdict["enforcement"] for verdict in rest} == {"allowed"}
+    assert await used_seconds(connection, poisoned.child) == 30
+    for family in good:
+        assert await session_seconds(connection, family.child) == 60
+        assert await used_seconds(connection, family.child) == 60
+
+
+async def test_one_locked_session_holds_nobody_else_up(
+    running: Running, connection: Connection
+) -> None:
+    sessions = await watching(running, connection, 21)
+    locked, *good = sessions
+    async with connection.transaction():
+        await connection.execute(
+            "select from viewing_sessions where profile_id = $1 for update", locked.child
+        )
+        first, *rest = await all_beat(running, sessions)
+    assert first["enforcement"] == "blocked"
+    assert {verdict["enforcement"] for verdict in rest} == {"allowed"}
+    assert await session_seconds(connection, locked.child) == 30
+    for family in good:
+        assert await session_seconds(connection, family.child) == 60
+
+
+async def test_a_statement_killed_in_flight_counts_nothing_and_is_not_repeated(
+    running: Running, connection: Connection, postgres_dsn: str
+) -> None:
+    sessions = await watching(running, connection, 10)
+    held = next(iter(sessions))
+    async with connection.transaction():
+        await connection.execute(
+            "select from viewing_sessions where profile_id = $1 for update", held.child
+        )
+        beats = asyncio.create_task(all_beat(running, sessions))
+        kill = (
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+            f"where wait_event_type = 'Lock' and {RECORDING}"
+        )
+        while not await connection.fetchval(kill):
+            await asyncio.sleep(0.005)
+        verdicts = await beats
+    for family, verdict in zip(sessions, verdicts, strict=True):
+        counted = verdict["enforcement"] == "allowed"
+        assert await session_seconds(connection, family.child) == 30 + 30 * counted
+        assert await used_seconds(connection, family.child) == 30 + 30 * counted
+    assert "blocked" in {verdict["enforcement"] for verdict in verdicts}
+    again = await all_beat(running, sessions)
+    assert {verdict["enforcement"] for verdict in again} == {"allowed"}
+
+
+async def test_lost_connections_are_opened_again(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    session = (await beat(running, family))["session_id"]
+    for _ in range(3):
+        killed = await connection.fetchval(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+            f"where state = 'idle' and {RECORDING}"
+        )
+        assert killed == running.context.settings.heartbeat_connections
+        while await connection.fetchval(f"select count(*) from pg_stat_activity where {RECORDING}"):
+            await asyncio.sleep(0.005)
+        assert (await beat(running, family, session_id=session))["enforcement"] == "allowed"
+        while (
+            await connection.fetchval(
+                f"select count(*) from pg_stat_activity where state = 'idle' and {RECORDING}"
+            )
+            < running.context.settings.heartbeat_connections
+        ):
+            await asyncio.gather(*(beat(running, family, session_id=session) for _ in range(4)))
+    assert running.context.metrics.heartbeats_failed_closed == 0
+
+
+async def test_beats_travel_together(running: Running, connection: Connection) -> None:
+    sessions = await watching(running, connection, 100)
+    before = running.context.metrics.heartbeat_statements
+    await all_beat(running, sessions)
+    assert running.context.metrics.heartbeat_statements - before <= 10
+
+
+async def test_updates_are_heap_only(running: Running, connection: Connection) -> None:
+    sessions = await watching(running, connection, 20)
+    for _ in range(30):
+        await all_beat(running, sessions)
+    for _ in range(100):
+        await connection.execute("select pg_stat_force_next_flush()")
+        rows = await connection.fetch(
+            "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables "
+            "where relname in ('viewing_sessions', 'viewing_time_balances')"
+        )
+        if min(row["n_tup_upd"] for row in rows) >= 600:
+            break
+        await asyncio.sleep(0.1)
+    for row in rows:
+        assert row["n_tup_upd"] >= 600
+        assert row["n_tup_hot_upd"] / row["n_tup_upd"] >= 0.9
+
+
+async def test_what_waits_is_written_before_a_stop(
+    running: Running, connection: Connection, settings: Any
+) -> None:
+    sessions = await watching(running, connection, 30)
+    beats = asyncio.create_task(all_beat(running, sessions))
+    while not running.context.writer.waiting:
+        await asyncio.sleep(0)
+    await running.context.writer.stop()
+    verdicts = await beats
+    counted = sum(verdict["enforcement"] == "allowed" for verdict in verdicts)
+    rows = await connection.fetchval("select sum(total_seconds)::int from viewing_sessions")
+    assert rows == 30 * 30 + counted * 30
+    assert counted == 30
+    probe = await asyncpg.connect(settings.database_url)
+    left = await probe.fetchval(f"select count(*) from pg_stat_activity where {RECORDING}")
+    await probe.close()
+    assert left == 0
