@@ -144,7 +144,7 @@ class ConfigCache:
         )
 
     async def _listen(self) -> Connection:
-        connection = await connect(self._settings)
+        connection = await connect(self._settings, direct=True)
         await connection.add_listener(CHANNEL, self._heard)
         return connection
 

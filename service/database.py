@@ -127,10 +127,14 @@ async def open_pool(settings: Settings, warmth: Warmth) -> Pool:
     )
 
 
-async def connect(settings: Settings) -> Connection:
-    """A connection outside the pool, for those who keep theirs for life."""
+async def connect(settings: Settings, *, direct: bool = False) -> Connection:
+    """A connection outside the pool, for those who keep theirs for life.
+
+    `direct` goes around a pooler, to DATABASE_DIRECT_URL where that is set: what one hears of
+    through LISTEN does not come through a pooler that shares connections by the transaction.
+    """
     return await asyncpg.connect(
-        settings.database_url,
+        (settings.database_direct_url if direct else "") or settings.database_url,
         command_timeout=settings.request_timeout_seconds,
         timeout=settings.request_timeout_seconds,
         statement_cache_size=settings.statement_cache_size,

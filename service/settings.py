@@ -23,6 +23,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one process; field names are the variables' names in lower case."""
 
     database_url: str
+    database_direct_url: str = ""
     jwt_secret: str
     jwt_require_exp: bool = False
     host: str = "127.0.0.1"
@@ -44,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     forwarded_allow_ips: str = ""
 
 
-MASKED: Final = frozenset({"database_url", "jwt_secret"})
+MASKED: Final = frozenset({"database_url", "database_direct_url", "jwt_secret"})
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -111,6 +112,7 @@ def _text(text: str) -> str:
 
 READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "database_url": _database,
+    "database_direct_url": _database,
     "jwt_secret": _secret,
     "jwt_require_exp": _flag,
     "host": _text,
