@@ -12,8 +12,13 @@ Reading order, from the outside in; a file imports only what comes after it:
     heartbeat_writer    heartbeats that wait travel together
     config_cache        configurations in memory
     pin_hasher          bcrypt in processes of its own
+    keys, jwks          what tokens are signed with, and where the platform publishes it
     database            the pool; a statement is a file of `sql/` and a row type
+    report_page         the weekly report as a page for people
+    week, dates         a child's week, dates in the reader's language
+    negotiation         what a client would rather have
     rules               the viewing day, the limit, the verdict: pure
     exchange, wire      bodies in, JSON out
+    dotenv              settings in a file
     errors, settings, metrics, logs
 """

@@ -13,17 +13,20 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service import balance, config_cache, faults, history, pin_attempt, rules, weekly_report
 from service.admin import admin_metrics
 from service.config_cache import ConfigCache
 from service.context import Context
 from service.database import Warmth, close_pool, open_pool
+from service.deadlines import Deadlines
+from service.exchange import Endpoint, bounded
 from service.grant import grant
 from service.health import health_live, health_ready
 from service.heartbeat import Heartbeat
 from service.heartbeat_writer import HeartbeatWriter
+from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin import pin_reset, pin_set, pin_status, pin_verify
 from service.pin_hasher import PinHasher
@@ -34,13 +37,28 @@ from service.viewing_config import viewing_config, viewing_config_update
 logger = logging.getLogger("viewing_time.app")
 
 
-def _route(method: str, path: str, endpoint: object) -> Route:
-    """One method of one path; HEAD is no method of ours, though Starlette adds it to GET."""
-    route = Route(path, endpoint, methods=[method])  # type: ignore[arg-type]
+def _route(
+    method: str,
+    path: str,
+    endpoint: Endpoint | Heartbeat,
+    *,
+    seconds: float | None = None,
+    streams: bool = False,
+) -> Route:
+    """One method of one path; HEAD is no method of ours, though Starlette adds it to GET.
+
+    An endpoint has REQUEST_TIMEOUT_SECONDS, or `seconds`; one that `streams` reads its body itself
+    and takes the time it needs.
+    """
+    if not streams and not isinstance(endpoint, Heartbeat):
+        endpoint = bounded(endpoint, seconds)
+    route = Route(path, endpoint, methods=[method])
     route.methods = {method}
     return route
 
 
+# A hash may wait five seconds for its turn, and takes a quarter of one.
+PIN_SECONDS: Final = 10.0
 HEARTBEAT: Final = Heartbeat()
 HEARTBEAT_PATH: Final = "/api/v1/viewing-time/heartbeat"
 VIEWING: Final = "/api/v1/viewing-time"
@@ -53,18 +71,18 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", f"{VIEWING}/playback-eligible/{{profile_id}}", balance.playback_eligible),
     _route("POST", f"{VIEWING}/session/{{session_id}}/end", session_end),
     _route("GET", f"{PARENTAL}/pin/status", pin_status),
-    _route("POST", f"{PARENTAL}/pin", pin_set),
-    _route("POST", f"{PARENTAL}/pin/verify", pin_verify),
-    _route("POST", f"{PARENTAL}/pin/reset", pin_reset),
+    _route("POST", f"{PARENTAL}/pin", pin_set, seconds=PIN_SECONDS),
+    _route("POST", f"{PARENTAL}/pin/verify", pin_verify, seconds=PIN_SECONDS),
+    _route("POST", f"{PARENTAL}/pin/reset", pin_reset, seconds=PIN_SECONDS),
     _route("GET", f"{PROFILE}/viewing-time", viewing_config),
     _route("PUT", f"{PROFILE}/viewing-time", viewing_config_update),
-    _route("POST", f"{PROFILE}/viewing-time/grant", grant),
+    _route("POST", f"{PROFILE}/viewing-time/grant", grant, seconds=PIN_SECONDS),
     _route("GET", f"{PROFILE}/history", history.history),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
     _route("GET", "/api/v1/admin/metrics", admin_metrics),
     _route("GET", "/health/live", health_live),
-    _route("GET", "/health/ready", health_ready),
-    _route("GET", "/health", health_ready),
+    _route("GET", "/health/ready", health_ready, seconds=4),
+    _route("GET", "/health", health_ready, seconds=4),
 ]
 
 
@@ -74,9 +92,14 @@ class Service(Starlette):
     Cross-origin checks, error handling and routing around an endpoint cost as much as the beat
     itself. A heartbeat from a player that is no browser (it names no origin) needs none of
     them but the error table, so it skips them; every other request goes the usual way.
+    `draining` is set when the process is about to stop: it is not ready, but answers all.
     """
 
+    draining = False
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.draining:
+            send = _last_of_connection(send)
         if (
             scope["type"] == "http"
             and scope["path"] == HEARTBEAT_PATH
@@ -91,6 +114,17 @@ class Service(Starlette):
             await super().__call__(scope, receive, send)
 
 
+def _last_of_connection(send: Send) -> Send:
+    """Asks the client to come back on another connection, which another instance may take."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        await send(message)
+
+    return closing
+
+
 class State(TypedDict):
     context: Context
 
@@ -99,7 +133,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def application(settings: Settings, now: Callable[[], datetime] = utc_now) -> Starlette:
+def application(settings: Settings, now: Callable[[], datetime] = utc_now) -> Service:
     """The service as an ASGI application; its lifespan opens what it needs and closes it again."""
 
     @asynccontextmanager
@@ -131,6 +165,10 @@ def application(settings: Settings, now: Callable[[], datetime] = utc_now) -> St
 async def _build(settings: Settings, now: Callable[[], datetime], parts: AsyncExitStack) -> Context:
     """Opens every part; what was opened is closed in reverse order, also when a later one fails."""
     metrics = Metrics()
+    tokens: dict[str, Verified] = {}
+    keys = Keys(settings, tokens)
+    await keys.start()
+    parts.push_async_callback(keys.stop)
     pins = PinHasher(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
     await pins.start()
     parts.push_async_callback(pins.stop)
@@ -142,7 +180,10 @@ async def _build(settings: Settings, now: Callable[[], datetime], parts: AsyncEx
     writer = HeartbeatWriter(settings, metrics, now)
     await writer.start()
     parts.push_async_callback(writer.stop)
-    return Context(settings, pool, configurations, writer, pins, {}, metrics, now)
+    deadlines = Deadlines(settings.request_timeout_seconds)
+    return Context(
+        settings, pool, configurations, writer, pins, keys, tokens, deadlines, metrics, now
+    )
 
 
 def _warmth(now: datetime) -> Warmth:

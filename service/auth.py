@@ -1,9 +1,11 @@
 """Who is calling: access tokens, PIN tokens, and what an account may see.
 
-A verified access token is remembered until it expires. That says only who signed it: whether the
-account still exists and is active is asked by every statement that acts for it.
+A verified access token is remembered until it expires or its key is withdrawn. That says only who
+signed it: whether the account still exists and is active is asked by every statement that acts for
+it.
 """
 
+import contextlib
 import hashlib
 import hmac
 import math
@@ -15,11 +17,12 @@ import jwt
 import msgspec
 from starlette.requests import Request
 
-from service.context import Context, Verified
+from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault, FieldFault, RuleFault
+from service.keys import Signed, Verified
+from service.settings import Settings
 
-ALGORITHMS: Final = ["HS256"]
 FOREVER: Final = math.inf
 TOKENS_MOST: Final = 50_000
 PIN_TOKEN_LIFE: Final = timedelta(minutes=5)
@@ -53,58 +56,71 @@ class OwnedRow(ActiveRow, Protocol):
     def is_owner(self) -> bool: ...
 
 
+class AdminRow(ActiveRow, Protocol):
+    @property
+    def is_admin(self) -> bool: ...
+
+
 Active = TypeVar("Active", bound=ActiveRow)
 Owned = TypeVar("Owned", bound=OwnedRow)
+Administered = TypeVar("Administered", bound=AdminRow)
 
 
-def account(request: Request) -> UUID:
+async def account(request: Request) -> UUID:
     """The account whose access token came with the request; raises ClientFault 401."""
-    return bearer(request.state.context, request.headers.get("authorization"))
+    context: Context = request.state.context
+    header = request.headers.get("authorization")
+    return bearer(context, header) or await verified(context, header)
 
 
-def bearer(context: Context, header: str | None) -> UUID:
-    """The account in an `Authorization` header; raises ClientFault 401.
+def bearer(context: Context, header: str | None) -> UUID | None:
+    """The account in an `Authorization` header, if its token is remembered; raises ClientFault 401.
 
     The scheme is read in any case (RFC 9110, section 11.1).
     """
     if header is None or header[:7].lower() != "bearer ":
         raise ClientFault(401, NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"})
-    token = header[7:]
-    known = context.tokens.get(token)
+    known = context.tokens.get(header[7:])
     if known is not None and known.expires > context.now().timestamp():
         return known.account_id
-    verified = _verify(context, token)
-    if len(context.tokens) >= TOKENS_MOST:
-        del context.tokens[next(iter(context.tokens))]
-    context.tokens[token] = verified
-    return verified.account_id
+    return None
 
 
-def _claims(context: Context, token: str) -> dict[str, Any]:
-    """The claims of a token signed with our secret; times are left to the caller's clock."""
-    unchecked = ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")
-    claims: dict[str, Any] = jwt.decode(
-        token,
-        context.settings.jwt_secret,
-        algorithms=ALGORITHMS,
-        options={f"verify_{name}": False for name in unchecked},  # type: ignore[arg-type]
-    )
-    return claims
-
-
-def _verify(context: Context, token: str) -> Verified:
-    now = context.now().timestamp()
+async def verified(context: Context, header: str | None) -> UUID:
+    """The account in a header whose token `bearer` does not remember; raises ClientFault 401."""
+    token = (header or "")[7:]
     try:
-        claims = _claims(context, token)
+        signed = await context.keys.signed(token)
     except jwt.InvalidTokenError as fault:
         raise ClientFault(401, INVALID_TOKEN) from fault
-    expires = _time(claims.get("exp"), 0 if context.settings.jwt_require_exp else FOREVER)
-    if not _time(claims.get("nbf"), 0) <= now < expires or "purpose" in claims:
+    accepted = _accepted(context.settings, signed, context.now().timestamp())
+    if len(context.tokens) >= TOKENS_MOST:
+        del context.tokens[next(iter(context.tokens))]
+    context.tokens[token] = accepted
+    return accepted.account_id
+
+
+def _accepted(settings: Settings, signed: Signed, now: float) -> Verified:
+    """What a token with a right signature says, if it is an access token, for us, and of now."""
+    claims = signed.claims
+    leeway = settings.jwt_leeway_seconds
+    not_before = _time(claims.get("nbf"), 0) - leeway
+    expires = _time(claims.get("exp"), 0 if settings.jwt_require_exp else FOREVER) + leeway
+    if not not_before <= now < expires or "purpose" in claims or not _is_for_us(settings, claims):
         raise ClientFault(401, INVALID_TOKEN)
     try:
-        return Verified(UUID(claims.get("sub")), expires)
+        return Verified(UUID(claims.get("sub")), expires, signed.signer)
     except (ValueError, TypeError, AttributeError) as fault:
         raise ClientFault(401, INVALID_PAYLOAD) from fault
+
+
+def _is_for_us(settings: Settings, claims: dict[str, Any]) -> bool:
+    """Are the issuer and the audience those that are asked for, if any are?"""
+    audience = claims.get("aud")
+    audiences = audience if isinstance(audience, list) else [audience]
+    return (not settings.jwt_issuer or claims.get("iss") == settings.jwt_issuer) and (
+        not settings.jwt_audience or settings.jwt_audience in audiences
+    )
 
 
 def _time(claim: object, absent: float) -> float:
@@ -112,7 +128,8 @@ def _time(claim: object, absent: float) -> float:
     if claim is None:
         return absent
     if isinstance(claim, int | float) and not isinstance(claim, bool):
-        return float(claim)
+        with contextlib.suppress(OverflowError):
+            return float(claim)
     return math.nan
 
 
@@ -134,7 +151,7 @@ def pin_token(context: Context, account_id: UUID, pin_hash: str) -> str:
         "exp": int((context.now() + PIN_TOKEN_LIFE).timestamp()),
         "pin": pin_mark(pin_hash),
     }
-    return jwt.encode(claims, context.settings.jwt_secret, algorithm=ALGORITHMS[0])
+    return jwt.encode(claims, context.settings.jwt_secret, algorithm="HS256")
 
 
 def confirmed_pin(context: Context, account_id: UUID, token: str) -> str | None:
@@ -143,7 +160,7 @@ def confirmed_pin(context: Context, account_id: UUID, token: str) -> str | None:
     A few seconds of clock skew between instances are forgiven.
     """
     try:
-        claims = _claims(context, token)
+        claims = context.keys.own(token)
     except jwt.InvalidTokenError:
         return None
     expires, mark, subject = claims.get("exp"), claims.get("pin"), claims.get("sub")
@@ -173,19 +190,26 @@ def owned(row: Owned | None) -> Owned:
     return row
 
 
+def administered(row: Administered | None) -> Administered:
+    """The row of a statement that acted for an administrator; raises ClientFault 401 or 403."""
+    row = active(row)
+    if not row.is_admin:
+        raise ClientFault(403, NOT_ADMIN)
+    return row
+
+
 async def admin(request: Request) -> UUID:
     """The account of an administrator, by the database's word; raises ClientFault 401 or 403."""
     context: Context = request.state.context
-    account_id = account(request)
-    if not active(await CHECK.maybe(context.pool, account_id, None)).is_admin:
-        raise ClientFault(403, NOT_ADMIN)
+    account_id = await account(request)
+    administered(await CHECK.maybe(context.pool, account_id, None))
     return account_id
 
 
 async def entitled(request: Request, fault: FieldFault | RuleFault) -> None:
     """Raises what is to be said before `fault`: the order is token, fields, profile, rules."""
     context: Context = request.state.context
-    account_id = account(request)
+    account_id = await account(request)
     profile_id = None
     if isinstance(fault, RuleFault) and "profile_id" in request.path_params:
         profile_id = UUID(request.path_params["profile_id"])

@@ -65,7 +65,7 @@ class Today(msgspec.Struct, frozen=True):
 
 async def _today(request: Request) -> Today:
     context: Context = request.state.context
-    account_id = auth.account(request)
+    account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     configuration = (await context.configurations.get(account_id, profile_id)).configuration
     day = rules.viewing_day(configuration, context.now())

@@ -16,6 +16,7 @@ import click
 
 from service import demo, migrate, settings
 from service.database import UNAVAILABLE, reach
+from service.dotenv import dotenv
 from service.embedded import EmbeddedPostgresError, embedded_postgres
 from service.logs import logging_to_stdout
 from service.server import PortTaken, bound, serve
@@ -44,7 +45,7 @@ def serve_command(migrates: bool) -> None:
 def run_command() -> None:
     """Serve for development: embedded PostgreSQL, migrations, demo family, curl lines."""
     environment = _environment()
-    if not environment.get("JWT_SECRET"):
+    if not _setting("jwt_secret", environment):
         environment["JWT_SECRET"] = _development_secret()
     with _database(environment):
         chosen = _settings(environment)
@@ -59,7 +60,7 @@ def run_command() -> None:
 @click.option("--rollback", is_flag=True, help="Take them back, newest first.")
 def migrate_command(lists: bool, rollback: bool) -> None:
     """Bring the database at DATABASE_URL to the schema of this version."""
-    dsn = _environment().get("DATABASE_URL", "")
+    dsn = _setting("database_url", _environment())
     if not dsn:
         raise click.ClickException("DATABASE_URL must be set.")
     if lists:
@@ -74,26 +75,39 @@ def migrate_command(lists: bool, rollback: bool) -> None:
 
 @main.command("token")
 @click.argument("account", type=click.UUID)
-@click.option("--development", is_flag=True, required=True, help="Say that you mean it.")
+@click.option("--development", is_flag=True, help="Say that you mean it.")
 @click.option("--minutes", default=60, show_default=True, type=click.IntRange(1, 525_600))
 def token_command(account: UUID, development: bool, minutes: int) -> None:
     """Print an access token for ACCOUNT, signed with JWT_SECRET; for development only."""
     if not development:
         raise click.ClickException("Tokens are the platform's to issue; pass --development.")
-    secret = _environment().get("JWT_SECRET") or _development_secret()
-    click.echo(demo.token(secret, account, timedelta(minutes=minutes)))
+    environment = _environment()
+    secret = _setting("jwt_secret", environment) or _development_secret()
+    issuer, audience = (_setting(name, environment) for name in ("jwt_issuer", "jwt_audience"))
+    click.echo(demo.token(secret, account, timedelta(minutes=minutes), issuer, audience))
 
 
 def _environment() -> dict[str, str]:
     """The environment, with `.env` in the working directory behind it."""
-    return {**settings.dotenv(Path(".env")), **os.environ}
+    try:
+        return {**dotenv(Path(".env")), **os.environ}
+    except SettingsError as fault:
+        raise click.ClickException(str(fault)) from fault
 
 
 def _settings(environment: dict[str, str]) -> Settings:
     try:
         return settings.read(environment)
     except SettingsError as fault:
-        raise click.ClickException("\n".join(fault.faults)) from fault
+        raise click.ClickException(str(fault)) from fault
+
+
+def _setting(name: str, environment: dict[str, str]) -> str:
+    """One setting on its own; empty where it is absent."""
+    try:
+        return str(settings.setting(name, environment) or "")
+    except ValueError as fault:
+        raise click.ClickException(str(fault)) from fault
 
 
 def _migrate(dsn: str) -> None:
@@ -126,7 +140,7 @@ def _reach(chosen: Settings) -> None:
 @contextlib.contextmanager
 def _database(environment: dict[str, str]) -> Iterator[None]:
     """Leaves DATABASE_URL alone where it is set, else starts the embedded PostgreSQL."""
-    if environment.get("DATABASE_URL"):
+    if _setting("database_url", environment):
         yield
         return
     try:

@@ -26,6 +26,7 @@ from service.settings import Settings
 logger = logging.getLogger("viewing_time.config_cache")
 
 CHANNEL: Final = "viewing_config_changed"
+EVERYTHING: Final = "everything"
 RECONNECT_SECONDS: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 
@@ -149,12 +150,16 @@ class ConfigCache:
         return connection
 
     def _heard(self, *notification: object) -> None:
-        try:
-            origin, account_id, profile_id = str(notification[-1]).split(" ")
-            if origin != self.origin:
+        """Forgets what a notification names: `origin account profile`, or `origin everything`."""
+        origin, _, changed = str(notification[-1]).partition(" ")
+        if changed == EVERYTHING:
+            self.clear("much changed at once")
+        elif origin != self.origin:
+            try:
+                account_id, profile_id = changed.split(" ")
                 self.forget(UUID(account_id), UUID(profile_id), "changed elsewhere")
-        except ValueError:
-            self.clear("notification not understood")
+            except ValueError:
+                self.clear("notification not understood")
 
     async def _keep_listening(self, connection: Connection) -> None:
         """Listens for life: when the connection goes, so does the cache, until one is back."""

@@ -3,23 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
-
-import msgspec
 
 from service.config_cache import ConfigCache
 from service.database import Pool
+from service.deadlines import Deadlines
 from service.heartbeat_writer import HeartbeatWriter
+from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin_hasher import PinHasher
 from service.settings import Settings
-
-
-class Verified(msgspec.Struct, frozen=True):
-    """An access token whose signature was checked: whose it is, and until when (epoch seconds)."""
-
-    account_id: UUID
-    expires: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +23,8 @@ class Context:
     configurations: ConfigCache
     writer: HeartbeatWriter
     pins: PinHasher
+    keys: Keys
     tokens: dict[str, Verified]
+    deadlines: Deadlines
     metrics: Metrics
     now: Callable[[], datetime]

@@ -50,9 +50,9 @@ class Statement(Generic[Row]):
         row = self.row
         return [row(*record) for record in await pool.fetch(self.text, *arguments)]
 
-    async def maybe(self, pool: Pool, *arguments: Any) -> Row | None:
+    async def maybe(self, source: Source, *arguments: Any) -> Row | None:
         """The first row of the answer, if there is one."""
-        record = await pool.fetchrow(self.text, *arguments)
+        record = await source.fetchrow(self.text, *arguments)
         return None if record is None else self.row(*record)
 
     async def one(self, source: Source, *arguments: Any, timeout: float) -> Row:
@@ -127,15 +127,18 @@ async def open_pool(settings: Settings, warmth: Warmth) -> Pool:
     )
 
 
-async def connect(settings: Settings, *, direct: bool = False) -> Connection:
-    """A connection outside the pool, for those who keep theirs for life.
+async def connect(
+    settings: Settings, seconds: float | None = None, *, direct: bool = False
+) -> Connection:
+    """A connection outside the pool, for those who keep theirs for life or need more time.
 
-    `direct` goes around a pooler, to DATABASE_DIRECT_URL where that is set: what one hears of
-    through LISTEN does not come through a pooler that shares connections by the transaction.
+    Its statements may take `seconds`, or as long as a request. `direct` goes around a pooler, to
+    DATABASE_DIRECT_URL where that is set: what one hears of through LISTEN does not come through
+    a pooler that shares connections by the transaction.
     """
     return await asyncpg.connect(
         (settings.database_direct_url if direct else "") or settings.database_url,
-        command_timeout=settings.request_timeout_seconds,
+        command_timeout=seconds or settings.request_timeout_seconds,
         timeout=settings.request_timeout_seconds,
         statement_cache_size=settings.statement_cache_size,
         max_cached_statement_lifetime=0,

@@ -53,17 +53,21 @@ async def _load(settings: Settings) -> bool:
     return row.is_demo
 
 
-def token(secret: str, account_id: UUID, life: timedelta) -> str:
-    """An access token as the platform's sign-in would issue it."""
+def token(secret: str, account_id: UUID, life: timedelta, issuer: str, audience: str) -> str:
+    """An access token as the platform's sign-in would issue it; no empty issuer or audience."""
     now = datetime.now(UTC)
     claims = {"sub": str(account_id), "iat": now, "exp": now + life}
+    named = {"iss": issuer, "aud": audience}
+    claims |= {name: value for name, value in named.items() if value}
     return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def curls(settings: Settings) -> str:
     """Three lines to paste: a heartbeat, the balance, the weekly report."""
     url = f"http://{settings.host}:{settings.port}/api/v1"
-    bearer = f"-H 'Authorization: Bearer {token(settings.jwt_secret, ACCOUNT, timedelta(days=7))}'"
+    week = timedelta(days=7)
+    access = token(settings.jwt_secret, ACCOUNT, week, settings.jwt_issuer, settings.jwt_audience)
+    bearer = f"-H 'Authorization: Bearer {access}'"
     beat = f'{{"profile_id":"{CHILD}","title_id":"{TITLE}","device_id":"tv-1","device_type":"tv"}}'
     return "\n".join(
         (

@@ -1,43 +1,46 @@
 """A request's body, read within bounds, and an answer as JSON."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
+from typing import Any, Final, TypeVar
 
+import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from service import wire
+from service.context import Context
+from service.deadlines import within
 from service.errors import ClientFault
+
+T = TypeVar("T", bound=msgspec.Struct)
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 BODY_MOST: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
+WITH_BODY: Final = ("POST", "PUT")
 CLOSE: Final = {"Connection": "close"}
 
 
 async def body(receive: Receive) -> bytes:
-    """The whole body; raises ClientFault 413 beyond 64 KiB, 408 when it stops coming.
+    """The whole body; raises ClientFault 413 beyond 64 KiB, 400 where it ends early.
 
     The connection is closed with the refusal, so that the rest is never read.
     """
     message = await receive()
+    raw = _part(message)
     if message.get("more_body"):
-        return await _assembled(message, receive)
-    return _bounded(_part(message))
-
-
-async def _assembled(message: Message, receive: Receive) -> bytes:
-    parts = [_part(message)]
-    size = len(parts[0])
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while size <= BODY_MOST and message.get("more_body"):
-                message = await receive()
-                parts.append(_part(message))
-                size += len(parts[-1])
-    except TimeoutError as fault:
-        raise ClientFault(408, "Request body did not arrive in time", CLOSE) from fault
-    return _bounded(b"".join(parts))
+        parts, size = [raw], len(raw)
+        while size <= BODY_MOST and message.get("more_body"):
+            message = await receive()
+            parts.append(_part(message))
+            size += len(parts[-1])
+        raw = b"".join(parts)
+    if len(raw) > BODY_MOST:
+        raise ClientFault(413, "Request body too large", CLOSE)
+    return raw
 
 
 def _part(message: Message) -> bytes:
@@ -47,10 +50,35 @@ def _part(message: Message) -> bytes:
     return part
 
 
-def _bounded(raw: bytes) -> bytes:
-    if len(raw) > BODY_MOST:
-        raise ClientFault(413, "Request body too large", CLOSE)
-    return raw
+def slow_body() -> ClientFault:
+    """What a body that stops coming is answered."""
+    return ClientFault(408, "Request body did not arrive in time", CLOSE)
+
+
+def read(request: Request, kind: wire.Body[T]) -> T:
+    """The body that came with a request; raises MalformedJson, FieldFault."""
+    return kind.read(request.state.body, request.headers.get("content-type"))
+
+
+def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
+    """An endpoint that has its body when it starts, and must end in time.
+
+    `seconds` are the endpoint's own, else it has REQUEST_TIMEOUT_SECONDS. Raises TimeoutError.
+    """
+
+    @wraps(endpoint)
+    async def within_time(request: Request) -> Response:
+        if request.method in WITH_BODY:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    request.state.body = await body(request.receive)
+            except TimeoutError as fault:
+                raise slow_body() from fault
+        context: Context = request.state.context
+        most = seconds or context.settings.request_timeout_seconds
+        return await within(most, endpoint(request))
+
+    return within_time
 
 
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import asyncpg
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,6 +47,9 @@ async def unavailable(request: Request, fault: Exception) -> Response:
     """The database is not there: said once in the log, and to be tried again."""
     context: Context = request.state.context
     context.metrics.faults += 1
+    if isinstance(fault, asyncpg.ReadOnlySQLTransactionError):
+        # The server has handed over to another: every connection of the pool looks for it.
+        await context.pool.expire_connections()
     fields = {"path": request.url.path, "error": f"{type(fault).__name__}: {fault}"}
     logger.error("database_unavailable", extra={"fields": fields})
     return _try_again(1)

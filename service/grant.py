@@ -12,7 +12,7 @@ from service import auth, rules, wire
 from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault, RuleFault
-from service.exchange import body, reply
+from service.exchange import read, reply
 from service.pin_attempt import Pin, attempt, unhurried
 
 
@@ -46,8 +46,8 @@ class Grant(msgspec.Struct, frozen=True):
 async def grant(request: Request) -> Response:
     """POST /grant: lowers today's used seconds, or lifts today's limit."""
     context: Context = request.state.context
-    wanted = BODY.read(await body(request.receive), request.headers.get("content-type"))
-    account_id = auth.account(request)
+    wanted = read(request, BODY)
+    account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     mark = await _confirmed(context, account_id, profile_id, wanted)
     configuration = (await context.configurations.get(account_id, profile_id)).configuration

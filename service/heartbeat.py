@@ -5,6 +5,8 @@ bytes, which saves a Request and a Response for every beat.
 """
 
 import logging
+import re
+from hashlib import blake2b
 from time import monotonic
 from typing import Annotated, Final, Literal
 from uuid import UUID, uuid4
@@ -15,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from service import auth, rules, wire
 from service.context import Context
-from service.errors import ClientFault, Overloaded
-from service.exchange import body
+from service.errors import ClientFault, FieldFault, Overloaded
+from service.exchange import body, slow_body
 from service.heartbeat_writer import Beat
 
 logger = logging.getLogger("viewing_time.heartbeat")
@@ -44,6 +46,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 BODY: Final = wire.Body(HeartbeatBody)
+KEY: Final = re.compile(rb"[\x21-\x7e]{1,64}")
 
 
 class Heartbeat:
@@ -52,19 +55,27 @@ class Heartbeat:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: Context = scope["state"]["context"]
         begun = monotonic()
-        authorization = content_type = None
+        authorization = content_type = key = None
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value.decode("latin-1")
             elif name == b"content-type":
                 content_type = value.decode("latin-1")
-        wanted = BODY.read(await body(receive), content_type)
-        account_id = auth.bearer(context, authorization)
+            elif name == b"idempotency-key":
+                key = value
+        wanted = None
         try:
-            verdict = await _verdict(context, account_id, wanted)
+            with context.deadlines.watch():
+                wanted = BODY.read(await body(receive), content_type)
+                mark = None if key is None else _mark(wanted, key)
+                caller = auth.bearer(context, authorization)
+                account_id = caller or await auth.verified(context, authorization)
+                verdict = await _verdict(context, account_id, wanted, mark)
         except (ClientFault, Overloaded):
             raise
         except Exception as error:
+            if wanted is None:
+                raise slow_body() from error
             verdict = _blocked(context, wanted, error)
         ended = monotonic()
         context.metrics.heartbeats.add(ended, ended - begun)
@@ -73,12 +84,28 @@ class Heartbeat:
         await send({"type": "http.response.body", "body": answer})
 
 
-async def _verdict(context: Context, account_id: UUID, wanted: HeartbeatBody) -> Verdict:
+def _mark(wanted: HeartbeatBody, key: bytes) -> UUID:
+    """What is kept of an idempotency key: its hash together with the profile's id.
+
+    A first beat's session has this id, so its repetition finds the session that its sender has
+    not heard of yet. Raises FieldFault for what is not 1 to 64 visible ASCII characters.
+    """
+    if not KEY.fullmatch(key):
+        msg = "Idempotency-Key should be 1 to 64 visible ASCII characters"
+        loc: list[str | int] = ["header", "idempotency-key"]
+        raise FieldFault("string_pattern_mismatch", loc, msg, None)
+    digest = blake2b(key, digest_size=16, key=wanted.profile_id.bytes).digest()
+    return UUID(bytes=digest, version=4)
+
+
+async def _verdict(
+    context: Context, account_id: UUID, wanted: HeartbeatBody, mark: UUID | None
+) -> Verdict:
     """Records the beat and judges the balance that came back from it."""
     known = await context.configurations.get(account_id, wanted.profile_id)
     configuration = known.configuration
     day = rules.viewing_day(configuration, context.now())
-    session_id = wanted.session_id or uuid4()
+    session_id = wanted.session_id or mark or uuid4()
     recorded = await context.writer.record(
         Beat(
             wanted.profile_id,
@@ -91,6 +118,7 @@ async def _verdict(context: Context, account_id: UUID, wanted: HeartbeatBody) ->
             wanted.is_paused,
             day,
             configuration.educational_exempt,
+            mark,
         )
     )
     used = recorded.used_seconds

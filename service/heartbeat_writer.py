@@ -37,6 +37,7 @@ class Beat(NamedTuple):
     paused: bool
     day: date
     exempt: bool
+    mark: UUID | None
 
 
 class Recorded(NamedTuple):
@@ -64,6 +65,7 @@ REFUSALS: Final = {
     3: (404, "Title not found"),
     4: (404, "Session not found"),
     5: (403, "Session does not belong to this profile"),
+    6: (422, "Idempotency-Key has been used before"),
 }
 
 Waiting = tuple[Beat, asyncio.Future[Recorded]]
@@ -132,12 +134,15 @@ class HeartbeatWriter:
                     wake = asyncio.get_running_loop().create_future()
                     self._idle.append(wake)
                     await wake
-                batch = list(islice(self._ready.values(), self._settings.heartbeat_batch_max))
-                for beat, _ in batch:
+                taken = list(islice(self._ready.values(), self._settings.heartbeat_batch_max))
+                for beat, _ in taken:
                     del self._ready[beat.profile_id]
                     self._busy.add(beat.profile_id)
-                connection = await self._write(connection, batch)
-                self._release(batch)
+                # Whoever was told `blocked` while the beat still waited is not charged for it.
+                batch = [waiting for waiting in taken if not waiting[1].cancelled()]
+                if batch:
+                    connection = await self._write(connection, batch)
+                self._release(taken)
         finally:
             connection.terminate()
 
@@ -154,7 +159,9 @@ class HeartbeatWriter:
         if self._ready:
             self._wake()
 
-    async def _write(self, connection: Connection, batch: list[Waiting]) -> Connection:
+    async def _write(
+        self, connection: Connection, batch: list[Waiting], again: bool = True
+    ) -> Connection:
         """Writes a batch, answers each of its beats, and gives back a connection to go on with.
 
         When the server says that the statement failed, nothing of it was applied: each beat is
@@ -165,13 +172,21 @@ class HeartbeatWriter:
             if connection.is_closed():
                 connection = await self._open()
             await self._send(connection, batch)
+        except asyncpg.ReadOnlySQLTransactionError as error:
+            # The server has handed over to another: there the whole batch is as good as new.
+            connection.terminate()
+            if again:
+                return await self._write(connection, batch, again=False)
+            _fail(batch, error)
         except asyncpg.PostgresError as error:
-            if connection.is_closed() or len(batch) == 1:
+            repeats = again and isinstance(error, asyncpg.UniqueViolationError)
+            if connection.is_closed() or (len(batch) == 1 and not repeats):
                 _fail(batch, error)
-            else:
-                logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, batch)})
-                for waiting in batch:
-                    connection = await self._write(connection, [waiting])
+                return connection
+            logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, batch)})
+            for waiting in batch:
+                # A session that another instance has just started is visible the second time.
+                connection = await self._write(connection, [waiting], again=len(batch) > 1)
         except (*UNAVAILABLE, asyncpg.InternalClientError) as error:
             _fail(batch, error)
             connection.terminate()

@@ -62,7 +62,7 @@ class History(msgspec.Struct, frozen=True):
 async def history(request: Request) -> Response:
     """GET /history?from_date&to_date: sessions by UTC day, newest first, 500 at most."""
     context: Context = request.state.context
-    account_id = auth.account(request)
+    account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     from_date = wire.query_date(request.query_params, "from_date")
     to_date = wire.query_date(request.query_params, "to_date")

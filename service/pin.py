@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Annotated, Final
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -12,8 +13,9 @@ from service import auth, wire
 from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault
-from service.exchange import body, reply
+from service.exchange import read, reply
 from service.pin_attempt import Pin, attempt, unhurried
+from service.pin_hasher import Turn
 
 
 class SetBody(msgspec.Struct):
@@ -50,6 +52,9 @@ SET: Final = Statement("pin_set", SetRow)
 RESET: Final = Statement("pin_reset", SetRow)
 PASSWORD: Final = Statement("account_password", PasswordRow)
 
+WRONG_CURRENT: Final = "Current PIN is incorrect"
+WRONG_PASSWORD: Final = "Incorrect account password"  # noqa: S105 (a sentence, no secret)
+
 SET_BODY: Final = wire.Body(SetBody)
 VERIFY_BODY: Final = wire.Body(VerifyBody)
 RESET_BODY: Final = wire.Body(ResetBody)
@@ -63,37 +68,43 @@ class PinStatus(msgspec.Struct, frozen=True):
 async def pin_status(request: Request) -> Response:
     """GET /pin/status: has the account a PIN, and until when is it locked?"""
     context: Context = request.state.context
-    row = auth.active(await STATUS.maybe(context.pool, auth.account(request), context.now()))
+    row = auth.active(await STATUS.maybe(context.pool, await auth.account(request), context.now()))
     return reply(PinStatus(row.has_pin, row.locked_until))
 
 
 async def pin_set(request: Request) -> Response:
     """POST /pin: sets the first PIN, or a new one in exchange for the current one."""
     context: Context = request.state.context
-    wanted = SET_BODY.read(await body(request.receive), request.headers.get("content-type"))
-    account_id = auth.account(request)
     async with unhurried():
+        wanted = read(request, SET_BODY)
+        account_id = await auth.account(request)
         with context.pins.admit() as turn:
-            old_hash = None
             row = auth.active(await STATUS.maybe(context.pool, account_id, context.now()))
+            old_hash = None
             if row.has_pin:
-                if wanted.current_pin is None:
-                    raise ClientFault(400, "Current PIN required to change existing PIN")
-                old_hash = await attempt(context, turn, account_id, None, wanted.current_pin)
-                if old_hash is None:
-                    raise ClientFault(400, "Current PIN is incorrect")
+                old_hash = await _proven(context, turn, account_id, wanted.current_pin)
             new_hash = await turn.hash(wanted.new_pin)
         if await SET.maybe(context.pool, account_id, old_hash, new_hash) is None:
-            raise ClientFault(400, "Current PIN is incorrect")
+            raise ClientFault(400, WRONG_CURRENT)
     return reply({"detail": "PIN set successfully"})
+
+
+async def _proven(context: Context, turn: Turn, account_id: UUID, pin: str | None) -> str:
+    """The hash that the current PIN was right for; raises ClientFault 400."""
+    if pin is None:
+        raise ClientFault(400, "Current PIN required to change existing PIN")
+    pin_hash = await attempt(context, turn, account_id, None, pin)
+    if pin_hash is None:
+        raise ClientFault(400, WRONG_CURRENT)
+    return pin_hash
 
 
 async def pin_verify(request: Request) -> Response:
     """POST /pin/verify: a PIN token of five minutes for the right PIN."""
     context: Context = request.state.context
     async with unhurried():
-        entered = VERIFY_BODY.read(await body(request.receive), request.headers.get("content-type"))
-        account_id = auth.account(request)
+        entered = read(request, VERIFY_BODY)
+        account_id = await auth.account(request)
         with context.pins.admit() as turn:
             pin_hash = await attempt(context, turn, account_id, None, entered.pin)
         if pin_hash is None:
@@ -104,15 +115,14 @@ async def pin_verify(request: Request) -> Response:
 async def pin_reset(request: Request) -> Response:
     """POST /pin/reset: a new PIN in exchange for the account's password; lifts a lock."""
     context: Context = request.state.context
-    wanted = RESET_BODY.read(await body(request.receive), request.headers.get("content-type"))
-    account_id = auth.account(request)
     async with unhurried():
+        wanted = read(request, RESET_BODY)
+        account_id = await auth.account(request)
         with context.pins.admit() as turn:
             row = auth.active(await PASSWORD.maybe(context.pool, account_id))
             if not await turn.verify(wanted.password, row.password_hash):
-                raise ClientFault(401, "Incorrect account password")
+                raise ClientFault(401, WRONG_PASSWORD)
             new_hash = await turn.hash(wanted.new_pin)
-        reset = await RESET.maybe(context.pool, account_id, row.password_hash, new_hash)
-        if reset is None:
-            raise ClientFault(401, "Incorrect account password")
+        if await RESET.maybe(context.pool, account_id, row.password_hash, new_hash) is None:
+            raise ClientFault(401, WRONG_PASSWORD)
     return reply({"detail": "PIN reset successfully"})

@@ -1,6 +1,5 @@
 """The rules of viewing time: pure, no I/O, no clock. Times are UTC, amounts are seconds."""
 
-from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
@@ -102,8 +101,3 @@ def verdict(limit: int | None, used_seconds: int, override: bool) -> Verdict:
     if remaining <= WARNING_MINUTES[0] * 60:
         return Verdict("warning_15", remaining)
     return Verdict("allowed", remaining)
-
-
-def week_limit_seconds(configuration: Configuration, days: Sequence[date]) -> int:
-    """The sum of the limits of `days` in seconds; an unlimited day adds nothing."""
-    return sum(60 * (limit_minutes(configuration, day) or 0) for day in days)

@@ -4,14 +4,20 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.app import application
+from service.app import Service, application
 from service.settings import Settings
+
+HEAD_MOST: Final = 64 * 1024
+HEAD_SECONDS: Final = 10.0
+# Longer than the 30 seconds between two beats, so that a player keeps its connection.
+KEEP_ALIVE_SECONDS: Final = 75
 
 
 class PortTaken(Exception):
@@ -37,9 +43,13 @@ class Corked:
             return
         self._transport.write(data)
 
-    def close(self) -> None:
+    def flush(self) -> None:
+        """Sends a head that no body followed: the answer to HEAD."""
         if self._head:
             self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -47,23 +57,70 @@ class Corked:
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 over a corked transport."""
+    """HTTP/1.1 over a corked transport, with an end to what a client may send before its request.
+
+    The parser itself takes a head of any length at any pace.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Corked(transport))  # type: ignore[arg-type]
+        self._head = 0
+        self._patience = self.loop.call_later(HEAD_SECONDS, self._look, 0)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._head = 0
+            return
+        self._head += len(data)
+        if self._head > HEAD_MOST and not self.transport.is_closing():
+            self.send_400_response("Request head too large")
+
+    def on_response_complete(self) -> None:
+        cast(Corked, self.transport).flush()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
+        super().connection_lost(exc)
+
+    def _look(self, before: int) -> None:
+        """Closes a connection whose head was already begun at the last look."""
+        if before and self._head >= before:
+            self.transport.close()
+        else:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self._look, self._head)
 
 
 class Server(uvicorn.Server):
-    """Says that it is ready once it answers."""
+    """Says that it is ready once it answers; drains before it stops.
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    A SIGTERM comes from whoever balances the load: for SHUTDOWN_DRAIN_SECONDS the process says that
+    it is not ready and ends each connection with its answer, so that nobody's request meets a
+    closed door. A second signal, or Ctrl-C, stops at once.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, service: Service, drain: float, ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._service = service
+        self._drain = drain
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         if self.started:
             self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and self.started and not self._service.draining:
+            self._service.draining = True
+            stop = partial(super().handle_exit, sig, frame)
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._drain, stop)
+        else:
+            super().handle_exit(sig, frame)
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -90,8 +147,9 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[], None]
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
+    service = application(settings)
     config = uvicorn.Config(
-        application(settings),
+        service,
         loop="uvloop",
         http=Protocol,
         ws="none",
@@ -101,9 +159,10 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[], None]
         server_header=False,
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=settings.forwarded_allow_ips or None,
-        timeout_graceful_shutdown=int(settings.shutdown_grace_seconds),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_seconds / 2)),
     )
-    server = Server(config, ready)
+    server = Server(config, service, settings.shutdown_drain_seconds, ready)
     server.run(sockets=[listener])
     return server.started
 

@@ -35,7 +35,7 @@ class SessionEnd(msgspec.Struct, frozen=True):
 async def session_end(request: Request) -> Response:
     """POST /session/{session_id}/end: ends a session; again moves its end."""
     context: Context = request.state.context
-    account_id = auth.account(request)
+    account_id = await auth.account(request)
     session_id = wire.path_uuid(request.path_params["session_id"], "session_id")
     row = auth.active(await END.maybe(context.pool, account_id, session_id, context.now()))
     if not row.is_known:

@@ -1,13 +1,17 @@
-"""What the operator decides: read from the environment (and `.env`) once, at start.
+"""What the operator decides: read from the environment once, at start.
 
 Every wrong value is reported in the same run, one sentence each, and the process does not start.
+A secret may stand in a file instead: `JWT_SECRET_FILE=/run/secrets/jwt` for `JWT_SECRET`.
 """
 
+import contextlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import jwt
 import msgspec
 
 
@@ -25,6 +29,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
     database_direct_url: str = ""
     jwt_secret: str
+    jwt_secret_previous: str = ""
+    jwt_jwks_url: str = ""
+    jwt_jwks_file: str = ""
+    jwt_jwks_refresh_seconds: float = 300.0
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_leeway_seconds: float = 0.0
     jwt_require_exp: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
@@ -42,16 +53,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "INFO"
     request_timeout_seconds: float = 2.0
     shutdown_grace_seconds: float = 10.0
+    shutdown_drain_seconds: float = 1.0
     forwarded_allow_ips: str = ""
 
 
-MASKED: Final = frozenset({"database_url", "database_direct_url", "jwt_secret"})
+REQUIRED: Final = ("database_url", "jwt_secret")
+MASKED: Final = frozenset(
+    {"database_url", "database_direct_url", "jwt_secret", "jwt_secret_previous"}
+)
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
             raise ValueError(f"must be a whole number from {low} to {high}")
         return int(text)
 
@@ -89,20 +104,45 @@ def _origins(text: str) -> tuple[str, ...]:
     for origin in origins:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
-            raise ValueError(f"must be origins like https://tv.example, not {origin!r}")
+            raise ValueError("must be origins like https://tv.example, separated by commas")
     return origins
 
 
 def _database(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("postgresql", "postgres") or not text.startswith(f"{parts.scheme}://"):
-        raise ValueError("must look like postgresql://user:password@host:5432/database")
-    return text
+    with contextlib.suppress(ValueError):  # a port that is no number, half an IPv6 address
+        parts = urlsplit(text)
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{host}").port
+        if text.startswith(("postgresql://", "postgres://")):
+            return text
+    raise ValueError("must look like postgresql://user:password@host:5432/database")
 
 
 def _secret(text: str) -> str:
+    """A public key is no secret: whoever has it could sign tokens."""
     if len(text.encode()) < 32:
         raise ValueError("must be at least 32 characters long")
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(text)
+    except jwt.InvalidKeyError as fault:
+        raise ValueError("must be a secret, not a key or a certificate") from fault
+    return text
+
+
+def _web_address(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        is_web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if is_web and parts.username is None:
+            return text
+    raise ValueError("must look like https://accounts.example/.well-known/jwks.json")
+
+
+def _file(text: str) -> str:
+    try:
+        Path(text).open("rb").close()
+    except (OSError, ValueError) as fault:
+        raise ValueError("must name a file that can be read") from fault
     return text
 
 
@@ -114,6 +154,13 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "database_url": _database,
     "database_direct_url": _database,
     "jwt_secret": _secret,
+    "jwt_secret_previous": _secret,
+    "jwt_jwks_url": _web_address,
+    "jwt_jwks_file": _file,
+    "jwt_jwks_refresh_seconds": _seconds(1, 86_400),
+    "jwt_issuer": _text,
+    "jwt_audience": _text,
+    "jwt_leeway_seconds": _seconds(0, 300),
     "jwt_require_exp": _flag,
     "host": _text,
     "port": _whole(0, 65_535),
@@ -131,8 +178,37 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "log_level": _level,
     "request_timeout_seconds": _seconds(0.05, 600),
     "shutdown_grace_seconds": _seconds(0, 600),
+    "shutdown_drain_seconds": _seconds(0, 600),
     "forwarded_allow_ips": _text,
 }
+
+
+def setting(name: str, environment: Mapping[str, str]) -> object:
+    """The value of one field; None where it is absent. Raises ValueError with a sentence."""
+    variable = name.upper()
+    text = environment.get(variable, "").strip()
+    path = environment.get(f"{variable}_FILE", "").strip() if name in MASKED else ""
+    if text and path:
+        raise ValueError(f"{variable} and {variable}_FILE must not both be set.")
+    if path:
+        text = _content(f"{variable}_FILE", path)
+    if not text:
+        return None
+    try:
+        return READERS[name](text)
+    except ValueError as fault:
+        given = "" if name in MASKED else f", not {text[:80]!r}"
+        raise ValueError(f"{variable} {fault}{given}.") from fault
+
+
+def _content(variable: str, path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as fault:
+        raise ValueError(f"{variable} must name a file of text that can be read.") from fault
+    if not text:
+        raise ValueError(f"{variable} names a file that is empty.")
+    return text
 
 
 def read(environment: Mapping[str, str]) -> Settings:
@@ -142,46 +218,27 @@ def read(environment: Mapping[str, str]) -> Settings:
     """
     values: dict[str, object] = {}
     faults: list[str] = []
-    for name, reader in READERS.items():
-        text = environment.get(name.upper(), "").strip()
-        if not text:
-            continue
+    for name in READERS:
         try:
-            values[name] = reader(text)
+            value = setting(name, environment)
         except ValueError as fault:
-            faults.append(f"{name.upper()} {fault}.")
-    faults += [
-        f"{name.upper()} must be set."
-        for name in ("database_url", "jwt_secret")
-        if not environment.get(name.upper(), "").strip()
-    ]
-    if not faults:
-        settings = msgspec.convert(values, Settings)
-        if settings.pool_min_size <= settings.pool_max_size:
-            return settings
+            faults.append(str(fault))
+            continue
+        if value is not None:
+            values[name] = value
+        elif name in REQUIRED:
+            faults.append(f"{name.upper()} must be set.")
+    settings = msgspec.convert({**dict.fromkeys(REQUIRED, ""), **values}, Settings)
+    if settings.pool_min_size > settings.pool_max_size:
         faults.append("POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.")
-    raise SettingsError(faults)
+    if settings.jwt_jwks_url and settings.jwt_jwks_file:
+        faults.append("JWT_JWKS_URL and JWT_JWKS_FILE must not both be set.")
+    if faults:
+        raise SettingsError(faults)
+    return settings
 
 
 def masked(settings: Settings) -> dict[str, object]:
     """The settings as they may stand in a log line: secrets replaced by stars."""
     shown: dict[str, object] = msgspec.to_builtins(settings)
     return {name: "***" if name in MASKED else value for name, value in shown.items()}
-
-
-def dotenv(path: Path) -> dict[str, str]:
-    """The `NAME=value` lines of a `.env` file; none where there is no file.
-
-    Quotes around a value are taken off, `#` starts a comment line, `export ` is allowed.
-    """
-    if not path.is_file():
-        return {}
-    pairs: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if equals and not name.startswith("#"):
-            value = value.strip()
-            if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-                value = value[1:-1]
-            pairs[name.strip()] = value
-    return pairs

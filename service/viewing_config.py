@@ -14,7 +14,7 @@ from service.config_cache import LOAD, ConfigurationRow
 from service.context import Context
 from service.database import Statement
 from service.errors import FieldFault, RuleFault
-from service.exchange import body, reply
+from service.exchange import read, reply
 
 
 class ConfigurationBody(msgspec.Struct):
@@ -60,7 +60,7 @@ class ViewingConfiguration(msgspec.Struct, frozen=True):
 async def viewing_config(request: Request) -> Response:
     """GET the configuration; the defaults are stored on the first read."""
     context: Context = request.state.context
-    account_id = auth.account(request)
+    account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
     row = auth.owned(
@@ -72,8 +72,8 @@ async def viewing_config(request: Request) -> Response:
 async def viewing_config_update(request: Request) -> Response:
     """PUT any subset of the configuration; in force with the next heartbeat, everywhere."""
     context: Context = request.state.context
-    wanted = BODY.read(await body(request.receive), request.headers.get("content-type"))
-    account_id = auth.account(request)
+    wanted = read(request, BODY)
+    account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     mark = _permitted(context, account_id, wanted)
     row = auth.owned(

@@ -21,7 +21,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 Loc = tuple[str, ...]
 Reader = Callable[[object, Loc], object]
 
-SECRET: Final = frozenset({"pin", "new_pin", "current_pin", "password", "pin_token"})
+SECRET: Final = frozenset(
+    {"pin", "new_pin", "current_pin", "password", "password_hash", "pin_token"}
+)
 ECHO_MAX: Final = 256
 REFUSED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 

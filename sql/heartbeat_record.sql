@@ -10,11 +10,12 @@
 -- $8  paused bool[]              the player stands still
 -- $9  days date[]                the viewing day by the cached configuration
 -- $10 exempt bool[]              educational titles do not use up the limit
--- $11 now timestamptz            the moment of this statement
+-- $11 marks uuid[]               of the beats' idempotency keys; null: the beat has none
+-- $12 now timestamptz            the moment of this statement
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
---                                5 session of another profile
+--                                5 session of another profile, 6 key used on an earlier day
 -- row: educational bool[]        the title is educational (null where refused before the title)
 -- row: children uuid[]           child profiles with a balance, in step with the next two
 -- row: used_seconds int4[]       today's balance after this beat
@@ -28,6 +29,10 @@
 -- new session ends the open ones through a function, because only a function's own statement
 -- sees what another transaction committed after this statement began.
 -- A paused stretch counts for its first 300 seconds, playing or not: one expression serves both.
+-- A beat whose mark the session has kept, or whose session exists though it starts one (the
+-- caller made the session's id from the key), has been recorded before: it changes nothing and is
+-- answered from the rows as they are. A session keeps its latest 8 marks, in a column without an
+-- index.
 -- Balances add in the upsert itself (`uq_vtb_profile_date` decides), never read and write back.
 -- A balance's id is made from what is unique about it: a random one would be drawn for every
 -- beat and thrown away by all but the day's first.
@@ -42,6 +47,7 @@ with asked as materialized (
         b.device_type,
         b.paused,
         b.day,
+        b.mark,
         p.is_kids,
         t.is_educational,
         t.is_educational and b.exempt as is_exempt,
@@ -53,10 +59,10 @@ with asked as materialized (
         end as refusal
     from unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bool[], $6::text[], $7::text[],
-        $8::bool[], $9::date[], $10::bool[]
+        $8::bool[], $9::date[], $10::bool[], $11::uuid[]
     ) with ordinality as b (
         profile_id, account_id, title_id, session_id, starts, device_id, device_type,
-        paused, day, exempt, beat
+        paused, day, exempt, mark, beat
     )
     left join users as u on u.id = b.account_id
     left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
@@ -69,34 +75,39 @@ held as materialized (
         a.profile_id,
         a.title_id,
         a.session_id,
-        a.starts,
+        a.starts and s.id is null as starts,
         a.device_id,
         a.device_type,
         a.paused,
         a.day,
+        a.mark,
         a.is_kids,
         a.is_educational,
         a.is_exempt,
         case
-            when a.refusal <> 0 or a.starts or s.id is not null then a.refusal
+            when a.refusal <> 0 then a.refusal
+            when a.starts and s.started_at < $12::timestamptz - interval '1 day' then 6
+            when a.starts or s.id is not null then 0
             when exists (select from viewing_sessions as x where x.id = a.session_id) then 5
             else 4
         end as refusal,
+        s.id is not null and (a.starts or coalesce(a.mark = any (s.recent_marks), false))
+            as is_repeated,
         case
-            when s.paused_at is null or $11::timestamptz - s.paused_at <= interval '300 seconds'
+            when a.starts and s.id is not null or a.mark = any (s.recent_marks) then 0
+            when s.paused_at is null or $12::timestamptz - s.paused_at <= interval '300 seconds'
             then 30
             else 0
         end as seconds,
         case
-            when a.starts and a.refusal = 0
-            then viewing_sessions_end_open(a.profile_id, $11::timestamptz)
+            when a.starts and a.refusal = 0 and s.id is null
+            then viewing_sessions_end_open(a.profile_id, $12::timestamptz)
         end as ended
     from asked as a
     left join lateral (
-        select s.id, s.paused_at
+        select s.id, s.started_at, s.paused_at, s.recent_marks
         from viewing_sessions as s
         where a.refusal = 0
-            and not a.starts
             and s.id = a.session_id
             and s.profile_id = a.profile_id
         for no key update
@@ -105,16 +116,20 @@ held as materialized (
 continued as (
     update viewing_sessions as s
     set
-        last_heartbeat_at = $11::timestamptz,
+        last_heartbeat_at = $12::timestamptz,
         total_seconds = s.total_seconds + h.seconds,
-        paused_at = case when h.paused then coalesce(s.paused_at, $11::timestamptz) end
+        paused_at = case when h.paused then coalesce(s.paused_at, $12::timestamptz) end,
+        recent_marks = case
+            when h.mark is null then s.recent_marks
+            else (array_prepend(h.mark, s.recent_marks))[1:8]
+        end
     from held as h
-    where h.refusal = 0 and not h.starts and s.id = h.session_id
+    where h.refusal = 0 and not h.starts and not h.is_repeated and s.id = h.session_id
 ),
 started as (
     insert into viewing_sessions (
         id, profile_id, title_id, device_id, device_type, is_educational, started_at,
-        last_heartbeat_at, ended_at, total_seconds, paused_at
+        last_heartbeat_at, ended_at, total_seconds, paused_at, recent_marks
     )
     select
         h.session_id,
@@ -123,11 +138,12 @@ started as (
         h.device_id,
         h.device_type,
         h.is_educational,
-        $11::timestamptz,
-        $11::timestamptz,
+        $12::timestamptz,
+        $12::timestamptz,
         null,
         h.seconds,
-        case when h.paused then $11::timestamptz end
+        case when h.paused then $12::timestamptz end,
+        case when h.mark is not null then array[h.mark] end
     from held as h
     where h.refusal = 0 and h.starts
 ),
@@ -143,7 +159,7 @@ balance as (
         case when h.is_exempt then 0 else h.seconds end,
         case when h.is_exempt then h.seconds else 0 end,
         false,
-        $11::timestamptz
+        $12::timestamptz
     from held as h
     where h.refusal = 0 and h.is_kids
     order by h.profile_id

@@ -68,7 +68,7 @@ def authorization(caller: str | Caller, secret: str, now: datetime) -> str | Non
         for name, value in (claims | caller.claims).items()
         if name not in caller.without
     }
-    key = None if caller.alg == "none" else caller.secret or secret
+    key = "" if caller.alg == "none" else caller.secret or secret
     with warnings.catch_warnings():
         # A key too short for the algorithm is what some scenarios are about.
         warnings.simplefilter("ignore", InsecureKeyLengthWarning)

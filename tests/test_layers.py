@@ -27,14 +27,15 @@ LAYERS = [
         "faults",
     ],
     ["pin_attempt"],
-    ["auth"],
+    ["auth", "exchange"],
     ["context"],
-    ["heartbeat_writer", "config_cache", "pin_hasher"],
+    ["heartbeat_writer", "config_cache", "pin_hasher", "keys"],
     ["migrate"],
-    ["database", "embedded"],
-    ["exchange"],
-    ["rules", "wire"],
-    ["errors", "settings", "metrics", "logs"],
+    ["database", "embedded", "jwks"],
+    ["report_page"],
+    ["week", "dates", "negotiation"],
+    ["rules", "wire", "dotenv"],
+    ["errors", "deadlines", "settings", "metrics", "logs"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

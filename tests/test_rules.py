@@ -117,13 +117,6 @@ def test_verdict(
     assert rules.verdict(limit, used, override) == (enforcement, remaining)
 
 
-def test_a_week_of_limits_counts_an_unlimited_day_as_nothing() -> None:
-    week = [date(2026, 11, 16) + timedelta(days=n) for n in range(7)]
-    assert rules.week_limit_seconds(DEFAULTS, week) == 60 * (5 * 120 + 2 * 180)
-    unlimited = msgspec.structs.replace(DEFAULTS, weekday_limit_minutes=None)
-    assert rules.week_limit_seconds(unlimited, week) == 60 * 2 * 180
-
-
 @pytest.mark.parametrize("name", ["", "'UTC'", "Mars/Base", "../UTC", "/etc/passwd", "a" * 300])
 def test_what_is_no_zone(name: str) -> None:
     assert rules.zone(name) is None

@@ -1,0 +1,42 @@
+"""Settings for one machine: the `NAME=value` lines of a `.env` file."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from service.settings import SettingsError
+
+QUOTED: Final = re.compile(r"""(["'])(.*?)\1(?:\s+#.*)?""")
+
+
+def dotenv(path: Path) -> dict[str, str]:
+    """The `NAME=value` lines of a `.env` file; none where there is no file.
+
+    `export ` may come first; quotes around a value are taken off; `#` starts a comment at the
+    start of a line and after a blank. Raises SettingsError with every line that is none of this.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as fault:
+        raise SettingsError([f"{path} must be a file of text that can be read."]) from fault
+    pairs: dict[str, str] = {}
+    faults: list[str] = []
+    for number, line in enumerate(lines, 1):
+        name, equals, value = line.partition("=")
+        name = name.strip().removeprefix("export ").strip()
+        quoted = QUOTED.fullmatch(value.strip())
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if not equals or not name.isidentifier():
+            faults.append(f"{path}, line {number}, must be NAME=value.")
+        elif quoted:
+            pairs[name] = quoted[2]
+        elif value.strip().startswith(("'", '"')):
+            faults.append(f"{path}, line {number}, must close its quotes.")
+        else:
+            pairs[name] = re.sub(r"\s#.*", "", value).strip()
+    if faults:
+        raise SettingsError(faults)
+    return pairs

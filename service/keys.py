@@ -1,0 +1,171 @@
+"""The keys that access tokens are signed with: our secrets, and what the platform publishes.
+
+A published set (RFC 7517) is read at start and then over and over in the background; whatever a
+reading meets, the keys at hand stay. A key verifies one algorithm, its own: the token's header
+only picks among the keys, so a public key is never taken for a secret.
+"""
+
+import asyncio
+import logging
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+import jwt
+import msgspec
+from jwt import PyJWK
+
+from service.jwks import ALGORITHMS, FETCH_SECONDS, Jwk, Unreadable, read_published
+from service.settings import Settings
+
+logger = logging.getLogger("viewing_time.keys")
+
+WAIT_SECONDS: Final = 2.0
+UNKNOWN_KEY_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+# The claims mean something to `auth` only, which has the clock.
+UNCHECKED: Final = ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """The claims of a token, and the published key that signed it; None for a secret."""
+
+    claims: dict[str, Any]
+    signer: Jwk | None
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """An accepted access token: whose it is, until when (epoch seconds), on whose word."""
+
+    account_id: UUID
+    expires: float
+    signer: Jwk | None
+
+
+class UnknownKey(jwt.InvalidTokenError):
+    """A key that may have been published since the last reading."""
+
+
+class Keys:
+    """The keys of one process; `tokens` loses what a key signed once that key is gone."""
+
+    def __init__(self, settings: Settings, tokens: dict[str, Verified]) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        secrets = (settings.jwt_secret, settings.jwt_secret_previous)
+        self._secrets = [(None, _secret(text)) for text in secrets if text]
+        self._published: dict[Jwk, PyJWK] = {}
+        self._reading: asyncio.Task[bool] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._read_for_unknown = -UNKNOWN_KEY_SECONDS
+
+    async def start(self) -> None:
+        """Reads the published keys, if there are any; goes on without them after 5 seconds."""
+        if self._settings.jwt_jwks_url or self._settings.jwt_jwks_file:
+            self._keeper = asyncio.create_task(self._keep_reading())
+            await asyncio.wait({self._read()}, timeout=FETCH_SECONDS)
+
+    async def stop(self) -> None:
+        tasks = [task for task in (self._keeper, self._reading) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def own(self, token: str) -> dict[str, Any]:
+        """The claims of a token signed with a secret; raises jwt.InvalidTokenError."""
+        return _signed(token, self._secrets).claims
+
+    async def signed(self, token: str) -> Signed:
+        """The claims of a token signed with any key; raises jwt.InvalidTokenError.
+
+        An unknown key is waited for, 2 seconds at most: for the reading that is under way, or for
+        one of its own, at most one a minute.
+        """
+        try:
+            return self._signed(token)
+        except UnknownKey:
+            await self._look_for_unknown()
+        return self._signed(token)
+
+    def _signed(self, token: str) -> Signed:
+        try:
+            return _signed(token, [*self._secrets, *self._published.items()])
+        except jwt.InvalidSignatureError:
+            header = jwt.get_unverified_header(token)
+            kids = {jwk.kid for jwk in self._published} - {None}
+            if self._keeper is None or header.get("alg") not in ALGORITHMS.values():
+                raise
+            if header.get("kid") in kids:
+                raise
+            raise UnknownKey from None
+
+    async def _look_for_unknown(self) -> None:
+        if self._reading is None or self._reading.done():
+            now = monotonic()
+            if now - self._read_for_unknown < UNKNOWN_KEY_SECONDS:
+                return
+            self._read_for_unknown = now
+        await asyncio.wait({self._read()}, timeout=WAIT_SECONDS)
+
+    async def _keep_reading(self) -> None:
+        failures = 0
+        while True:
+            failures = 0 if await self._read() else failures + 1
+            pause = self._settings.jwt_jwks_refresh_seconds
+            if failures:
+                pause = min(pause, RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+            await asyncio.sleep(pause)
+
+    def _read(self) -> asyncio.Task[bool]:
+        """The reading that is under way, or a new one; its result is whether it succeeded."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._adopt_published())
+        return self._reading
+
+    async def _adopt_published(self) -> bool:
+        try:
+            published = await asyncio.to_thread(read_published, self._settings)
+        except Exception as error:
+            fields = {"error": str(error), "keys_kept": len(self._published)}
+            unexpected = None if isinstance(error, Unreadable) else error
+            logger.warning("jwks_unreadable", extra={"fields": fields}, exc_info=unexpected)
+            return False
+        removed = self._published.keys() - published.keys()
+        if published.keys() != self._published.keys():
+            fields = {"kids": [jwk.kid for jwk in published], "removed": len(removed)}
+            logger.info("jwks_changed", extra={"fields": fields})
+        self._published = published
+        if removed:
+            for token in [t for t, known in self._tokens.items() if known.signer in removed]:
+                del self._tokens[token]
+        return True
+
+
+def _signed(token: str, keys: Iterable[tuple[Jwk | None, PyJWK]]) -> Signed:
+    header = jwt.get_unverified_header(token)
+    algorithm, kid = header.get("alg"), header.get("kid")
+    for jwk, key in keys:
+        named = jwk.kid if jwk is not None else None
+        if algorithm == key.algorithm_name and (kid is None or named in (None, kid)):
+            try:
+                return Signed(_claims(token, key), jwk)
+            except jwt.InvalidSignatureError:
+                continue
+    raise jwt.InvalidSignatureError("No key verifies this token")
+
+
+def _claims(token: str, key: PyJWK) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(
+        token,
+        key,
+        algorithms=[key.algorithm_name],
+        options={f"verify_{name}": False for name in UNCHECKED},  # type: ignore[arg-type]
+    )
+    return claims
+
+
+def _secret(text: str) -> PyJWK:
+    encoded = urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+    return PyJWK({"kty": "oct", "k": encoded}, "HS256")

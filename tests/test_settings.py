@@ -1,0 +1,204 @@
+"""Settings: every fault at once, a sentence each; secrets from files and never shown."""
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import MASKED, READERS, Settings, SettingsError, masked, read
+
+SECRET = "0123456789abcdef0123456789abcdef"
+NEEDED = {"DATABASE_URL": "postgresql://vt:pass@db.example:5432/vt", "JWT_SECRET": SECRET}
+PUBLIC_KEY = """-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+-----END PUBLIC KEY-----"""
+
+
+def faults(environment: dict[str, str]) -> list[str]:
+    """What is said about an environment that cannot be used."""
+    with pytest.raises(SettingsError) as caught:
+        read(environment)
+    assert str(caught.value) == "\n".join(caught.value.faults)
+    return caught.value.faults
+
+
+def test_every_field_is_read_from_its_variable() -> None:
+    assert [*READERS] == [*Settings.__struct_fields__]
+    assert set(READERS) >= MASKED
+
+
+def test_only_two_must_be_set() -> None:
+    assert read(NEEDED) == Settings(
+        database_url=NEEDED["DATABASE_URL"], jwt_secret=NEEDED["JWT_SECRET"]
+    )
+    assert faults({}) == ["DATABASE_URL must be set.", "JWT_SECRET must be set."]
+
+
+def test_an_empty_variable_is_an_absent_one() -> None:
+    assert read({**NEEDED, "PORT": "", "CORS_ORIGINS": "  "}) == read(NEEDED)
+    assert faults({**NEEDED, "JWT_SECRET": " "}) == ["JWT_SECRET must be set."]
+
+
+def test_values() -> None:
+    chosen = read(
+        {
+            **NEEDED,
+            "PORT": " 9000 ",
+            "CORS_ORIGINS": "https://tv.example, http://localhost:5173/",
+            "LOG_LEVEL": "debug",
+            "JWT_REQUIRE_EXP": "Yes",
+            "REQUEST_TIMEOUT_SECONDS": "0.5",
+            "JWT_JWKS_URL": "https://accounts.example/jwks.json",
+        }
+    )
+    assert chosen.port == 9000
+    assert chosen.cors_origins == ("https://tv.example", "http://localhost:5173")
+    assert chosen.log_level == "DEBUG"
+    assert chosen.jwt_require_exp
+    assert chosen.request_timeout_seconds == 0.5
+    assert chosen.jwt_jwks_url == "https://accounts.example/jwks.json"
+
+
+def test_all_faults_at_once() -> None:
+    assert faults(
+        {
+            "DATABASE_URL": "postgres//x",
+            "JWT_SECRET": "hush",
+            "JWT_JWKS_URL": "accounts.example/jwks.json",
+            "JWT_JWKS_FILE": "/nowhere/jwks.json",
+            "JWT_REQUIRE_EXP": "maybe",
+            "PORT": "65536",
+            "POOL_MIN_SIZE": "9",
+            "POOL_MAX_SIZE": "ten",
+            "CORS_ORIGINS": "tv.example",
+            "LOG_LEVEL": "loud",
+            "REQUEST_TIMEOUT_SECONDS": "soon",
+            "SHUTDOWN_GRACE_SECONDS": "nan",
+        }
+    ) == [
+        "DATABASE_URL must look like postgresql://user:password@host:5432/database.",
+        "JWT_SECRET must be at least 32 characters long.",
+        "JWT_JWKS_URL must look like https://accounts.example/.well-known/jwks.json, "
+        "not 'accounts.example/jwks.json'.",
+        "JWT_JWKS_FILE must name a file that can be read, not '/nowhere/jwks.json'.",
+        "JWT_REQUIRE_EXP must be true or false, not 'maybe'.",
+        "PORT must be a whole number from 0 to 65535, not '65536'.",
+        "POOL_MAX_SIZE must be a whole number from 1 to 1000, not 'ten'.",
+        "CORS_ORIGINS must be origins like https://tv.example, separated by commas, "
+        "not 'tv.example'.",
+        "LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, not 'loud'.",
+        "REQUEST_TIMEOUT_SECONDS must be a number of seconds from 0.05 to 600, not 'soon'.",
+        "SHUTDOWN_GRACE_SECONDS must be a number of seconds from 0 to 600, not 'nan'.",
+        "POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.",
+    ]
+
+
+@pytest.mark.parametrize("number", ["ten", "-1", "1.5", "١٢", "1e3", "0x10", "9" * 5000, "+1"])
+def test_what_is_no_whole_number(number: str) -> None:
+    (fault,) = faults({**NEEDED, "POOL_MAX_SIZE": number})
+    assert fault.startswith("POOL_MAX_SIZE must be a whole number from 1 to 1000, not ")
+    assert len(fault) < 200
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgres//x",
+        "mysql://h/d",
+        "postgresql:/h/d",
+        "postgresql://u:p@h:abc/d",
+        "postgresql://u:p@h:99999/d",
+        "postgresql://u:p#w@h/d",
+        "postgresql://[::1/d",
+        "host=h dbname=d",
+    ],
+)
+def test_what_is_no_database(address: str) -> None:
+    assert faults({**NEEDED, "DATABASE_URL": address}) == [
+        "DATABASE_URL must look like postgresql://user:password@host:5432/database."
+    ]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgres://u:p%40@h/d",
+        "postgresql:///d?host=/run/postgresql&port=5433",
+        "postgresql://postgres:@/postgres?host=/tmp/x",
+        "postgresql://u@h1:5432,h2:5433/d?target_session_attrs=primary",
+        "postgresql://u@[::1]:5432/d",
+    ],
+)
+def test_what_is_a_database(address: str) -> None:
+    assert read({**NEEDED, "DATABASE_URL": address}).database_url == address
+
+
+@pytest.mark.parametrize("url", ["ftp://h/k", "file:///etc/passwd", "https://", "https://u:p@h/k"])
+def test_what_is_no_address_of_published_keys(url: str) -> None:
+    (fault,) = faults({**NEEDED, "JWT_JWKS_URL": url})
+    assert fault.startswith("JWT_JWKS_URL must look like https://")
+
+
+def test_published_keys_come_from_one_place(tmp_path: Path) -> None:
+    (tmp_path / "jwks.json").write_text("{}")
+    chosen = {"JWT_JWKS_FILE": str(tmp_path / "jwks.json"), "JWT_JWKS_URL": "https://h/k"}
+    assert faults({**NEEDED, **chosen}) == ["JWT_JWKS_URL and JWT_JWKS_FILE must not both be set."]
+
+
+def test_secrets_from_files(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(NEEDED["DATABASE_URL"] + "\n")
+    (tmp_path / "secret").write_text(SECRET + "\n")
+    (tmp_path / "previous").write_text(SECRET[::-1])
+    chosen = read(
+        {
+            "DATABASE_URL_FILE": str(tmp_path / "url"),
+            "JWT_SECRET_FILE": str(tmp_path / "secret"),
+            "JWT_SECRET_PREVIOUS_FILE": str(tmp_path / "previous"),
+            "PORT_FILE": "/nowhere",
+        }
+    )
+    assert chosen == Settings(
+        database_url=NEEDED["DATABASE_URL"], jwt_secret=SECRET, jwt_secret_previous=SECRET[::-1]
+    )
+
+
+def test_files_without_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "public.pem").write_text(PUBLIC_KEY)
+    assert faults(
+        {
+            "DATABASE_URL": "postgresql://h/d",
+            "DATABASE_URL_FILE": str(tmp_path / "empty"),
+            "JWT_SECRET_FILE": str(tmp_path / "missing"),
+        }
+    ) == [
+        "DATABASE_URL and DATABASE_URL_FILE must not both be set.",
+        "JWT_SECRET_FILE must name a file of text that can be read.",
+    ]
+    assert faults(
+        {
+            "DATABASE_URL_FILE": str(tmp_path / "empty"),
+            "JWT_SECRET_FILE": str(tmp_path / "public.pem"),
+            "JWT_SECRET_PREVIOUS_FILE": str(tmp_path / "binary"),
+        }
+    ) == [
+        "DATABASE_URL_FILE names a file that is empty.",
+        "JWT_SECRET must be a secret, not a key or a certificate.",
+        "JWT_SECRET_PREVIOUS_FILE must name a file of text that can be read.",
+    ]
+
+
+def test_a_fault_never_shows_a_secret() -> None:
+    wrong = {"DATABASE_URL": "mysql://u:hunter2@h/d", "JWT_SECRET": "hunter2", "PORT": "x"}
+    said = faults({**wrong, "JWT_SECRET_PREVIOUS": "hunter2"})
+    assert len(said) == 4
+    assert "hunter2" not in " ".join(said)
+
+
+def test_masked_shows_everything_but_secrets() -> None:
+    chosen = read({**NEEDED, "JWT_SECRET_PREVIOUS": SECRET[::-1], "HOST": "0.0.0.0"})
+    shown = masked(chosen)
+    assert [*shown] == [*Settings.__struct_fields__]
+    assert {name for name, value in shown.items() if value == "***"} == MASKED
+    assert shown["host"] == "0.0.0.0"
+    assert not any(text in str(shown) for text in (SECRET, SECRET[::-1], "pass@"))
