@@ -9,13 +9,15 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import auth, rules, wire
+from service import auth, dates, negotiation, report_page, rules, wire
 from service.context import Context
 from service.database import Statement
 from service.exchange import reply
 from service.rules import Configuration
+from service.week import Day, Title, Week
 
 TOP_TITLES: Final = 3
+VARY: Final = {"Vary": "Accept, Accept-Language"}
 
 
 class ReportRow(msgspec.Struct, frozen=True):
@@ -27,7 +29,7 @@ class ReportRow(msgspec.Struct, frozen=True):
     weekend_limit_minutes: int | None
     watched_days: list[int] | None
     watched_seconds: list[int] | None
-    educational_seconds: int
+    educational_seconds: list[int] | None
     title_ids: list[UUID] | None
     title_names: list[str] | None
     title_seconds: list[int] | None
@@ -50,8 +52,8 @@ class TopTitle(msgspec.Struct, frozen=True):
 class ChildWeek(msgspec.Struct, frozen=True):
     """One child's week in minutes; usage in percent, null where no day has a limit."""
 
-    profile_id: UUID | None
-    profile_name: str | None
+    profile_id: UUID
+    profile_name: str
     daily_totals: list[DailyTotal]
     average_daily_minutes: float
     total_minutes: float
@@ -67,37 +69,69 @@ class WeeklyReport(msgspec.Struct, frozen=True):
 
 
 async def weekly_report(request: Request) -> Response:
-    """GET /weekly-report: the last 7 UTC days, today included, from one statement."""
+    """GET /weekly-report: the last 7 UTC days, today included; a page for who prefers HTML."""
     context: Context = request.state.context
     begun = monotonic()
-    account_id = auth.account(request)
+    account_id = await auth.account(request)
     today = context.now().astimezone(UTC).date()
     days = [today - timedelta(days=ago) for ago in reversed(range(rules.REPORT_DAYS))]
     rows = await REPORT.all(context.pool, account_id, days[0], len(days), TOP_TITLES)
     auth.active(rows[0] if rows else None)
-    children = [_week(row, days) for row in rows if row.profile_id is not None]
+    weeks = [week for row in rows if (week := _week(row, days))]
+    answer = _page(request, weeks, days) or _json(weeks, days)
     ended = monotonic()
     context.metrics.reports.add(ended, ended - begun)
     context.metrics.report_statements += 1
-    return reply(WeeklyReport(days[0], days[-1], children))
+    return answer
 
 
-def _week(row: ReportRow, days: list[date]) -> ChildWeek:
-    seconds = dict(zip(row.watched_days or (), row.watched_seconds or (), strict=True))
-    total = sum(seconds.values())
-    limit = rules.week_limit_seconds(_limits(row), days)
-    titles = zip(row.title_ids or (), row.title_names or (), row.title_seconds or (), strict=True)
+def _page(request: Request, weeks: list[Week], days: list[date]) -> Response | None:
+    """The page, where the request prefers it to JSON."""
+    accept, languages = (
+        ", ".join(request.headers.getlist(name)) for name in ("accept", "accept-language")
+    )
+    if not negotiation.prefers(accept, "text/html", "application/json"):
+        return None
+    language = negotiation.language(languages, dates.LANGUAGES, dates.DEFAULT)
+    page = report_page.page(weeks, days, language)
+    page.headers.update(VARY)
+    return page
+
+
+def _json(weeks: list[Week], days: list[date]) -> Response:
+    children = [_child(week) for week in weeks]
+    return reply(WeeklyReport(days[0], days[-1], children), headers=VARY)
+
+
+def _child(week: Week) -> ChildWeek:
     return ChildWeek(
-        profile_id=row.profile_id,
-        profile_name=row.profile_name,
-        daily_totals=[
-            DailyTotal(day, wire.minutes(seconds.get(number, 0))) for number, day in enumerate(days)
+        profile_id=week.profile_id,
+        profile_name=week.name,
+        daily_totals=[DailyTotal(day.date, wire.minutes(day.seconds)) for day in week.days],
+        average_daily_minutes=round(week.seconds / 60 / len(week.days), 2),
+        total_minutes=wire.minutes(week.seconds),
+        educational_minutes=wire.minutes(week.educational_seconds),
+        limit_usage_percent=week.limit_usage_percent,
+        top_titles=[TopTitle(t.id, t.name, wire.minutes(t.seconds)) for t in week.titles],
+    )
+
+
+def _week(row: ReportRow, days: list[date]) -> Week | None:
+    """The week of a row's child; None in the one row of a childless account."""
+    if row.profile_id is None or row.profile_name is None:
+        return None
+    watched = zip(row.watched_seconds or (), row.educational_seconds or (), strict=True)
+    seconds = dict(zip(row.watched_days or (), watched, strict=True))
+    limits = _limits(row)
+    titles = zip(row.title_ids or (), row.title_names or (), row.title_seconds or (), strict=True)
+    return Week(
+        row.profile_id,
+        row.profile_name,
+        [
+            Day(day, *seconds.get(number, (0, 0)), rules.limit_minutes(limits, day))
+            for number, day in enumerate(days)
         ],
-        average_daily_minutes=round(total / 60 / len(days), 2),
-        total_minutes=wire.minutes(total),
-        educational_minutes=wire.minutes(row.educational_seconds),
-        limit_usage_percent=round(total / limit * 100, 1) if limit else None,
-        top_titles=[TopTitle(key, name, wire.minutes(took)) for key, name, took in titles],
+        [Title(*title) for title in titles],
     )
 
 
