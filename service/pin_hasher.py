@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -64,14 +65,13 @@ class PinHasher:
 
     async def start(self) -> None:
         """Starts the workers; once it returns, a hash costs no more than the hash."""
-        loop = asyncio.get_running_loop()
         self._pool = self._open()
         try:
             await self._compute(os.getpid)
-            began = loop.time()
+            began = time.monotonic()
             salt = bcrypt.gensalt(self._rounds)
             self._dummy = await self._compute(bcrypt.hashpw, b"", salt)
-            self._turn_seconds = loop.time() - began
+            self._turn_seconds = time.monotonic() - began
         except BaseException:
             await self.stop()
             raise
@@ -89,6 +89,7 @@ class PinHasher:
         for server in self._servers:
             server.cancel()
         await asyncio.gather(*self._servers, return_exceptions=True)
+        self._servers.clear()
         while not self._queue.empty():
             self._queue.get_nowait()[-1].answer.cancel()
         self._close(pool)
@@ -113,14 +114,6 @@ class PinHasher:
             if turn.seconds:
                 self._turn_seconds += SMOOTHING * (turn.seconds - self._turn_seconds)
 
-    async def hash(self, turn: "Turn", secret: bytes) -> bytes:
-        hashed: bytes = await self._ask(turn, bcrypt.hashpw, secret, bcrypt.gensalt(self._rounds))
-        return hashed
-
-    async def verify(self, turn: "Turn", secret: bytes, hashed: bytes | None) -> bool:
-        matches: bool = await self._ask(turn, bcrypt.checkpw, secret, hashed or self._dummy)
-        return matches and hashed is not None
-
     async def _ask(self, turn: "Turn", function: Callable[..., Any], *arguments: bytes) -> Any:
         """Queues one hash and awaits its answer; a turn that has had a hash does not queue again.
 
@@ -134,12 +127,11 @@ class PinHasher:
 
     async def _serve(self) -> None:
         """Keeps one worker busy. A job whose caller has gone is dropped, or finished unheard."""
-        loop = asyncio.get_running_loop()
         while True:
             *_, job = await self._queue.get()
             if job.answer.done():
                 continue
-            began = loop.time()
+            began = time.monotonic()
             try:
                 result = await self._compute(job.function, *job.arguments)
             except Exception as fault:
@@ -147,7 +139,7 @@ class PinHasher:
                     job.answer.set_exception(fault)
             else:
                 self.hashed += 1
-                job.turn.seconds += loop.time() - began
+                job.turn.seconds += time.monotonic() - began
                 if not job.answer.done():
                     job.answer.set_result(result)
             finally:
@@ -168,7 +160,11 @@ class PinHasher:
         assert pool is not None
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(pool, function, *arguments)
+            call = loop.run_in_executor(pool, function, *arguments)
+            # `stop` cancels us, never the call: a pool that loses a worker while it holds a
+            # cancelled call fails to end the others. Somebody must look at how the call ended.
+            call.add_done_callback(asyncio.Future.exception)
+            return await asyncio.shield(call)
         except BrokenProcessPool:
             self._replace(pool)
             raise
@@ -222,7 +218,9 @@ class Turn:
         encoded = _encoded(secret)
         if len(encoded) > MOST_BYTES:
             raise ValueError(f"bcrypt hashes at most {MOST_BYTES} bytes")
-        return (await self._hasher.hash(self, encoded)).decode()
+        salt = bcrypt.gensalt(self._hasher._rounds)
+        hashed: bytes = await self._hasher._ask(self, bcrypt.hashpw, encoded, salt)
+        return hashed.decode()
 
     async def verify(self, secret: str, hashed: str | None) -> bool:
         """Is `hashed` a hash of `secret`? Nothing that is stored makes it raise.
@@ -232,8 +230,10 @@ class Turn:
         """
         encoded = _encoded(secret)
         if hashed is None or not WELL_FORMED.fullmatch(hashed) or len(encoded) > MOST_BYTES:
-            return await self._hasher.verify(self, b"", None)
-        return await self._hasher.verify(self, encoded, hashed.encode())
+            await self._hasher._ask(self, bcrypt.checkpw, b"", self._hasher._dummy)
+            return False
+        matches: bool = await self._hasher._ask(self, bcrypt.checkpw, encoded, hashed.encode())
+        return matches
 
 
 class _Job(NamedTuple):
@@ -252,12 +252,15 @@ class _Worker(SpawnProcess):
 
     def start(self) -> None:
         # Spawn imports the parent's __main__ into the child: all of the service, where a console
-        # script was started.
+        # script was started. Ctrl-C is the parent's: a blocked signal stays so in the child, from
+        # its first instruction on.
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             super().start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
             sys.modules["__main__"] = main
         assert self.pid is not None
         _give_way(self.pid)
@@ -276,8 +279,7 @@ def _give_way(pid: int) -> None:
 
 
 def _begin(parent: int) -> None:
-    """Runs first in a worker: it dies with its parent and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Runs first in a worker: it dies with its parent."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
