@@ -14,11 +14,12 @@ from uuid import UUID
 import asyncpg
 import click
 
-from service import demo, migrate, settings
+from service import cli_data, demo, migrate, settings
 from service.database import UNAVAILABLE, reach
 from service.dotenv import dotenv
-from service.embedded import EmbeddedPostgresError, embedded_postgres
+from service.embedded import embedded_postgres
 from service.logs import logging_to_stdout
+from service.postgres_programs import EmbeddedPostgresError
 from service.server import PortTaken, bound, serve
 from service.settings import Settings, SettingsError
 
@@ -26,8 +27,14 @@ DATA: Final = Path(".data")
 
 
 @click.group()
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Counts how long children watch and enforces what their parents allow."""
+    context.obj = lambda: _settings(_environment())
+
+
+for command in (cli_data.retain_command, cli_data.erase_command, cli_data.export_command):
+    main.add_command(command)
 
 
 @main.command("serve")

@@ -17,8 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from service import embedded
-from service.embedded import Account, EmbeddedPostgresError, embedded_postgres
+from service import embedded, postgres_programs
+from service.embedded import embedded_postgres
+from service.postgres_programs import Account, EmbeddedPostgresError
 
 ROOT = Path(__file__).parents[1]
 OTHER_PROCESS = """
@@ -180,9 +181,9 @@ def test_any_path_will_do(directory: Path, name: str) -> None:
 def test_below_a_directory_of_root_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     directory.chmod(0o711)
     monkeypatch.delenv("PG_BIN_DIR", raising=False)
-    monkeypatch.setattr(embedded, "COPIES", directory / "copies")
+    monkeypatch.setattr(postgres_programs, "COPIES", directory / "copies")
     with own_directory("/root") as private:
-        package = embedded._find_binaries().parents[1]
+        package = postgres_programs.find_binaries().parents[1]
         for part in (package, package.with_name("embedded_postgres.libs")):
             if part.exists():
                 shutil.copytree(part, private / part.name)
@@ -316,12 +317,12 @@ def test_server_that_never_answers(monkeypatch: pytest.MonkeyPatch, used: Path) 
 
 def test_no_binaries(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     monkeypatch.delenv("PG_BIN_DIR", raising=False)
-    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
-    monkeypatch.setattr(embedded, "INSTALLED", directory)
+    monkeypatch.setattr(postgres_programs, "find_spec", lambda name: None)
+    monkeypatch.setattr(postgres_programs, "INSTALLED", directory)
     with pytest.raises(EmbeddedPostgresError, match="DATABASE_URL"), embedded_postgres(directory):
         pass
     for version in ("9.6", "15", "9", "13"):
         (directory / version / "bin").mkdir(parents=True)
-    assert embedded._find_binaries() == directory / "15" / "bin"
+    assert postgres_programs.find_binaries() == directory / "15" / "bin"
     monkeypatch.setenv("PG_BIN_DIR", "/chosen")
-    assert embedded._find_binaries() == Path("/chosen")
+    assert postgres_programs.find_binaries() == Path("/chosen")
