@@ -25,7 +25,8 @@ async def add_sessions(
     await connection.execute(
         "insert into viewing_sessions (id, profile_id, title_id, device_id, is_educational, "
         "started_at, last_heartbeat_at, total_seconds) "
-        "select gen_random_uuid(), $1, $2, 'd', false, $3::timestamptz + make_interval(secs => n), $3, $5 "
+        "select gen_random_uuid(), $1, $2, 'd', false, "
+        "$3::timestamptz + make_interval(secs => n), $3, $5 "
         "from generate_series(0, $4 - 1) as n",
         family.child,
         family.title,
