@@ -109,8 +109,9 @@ def test_no_sql_in_python() -> None:
             for node in ast.walk(tree)
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         }
-        for node in ast.walk(tree):
-            text = node.value if isinstance(node, ast.Constant) else None
+        constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+        for constant in constants:
+            text = constant.value
             if isinstance(text, str) and text not in docstrings and keywords.search(text):
-                found.append(f"{path.name}:{node.lineno}")
+                found.append(f"{path.name}:{constant.lineno}")
     assert found == []
