@@ -2,16 +2,25 @@
 
 Reading order, from the outside in; a file imports only what comes after it:
 
-    cli, server         the command, the HTTP server
+    cli, cli_data, cli_import, server
+                        the command, the HTTP server
     app                 every URL, the lifespan that builds the parts, the error table
     heartbeat, balance, session, viewing_config, grant, pin, history, weekly_report, admin, health
                         a handler each: who, what, rule, statement, reply
+    accounts, profiles, titles, imports
+                        handlers for the platform that owns these: one by one, in bulk
+    erasure             a handler for administrators: everything about a child, removed
     pin_attempt         one counted attempt at a parent's PIN
+    import_merge        an import's lines, staged and merged
     auth                who is calling
     context             all that a handler may reach
+    import_lines        an import's lines, read and checked
+    records             accounts, profiles and titles as they are sent
     heartbeat_writer    heartbeats that wait travel together
     config_cache        configurations in memory
-    pin_hasher          bcrypt in processes of its own
+    retention, export   what is too old, deleted; a parent's copy of the rest
+    pin_hasher, pin_worker
+                        bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it
     database            the pool; a statement is a file of `sql/` and a row type
     report_page         the weekly report as a page for people
@@ -20,5 +29,9 @@ Reading order, from the outside in; a file imports only what comes after it:
     rules               the viewing day, the limit, the verdict: pure
     exchange, wire      bodies in, JSON out
     dotenv              settings in a file
+    deadlines           no request waits for ever
     errors, settings, metrics, logs
+    embedded, postgres_programs
+                        the PostgreSQL of `make run` and the tests
+    migrate             the schema, kept up
 """

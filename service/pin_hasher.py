@@ -5,26 +5,22 @@ waits for the answers.
 """
 
 import asyncio
-import ctypes
 import logging
 import math
 import os
 import re
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import count
-from multiprocessing.context import SpawnContext, SpawnProcess
-from types import ModuleType
 from typing import Any, Final, NamedTuple, TypeVar
 
 import bcrypt
 
 from service.errors import Overloaded
+from service.pin_worker import Spawn, begin
 
 logger = logging.getLogger("viewing_time.pin")
 
@@ -32,7 +28,6 @@ T = TypeVar("T")
 
 MOST_BYTES: Final = 72
 SMOOTHING: Final = 1 / 8
-PR_SET_PDEATHSIG: Final = 1
 
 # What bcrypt computes instead of refusing. The cost ends at 16, a few seconds: 31 would take days.
 WELL_FORMED: Final = re.compile(
@@ -185,7 +180,7 @@ class PinHasher:
         for the parent's. The one call more makes the pool watch the last worker too.
         """
         pool = ProcessPoolExecutor(
-            self._workers, mp_context=_Spawn(), initializer=_begin, initargs=(os.getpid(),)
+            self._workers, mp_context=Spawn(), initializer=begin, initargs=(os.getpid(),)
         )
         try:
             for _ in range(self._workers + 1):
@@ -241,48 +236,6 @@ class _Job(NamedTuple):
     function: Callable[..., Any]
     arguments: tuple[bytes, ...]
     answer: asyncio.Future[Any]
-
-
-class _Worker(SpawnProcess):
-    """A worker process.
-
-    Spawned: a server with threads must not fork, and a fork server would be one process more to
-    watch. A spawned process has none of the server's files and sockets.
-    """
-
-    def start(self) -> None:
-        # Spawn imports the parent's __main__ into the child: all of the service, where a console
-        # script was started. Ctrl-C is the parent's: a blocked signal stays so in the child, from
-        # its first instruction on.
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-            sys.modules["__main__"] = main
-        assert self.pid is not None
-        _give_way(self.pid)
-
-
-class _Spawn(SpawnContext):
-    Process = _Worker
-
-
-def _give_way(pid: int) -> None:
-    """Lets a process run only when no other wants the core, from its first import on."""
-    try:
-        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
-    except OSError:
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
-
-
-def _begin(parent: int) -> None:
-    """Runs first in a worker: it dies with its parent."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _encoded(secret: str) -> bytes:
