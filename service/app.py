@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final, TypedDict
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import msgspec
 from starlette.applications import Starlette
@@ -182,7 +183,17 @@ async def _build(settings: Settings, now: Callable[[], datetime], parts: AsyncEx
     parts.push_async_callback(writer.stop)
     deadlines = Deadlines(settings.request_timeout_seconds)
     return Context(
-        settings, pool, configurations, writer, pins, keys, tokens, deadlines, metrics, now
+        settings=settings,
+        pool=pool,
+        configurations=configurations,
+        writer=writer,
+        pins=pins,
+        pin_turns=WeakValueDictionary(),
+        keys=keys,
+        tokens=tokens,
+        deadlines=deadlines,
+        metrics=metrics,
+        now=now,
     )
 
 

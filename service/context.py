@@ -1,8 +1,11 @@
 """All that a handler may reach; built once by the application's lifespan."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
+from weakref import WeakValueDictionary
 
 from service.config_cache import ConfigCache
 from service.database import Pool
@@ -23,6 +26,7 @@ class Context:
     configurations: ConfigCache
     writer: HeartbeatWriter
     pins: PinHasher
+    pin_turns: WeakValueDictionary[UUID, asyncio.Lock]
     keys: Keys
     tokens: dict[str, Verified]
     deadlines: Deadlines

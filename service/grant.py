@@ -13,7 +13,7 @@ from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault, RuleFault
 from service.exchange import read, reply
-from service.pin_attempt import Pin, attempt, unhurried
+from service.pin_attempt import Pin, attempt, turn_of, unhurried
 
 
 class GrantBody(msgspec.Struct):
@@ -76,7 +76,7 @@ async def _confirmed(
     """
     if wanted.pin is not None:
         async with unhurried():
-            with context.pins.admit() as turn:
+            async with turn_of(context, account_id) as turn:
                 pin_hash = await attempt(context, turn, account_id, profile_id, wanted.pin)
             if pin_hash is None:
                 raise ClientFault(403, "Incorrect PIN")

@@ -14,7 +14,7 @@ from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault
 from service.exchange import read, reply
-from service.pin_attempt import Pin, attempt, unhurried
+from service.pin_attempt import Pin, attempt, turn_of, unhurried
 from service.pin_hasher import Turn
 
 
@@ -65,6 +65,15 @@ class PinStatus(msgspec.Struct, frozen=True):
     locked_until: datetime | None
 
 
+class PinDone(msgspec.Struct, frozen=True):
+    detail: str
+
+
+class PinVerified(msgspec.Struct, frozen=True):
+    verified: bool
+    pin_token: str
+
+
 async def pin_status(request: Request) -> Response:
     """GET /pin/status: has the account a PIN, and until when is it locked?"""
     context: Context = request.state.context
@@ -78,7 +87,7 @@ async def pin_set(request: Request) -> Response:
     async with unhurried():
         wanted = read(request, SET_BODY)
         account_id = await auth.account(request)
-        with context.pins.admit() as turn:
+        async with turn_of(context, account_id) as turn:
             row = auth.active(await STATUS.maybe(context.pool, account_id, context.now()))
             old_hash = None
             if row.has_pin:
@@ -86,7 +95,7 @@ async def pin_set(request: Request) -> Response:
             new_hash = await turn.hash(wanted.new_pin)
         if await SET.maybe(context.pool, account_id, old_hash, new_hash) is None:
             raise ClientFault(400, WRONG_CURRENT)
-    return reply({"detail": "PIN set successfully"})
+    return reply(PinDone("PIN set successfully"))
 
 
 async def _proven(context: Context, turn: Turn, account_id: UUID, pin: str | None) -> str:
@@ -105,11 +114,11 @@ async def pin_verify(request: Request) -> Response:
     async with unhurried():
         entered = read(request, VERIFY_BODY)
         account_id = await auth.account(request)
-        with context.pins.admit() as turn:
+        async with turn_of(context, account_id) as turn:
             pin_hash = await attempt(context, turn, account_id, None, entered.pin)
         if pin_hash is None:
             raise ClientFault(403, "Incorrect PIN")
-    return reply({"verified": True, "pin_token": auth.pin_token(context, account_id, pin_hash)})
+    return reply(PinVerified(True, auth.pin_token(context, account_id, pin_hash)))
 
 
 async def pin_reset(request: Request) -> Response:
@@ -118,11 +127,11 @@ async def pin_reset(request: Request) -> Response:
     async with unhurried():
         wanted = read(request, RESET_BODY)
         account_id = await auth.account(request)
-        with context.pins.admit() as turn:
+        async with turn_of(context, account_id) as turn:
             row = auth.active(await PASSWORD.maybe(context.pool, account_id))
             if not await turn.verify(wanted.password, row.password_hash):
                 raise ClientFault(401, WRONG_PASSWORD)
             new_hash = await turn.hash(wanted.new_pin)
         if await RESET.maybe(context.pool, account_id, row.password_hash, new_hash) is None:
             raise ClientFault(401, WRONG_PASSWORD)
-    return reply({"detail": "PIN reset successfully"})
+    return reply(PinDone("PIN reset successfully"))

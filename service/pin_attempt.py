@@ -50,6 +50,20 @@ async def unhurried() -> AsyncIterator[None]:
         await asyncio.sleep(earliest - loop.time())
 
 
+@asynccontextmanager
+async def turn_of(context: Context, account_id: UUID) -> AsyncIterator[Turn]:
+    """A place before the hasher, one at a time for an account.
+
+    A burst of guesses at one account waits for itself: five of them are checked, the rest find the
+    PIN locked, and other parents wait behind one of them at most. Raises Overloaded.
+    """
+    lock = context.pin_turns.get(account_id) or asyncio.Lock()
+    context.pin_turns[account_id] = lock
+    async with lock:
+        with context.pins.admit() as turn:
+            yield turn
+
+
 async def attempt(
     context: Context, turn: Turn, account_id: UUID, profile_id: UUID | None, pin: str
 ) -> str | None:

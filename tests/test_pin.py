@@ -40,11 +40,23 @@ async def test_two_hundred_parallel_guesses_get_five_hashes(
     answers = await asyncio.gather(*(verify(running, family, guess) for guess in guesses))
     wrong = [a for a in answers if a.json() == {"detail": "Incorrect PIN"}]
     locked = [a for a in answers if a.json() == LOCKED]
-    refused = [a for a in answers if a.status_code == 503]
-    assert len(wrong) == ATTEMPTS
-    assert len(wrong) + len(locked) + len(refused) == 200
+    assert (len(wrong), len(locked)) == (ATTEMPTS, 200 - ATTEMPTS)
     assert running.context.pins.hashed - before == ATTEMPTS
     assert await failures(connection, family.account) == ATTEMPTS
+    assert len(running.context.pin_turns) == 0
+
+
+async def test_a_full_queue_is_told_before_an_attempt_is_counted(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [await add_family(connection) for _ in range(20)]
+    monkeypatch.setattr(running.context.pins, "_longest_wait", 0.0)
+    answers = await asyncio.gather(*(verify(running, other, "0000") for other in others))
+    refused = [a for a in answers if a.status_code == 503]
+    assert refused
+    assert {int(a.headers["retry-after"]) >= 1 for a in refused} == {True}
+    counted = await connection.fetchval("select sum(pin_failed_attempts)::int from users")
+    assert counted == len(answers) - len(refused)
 
 
 async def test_two_instances_share_the_count(
