@@ -1,0 +1,193 @@
+"""The merging of an import's lines: staged by COPY, then one statement a table.
+
+Lines are merged in batches, a transaction each, or all in one. A line that is merged once more
+changes nothing, so an import that broke off is simply run again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import datetime
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from service import wire
+from service.auth import NOT_ADMIN
+from service.database import Connection, Statement
+from service.errors import ClientFault, Overloaded
+from service.import_lines import LINE_MOST, Line, LineFault, record
+
+BATCH_LINES: Final = 5000
+SLICE_BYTES: Final = 16 * 1024  # read in a row; then the event loop has its turn
+ERRORS_MOST: Final = 100  # told, of those counted; a statement tells no more either
+COLUMNS: Final = ("line", "type", "members")
+SECONDS: Final = 600.0  # the longest that a statement may take
+TWICE: Final = "id: On an earlier line already"
+# Another transaction was faster: the next try finds what it left.
+OVERTAKEN: Final = (
+    asyncpg.UniqueViolationError,
+    asyncpg.ForeignKeyViolationError,
+    asyncpg.DeadlockDetectedError,
+)
+
+
+class BegunRow(msgspec.Struct, frozen=True):
+    lock_timeout: str
+    lock: str
+
+
+class StagedRow(msgspec.Struct, frozen=True):
+    pass
+
+
+class MergedRow(msgspec.Struct, frozen=True):
+    is_allowed: bool
+    merged: int
+
+
+class JudgedRow(MergedRow, frozen=True):
+    refused: int
+    lines: list[int]
+    faults: list[str]
+
+
+class ProfilesRow(JudgedRow, frozen=True):
+    told: str | None
+
+
+BEGIN: Final = Statement("import_begin", BegunRow)
+STAGE: Final = Statement("import_stage", StagedRow)
+ACCOUNTS: Final = Statement("import_accounts", JudgedRow)
+PROFILES: Final = Statement("import_profiles", ProfilesRow)
+TITLES: Final = Statement("import_titles", MergedRow)
+
+
+class LineError(msgspec.Struct, frozen=True, order=True):
+    line: int
+    error: str
+
+
+class Outcome(msgspec.Struct):
+    """Lines in force, by type; lines in error, counted, and the first of them told.
+
+    `detail` is there where nothing was imported because of them.
+    """
+
+    accounts: int = 0
+    profiles: int = 0
+    titles: int = 0
+    error_count: int = 0
+    errors: list[LineError] = []
+    detail: str | UnsetType = UNSET
+
+
+class _NothingMerged(Exception):
+    """Undoes the transaction of an import that is all or nothing."""
+
+
+class Import:
+    """One import; `outcome` and `line`, the last one that is in, hold also when it breaks off.
+
+    `caller_id` is the administrator who asks, None the operator at the command line; `whole` is all
+    or nothing.
+    """
+
+    def __init__(self, caller_id: UUID | None, now: datetime, *, whole: bool) -> None:
+        self.outcome = Outcome()
+        self.line = 0
+        self._arguments = (caller_id, now)
+        self._whole = whole
+        self._seen: dict[str, set[int]] = {}
+
+    async def merge(self, connection: Connection, lines: Iterator[Line]) -> None:
+        """Merges the lines through a connection of their own.
+
+        Raises ClientFault 403 for a caller who is no administrator, Overloaded where others changed
+        the same rows meanwhile.
+        """
+        size = None if self._whole else BATCH_LINES
+        is_last = False
+        while not is_last:
+            batch = _Batch(islice(lines, size), self._seen)
+            try:
+                await self._merge(connection, batch)
+            except OVERTAKEN as fault:
+                raise Overloaded(1) from fault
+            is_last = batch.count != size
+
+    async def _merge(self, connection: Connection, batch: "_Batch") -> None:
+        with contextlib.suppress(_NothingMerged):
+            async with connection.transaction():
+                accounts, profiles, titles = await self._merged(connection, batch)
+                if self._whole and batch.error_count:
+                    raise _NothingMerged
+            self.outcome.accounts += accounts
+            self.outcome.profiles += profiles
+            self.outcome.titles += titles
+            self.line = batch.line or self.line
+        self.outcome.error_count += batch.error_count
+        self.outcome.errors += sorted(batch.errors)[: ERRORS_MOST - len(self.outcome.errors)]
+        if self._whole and batch.error_count:
+            wrong = f"{batch.error_count} of {batch.count} lines are in error"
+            self.outcome.detail = f"Nothing was imported: {wrong}"
+
+    async def _merged(self, connection: Connection, batch: "_Batch") -> tuple[int, int, int]:
+        """The lines merged of each type; accounts first, because profiles need theirs."""
+        await BEGIN.one(connection, timeout=SECONDS)
+        await STAGE.maybe(connection)
+        await connection.copy_records_to_table(
+            "import_lines", records=batch.records(), columns=COLUMNS
+        )
+        accounts = await ACCOUNTS.one(connection, *self._arguments, timeout=SECONDS)
+        profiles = await PROFILES.one(connection, *self._arguments, timeout=SECONDS)
+        titles = await TITLES.one(connection, *self._arguments, timeout=SECONDS)
+        if not (accounts.is_allowed and profiles.is_allowed and titles.is_allowed):
+            raise ClientFault(403, NOT_ADMIN)
+        for row in (accounts, profiles):
+            batch.error_count += row.refused
+            batch.errors += map(LineError, row.lines, row.faults)
+        return accounts.merged, profiles.merged, titles.merged
+
+
+class _Batch:
+    """The lines of one transaction: read once, counted, their errors kept."""
+
+    def __init__(self, lines: Iterable[Line], seen: dict[str, set[int]]) -> None:
+        self.count = 0
+        self.line = 0
+        self.error_count = 0
+        self.errors: list[LineError] = []
+        self._lines = lines
+        self._seen = seen
+
+    async def records(self) -> AsyncIterator[tuple[int, str, str]]:
+        """The lines that can be staged, as the columns of the staging table."""
+        size = 0
+        for number, text in self._lines:
+            self.count += 1
+            self.line = number
+            size += LINE_MOST if isinstance(text, LineFault) else len(text)
+            if size > SLICE_BYTES:
+                size = 0
+                await asyncio.sleep(0)
+            try:
+                kind, members = self._read(text)
+            except LineFault as fault:
+                self.error_count += 1
+                if len(self.errors) < ERRORS_MOST:
+                    self.errors.append(LineError(number, str(fault)))
+            else:
+                yield number, kind, members
+
+    def _read(self, text: bytes | LineFault) -> tuple[str, str]:
+        kind, wanted = record(text)
+        seen = self._seen.setdefault(kind, set())
+        if wanted.id.int in seen:
+            raise LineFault(TWICE)
+        seen.add(wanted.id.int)
+        return kind, wire.encode(wanted).decode()

@@ -1,0 +1,70 @@
+"""Accounts, profiles and titles in bulk, from the platform that owns them."""
+
+import asyncio
+import tempfile
+from typing import BinaryIO, Final
+
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from service import auth
+from service.context import Context
+from service.database import connect
+from service.errors import ClientFault, FieldFault
+from service.exchange import BODY_SECONDS, CLOSE, reply, slow_body
+from service.import_lines import numbered, objects
+from service.import_merge import SECONDS, Import
+
+UPLOAD_MOST: Final = 100 * 1024 * 1024
+MODES: Final = ("all", "best")
+
+
+async def import_records(request: Request) -> Response:
+    """POST /import: lines of JSON, all of them or none (`mode=all`), or those without error."""
+    context: Context = request.state.context
+    whole = _is_whole(request)
+    caller_id = await auth.admin(request)
+    job = Import(caller_id, context.now(), whole=whole)
+    with tempfile.TemporaryFile() as upload:
+        await _receive(request.receive, upload)
+        connection = await connect(context.settings, SECONDS)
+        try:
+            await job.merge(connection, objects(numbered(upload)))
+        finally:
+            connection.terminate()
+    return reply(job.outcome, 200 if job.outcome.detail is UNSET else 422)
+
+
+def _is_whole(request: Request) -> bool:
+    """All or nothing, unless `mode` says otherwise; raises FieldFault."""
+    mode = request.query_params.get("mode", "all")
+    if mode not in MODES:
+        told = "Input should be 'all' or 'best'"
+        raise FieldFault("enum", ["query", "mode"], told, mode, {"expected": "'all' or 'best'"})
+    return mode == "all"
+
+
+async def _receive(receive: Receive, upload: BinaryIO) -> None:
+    """Keeps the body in a file, so that the database waits for no client.
+
+    Raises ClientFault 413 beyond 100 MB, 408 when it stops coming, 400 when it ends early.
+    """
+    size = 0
+    more = True
+    while more:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                message = await receive()
+        except TimeoutError as fault:
+            raise slow_body() from fault
+        if message["type"] == "http.disconnect":
+            raise ClientFault(400, "Request body ended early", CLOSE)
+        part = message.get("body", b"")
+        size += len(part)
+        if size > UPLOAD_MOST:
+            raise ClientFault(413, "Request body too large", CLOSE)
+        upload.write(part)
+        more = message.get("more_body", False)
+    upload.seek(0)

@@ -1,0 +1,93 @@
+"""Profiles from the platform that owns them: put one by one, deleted with their viewing."""
+
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import auth, records, wire
+from service.context import Context
+from service.database import Statement
+from service.errors import ClientFault
+from service.exchange import read, reply
+from service.records import stored
+
+
+class ProfilePutRow(msgspec.Struct, frozen=True):
+    """Whether the caller may, then the profile; null, and not to be read, where it was not put."""
+
+    is_active: bool
+    is_admin: bool
+    is_account: bool
+    is_put: bool
+    name: str
+    is_kids: bool
+    parental_rating: str
+    told: str | None
+
+
+class ProfileDeleteRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_admin: bool
+    account_id: UUID | None
+    told: str | None
+
+
+PUT: Final = Statement("profile_put", ProfilePutRow)
+DELETE: Final = Statement("profile_delete", ProfileDeleteRow)
+NO_ACCOUNT: Final = "Account not found"
+NOT_MOVED: Final = "Profile belongs to another account"
+
+
+class Profile(msgspec.Struct, frozen=True):
+    id: UUID
+    account_id: UUID
+    name: str
+    is_kids: bool
+    parental_rating: str
+
+
+async def profile_put(request: Request) -> Response:
+    """PUT a profile: made or changed; renamed or grown up with the next heartbeat, everywhere.
+
+    A profile stays its account's: a mistaken account must not hand a child's history to strangers.
+    """
+    context: Context = request.state.context
+    wanted = read(request, records.PROFILE)
+    caller_id = await auth.account(request)
+    profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
+    row = auth.administered(
+        await PUT.maybe(
+            context.pool,
+            caller_id,
+            profile_id,
+            wanted.account_id,
+            wanted.name,
+            wanted.is_kids,
+            stored(wanted.parental_rating),
+            context.configurations.origin,
+            context.now(),
+        )
+    )
+    if not row.is_account:
+        raise ClientFault(422, NO_ACCOUNT)
+    if not row.is_put:
+        raise ClientFault(409, NOT_MOVED)
+    context.configurations.forget(wanted.account_id, profile_id, "profile put")
+    profile = (row.name, row.is_kids, row.parental_rating)
+    return reply(Profile(profile_id, wanted.account_id, *profile))
+
+
+async def profile_delete(request: Request) -> Response:
+    """DELETE a profile, and with it its viewing."""
+    context: Context = request.state.context
+    caller_id = await auth.account(request)
+    profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
+    origin = context.configurations.origin
+    row = auth.administered(await DELETE.maybe(context.pool, caller_id, profile_id, origin))
+    if row.account_id is None:
+        raise ClientFault(404, "Profile not found")
+    context.configurations.forget(row.account_id, profile_id, "profile deleted")
+    return Response(status_code=204)

@@ -1,0 +1,90 @@
+-- Merges the staged profiles, and tells which of them it cannot.
+--
+-- $1 caller_id uuid                who asks; null: the operator, at the command line
+-- $2 now timestamptz
+--
+-- row: is_allowed bool             the caller is an active administrator
+-- row: merged int8                 lines that are in the table now, changed or found so
+-- row: refused int8                lines that are not
+-- row: lines int8[]                the first 100 of these, in step with the next
+-- row: faults text[]
+-- row: told text                   empty where the notification was sent, else null
+--
+-- A profile stays its account's. One that another transaction makes meanwhile, or whose account it
+-- deletes, fails at `profiles_pkey` or `profiles_user_id_fkey`: the batch is to be tried again.
+-- Only rows that differ are written, and no key of theirs: heartbeats do not wait.
+-- One notification, however many turned child or adult: each instance then loads what it needs.
+with caller as (
+    select $1::uuid is null or exists (
+        select from users as u where u.id = $1::uuid and u.is_active and u.is_admin
+    ) as is_allowed
+),
+asked as materialized (
+    select
+        l.line,
+        m.id,
+        m.account_id,
+        m.name,
+        m.parental_rating,
+        m.is_kids,
+        p.id is not null as is_known,
+        p.is_kids <> m.is_kids as is_turned,
+        case
+            when p.user_id <> m.account_id then 'account_id: Profile belongs to another account'
+            when u.id is null then 'account_id: Account not found'
+        end as fault
+    from import_lines as l
+    cross join lateral jsonb_to_record(l.members) as m (
+        id uuid, account_id uuid, name text, parental_rating text, is_kids bool
+    )
+    left join profiles as p on p.id = m.id
+    left join users as u on u.id = m.account_id
+    where l.type = 'profile'
+),
+changed as (
+    update profiles as p
+    set
+        name = a.name,
+        parental_rating = coalesce(a.parental_rating, p.parental_rating),
+        is_kids = a.is_kids
+    from asked as a
+    cross join caller as c
+    where c.is_allowed
+        and a.fault is null
+        and a.is_known
+        and p.id = a.id
+        and (
+            p.name <> a.name
+            or p.parental_rating <> a.parental_rating
+            or p.is_kids <> a.is_kids
+        )
+),
+made as (
+    insert into profiles (id, user_id, name, parental_rating, is_kids, created_at)
+    select
+        a.id,
+        a.account_id,
+        a.name,
+        coalesce(a.parental_rating, 'TV-MA'),
+        a.is_kids,
+        $2::timestamptz
+    from asked as a
+    cross join caller as c
+    where c.is_allowed and a.fault is null and not a.is_known
+    order by a.id
+)
+select
+    c.is_allowed,
+    count(a.line) filter (where a.fault is null) as merged,
+    count(a.fault) as refused,
+    coalesce((array_agg(a.line order by a.line) filter (where a.fault is not null))[1:100], '{}')
+        as lines,
+    coalesce((array_agg(a.fault order by a.line) filter (where a.fault is not null))[1:100], '{}')
+        as faults,
+    case
+        when c.is_allowed and bool_or(a.is_turned and a.fault is null)
+        then pg_notify('viewing_config_changed', 'import everything')::text
+    end as told
+from caller as c
+left join asked as a on true
+group by c.is_allowed
