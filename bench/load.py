@@ -1,0 +1,245 @@
+"""Our own client: a process that keeps requests in flight, or sends them by the clock.
+
+`python -m bench.load PLAN` takes a Plan as JSON and prints an Outcome. An answer that is not 200,
+or that fails closed (`blocked`), is an error.
+"""
+
+import asyncio
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from math import ceil, inf
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Final, cast
+
+import msgspec
+import uvloop
+
+KNOCK: Final = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+PATIENCE: Final = 120.0  # seconds until answers that do not come are a failure of the run
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What to send to a port of 127.0.0.1.
+
+    `requests` is a file of requests, a zero byte after each. With `seconds`, every connection
+    always has one in flight, of its own share of them; with a `rate` too, so many leave a second,
+    at random moments, whatever the answers do. With neither, each request is sent once.
+    """
+
+    port: int
+    requests: str
+    connections: int
+    seconds: float = 0.0
+    rate: float = 0.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of it: how many answers, how many of them errors, and how long they took."""
+
+    completed: int
+    errors: int
+    seconds: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    p999_ms: float
+    highest_ms: float
+    first_ms: float = 0.0
+    first_error: str = ""
+
+    @property
+    def per_second(self) -> float:
+        return self.completed / self.seconds
+
+
+def percentile(ranked: Sequence[float], share: float) -> float:
+    """The nearest rank in ascending values: one that was measured, none between two."""
+    return ranked[max(0, ceil(len(ranked) * share / 100) - 1)]
+
+
+class Connection(asyncio.Protocol):
+    """A connection to the server with at most one request in flight."""
+
+    def __init__(self, loop: "ClosedLoop", requests: Iterator[bytes]) -> None:
+        self.requests = requests
+        self.due = 0.0
+        self.is_open = self.in_flight = False
+        self._loop = loop
+        self._received = b""
+        self._length = 0
+        self._knocked: asyncio.Future[None] | None = None
+
+    def send(self, request: bytes, due: float) -> None:
+        """Sends a request whose latency counts from the instant `due`."""
+        self.due = due
+        self.in_flight = True
+        self._transport.write(request)
+
+    async def knock(self) -> None:
+        """Waits until the server has taken the connection: it takes one at a time, between
+        requests, and connections that are not yet taken would be no load.
+        """
+        self._knocked = asyncio.get_running_loop().create_future()
+        self.send(KNOCK, 0.0)
+        await self._knocked
+        self._knocked = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received = self._received + data
+        if not self._length:
+            head = received.find(b"\r\n\r\n")
+            if head < 0:
+                return
+            start = received.lower().index(b"content-length:") + 15
+            self._length = head + 4 + int(received[start : received.index(b"\r\n", start)])
+        if len(received) >= self._length:
+            self._received, self._length, self.in_flight = b"", 0, False
+            if self._knocked:
+                self._knocked.set_result(None)
+                return
+            good = received.startswith(b"HTTP/1.1 200") and b'"blocked"' not in received
+            self._loop.answered(self, perf_counter(), "" if good else received.decode())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_open = False
+        if self.in_flight:
+            self.in_flight = False
+            self._loop.answered(self, perf_counter(), f"connection lost: {error}")
+
+
+class ClosedLoop:
+    """Each connection sends its next request when it has its answer."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.requests = Path(plan.requests).read_bytes().split(b"\0")[:-1]
+        self.latencies: list[float] = []
+        self.errors = 0
+        self.first_error = ""
+        self.done = asyncio.Event()
+        self.ends = inf
+        self.busy = plan.connections
+
+    async def run(self) -> Outcome:
+        connections = [await self.connect(share) for share in self.shares()]
+        if self.plan.seconds:
+            for connection in connections:
+                await connection.knock()
+        began = perf_counter()
+        self.begin(began, connections)
+        async with asyncio.timeout(self.plan.seconds + PATIENCE):
+            await self.done.wait()
+        took = perf_counter() - began
+        ranked = sorted(latency * 1000 for latency in self.latencies)
+        return Outcome(
+            completed=len(ranked),
+            errors=self.errors,
+            seconds=took,
+            p50_ms=percentile(ranked, 50),
+            p95_ms=percentile(ranked, 95),
+            p99_ms=percentile(ranked, 99),
+            p999_ms=percentile(ranked, 99.9),
+            highest_ms=ranked[-1],
+            first_ms=self.latencies[0] * 1000,
+            first_error=self.first_error,
+        )
+
+    def shares(self) -> list[Iterator[bytes]]:
+        """The requests of each connection: its own ones for ever, or all of them once."""
+        number = self.plan.connections
+        if not self.plan.seconds:
+            return [iter(self.requests)] * number
+        return [cycle(self.requests[n::number]) for n in range(number)]
+
+    async def connect(self, share: Iterator[bytes]) -> Connection:
+        loop = asyncio.get_running_loop()
+        made = loop.create_connection(lambda: Connection(self, share), "127.0.0.1", self.plan.port)
+        return (await made)[1]
+
+    def begin(self, now: float, connections: list[Connection]) -> None:
+        if self.plan.seconds:
+            self.ends = now + self.plan.seconds
+        for connection in connections:
+            self.proceed(connection, now)
+
+    def answered(self, connection: Connection, now: float, fault: str) -> None:
+        self.latencies.append(now - connection.due)
+        if fault:
+            self.errors += 1
+            self.first_error = self.first_error or fault
+        self.proceed(connection, now)
+
+    def proceed(self, connection: Connection, now: float) -> None:
+        request = next(connection.requests, None) if now < self.ends else None
+        if request is not None and connection.is_open:
+            connection.send(request, now)
+            return
+        self.busy -= 1
+        if not self.busy:
+            self.done.set()
+
+
+class OpenLoop(ClosedLoop):
+    """Requests leave at their moments; one that finds no free connection waits, and that counts.
+
+    A connection that the server closed while it was idle is opened anew, and that counts too.
+    """
+
+    def begin(self, now: float, connections: list[Connection]) -> None:
+        self.free = deque(connections)
+        self.waiting: deque[tuple[bytes, float]] = deque()
+        self.opening: set[asyncio.Task[None]] = set()
+        draw, number = Random(1), round(self.plan.rate * self.plan.seconds)
+        self.busy = number
+        dues = sorted(now + draw.random() * self.plan.seconds for _ in range(number))
+        clock = (asyncio.get_running_loop(), dues)
+        threading.Thread(target=self.tick, args=clock, daemon=True).start()
+
+    def tick(self, loop: asyncio.AbstractEventLoop, dues: list[float]) -> None:
+        """Sleeps in a thread of its own: the event loop's timers know milliseconds only."""
+        for due, request in zip(dues, cycle(self.requests), strict=False):
+            time.sleep(max(0.0, due - perf_counter()))
+            loop.call_soon_threadsafe(self.arrive, request, due)
+
+    def arrive(self, request: bytes, due: float) -> None:
+        if not self.free:
+            self.waiting.append((request, due))
+            return
+        connection = self.free.popleft()
+        if connection.is_open:
+            connection.send(request, due)
+            return
+        task = asyncio.create_task(self.reopen(connection, request, due))
+        self.opening.add(task)
+        task.add_done_callback(self.opening.discard)
+
+    async def reopen(self, lost: Connection, request: bytes, due: float) -> None:
+        (await self.connect(lost.requests)).send(request, due)
+
+    def proceed(self, connection: Connection, now: float) -> None:
+        self.busy -= 1
+        if not self.busy:
+            self.done.set()
+        elif self.waiting and connection.is_open:
+            connection.send(*self.waiting.popleft())
+        else:
+            self.free.append(connection)
+
+
+async def main(plan: Plan) -> Outcome:
+    return await (OpenLoop if plan.rate else ClosedLoop)(plan).run()
+
+
+if __name__ == "__main__":
+    asked = msgspec.json.decode(sys.argv[1], type=Plan)
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(main(asked))))

@@ -1,0 +1,122 @@
+"""Server processes under load: the service as it is run, and the echo."""
+
+import asyncio
+import http.client
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bench import echo
+from bench.seed import SECRET
+
+START_SECONDS: Final = 30.0
+ROOT: Final = Path(__file__).parent.parent
+LOG: Final = "servers.log"
+SERVE: Final = ("service", "serve")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server on a port of 127.0.0.1; `counter` is where it tells how many it has answered."""
+
+    name: str
+    port: int
+    pid: int
+    counter: str = ""
+
+    async def get(self, path: str, token: str = "") -> Any:
+        """The JSON at a path; raises RuntimeError where the answer is not 200."""
+        return await asyncio.to_thread(self._get, path, token)
+
+    def _get(self, path: str, token: str) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise RuntimeError(f"{self.name} answers {answer.status} to {path}: {body!r}")
+        return msgspec.json.decode(body)
+
+
+@asynccontextmanager
+async def service(
+    name: str, dsn: str, folder: Path, variables: Mapping[str, str], command: Sequence[str]
+) -> AsyncIterator[Peer]:
+    """A service process with the defaults of its settings, but for `variables`."""
+    port = _free_port()
+    settings = {
+        "DATABASE_URL": dsn,
+        "JWT_SECRET": SECRET,
+        "PORT": str(port),
+        "SHUTDOWN_DRAIN_SECONDS": "0",  # there is no load balancer to wait for
+        **variables,
+    }
+    with _process(command, settings, folder) as process:
+        peer = Peer(name, port, process.pid)
+        await _answering(peer, process, "/health/ready", folder)
+        yield peer
+
+
+@asynccontextmanager
+async def nothing(folder: Path) -> AsyncIterator[Peer]:
+    """The server that does nothing."""
+    port = _free_port()
+    with _process(["bench.echo", str(port)], {}, folder) as process:
+        peer = Peer("echo", port, process.pid, counter=echo.PATH)
+        await _answering(peer, process, echo.PATH, folder)
+        yield peer
+
+
+@contextmanager
+def _process(
+    arguments: Sequence[str], settings: Mapping[str, str], folder: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs `python -m ARGUMENTS` in `folder`, away from anybody's `.env`, until the block ends."""
+    with (folder / LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=folder,
+            env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(START_SECONDS)
+        finally:
+            process.kill()
+
+
+async def _answering(peer: Peer, process: subprocess.Popen[bytes], path: str, folder: Path) -> None:
+    async with asyncio.timeout(START_SECONDS):
+        while True:
+            if process.poll() is not None:
+                said = (folder / LOG).read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{peer.name} ended with {process.returncode}:\n{said}")
+            try:
+                await peer.get(path)
+                return
+            except OSError:
+                await asyncio.sleep(0.02)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,46 @@
+"""wrk, the load generator, where it is installed: it takes less of the machine than our client.
+
+It knows no connections in its script, so requests are sent in turn, and a profile comes again only
+after all the others. It ends by cutting its connections: what is in flight then is not counted.
+"""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench.load import Outcome, Plan
+
+SCRIPT: Final = Path(__file__).with_name("wrk.lua")
+
+
+def installed() -> bool:
+    return shutil.which("wrk") is not None
+
+
+async def closed_loop(plan: Plan) -> Outcome:
+    """Keeps a request in flight on every connection; raises RuntimeError with what wrk said."""
+    process = await asyncio.create_subprocess_exec(
+        "wrk",
+        "-t1",
+        f"-c{plan.connections}",
+        f"-d{max(1, round(plan.seconds))}s",
+        "--timeout=30s",
+        f"--script={SCRIPT}",
+        f"http://127.0.0.1:{plan.port}/",
+        "--",
+        plan.requests,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        said, _ = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        raise
+    last = said.rstrip().rpartition(b"\n")[2]
+    if process.returncode or not last.startswith(b"{"):
+        raise RuntimeError(f"wrk failed: {said.decode(errors='replace')}")
+    return msgspec.json.decode(last, type=Outcome)
