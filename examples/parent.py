@@ -1,0 +1,167 @@
+"""A parent's app on the command line: PIN, limits, more time, history, the week.
+
+export VIEWING_TIME_TOKEN=…
+python examples/parent.py set-pin --pin 1234
+python examples/parent.py limits PROFILE --weekday 90 --weekend unlimited
+python examples/parent.py grant PROFILE 30
+python examples/parent.py report
+"""
+
+import argparse
+import getpass
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+
+class Parent:
+    """What a parent may ask of the service."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+
+    def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        """The answer to a request; ends the program with what the service says against it."""
+        answer = self.client.request(method, path, **content)
+        if not answer.is_success:
+            until = answer.headers.get("X-Locked-Until")
+            sys.exit(f"{_detail(answer)}{f', until {until}' if until else ''}")
+        said: dict[str, Any] = answer.json()
+        return said
+
+    def set_pin(self, options: argparse.Namespace) -> None:
+        body = {"new_pin": options.pin or getpass.getpass("New PIN: ")}
+        if self.call("GET", "pin/status")["has_pin"]:
+            body["current_pin"] = options.current or getpass.getpass("Current PIN: ")
+        print(self.call("POST", "pin", json=body)["detail"])
+
+    def verified(self, options: argparse.Namespace) -> str:
+        """A PIN token, which for five minutes stands for the PIN."""
+        body = {"pin": options.pin or getpass.getpass("PIN: ")}
+        token: str = self.call("POST", "pin/verify", json=body)["pin_token"]
+        return token
+
+    def verify(self, options: argparse.Namespace) -> None:
+        self.verified(options)
+        print("The PIN is right")
+
+    def limits(self, options: argparse.Namespace) -> None:
+        """Shows the configuration, after changing what was named; null means no limit."""
+        path = f"profiles/{options.profile}/viewing-time"
+        names = ("weekday_limit_minutes", "weekend_limit_minutes", "timezone", "reset_hour")
+        changes = {name: value for name, value in vars(options).items() if name in names}
+        if "reset_hour" in changes:
+            changes["pin_token"] = self.verified(options)
+        found = self.call("PUT", path, json=changes) if changes else self.call("GET", path)
+        print(f"weekdays  {minutes(found['weekday_limit_minutes'])}")
+        print(f"weekends  {minutes(found['weekend_limit_minutes'])}")
+        print(f"resets    {found['reset_hour']:02}:00 {found['timezone']}")
+        print(f"lessons   {'are free' if found['educational_exempt'] else 'count'}")
+
+    def grant(self, options: argparse.Namespace) -> None:
+        """More time today; with the PIN on the child's device, without it from the parent's own."""
+        body: dict[str, Any] = {"minutes": options.minutes}
+        if options.pin:
+            body["pin_token"] = self.verified(options)
+        path = f"profiles/{options.profile}/viewing-time/grant"
+        granted = self.call("POST", path, json=body)
+        print(f"granted   {minutes(granted['granted_minutes'])}")
+        print(f"left      {minutes(granted['remaining_minutes'])}")
+
+    def history(self, options: argparse.Namespace) -> None:
+        today = datetime.now(UTC).date()
+        span = {"from_date": str(today - timedelta(days=options.days - 1)), "to_date": str(today)}
+        path = f"profiles/{options.profile}/history"
+        for day in self.call("GET", path, params=span)["days"]:
+            print(f"{day['date']}  {minutes(day['total_minutes'])}")
+            for session in day["sessions"]:
+                length = minutes(session["duration_minutes"])
+                print(f"  {session['started_at'][11:16]}  {length:>12}  {session['title_name']}")
+
+    def report(self, options: argparse.Namespace) -> None:
+        week = self.call("GET", "weekly-report")
+        print(f"{week['week_start']} to {week['week_end']}")
+        for profile in week["profiles"]:
+            used = profile["limit_usage_percent"]
+            share = "no limit" if used is None else f"{used:g} % of the limit"
+            print(f"{profile['profile_name']}: {minutes(profile['total_minutes'])}, {share}")
+            for day in profile["daily_totals"]:
+                bar = "#" * -int(-day["minutes"] // 10)  # one for every 10 minutes begun
+                print(f"  {day['date']}  {minutes(day['minutes']):>12}  {bar}".rstrip())
+            for title in profile["top_titles"]:
+                print(f"  {minutes(title['total_minutes']):>24}  {title['title_name']}")
+
+
+def amount(text: str) -> int | None:
+    """Minutes from the command line; None is unlimited."""
+    return None if text == "unlimited" else int(text)
+
+
+def minutes(value: float | None) -> str:
+    return "unlimited" if value is None else f"{value:g} min"
+
+
+def _detail(answer: httpx.Response) -> str:
+    """The service's own sentence; for a field that it cannot read, which one and why."""
+    if "json" not in answer.headers.get("Content-Type", ""):
+        return f"The service answered {answer.status_code}"
+    detail = answer.json()["detail"]
+    if isinstance(detail, str):
+        return detail
+    return "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in detail)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Look after a family's viewing time.")
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    commands = parser.add_subparsers(required=True)
+    absent = argparse.SUPPRESS
+
+    def command(call: Any, name: str, meaning: str, *, profile: bool) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=meaning)
+        added.set_defaults(call=call)
+        if profile:
+            added.add_argument("profile", help="id of the child's profile")
+        return added
+
+    pin = command(Parent.set_pin, "set-pin", "set the PIN, or change it", profile=False)
+    pin.add_argument("--current", help="the current PIN; asked for when absent and needed")
+    verify = command(Parent.verify, "verify", "is this the PIN?", profile=False)
+    limits = command(Parent.limits, "limits", "show the limits, or change them", profile=True)
+    for days in ("weekday", "weekend"):
+        meaning = "minutes (15 to 480 by 15), or unlimited"
+        name = f"{days}_limit_minutes"
+        limits.add_argument(f"--{days}", dest=name, default=absent, type=amount, help=meaning)
+    limits.add_argument("--timezone", default=absent, help="such as Europe/Berlin")
+    limits.add_argument("--reset-hour", default=absent, type=int, help="0 to 23; needs the PIN")
+    grant = command(Parent.grant, "grant", "grant more time today", profile=True)
+    grant.add_argument("minutes", type=amount, help="15 to 120, or unlimited")
+    for asking in (pin, verify, limits, grant):
+        asking.add_argument("--pin", help="better left to the prompt: others can see arguments")
+    history = command(Parent.history, "history", "sessions by day", profile=True)
+    history.add_argument("--days", type=int, default=7)
+    command(Parent.report, "report", "the last seven days of every child", profile=False)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = _arguments()
+    token = os.environ.get("VIEWING_TIME_TOKEN")
+    if not token:
+        sys.exit("VIEWING_TIME_TOKEN must hold an access token")
+    with httpx.Client(
+        base_url=f"{options.url}/api/v1/parental-controls/",
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=10.0,
+    ) as client:
+        try:
+            options.call(Parent(client), options)
+        except httpx.TransportError as error:
+            sys.exit(f"The service does not answer: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""A player: tells the service every 30 seconds that a title is playing, and obeys its answer.
+
+    VIEWING_TIME_TOKEN=… python examples/player.py --profile ID --title ID
+
+Viewing that cannot be counted does not go on: while the service is away the block screen shows.
+"""
+
+import argparse
+import itertools
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+WARNINGS = {"warning_15": "15 minutes left", "warning_5": "5 minutes left"}
+AWAY: dict[str, Any] = {"enforcement": "blocked"}
+NOTHING_LEFT: dict[str, Any] = {"enforcement": "blocked"}
+PAUSE_MOST = 8.0
+
+
+class Refused(Exception):
+    """The service has understood the request and says no: asking again would not help."""
+
+
+class Player:
+    """One title on one screen; `interval` is in seconds."""
+
+    def __init__(self, client: httpx.Client, options: argparse.Namespace) -> None:
+        self.client = client
+        self.profile, self.interval = options.profile, options.interval
+        self.body = {
+            "profile_id": options.profile,
+            "title_id": options.title,
+            "device_id": options.device,
+            "device_type": "tv",
+            "session_id": None,
+        }
+
+    def play(self, beats: int | None) -> None:
+        """Plays so many beats, or for ever; ends the session in any case."""
+        try:
+            for _ in itertools.count() if beats is None else range(beats):
+                begun = time.monotonic()
+                show(self.beat())
+                time.sleep(max(0.0, begun + self.interval - time.monotonic()))
+        finally:
+            self.end()
+
+    def beat(self) -> dict[str, Any]:
+        """One heartbeat; nothing is played before the first and after one that says blocked.
+
+        While the block screen shows nothing is watched, so nothing is counted: the player asks
+        whether it may go on, and starts a new session once it may.
+        """
+        if self.body["session_id"] is None:
+            eligibility = self.call("GET", f"playback-eligible/{self.profile}")
+            if eligibility is None or not eligibility["eligible"]:
+                return AWAY if eligibility is None else NOTHING_LEFT
+        verdict = self.call("POST", "heartbeat", json=self.body)
+        if verdict is not None:
+            self.body["session_id"] = verdict["session_id"]
+        if verdict is None or verdict["enforcement"] == "blocked":
+            self.end()
+        return verdict or AWAY
+
+    def end(self) -> None:
+        """Ends the session; in vain is no harm, since the next one to start ends it too."""
+        if self.body["session_id"] is not None:
+            session = f"session/{self.body['session_id']}/end"
+            self.body["session_id"] = None
+            self.call("POST", session, patience=0)
+
+    def call(
+        self, method: str, path: str, patience: float | None = None, **content: Any
+    ) -> dict[str, Any] | None:
+        """The answer to a request that is repeated until the next beat is due; None without one.
+
+        Every try carries the same key, so that the service can tell a repetition from a new beat.
+        """
+        headers = {"Idempotency-Key": str(uuid4())}
+        end = time.monotonic() + (self.interval if patience is None else patience)
+        for pause in pauses():
+            try:
+                answer = self.client.request(method, path, headers=headers, **content)
+            except httpx.TransportError as error:
+                print(f"  no answer: {type(error).__name__}", file=sys.stderr)
+            else:
+                if answer.is_success:
+                    said: dict[str, Any] = answer.json()
+                    return said
+                if answer.status_code not in (408, 429) and answer.status_code < 500:
+                    raise Refused(f"{answer.status_code} {answer.text}")
+                pause = max(pause, float(answer.headers.get("Retry-After", 0)))
+            if time.monotonic() + pause > end:
+                return None
+            time.sleep(pause)
+        raise AssertionError("pauses never end")
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between tries: doubled each time, and jittered so that players do not march."""
+    for n in itertools.count():
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+        yield jitter * min(PAUSE_MOST, 0.5 * 2**n)
+
+
+def show(verdict: dict[str, Any]) -> None:
+    """What the child sees."""
+    if verdict is AWAY:
+        print("BLOCKED  viewing cannot be counted at the moment", flush=True)
+    elif verdict["enforcement"] == "blocked":
+        print("BLOCKED  no viewing time left today; ask a parent for more", flush=True)
+    elif verdict["enforcement"] in WARNINGS:
+        print(f"WARNING  {WARNINGS[verdict['enforcement']]}", flush=True)
+    elif verdict["remaining_minutes"] is None:
+        print("playing  without a limit", flush=True)
+    else:
+        print(f"playing  {verdict['remaining_minutes']:g} minutes left", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Play a title as a viewing-time player.")
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--profile", required=True, help="id of the profile that watches")
+    parser.add_argument("--title", required=True, help="id of the title that plays")
+    parser.add_argument("--device", default="living-room-tv")
+    parser.add_argument("--interval", type=float, default=30.0, help="seconds between heartbeats")
+    parser.add_argument("--beats", type=int, help="stop after so many; default: play on")
+    options = parser.parse_args()
+    token = os.environ.get("VIEWING_TIME_TOKEN")
+    if not token:
+        parser.error("VIEWING_TIME_TOKEN must hold an access token")
+    with httpx.Client(
+        base_url=f"{options.url}/api/v1/viewing-time/",
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=5.0,
+    ) as client:
+        try:
+            Player(client, options).play(options.beats)
+        except Refused as fault:
+            sys.exit(f"BLOCKED  {fault}")
+        except KeyboardInterrupt:
+            print("stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""What would keep the service from working here: one finding a subject, with a remedy."""
+
+import asyncio
+import http.client
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import asyncpg
+import msgspec
+
+from service import jwks, rules, settings
+from service.database import UNAVAILABLE, Connection, Statement, connect, files, reach
+from service.server import PortTaken, bound
+from service.settings import Settings, SettingsError
+
+VERSIONS: Final = (13, 18)
+SKEW_WARN_SECONDS: Final = 1.0
+# One heartbeat: beyond it, two machines disagree about what has been counted.
+SKEW_FAULT_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 10.0
+ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")
+
+
+class ServerRow(msgspec.Struct, frozen=True):
+    version: int
+    clock: datetime
+    is_standby: bool
+    connections_most: int
+    connections_elsewhere: int
+
+
+class MigrationRow(msgspec.Struct, frozen=True):
+    migration_id: str
+
+
+SERVER: Final = Statement("check_server", ServerRow)
+APPLIED: Final = Statement("migration_applied", MigrationRow)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What was found out about one subject; `remedy` says what to do where it is not ok."""
+
+    level: Literal["ok", "warn", "FAULT"]
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:<5} {self.what}" + (f": {self.remedy}" if self.remedy else "")
+
+
+Findings = Iterator[Finding]
+
+
+def findings(
+    environment: Mapping[str, str], instances: int, now: Callable[[], datetime]
+) -> Findings:
+    """Everything that can be found out, one by one; blocks for seconds at worst."""
+    try:
+        chosen = settings.read(environment)
+    except SettingsError as error:
+        yield from (Finding("FAULT", "settings", fault) for fault in error.faults)
+        return
+    yield Finding("ok", "settings can all be read")
+    yield from asyncio.run(_database(chosen, instances, now))
+    yield from _zones()
+    yield from _port(chosen)
+    yield from _published_keys(chosen)
+
+
+async def _database(chosen: Settings, instances: int, now: Callable[[], datetime]) -> list[Finding]:
+    try:
+        connection = await connect(chosen)
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        remedy = "check DATABASE_URL, and that the server runs and lets this machine in"
+        return [Finding("FAULT", f"database cannot be reached ({_reason(error)})", remedy)]
+    try:
+        asked = now()
+        server = await SERVER.one(connection, timeout=ANSWER_SECONDS)
+        middle = asked + (now() - asked) / 2
+        return [
+            *_version(server),
+            *await _migrations(connection),
+            *_clock((server.clock - middle).total_seconds()),
+            *_connections(chosen, server, instances),
+            *await _listening(chosen),
+        ]
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        remedy = "look into the server's log"
+        return [Finding("FAULT", f"database does not answer ({_reason(error)})", remedy)]
+    finally:
+        connection.terminate()
+
+
+def _version(server: ServerRow) -> Findings:
+    major = server.version // 10_000
+    what = f"database is PostgreSQL {major}.{server.version % 10_000}"
+    if server.is_standby:
+        remedy = "point DATABASE_URL at the primary"
+        yield Finding("FAULT", f"{what}, a standby that only reads", remedy)
+    elif major < VERSIONS[0]:
+        yield Finding("FAULT", what, f"upgrade it to {VERSIONS[0]} or later")
+    elif major > VERSIONS[1]:
+        yield Finding("warn", what, f"tested are {VERSIONS[0]} to {VERSIONS[1]}; try a copy first")
+    else:
+        yield Finding("ok", what)
+
+
+async def _migrations(connection: Connection) -> list[Finding]:
+    try:
+        applied = {row[0] for row in await connection.fetch(APPLIED.text, timeout=ANSWER_SECONDS)}
+    except asyncpg.UndefinedTableError:
+        applied = set()
+    paths = sorted(files("migrations").glob("*.sql"))
+    ours = [path.stem for path in paths if not path.stem.endswith(".rollback")]
+    if pending := [name for name in ours if name not in applied]:
+        what = f"migrations: {len(pending)} of {len(ours)} are not applied, from {pending[0]} on"
+        return [Finding("FAULT", what, "run `viewing-time migrate`")]
+    if unknown := sorted(applied - set(ours)):
+        what = f"migrations: {unknown[-1]} is not of this version"
+        return [Finding("warn", what, "run the version that migrated the database, or a later one")]
+    return [Finding("ok", f"migrations: all {len(ours)} are applied")]
+
+
+def _clock(skew: float) -> Findings:
+    """`skew` is in seconds, the server's clock less ours."""
+    level: Literal["ok", "warn", "FAULT"] = "ok"
+    if abs(skew) > SKEW_WARN_SECONDS:
+        level = "FAULT" if abs(skew) > SKEW_FAULT_SECONDS else "warn"
+    what = f"clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} the database's"
+    yield Finding(level, what, "" if level == "ok" else "keep both in time by NTP")
+
+
+def connections(chosen: Settings) -> int:
+    """How many connections an instance holds at most.
+
+    Beside the pool's and the heartbeats': one that listens, one for an import or a deletion.
+    """
+    return chosen.pool_max_size + chosen.heartbeat_connections + 2
+
+
+def _connections(chosen: Settings, server: ServerRow, instances: int) -> Findings:
+    if chosen.statement_cache_size == 0:
+        yield Finding("ok", "connections are a pooler's to limit (STATEMENT_CACHE_SIZE=0)")
+        return
+    each, most = connections(chosen), server.connections_most
+    wanted, free = each * instances, most - server.connections_elsewhere
+    what = f"connections: {instances} x {each}, of {most} that the server allows"
+    remedy = "lower POOL_MAX_SIZE, raise max_connections, or put a pooler between"
+    if wanted > most:
+        yield Finding("FAULT", what, remedy)
+    elif wanted > free:
+        others = f", of which others hold {server.connections_elsewhere}"
+        yield Finding("warn", what + others, remedy)
+    else:
+        yield Finding("ok", what)
+
+
+async def _listening(chosen: Settings) -> list[Finding]:
+    if chosen.database_direct_url:
+        await reach(msgspec.structs.replace(chosen, database_url=chosen.database_direct_url))
+        return [Finding("ok", "database can be reached at DATABASE_DIRECT_URL too")]
+    if chosen.statement_cache_size == 0:
+        what = "changes made by other instances are not heard of through a pooler"
+        return [Finding("warn", what, "set DATABASE_DIRECT_URL to the server's own address")]
+    return []
+
+
+def _zones() -> Findings:
+    if unknown := [name for name in ZONES if rules.zone(name) is None]:
+        what = f"time zones are unknown ({', '.join(unknown)})"
+        yield Finding("FAULT", what, "install the package tzdata, of the system or of Python")
+    else:
+        yield Finding("ok", "time zones are known")
+
+
+def _port(chosen: Settings) -> Findings:
+    where = f"{chosen.host}:{chosen.port}"
+    try:
+        bound(chosen.host, chosen.port).close()
+    except PortTaken as error:
+        if _is_served(chosen):
+            yield Finding("warn", f"port: a service answers on {where}", "stop it to serve there")
+        else:
+            what, _, remedy = str(error).partition(". ")
+            yield Finding("FAULT", f"port: {what}", remedy)
+    else:
+        yield Finding("ok", f"port: {where} is free")
+
+
+def _is_served(chosen: Settings) -> bool:
+    connection = http.client.HTTPConnection(chosen.host, chosen.port, timeout=1)
+    try:
+        connection.request("GET", "/health/live")
+        return connection.getresponse().read(100) == b'{"status":"ok"}'
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _published_keys(chosen: Settings) -> Findings:
+    source = chosen.jwt_jwks_url or chosen.jwt_jwks_file
+    if not source:
+        return
+    try:
+        published = jwks.read_published(chosen).values()
+    except jwks.Unreadable as error:
+        remedy = "check JWT_JWKS_URL or JWT_JWKS_FILE"
+        yield Finding("FAULT", f"published keys cannot be read ({error})", remedy)
+        return
+    algorithms = ", ".join(sorted(key.algorithm_name for key in published))
+    what = f"published keys can be read ({algorithms})"
+    address = urlsplit(chosen.jwt_jwks_url)
+    if address.scheme == "http" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
+        yield Finding("warn", what, "who can change them on the way can sign tokens; use https")
+    else:
+        yield Finding("ok", what)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")

@@ -1,0 +1,32 @@
+-- Tells what one needs to know of the server before serving from it.
+--
+-- row: version int                 as in server_version_num: 180006 is 18.6
+-- row: clock timestamptz           the server's own, as it answers
+-- row: is_standby bool             it refuses to write
+-- row: connections_most int        open to this role in this database at once
+-- row: connections_elsewhere int   held at the moment by others than this service
+--
+-- The server's clock is what is asked for here; every other statement is told the time.
+-- A role without rights sees other roles' sessions, but not what kind they are: they count too.
+-- A limit of -1 on a role or a database is none, and `least` passes over a null.
+select
+    current_setting('server_version_num')::int as version,
+    clock_timestamp() as clock,
+    pg_is_in_recovery() as is_standby,
+    least(
+        current_setting('max_connections')::int
+        - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true)::int, 0),
+        nullif(d.datconnlimit, -1),
+        nullif(r.rolconnlimit, -1)
+    ) as connections_most,
+    (
+        select count(*)::int
+        from pg_stat_activity as a
+        where a.datid is not null
+            and coalesce(a.backend_type, 'client backend') = 'client backend'
+            and a.application_name <> 'viewing-time'
+    ) as connections_elsewhere
+from pg_database as d
+cross join pg_roles as r
+where d.datname = current_database() and r.rolname = current_user

@@ -1,0 +1,146 @@
+"""What is delivered: a wheel that works far from the checkout, and dependencies that are locked."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT, free_port
+from tests.family import SECRET
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+FOLDERS = ("sql", "migrations", "ops")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory"]
+    subprocess.run([*command, str(folder)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with the wheel and, behind it, what it depends on."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    install = ["--python", str(python), "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([sys.executable, "-m", "pip", *install, str(wheel)], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return python.parent
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without what leads back to the checkout."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**kept, **variables}
+
+
+def test_the_wheel_carries_every_file_it_needs(wheel: Path) -> None:
+    carried = set(zipfile.ZipFile(wheel).namelist())
+    for folder in FOLDERS:
+        ours = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+        assert {f"service/{path.relative_to(ROOT)}" for path in ours} <= carried
+    modules = {f"service/{path.name}" for path in (ROOT / "service").glob("*.py")}
+    assert modules <= carried
+    assert "service/py.typed" in carried
+    others = [name for name in carried if not name.startswith("service/")]
+    assert all(".dist-info/" in name for name in others)
+
+
+async def test_the_wheel_serves_from_an_empty_directory(
+    programs: Path, empty_database: str, tmp_path: Path
+) -> None:
+    code = "import service; print(service.__file__)"
+    _, where = await run(programs / "python", "-c", code, cwd=tmp_path, env=environment())
+    assert where.startswith(str(programs.parent))
+    port = str(free_port())
+    chosen = environment(DATABASE_URL=empty_database, JWT_SECRET=SECRET, PORT=port)
+    with (tmp_path.parent / f"{tmp_path.name}.log").open("w+") as log:
+        process = subprocess.Popen(
+            [programs / "viewing-time", "serve", "--migrate"],
+            cwd=tmp_path,
+            env=chosen,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            answer = await ready(f"http://127.0.0.1:{port}", process)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 20) == 0
+        finally:
+            process.kill()
+            process.wait()
+            log.seek(0)
+            print(log.read())
+    assert answer.json() == {"status": "ok", "checks": {"database": "ok"}}
+    assert list(tmp_path.iterdir()) == []
+    exit_code, said = await run(programs / "viewing-time", "check", cwd=tmp_path, env=chosen)
+    assert exit_code == 0, said
+
+
+async def run(*command: str | Path, cwd: Path, env: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a program, and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def ready(url: str, process: subprocess.Popen[bytes]) -> httpx.Response:
+    """The first answer that says the service is ready."""
+    async with httpx.AsyncClient() as client, asyncio.timeout(25):
+        while True:
+            assert process.poll() is None, f"the service ended with {process.returncode}"
+            try:
+                answer = await client.get(f"{url}/health/ready")
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+            else:
+                assert answer.status_code == 200
+                return answer
+
+
+def locked() -> dict[str, str]:
+    """The version of each package in the lock."""
+    found = re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", LOCK, re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+@pytest.mark.parametrize("text", PROJECT["project"]["dependencies"])
+def test_the_lock_is_within_the_ranges(text: str) -> None:
+    requirement = Requirement(text)
+    assert requirement.specifier.contains(locked()[canonicalize_name(requirement.name)])
+
+
+def test_the_lock_pins_everything_by_hash_and_names_no_place() -> None:
+    entries = [entry for entry in re.split(r"\n(?=\S)", LOCK.strip()) if entry[0] != "#"]
+    assert len(entries) == len(locked())
+    for entry in entries:
+        first, *rest = entry.splitlines()
+        assert re.fullmatch(r"[a-z0-9.-]+==[^\s;]+( ; .+)? \\", first)
+        hashes = [line for line in rest if not line.startswith("    #")]
+        assert hashes
+        assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in hashes)
+    assert not re.search(r"://|index-url|find-links|file:|@ ", LOCK)

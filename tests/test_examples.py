@@ -1,0 +1,245 @@
+"""The examples run as they are, in processes of their own, against a live service."""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from service.database import Connection
+from tests.conftest import ROOT, RunningService, free_port
+from tests.family import PIN, Family, add_family, bearer, open_sessions, session_seconds
+
+QUICK = ("--interval", "0.3")
+
+
+@pytest.fixture
+async def connection(service: RunningService) -> AsyncIterator[Connection]:
+    """A connection to the live service's database."""
+    opened = await asyncpg.connect(service.dsn)
+    yield opened
+    await opened.close()
+
+
+async def run(name: str, family: Family, url: str, *arguments: str) -> tuple[int, str]:
+    """The exit code of an example, and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "examples" / name),
+        "--url",
+        url,
+        *arguments,
+        env={**os.environ, "VIEWING_TIME_TOKEN": bearer(family.account)["Authorization"][7:]},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def play(family: Family, url: str, beats: int, *arguments: str) -> list[str]:
+    """What the player shows, a line a beat; with what it says about missing answers."""
+    chosen = ("--profile", str(family.child), "--title", str(family.title), *QUICK)
+    code, output = await run("player.py", family, url, *chosen, "--beats", str(beats), *arguments)
+    assert code == 0, output
+    return output.splitlines()
+
+
+async def parent(family: Family, url: str, *arguments: str) -> str:
+    code, output = await run("parent.py", family, url, *arguments)
+    assert code == 0, output
+    return output
+
+
+async def use(connection: Connection, family: Family, seconds: int) -> None:
+    """Lets the child have used so many seconds today."""
+    await connection.execute(
+        "insert into viewing_time_balances "
+        "(id, profile_id, reset_date, used_seconds, educational_seconds, "
+        "is_unlimited_override, updated_at) "
+        "values (gen_random_uuid(), $1, (now() at time zone 'UTC')::date, $2, 0, false, now())",
+        family.child,
+        seconds,
+    )
+
+
+async def test_a_player_counts_and_ends_its_session(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection)
+    lines = await play(family, service.url, 3)
+    assert lines == [f"playing  {left:g} minutes left" for left in (119.5, 119.0, 118.5)]
+    assert await session_seconds(connection, family.child) == 90
+    assert await open_sessions(connection, family.child) == 0
+
+
+async def test_a_player_warns_blocks_and_goes_on_after_a_grant(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection)
+    await use(connection, family, (120 - 15) * 60 - 30)
+    assert await play(family, service.url, 1) == ["WARNING  15 minutes left"]
+    await connection.execute(
+        "update viewing_time_balances set used_seconds = $2 where profile_id = $1",
+        family.child,
+        (120 - 1) * 60,
+    )
+    nothing_left = "BLOCKED  no viewing time left today; ask a parent for more"
+    assert await play(family, service.url, 4) == [
+        "WARNING  5 minutes left",
+        nothing_left,
+        nothing_left,
+        nothing_left,
+    ]
+    assert await session_seconds(connection, family.child) == 90
+    assert await open_sessions(connection, family.child) == 0
+    assert "left      15 min" in await parent(family, service.url, "grant", str(family.child), "15")
+    assert await play(family, service.url, 1) == ["WARNING  15 minutes left"]
+
+
+@asynccontextmanager
+async def unreliable(
+    service: RunningService, lost: set[int]
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """A way to the service that loses some answers; its address, and the keys that passed."""
+    keys: list[str] = []
+    count = 0
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        target = service.url.removeprefix("http://").split(":")
+        there_reader, there_writer = await asyncio.open_connection(target[0], int(target[1]))
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            content = await reader.readexactly(int(length[1]) if length else 0)
+            if key := re.search(rb"(?i)idempotency-key: (\S+)", head):
+                keys.append(key[1].decode())
+            head = re.sub(rb"(?i)connection: [^\r]*", b"Connection: close", head)
+            there_writer.write(head + content)
+            answer = await there_reader.read()
+            if count not in lost:
+                writer.write(answer)
+                await writer.drain()
+            count += 1
+        finally:
+            for each in (writer, there_writer):
+                each.close()
+                await each.wait_closed()
+
+    async with await asyncio.start_server(carry, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", keys
+
+
+async def test_a_player_repeats_with_the_same_key(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection)
+    async with unreliable(service, lost={1, 2}) as (url, keys):
+        lines = await play(family, url, 1, "--interval", "3")
+    assert lines[0].startswith("  no answer: ")
+    assert lines[-1].startswith("playing  ")
+    eligible, first, second, third, _end = keys
+    assert first == second == third != eligible
+
+
+async def test_a_player_shows_the_block_screen_while_the_service_is_away(
+    connection: Connection,
+) -> None:
+    family = await add_family(connection)
+    lines = await play(family, f"http://127.0.0.1:{free_port()}", 2)
+    shown = [line for line in lines if not line.startswith("  no answer: ConnectError")]
+    assert shown == ["BLOCKED  viewing cannot be counted at the moment"] * 2
+
+
+async def test_a_player_that_is_refused_stops(
+    service: RunningService, connection: Connection
+) -> None:
+    family, stranger = await add_family(connection), await add_family(connection)
+    chosen = ("--profile", str(stranger.child), "--title", str(family.title), *QUICK)
+    code, output = await run("player.py", family, service.url, *chosen)
+    assert code == 1
+    assert output.startswith("BLOCKED  403 ")
+
+
+async def test_a_parent(service: RunningService, connection: Connection) -> None:
+    family = await add_family(connection, limit=60)
+    await connection.execute("update users set pin_hash = null where id = $1", family.account)
+    url, child = service.url, str(family.child)
+    assert await parent(family, url, "set-pin", "--pin", PIN) == "PIN set successfully\n"
+    assert await parent(family, url, "verify", "--pin", PIN) == "The PIN is right\n"
+    changed = await parent(family, url, "set-pin", "--pin", "4321", "--current", PIN)
+    assert changed == "PIN set successfully\n"
+    assert await run("parent.py", family, url, "verify", "--pin", PIN) == (1, "Incorrect PIN\n")
+    shown = await parent(family, url, "limits", child)
+    assert shown.splitlines() == [
+        "weekdays  60 min",
+        "weekends  60 min",
+        "resets    00:00 UTC",
+        "lessons   are free",
+    ]
+    shown = await parent(
+        family, url, "limits", child, "--weekday", "90", "--weekend", "unlimited",
+        "--timezone", "Europe/Berlin", "--reset-hour", "6", "--pin", "4321",
+    )  # fmt: skip
+    assert shown.splitlines() == [
+        "weekdays  90 min",
+        "weekends  unlimited",
+        "resets    06:00 Europe/Berlin",
+        "lessons   are free",
+    ]
+    said = await run("parent.py", family, url, "limits", child, "--weekday", "20")
+    assert said == (1, "weekday_limit_minutes must be a multiple of 15 minutes\n")
+    code, output = await run("parent.py", family, url, "limits", child, "--timezone", "Mars/Base")
+    assert (code, output.partition(":")[0]) == (1, "timezone")
+    granted = await parent(family, url, "grant", child, "unlimited", "--pin", "4321")
+    assert granted.splitlines() == ["granted   unlimited", "left      unlimited"]
+
+
+async def test_what_a_parent_sees_afterwards(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection)
+    await play(family, service.url, 2)
+    history = (await parent(family, service.url, "history", str(family.child))).splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d  1 min", history[0])
+    assert re.fullmatch(r"  \d\d:\d\d +1 min  Cartoon", history[1])
+    report = (await parent(family, service.url, "report")).splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d", report[0])
+    assert report[1] == "Ada: 1 min, 0.1 % of the limit"
+    assert len(report) == 2 + 7 + 1
+    assert report[8].endswith("1 min  #")
+    assert re.fullmatch(r" +1 min  Cartoon", report[9])
+
+
+@pytest.mark.parametrize("name", ["player.py", "parent.py"])
+async def test_help_and_a_missing_token(name: str) -> None:
+    path = str(ROOT / "examples" / name)
+    environment = {n: v for n, v in os.environ.items() if n != "VIEWING_TIME_TOKEN"}
+    complete = {"player.py": ["--profile", "x", "--title", "x"], "parent.py": ["report"]}
+    for arguments, is_success, said in (
+        (["--help"], True, b"usage: "),
+        (complete[name], False, b"VIEWING_TIME_TOKEN must hold an access token"),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            path,
+            *arguments,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert (process.returncode == 0) is is_success
+        assert said in output
