@@ -1,0 +1,112 @@
+"""The commands about what is kept of children: retain, erase, export."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from uuid import UUID
+
+import asyncpg
+import click
+
+from service import erasure, export, retention
+from service.app import utc_now
+from service.database import UNAVAILABLE
+from service.logs import logging_to_stdout
+from service.retention import Removed
+from service.settings import Settings
+
+SetUp = Callable[[], Settings]
+DAYS = click.IntRange(retention.DAYS_LEAST, 36_500)
+
+
+@click.command("retain")
+@click.option("--sessions-days", type=DAYS, help="Instead of RETENTION_SESSIONS_DAYS.")
+@click.option("--balances-days", type=DAYS, help="Instead of RETENTION_BALANCES_DAYS.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
+@click.pass_obj
+def retain_command(
+    set_up: SetUp, sessions_days: int | None, balances_days: int | None, dry_run: bool
+) -> None:
+    """Delete sessions and balances that are older than so many days.
+
+    Small batches, each a transaction: it can be interrupted at any time and run again.
+    """
+    chosen = set_up()
+    keep = retention.kept(
+        utc_now(),
+        sessions_days or chosen.retention_sessions_days,
+        balances_days or chosen.retention_balances_days,
+    )
+    with _explained():
+        if dry_run:
+            _tell("would delete", asyncio.run(retention.due(chosen, keep)))
+        else:
+            _retain(chosen, keep)
+
+
+def _retain(chosen: Settings, keep: retention.Kept) -> None:
+    latest, told = Removed(), monotonic()
+
+    def progress(removed: Removed) -> None:
+        nonlocal latest, told
+        latest = removed
+        if monotonic() - told >= 1:
+            told = monotonic()
+            _tell("deleted so far", removed)
+
+    try:
+        _tell("deleted", asyncio.run(retention.retain(chosen, keep, progress)))
+    except retention.RetentionRunning:
+        raise click.ClickException("Another retention is running.") from None
+    except KeyboardInterrupt:
+        _tell("interrupted; deleted so far", latest)
+        raise
+
+
+def _tell(what: str, removed: Removed) -> None:
+    click.echo(f"{what}: {removed.sessions:,} sessions, {removed.balances:,} balances")
+
+
+@click.command("erase")
+@click.argument("profile", type=click.UUID)
+@click.confirmation_option(prompt="Remove everything about this child for good?")
+@click.pass_obj
+def erase_command(set_up: SetUp, profile: UUID) -> None:
+    """Remove sessions, balances, grants and limits of PROFILE; the profile itself stays."""
+    chosen = set_up()
+    with _explained(), logging_to_stdout(chosen.log_level):
+        erased = asyncio.run(erasure.erase(chosen, profile))
+    if erased is None:
+        raise click.ClickException(f"There is no profile {profile}.")
+    click.echo(
+        f"removed: {erased.sessions:,} sessions, {erased.balances:,} balances, "
+        f"{erased.grants:,} grants, {erased.configurations:,} configurations"
+    )
+
+
+@click.command("export")
+@click.argument("profile", type=click.UUID)
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="A folder to be made.")
+@click.pass_obj
+def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
+    """Write a parent's copy of what is kept about PROFILE, as JSON and CSV."""
+    chosen = set_up()
+    target = folder or Path(f"viewing-data-{profile}")
+    try:
+        with _explained("read the database at DATABASE_URL or write the copy"):
+            counts = asyncio.run(export.export(chosen, profile, target, utc_now()))
+    except LookupError:
+        raise click.ClickException(f"There is no profile {profile}.") from None
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    click.echo(f"wrote {target}: {told}")
+
+
+@contextmanager
+def _explained(what: str = "use the database at DATABASE_URL") -> Iterator[None]:
+    """Says in one sentence what could not be done."""
+    try:
+        yield
+    except (*UNAVAILABLE, asyncpg.PostgresError) as fault:
+        raise click.ClickException(f"Cannot {what}: {fault}") from fault

@@ -1,0 +1,18 @@
+-- Lists every balance of a profile, newest first, for a copy of a parent's own.
+--
+-- $1 profile_id uuid
+--
+-- row: viewing_day date
+-- row: used_seconds int
+-- row: educational_seconds int
+-- row: is_unlimited_override bool
+--
+-- One for each day, in the order of uq_vtb_profile_date.
+select
+    b.reset_date as viewing_day,
+    b.used_seconds,
+    b.educational_seconds,
+    b.is_unlimited_override
+from viewing_time_balances as b
+where b.profile_id = $1::uuid
+order by b.reset_date desc

@@ -1,0 +1,42 @@
+-- Counts what a range of profiles has that retention would delete.
+--
+-- $1 from_profile uuid             the first profile of the range
+-- $2 profiles int                  so many profiles, in the order of their ids
+-- $3 sessions_before timestamptz   older sessions are due
+-- $4 balances_before date          older viewing days are due
+--
+-- row: sessions int
+-- row: balances int
+-- row: next_profile uuid           where to go on; null: that was the last profile
+--
+-- What is due, and why in ranges of profiles: see retention_sessions and retention_balances.
+with profiles_in_range as materialized (
+    select p.id
+    from profiles as p
+    where p.id >= $1::uuid
+    order by p.id
+    limit $2::int
+)
+select
+    coalesce(sum(s.due), 0)::int as sessions,
+    coalesce(sum(b.due), 0)::int as balances,
+    (
+        select p.id
+        from profiles as p
+        where p.id > (select r.id from profiles_in_range as r order by r.id desc limit 1)
+        order by p.id
+        limit 1
+    ) as next_profile
+from profiles_in_range as r
+cross join lateral (
+    select count(*) as due
+    from viewing_sessions as v
+    where v.profile_id = r.id
+        and v.started_at < $3::timestamptz
+        and v.last_heartbeat_at < $3::timestamptz
+) as s
+cross join lateral (
+    select count(*) as due
+    from viewing_time_balances as v
+    where v.profile_id = r.id and v.reset_date < $4::date
+) as b

@@ -1,0 +1,79 @@
+-- Removes everything about a child but the profile itself, and tells how much it was.
+--
+-- $1 caller_id uuid                the administrator who asks; null where the next is true
+-- $2 is_operator bool              asked by somebody who has the database itself
+-- $3 profile_id uuid
+-- $4 origin text                   the instance that asks, which need not be told
+--
+-- row: is_active bool              the caller may ask
+-- row: is_admin bool               the caller is an administrator
+-- row: account_id uuid             whose profile it is; null: there is no such profile
+-- row: sessions int                removed, like the next three
+-- row: balances int
+-- row: grants int
+-- row: configurations int
+-- row: told text                   always empty: the notification's own result
+--
+-- Always one row; an unknown caller is not active. All or nothing, in one transaction. The profile is its account's and another service's to delete.
+-- Sessions go first, and the balances wait for them: a heartbeat locks its session before its
+-- balance, so the two cannot deadlock. What a heartbeat starts meanwhile is not seen and stays.
+-- Rides ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile and uq_vtc_profile.
+with caller as materialized (
+    select
+        $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
+        $2::bool or coalesce(bool_and(u.is_admin), false) as is_admin
+    from users as u
+    where u.id = $1::uuid
+),
+target as materialized (
+    select p.id, p.user_id
+    from profiles as p
+    cross join caller as c
+    where p.id = $3::uuid and c.is_active and c.is_admin
+),
+sessions as (
+    delete from viewing_sessions as s
+    using target as t
+    where s.profile_id = t.id
+    returning s.id
+),
+removed as materialized (
+    select count(*)::int as sessions
+    from sessions
+),
+balances as (
+    delete from viewing_time_balances as b
+    using target as t
+    cross join removed as r
+    where b.profile_id = t.id
+    returning b.id
+),
+grants as (
+    delete from time_grants as g
+    using target as t
+    where g.profile_id = t.id
+    returning g.id
+),
+configurations as (
+    delete from viewing_time_configs as k
+    using target as t
+    where k.profile_id = t.id
+    returning k.id
+)
+select
+    c.is_active,
+    c.is_admin,
+    t.user_id as account_id,
+    r.sessions,
+    (select count(*)::int from balances) as balances,
+    (select count(*)::int from grants) as grants,
+    (select count(*)::int from configurations) as configurations,
+    case
+        when t.id is not null
+        then pg_notify(
+            'viewing_config_changed', concat_ws(' ', $4::text, t.user_id::text, t.id::text)
+        )::text
+    end as told
+from caller as c
+cross join removed as r
+left join target as t on true

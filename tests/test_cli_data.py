@@ -1,0 +1,122 @@
+"""The commands about what is kept, as an operator uses them."""
+
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+
+from service.cli import main
+from service.database import Connection
+from tests.family import SECRET, Family
+from tests.test_cli import environment
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(dsn: str, *words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`viewing-time` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *words],
+        cwd=folder,
+        env=environment(DATABASE_URL=dsn, JWT_SECRET=SECRET, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def add_old(connection: Connection, family: Family, days: int) -> None:
+    moment = datetime.now(UTC) - timedelta(days=days)
+    await connection.execute(
+        "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
+        "last_heartbeat_at) values (gen_random_uuid(), $1, $2, 'd', $3, $3)",
+        family.child,
+        family.title,
+        moment,
+    )
+    await connection.execute(
+        "insert into viewing_time_balances (id, profile_id, reset_date) "
+        "values (gen_random_uuid(), $1, $2)",
+        family.child,
+        moment.date(),
+    )
+
+
+async def test_retain(database: str, connection: Connection, family: Family) -> None:
+    for days in (1, 100, 400):
+        await add_old(connection, family, days)
+    periods = ("--sessions-days", "90", "--balances-days", "365")
+    dry = run(database, "retain", *periods, "--dry-run")
+    assert (dry.returncode, dry.stdout) == (0, "would delete: 2 sessions, 1 balances\n")
+    done = run(database, "retain", *periods)
+    assert (done.returncode, done.stdout) == (0, "deleted: 2 sessions, 1 balances\n")
+    again = run(database, "retain")
+    assert (again.returncode, again.stdout) == (0, "deleted: 0 sessions, 0 balances\n")
+
+
+@pytest.mark.parametrize("days", ["6", "0", "-1", "x", "36501"])
+def test_retain_keeps_what_the_weekly_report_shows(days: str) -> None:
+    refused = CliRunner().invoke(main, ["retain", "--sessions-days", days])
+    assert refused.exit_code == 2
+    assert "--sessions-days" in refused.output
+
+
+async def test_two_retentions_at_once(database: str, connection: Connection) -> None:
+    await connection.fetchval("select pg_advisory_lock(hashtext('viewing-time retention'), 0)")
+    refused = run(database, "retain")
+    assert (refused.returncode, refused.stderr) == (1, "Error: Another retention is running.\n")
+
+
+async def test_erase(database: str, connection: Connection, family: Family) -> None:
+    await add_old(connection, family, 1)
+    unsure = run(database, "erase", str(family.child))
+    assert unsure.returncode == 1
+    assert await connection.fetchval("select count(*) from viewing_sessions") == 1
+    done = run(database, "erase", str(family.child), "--yes")
+    assert done.returncode == 0
+    audit, told = done.stdout.splitlines()
+    assert '"event":"viewing_data_erased"' in audit
+    assert str(family.child) not in audit
+    assert told == "removed: 1 sessions, 1 balances, 0 grants, 1 configurations"
+    assert await connection.fetchval("select count(*) from viewing_sessions") == 0
+    nobody = uuid4()
+    unknown = run(database, "erase", str(nobody), "--yes")
+    assert (unknown.returncode, unknown.stderr) == (1, f"Error: There is no profile {nobody}.\n")
+
+
+async def test_export(
+    database: str, connection: Connection, family: Family, tmp_path: Path
+) -> None:
+    await add_old(connection, family, 1)
+    done = run(database, "export", str(family.child), folder=tmp_path)
+    name = f"viewing-data-{family.child}"
+    told = f"wrote {name}: 1 sessions, 1 balances, 0 grants\n"
+    assert (done.returncode, done.stdout) == (0, told)
+    assert (tmp_path / name / "sessions.csv").is_file()
+    again = run(database, "export", str(family.child), folder=tmp_path)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+    unknown = run(database, "export", str(uuid4()), "--to", str(tmp_path / "other"))
+    assert (unknown.returncode, "There is no profile" in unknown.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "words", [["retain"], ["retain", "--dry-run"], ["erase", "{}", "--yes"], ["export", "{}"]]
+)
+def test_a_database_that_is_away_is_one_sentence(words: list[str], tmp_path: Path) -> None:
+    refused = run(
+        f"postgresql:///nobody?host={tmp_path}",
+        *(word.format(uuid4()) for word in words),
+        folder=tmp_path,
+    )
+    assert refused.returncode == 1
+    assert re.fullmatch(
+        r"Error: Cannot (use|read) the database at DATABASE_URL.*: .*\n", refused.stderr
+    )
+    assert list(tmp_path.iterdir()) == []
