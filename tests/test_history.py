@@ -100,3 +100,39 @@ async def test_a_bad_range_tells_a_stranger_nothing(
         headers=stranger.bearer,
     )
     assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("query", "kind"),
+    [
+        ({}, "missing"),
+        ({"from_date": "2026-05-01"}, "missing"),
+        ({"to_date": "2026-05-01"}, "missing"),
+        ({"from_date": "", "to_date": "2026-05-01"}, "date_from_datetime_parsing"),
+        ({"from_date": "2026-05-01", "to_date": "<script>"}, "date_from_datetime_parsing"),
+        (
+            {"from_date": "2026-05-01T12:00:00", "to_date": "2026-05-02"},
+            "date_from_datetime_inexact",
+        ),
+        ({"from_date": "10000-01-01", "to_date": "2026-05-02"}, "date_from_datetime_parsing"),
+    ],
+)
+async def test_dates_that_are_absent_or_garbage(
+    running: Running, family: Family, query: dict[str, str], kind: str
+) -> None:
+    answer = await history(running, family, **query)
+    assert (answer.status_code, answer.json()["detail"][0]["type"]) == (422, kind)
+
+
+async def test_a_title_deleted_meanwhile_takes_its_sessions_along(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await add_sessions(connection, family, datetime(2026, 5, 1, tzinfo=UTC), 2)
+    await connection.execute(
+        "update viewing_sessions set title_id = $1 where ctid in "
+        "(select min(ctid) from viewing_sessions)",
+        family.lesson,
+    )
+    await connection.execute("delete from titles where id = $1", family.title)
+    answer = (await history(running, family, from_date="2026-05-01", to_date="2026-05-01")).json()
+    assert [s["title_name"] for s in answer["days"][0]["sessions"]] == ["Planets"]

@@ -59,3 +59,81 @@ async def test_one_statement_whatever_the_number_of_children(
     assert len(report["profiles"]) == 10
     metrics = running.context.metrics
     assert (metrics.reports.count, metrics.report_statements) == (1, 1)
+
+
+async def test_figures_of_each_day_and_the_three_most_watched_titles(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 24, 23, 59, 59, tzinfo=UTC)
+    titles = sorted(uuid4() for _ in range(4))
+    for number, title in enumerate(titles):
+        await connection.execute(
+            "insert into titles (id, title, title_type) values ($1, $2, 'movie')",
+            title,
+            f"title {number}",
+        )
+        for day in (17, 18, 24):
+            await connection.execute(
+                "insert into viewing_sessions (id, profile_id, title_id, device_id, "
+                "is_educational, started_at, last_heartbeat_at, total_seconds) "
+                "values (gen_random_uuid(), $1, $2, 'd', $3, $4, $4, $5)",
+                family.child,
+                title,
+                number == 0,
+                datetime(2026, 11, day, 23, 59, 59, tzinfo=UTC),
+                600 if number in (1, 2) else 900,
+            )
+    [child] = (await running.client.get(URL, headers=family.bearer)).json()["profiles"]
+    minutes = [day["minutes"] for day in child["daily_totals"]]
+    assert minutes == [50.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50.0]
+    assert (child["total_minutes"], child["educational_minutes"]) == (100.0, 30.0)
+    assert child["average_daily_minutes"] == 14.29
+    assert child["limit_usage_percent"] == round(100 / (7 * 120) * 100, 1)
+    assert [(top["title_name"], top["total_minutes"]) for top in child["top_titles"]] == [
+        ("title 0", 30.0),
+        ("title 3", 30.0),
+        ("title 1", 20.0),
+    ]
+
+
+async def test_a_title_deleted_meanwhile_takes_its_sessions_along(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    await add_sessions(connection, family, datetime(2026, 11, 24, tzinfo=UTC), 3)
+    await connection.execute("delete from titles where id = $1", family.title)
+    [child] = (await running.client.get(URL, headers=family.bearer)).json()["profiles"]
+    assert (child["total_minutes"], child["top_titles"]) == (0.0, [])
+
+
+async def test_an_account_without_children_has_an_empty_report(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("delete from profiles where is_kids")
+    report = await running.client.get(URL, headers=family.bearer)
+    assert (report.status_code, report.json()["profiles"]) == (200, [])
+
+
+async def test_json_unless_html_is_preferred(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    await connection.execute("update profiles set name = '<b>Ada</b>' where is_kids")
+    plain = await running.client.get(URL, headers=family.bearer)
+    for accept in ("*/*", "application/json", "text/html;q=0.9, application/json"):
+        answer = await running.client.get(URL, headers={**family.bearer, "Accept": accept})
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.content == plain.content
+        assert answer.headers["vary"].startswith("Accept, Accept-Language")
+    asked = {**family.bearer, "Accept": "text/html", "Accept-Language": "de-AT"}
+    page = await running.client.get(URL, headers=asked)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["vary"].startswith("Accept, Accept-Language")
+    assert "&lt;b&gt;Ada&lt;/b&gt;" in page.text
+    assert 'lang="de"' in page.text
+    assert running.context.metrics.report_statements == 5
+
+
+async def test_a_page_is_refused_in_json_like_everything_else(running: Running) -> None:
+    answer = await running.client.get(URL, headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
