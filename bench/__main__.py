@@ -9,7 +9,7 @@ from typing import Final
 import click
 import msgspec
 
-from bench import arrivals, batching, chart, cold, heartbeat, pin, statements, wrk
+from bench import arrivals, batching, chart, cold, heartbeat, pin, reads, statements, wrk
 from bench.figure import Figure, Target, table
 from bench.harness import Bench, opened
 from bench.report import RESULTS, Report, machine, report
@@ -23,6 +23,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "arrivals": arrivals.measure,
     "cold": cold.measure,
     "pin": pin.measure,
+    "reads": reads.measure,
 }
 ONLY_WHEN_NAMED: Final[Mapping[str, Question]] = {"batching": batching.measure}
 ALL: Final = {**QUESTIONS, **ONLY_WHEN_NAMED}

@@ -180,10 +180,11 @@ class ClosedLoop:
         self.proceed(connection, now)
 
     def proceed(self, connection: Connection, now: float) -> None:
-        request = next(connection.requests, None) if now < self.ends else None
-        if request is not None and connection.is_open:
-            connection.send(request, now)
-            return
+        if connection.is_open and now < self.ends:
+            request = next(connection.requests, None)
+            if request is not None:
+                connection.send(request, now)
+                return
         self.busy -= 1
         if not self.busy:
             self.done.set()

@@ -1,0 +1,263 @@
+"""What do a weekly report and a history cost, and does that grow with the table?
+
+Two databases with the same children in them, and ten times as many sessions of everybody else in
+one as in the other, are asked in turns: what is read must be the same, and the time too.
+"""
+
+import asyncio
+import http.client
+import re
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from bench.figure import Figure, Target
+from bench.harness import ROLE, Bench
+from bench.peer import Peer
+from bench.seed import token
+from service import migrate
+from service.database import Connection
+from service.embedded import USER
+from service.weekly_report import REPORT
+
+CHILDREN: Final = (1, 5, 10)
+HISTORY_DAYS: Final = (30, 90)
+WEEK: Final = 7
+TIMES: Final = 10  # so many times as large is the larger table
+ROUNDS: Final = 5
+GROWTH: Final = Target(1.3)
+PARENTAL: Final = "/api/v1/parental-controls"
+
+PEOPLE: Final = """
+create function of(text) returns uuid immutable strict language sql
+as $$ select md5($1)::uuid $$;
+
+insert into titles (id, title, title_type, is_educational)
+select of('title ' || n), 'Title ' || n, 'series', n % 5 = 0 from generate_series(0, 499) as n;
+
+insert into users (id, email, password_hash)
+select of('reader ' || n), 'reader' || n || '@bench.example', '-' from unnest(array[1, 5, 10]) as n;
+
+insert into profiles (id, user_id, name, is_kids)
+select of('child ' || n || ' ' || k), of('reader ' || n), 'Child ' || k, true
+from unnest(array[1, 5, 10]) as n, generate_series(1, n) as k;
+
+insert into users (id, email, password_hash)
+select of('other ' || n), n || '@bench.example', '-' from generate_series(1, 5000) as n;
+
+insert into profiles (id, user_id, name, is_kids)
+select of('viewer ' || n), of('other ' || n), 'Viewer ' || n, true
+from generate_series(1, 5000) as n;
+"""
+# $1 sessions of each child, 200 a day in the last week and the others evenly over the year before;
+# $2 sessions of everybody else; $3 noon of today. In the order of time, as they would come.
+VIEWING: Final = """
+insert into viewing_sessions (
+    id, profile_id, title_id, device_id, device_type, is_educational, started_at,
+    last_heartbeat_at, ended_at, total_seconds
+)
+select
+    md5(profile_id || ' ' || began)::uuid, profile_id, of('title ' || k % 60), 'living-room', 'tv',
+    k % 5 = 0, began, began, began, 60
+from (
+    select p.id as profile_id, k, $3::timestamptz - case
+        when k < 1400 then k / 200 * interval '1 day' + k % 200 * interval '1 minute'
+        else interval '7 days' + (k - 1400) * interval '358 days' / $1::int
+    end as began
+    from generate_series(0, $1::int - 1) as k
+    cross join (select id from profiles where name like 'Child %') as p
+    union all
+    select of('viewer ' || n % 5000 + 1), n, $3::timestamptz - n * interval '365 days' / $2::int
+    from generate_series(1, $2::int) as n
+) as s
+order by began
+"""
+COST: Final = f"""
+select sum(calls)::int8 as statements, sum(shared_blks_hit + shared_blks_read)::int8 as buffers
+from pg_stat_statements where userid = '{ROLE}'::regrole
+"""
+# The other way: every session of the week leaves the database, and Python sums them.
+ROWS: Final = """
+select p.id, s.started_at, s.title_id, t.title, s.is_educational, s.total_seconds
+from profiles as p
+join viewing_sessions as s on s.profile_id = p.id
+    and s.started_at >= $2::date::timestamp at time zone 'UTC'
+    and s.started_at < ($2::date + $3::int)::timestamp at time zone 'UTC'
+join titles as t on t.id = s.title_id
+where p.user_id = $1::uuid and p.is_kids and $4::int > 0
+"""
+
+
+class Request(msgspec.Struct, frozen=True):
+    name: str
+    path: str
+    bearer: str
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Of one request: milliseconds as the client sees them, and what PostgreSQL saw."""
+
+    p50_ms: float
+    p95_ms: float
+    statements: float
+    buffers: float
+
+
+async def measure(bench: Bench) -> list[Figure]:
+    sessions, others, times = (2_000, 30_000, 30) if bench.quick else (10_000, 200_000, 100)
+    today = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+    asked = await _requests(bench.connection, today.date())
+    async with (
+        _database(bench, "reads", sessions, others, today) as (dsn, connection),
+        _database(bench, "reads_larger", sessions, others * TIMES, today) as (larger_dsn, _),
+    ):
+        figures = [await _either_way(bench, connection, today.date(), times // 10)]
+        async with (
+            bench.service(DATABASE_URL=dsn) as service,
+            bench.service("larger", DATABASE_URL=larger_dsn) as larger,
+        ):
+            for request in asked:
+                bench.progress(request.name)
+                figures += await _figures(bench, service, larger, request, times)
+    return figures
+
+
+async def _figures(
+    bench: Bench, service: Peer, larger: Peer, request: Request, times: int
+) -> list[Figure]:
+    """Of rounds in turns, which feel the same of whatever else the machine does."""
+    here, there = [], []
+    for _ in range(ROUNDS):
+        here.append(await _cost(bench.connection, service, request, times))
+        there.append(await _cost(bench.connection, larger, request, times))
+    pairs = list(zip(here, there, strict=True))
+    name, grown = request.name, f"with {TIMES} times the sessions in the table"
+    return [
+        Figure(f"{name}: statements", max(c.statements for c in here + there), "", Target(1)),
+        Figure(f"{name}: p50", median(c.p50_ms for c in here), "ms"),
+        Figure(f"{name}: p95", median(c.p95_ms for c in here), "ms", Target(20, 5)),
+        Figure(f"{name}: p50 {grown}", median(b.p50_ms / a.p50_ms for a, b in pairs), "x", GROWTH),
+        Figure(f"{name}: buffers", median(c.buffers for c in here)),
+        Figure(
+            f"{name}: buffers {grown}", median(b.buffers / a.buffers for a, b in pairs), "x", GROWTH
+        ),
+    ]
+
+
+@asynccontextmanager
+async def _database(
+    bench: Bench, name: str, sessions: int, others: int, noon: datetime
+) -> AsyncIterator[tuple[str, Connection]]:
+    """A database of its own on the same server, dropped again."""
+    bench.progress(f"{16 * sessions:,} sessions of those who are asked about, {others:,} others")
+    await bench.connection.execute(f"create database {name}")
+    dsn = re.sub(r"^(\w+://[^/]*/)[^?]*", rf"\g<1>{name}", bench.dsn)
+    await asyncio.to_thread(migrate.migrate, dsn)
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("set session_replication_role = replica")
+        await connection.execute(PEOPLE)
+        await connection.execute(VIEWING, sessions, others, noon)
+        await connection.execute("vacuum analyze")
+        await connection.execute("checkpoint")
+        yield dsn.replace(f"user={USER}", f"user={ROLE}"), connection
+    finally:
+        await connection.close()
+        await bench.connection.execute(f"drop database {name} with (force)")
+
+
+async def _requests(connection: Connection, today: date) -> list[Request]:
+    async def key(text: str) -> UUID:
+        found: UUID = await connection.fetchval("select md5($1)::uuid", text)
+        return found
+
+    reports = [
+        Request(
+            f"weekly report of {number}",
+            f"{PARENTAL}/weekly-report",
+            token(await key(f"reader {number}")),
+        )
+        for number in CHILDREN
+    ]
+    child, bearer = await key("child 1 1"), reports[0].bearer
+    history = f"{PARENTAL}/profiles/{child}/history"
+    return reports + [
+        Request(
+            f"history of {days} days",
+            f"{history}?from_date={today - timedelta(days)}&to_date={today}",
+            bearer,
+        )
+        for days in HISTORY_DAYS
+    ]
+
+
+async def _cost(connection: Connection, peer: Peer, request: Request, times: int) -> Cost:
+    """Of one request after the other, on one connection."""
+    await asyncio.to_thread(_milliseconds, peer.port, request, 10)
+    before = await connection.fetchrow(COST) or ()
+    took = await asyncio.to_thread(_milliseconds, peer.port, request, times)
+    after = await connection.fetchrow(COST) or ()
+    statements, buffers = ((b - a) / times for a, b in zip(before, after, strict=True))
+    return Cost(median(took), quantiles(took, n=20)[-1], statements, buffers)
+
+
+def _milliseconds(port: int, request: Request, times: int) -> list[float]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    headers = {"Authorization": f"Bearer {request.bearer}"}
+    took = []
+    try:
+        for _ in range(times):
+            begun = perf_counter()
+            connection.request("GET", request.path, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read()
+            took.append((perf_counter() - begun) * 1000)
+            if answer.status != 200:
+                raise RuntimeError(f"{answer.status} to {request.path}: {body!r}")
+    finally:
+        connection.close()
+    return took
+
+
+async def _either_way(bench: Bench, connection: Connection, today: date, times: int) -> Figure:
+    """The report's statement beside one that leaves the summing to Python, in turns."""
+    bench.progress("sums in the database or in Python")
+    account = await connection.fetchval("select of('reader 10')")
+    arguments = (account, today - timedelta(WEEK - 1), WEEK, 3)
+
+    async def in_the_database() -> None:
+        await connection.fetch(REPORT.text, *arguments)
+
+    async def in_python() -> None:
+        _sums(await connection.fetch(ROWS, *arguments))
+
+    ways: tuple[Callable[[], Awaitable[None]], ...] = (in_the_database, in_python)
+    took: list[list[float]] = [[], []]
+    for _ in range(times + 1):
+        for number, way in enumerate(ways):
+            begun = perf_counter()
+            await way()
+            took[number].append(perf_counter() - begun)
+    in_sql, in_rows = (median(each[1:]) for each in took)
+    return Figure("weekly report of 10, summed in Python instead of SQL", in_rows / in_sql, "x")
+
+
+def _sums(rows: Iterable[asyncpg.Record]) -> list[tuple[Counter[date], Counter[UUID], int]]:
+    """Seconds by day, by title and in educational titles, of each child."""
+    days: dict[UUID, Counter[date]] = defaultdict(Counter)
+    titles: dict[UUID, Counter[UUID]] = defaultdict(Counter)
+    educational: Counter[UUID] = Counter()
+    for profile_id, started_at, title_id, _, is_educational, seconds in rows:
+        days[profile_id][started_at.date()] += seconds
+        titles[profile_id][title_id] += seconds
+        if is_educational:
+            educational[profile_id] += seconds
+    return [(days[child], titles[child], educational[child]) for child in days]
