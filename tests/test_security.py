@@ -1,0 +1,265 @@
+"""Who may call what: every endpoint with every caller it must refuse; nothing is changed by it."""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+from uuid import UUID, uuid4
+
+import httpx
+import jwt
+import msgspec
+import pytest
+from starlette.routing import Route
+
+from service.app import ROUTES, SCRAPE
+from service.database import Connection
+from tests.conftest import Running
+from tests.family import EXPIRES, PASSWORD, PIN, SECRET, Family, add_family, bearer
+from tests.test_heartbeat import URL, beat
+
+Body = Callable[[Family], dict[str, Any]]
+
+
+class Row(NamedTuple):
+    """Who may call an endpoint, and a body that is right.
+
+    `anyone`; an `account`, for what is its own; the owner of the `profile` or the `session` that
+    is named; an `admin`.
+    """
+
+    caller: str
+    body: Body = lambda _: {}
+    query: str = ""
+
+
+VIEWING: Final = "/api/v1/viewing-time"
+PARENTAL: Final = "/api/v1/parental-controls"
+PROFILE: Final = f"{PARENTAL}/profiles/{{profile_id}}"
+ADMIN: Final = "/api/v1/admin"
+
+ROWS: Final = {
+    f"POST {VIEWING}/heartbeat": Row("profile", lambda family: family.beat()),
+    f"GET {VIEWING}/balance/{{profile_id}}": Row("profile"),
+    f"GET {VIEWING}/playback-eligible/{{profile_id}}": Row("profile"),
+    f"POST {VIEWING}/session/{{session_id}}/end": Row("session"),
+    f"GET {PARENTAL}/pin/status": Row("account"),
+    f"POST {PARENTAL}/pin": Row("account", lambda _: {"new_pin": "5678", "current_pin": PIN}),
+    f"POST {PARENTAL}/pin/verify": Row("account", lambda _: {"pin": PIN}),
+    f"POST {PARENTAL}/pin/reset": Row(
+        "account", lambda _: {"password": PASSWORD, "new_pin": "5678"}
+    ),
+    f"GET {PROFILE}/viewing-time": Row("profile"),
+    f"PUT {PROFILE}/viewing-time": Row("profile", lambda _: {"weekday_limit_minutes": 30}),
+    f"POST {PROFILE}/viewing-time/grant": Row("profile", lambda _: {"minutes": 15}),
+    f"GET {PROFILE}/history": Row("profile", query="?from_date=2026-11-01&to_date=2026-11-24"),
+    f"GET {PARENTAL}/weekly-report": Row("account"),
+    f"GET {ADMIN}/metrics": Row("admin"),
+    f"PUT {ADMIN}/accounts/{{account_id}}": Row("admin", lambda _: {"email": "new@example.test"}),
+    f"DELETE {ADMIN}/accounts/{{account_id}}": Row("admin"),
+    f"PUT {ADMIN}/profiles/{{profile_id}}": Row(
+        "admin",
+        lambda f: {
+            "account_id": str(f.account),
+            "name": "New",
+            "is_kids": True,
+            "parental_rating": "TV-Y",
+        },
+    ),
+    f"DELETE {ADMIN}/profiles/{{profile_id}}": Row("admin"),
+    f"DELETE {ADMIN}/profiles/{{profile_id}}/viewing-data": Row("admin"),
+    f"PUT {ADMIN}/titles/{{title_id}}": Row(
+        "admin", lambda _: {"title": "New", "title_type": "movie", "is_educational": True}
+    ),
+    f"DELETE {ADMIN}/titles/{{title_id}}": Row("admin"),
+    f"POST {ADMIN}/import": Row(
+        "admin",
+        lambda _: {
+            "type": "title",
+            "id": str(uuid4()),
+            "title": "New",
+            "title_type": "movie",
+            "is_educational": True,
+        },
+    ),
+    f"GET {ADMIN}/live": Row("admin"),
+    "GET /health/live": Row("anyone"),
+    "GET /health/ready": Row("anyone"),
+    "GET /health": Row("anyone"),
+    "GET /metrics": Row("anyone"),
+    "GET /openapi.json": Row("anyone"),
+    "GET /docs": Row("anyone"),
+}
+ENDPOINTS: Final = [
+    f"{method} {route.path}"
+    for route in (*ROUTES, SCRAPE)
+    if isinstance(route, Route)
+    for method in route.methods or ()
+]
+
+TABLES: Final = (
+    "users",
+    "profiles",
+    "titles",
+    "viewing_time_configs",
+    "viewing_time_balances",
+    "viewing_sessions",
+    "time_grants",
+)
+NOT_AUTHENTICATED: Final = (401, "Not authenticated")
+BAD_TOKEN: Final = (401, "Invalid or expired token")
+INACTIVE: Final = (401, "User not found or inactive")
+NOT_ADMIN: Final = (403, "Admin privileges required")
+FOREIGN: Final = {
+    "profile": (403, "Profile not found or access denied"),
+    "session": (403, "Session access denied"),
+    "admin": NOT_ADMIN,
+}
+
+
+def test_every_endpoint_has_a_row() -> None:
+    assert {*ENDPOINTS} <= {*ROWS}
+    assert {*ROWS} - {*ENDPOINTS} <= {f"GET {ADMIN}/live"}
+
+
+def token(**claims: Any) -> dict[str, str]:
+    made = jwt.encode(claims, SECRET, algorithm="HS256")
+    return {"Authorization": f"Bearer {made}"}
+
+
+def refused(
+    caller: str, family: Family, stranger: Family, inactive: Family
+) -> dict[str, tuple[dict[str, str], tuple[int, str]]]:
+    """Every way to call an endpoint for `family` that must fail, and what is answered."""
+    sub = str(family.account)
+    cases = {
+        "no token": ({}, NOT_AUTHENTICATED),
+        "another scheme": ({"Authorization": "Basic dTpw"}, NOT_AUTHENTICATED),
+        "no token at all": ({"Authorization": "Bearer x.y.z"}, BAD_TOKEN),
+        "expired": (token(sub=sub, exp=1), BAD_TOKEN),
+        "PIN token": (token(sub=sub, exp=EXPIRES, purpose="pin_verified", jti="x"), BAD_TOKEN),
+        "another secret": (
+            {"Authorization": "Bearer " + jwt.encode({"sub": sub}, "z" * 32, algorithm="HS256")},
+            BAD_TOKEN,
+        ),
+        "unknown account": (bearer(uuid4()), INACTIVE),
+        "deactivated account": (bearer(inactive.account), INACTIVE),
+    }
+    if caller in FOREIGN:
+        cases["foreign account"] = (stranger.bearer, FOREIGN[caller])
+        claims = bearer(stranger.account, is_admin=True)
+        cases["foreign account that says it is an administrator's"] = (claims, FOREIGN[caller])
+    if caller == "admin":
+        cases["owner"] = (family.bearer, NOT_ADMIN)
+    return cases
+
+
+async def stored(connection: Connection) -> dict[str, list[Any]]:
+    """All that the tables hold."""
+    return {t: await connection.fetch(f"select * from {t} order by 1") for t in TABLES}
+
+
+async def call(
+    running: Running, endpoint: str, family: Family, session: str, headers: dict[str, str]
+) -> httpx.Response:
+    method, path = endpoint.split(" ")
+    names = {
+        "profile_id": family.child,
+        "account_id": family.account,
+        "title_id": family.title,
+        "session_id": session,
+    }
+    row = ROWS[endpoint]
+    url = path.format(**names) + row.query
+    body = msgspec.json.encode(row.body(family)) if method in ("POST", "PUT") else None
+    json = {"Content-Type": "application/json"} if body else {}
+    return await running.client.request(method, url, content=body, headers={**headers, **json})
+
+
+@pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if ROWS[e].caller != "anyone"])
+async def test_only_those_who_may(
+    running: Running, connection: Connection, family: Family, endpoint: str
+) -> None:
+    stranger, inactive = await add_family(connection), await add_family(connection)
+    await connection.execute("update users set is_active = false where id = $1", inactive.account)
+    session = (await beat(running, family))["session_id"]
+    row = ROWS[endpoint]
+    before = await stored(connection)
+    for case, (headers, (status, detail)) in refused(
+        row.caller, family, stranger, inactive
+    ).items():
+        answer = await call(running, endpoint, family, session, headers)
+        assert (answer.status_code, answer.json()) == (status, {"detail": detail}), case
+    assert await stored(connection) == before
+    if row.caller == "admin":
+        await connection.execute("update users set is_admin = true where id = $1", family.account)
+    answer = await call(running, endpoint, family, session, family.bearer)
+    assert answer.status_code in (200, 201, 204), answer.text
+
+
+@pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if ROWS[e].caller == "profile"])
+async def test_a_foreign_profile_is_told_from_an_unknown_one_by_nothing(
+    running: Running, connection: Connection, family: Family, endpoint: str
+) -> None:
+    stranger = await add_family(connection)
+    foreign = await call(running, endpoint, family, "", stranger.bearer)
+    missing = await call(running, endpoint, Family(title=family.title), "", stranger.bearer)
+    assert (foreign.status_code, foreign.content) == (missing.status_code, missing.content)
+    assert {*foreign.headers} == {*missing.headers}
+
+
+async def test_a_session_of_another_profile_or_family_is_not_continued(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    stranger = await add_family(connection)
+    session = UUID((await beat(running, family))["session_id"])
+    before = await stored(connection)
+    for body, headers in (
+        (stranger.beat(session_id=session), stranger.bearer),
+        (family.beat(profile_id=family.adult, session_id=session), family.bearer),
+    ):
+        answer = await running.client.post(URL, json=body, headers=headers)
+        assert answer.status_code == 403
+        assert answer.json() == {"detail": "Session does not belong to this profile"}
+    assert await stored(connection) == before
+
+
+@pytest.mark.parametrize("endpoint", [*ENDPOINTS, "GET /nowhere", "PATCH /health"])
+async def test_answers_are_not_kept_and_not_guessed_at(
+    running: Running, family: Family, endpoint: str
+) -> None:
+    method, path = endpoint.split(" ")
+    for headers in ({}, {"Authorization": "Bearer x"}):
+        answer = await running.client.request(method, path, headers=headers)
+        if answer.headers["content-type"] == "application/json":
+            kept = "max-age=300" if path == "/openapi.json" else "no-store"
+            assert answer.headers["cache-control"] == kept
+        if path != "/metrics":  # read by no browser
+            assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "server" not in answer.headers
+
+
+async def test_a_heartbeat_is_not_kept_either(running: Running, family: Family) -> None:
+    answer = await running.client.post(URL, json=family.beat(), headers=family.bearer)
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_only_named_origins_are_let_in(running: Running, family: Family) -> None:
+    for origin, allowed in (("http://localhost:5173", True), ("https://evil.example", False)):
+        headers = {**family.bearer, "Origin": origin}
+        answer = await running.client.post(URL, json=family.beat(), headers=headers)
+        assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        asked["Access-Control-Request-Headers"] = "Idempotency-Key"
+        preflight = await running.client.options(URL, headers=asked)
+        assert (preflight.status_code == 200) == allowed
+
+
+async def test_sql_in_every_text_is_only_text(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    attack = "'; drop table viewing_sessions; --"
+    await beat(running, family, device_id=attack)
+    assert await connection.fetchval("select device_id from viewing_sessions") == attack
+    for path in (f"{VIEWING}/balance/{attack}", f"{VIEWING}/session/{attack}/end"):
+        answer = await running.client.get(path, headers=family.bearer)
+        assert answer.status_code in (404, 405, 422)

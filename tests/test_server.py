@@ -1,0 +1,346 @@
+"""The process and its sockets: an orderly end, and clients that are no players."""
+
+import asyncio
+import re
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from bench.procfs import resident_bytes
+from service import server
+from service.database import Connection
+from tests.balancer import balanced, haproxied
+from tests.conftest import RunningService, free_port, served
+from tests.family import Family, add_family, session_seconds
+from tests.proxy import proxied
+from tests.watching import BEAT, add_viewers, all_watching, client_of
+
+GRACE_SECONDS = 4.0
+SETTINGS = {
+    "SHUTDOWN_DRAIN_SECONDS": "1",
+    "SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS),
+    "REQUEST_TIMEOUT_SECONDS": "1",
+    "POOL_MIN_SIZE": "1",
+    "POOL_MAX_SIZE": "2",
+}
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started, itself included."""
+    found = [pid]
+    for each in found:
+        for path in Path(f"/proc/{each}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    return found
+
+
+async def gone(process: Any, seconds: float) -> float:
+    """Seconds until a process has ended; fails after `seconds`."""
+    begun = time.monotonic()
+    await asyncio.to_thread(process.wait, seconds)
+    return time.monotonic() - begun
+
+
+async def test_it_answers_while_it_drains_and_leaves_nothing_behind(
+    database: str, connection: Connection, family: Family
+) -> None:
+    async with served(database, **SETTINGS) as service, client_of(service.url) as client:
+        answer = await client.post(BEAT, json=family.beat(), headers=family.bearer)
+        assert "connection" not in answer.headers
+        family_of = children(service.process.pid)
+        assert len(family_of) > 1
+        service.process.send_signal(signal.SIGTERM)
+        while (ready := await client.get("/health/ready")).status_code == 200:
+            await asyncio.sleep(0.01)
+        assert ready.status_code == 503
+        assert ready.json() == {"status": "degraded", "checks": {"process": "stopping"}}
+        assert (await client.get("/health/live")).status_code == 200
+        session = answer.json()["session_id"]
+        answer = await client.post(
+            BEAT, json=family.beat(session_id=session), headers=family.bearer
+        )
+        assert (answer.status_code, answer.json()["used_minutes"]) == (200, 1.0)
+        assert answer.headers["connection"] == "close"
+        assert await gone(service.process, GRACE_SECONDS) <= GRACE_SECONDS
+        assert service.process.returncode == 0
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/health/live")
+    while any(Path(f"/proc/{pid}").exists() for pid in family_of):
+        await asyncio.sleep(0.01)
+    left = await connection.fetchval(
+        "select count(*) from pg_stat_activity "
+        "where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    assert left == 0
+
+
+async def test_beats_in_flight_are_answered_and_counted(
+    database: str, connection: Connection
+) -> None:
+    families = [await add_family(connection) for _ in range(20)]
+    settings = {**SETTINGS, "SHUTDOWN_DRAIN_SECONDS": "0", "REQUEST_TIMEOUT_SECONDS": "3"}
+    async with served(database, **settings) as service, client_of(service.url) as client:
+
+        async def beat(family: Family, session: Any = None) -> dict[str, Any]:
+            body = family.beat(session_id=session)
+            answer = await client.post(BEAT, json=body, headers=family.bearer)
+            verdict: dict[str, Any] = answer.json()
+            return verdict
+
+        sessions = [(await beat(family))["session_id"] for family in families]
+        async with connection.transaction():
+            await connection.execute("lock table viewing_sessions")
+            beats = asyncio.gather(*map(beat, families, sessions))
+            await asyncio.sleep(0.3)
+            service.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+        assert {verdict["used_minutes"] for verdict in await beats} == {1.0}
+        await gone(service.process, GRACE_SECONDS)
+    for family in families:
+        assert await session_seconds(connection, family.child) == 60
+
+
+async def test_a_second_signal_ends_the_drain(database: str) -> None:
+    settings = {**SETTINGS, "SHUTDOWN_DRAIN_SECONDS": "60"}
+    async with served(database, **settings) as service, client_of(service.url) as client:
+        service.process.send_signal(signal.SIGTERM)
+        while (await client.get("/health/ready")).status_code == 200:
+            await asyncio.sleep(0.01)
+        assert service.process.poll() is None
+        service.process.send_signal(signal.SIGTERM)
+        assert await gone(service.process, GRACE_SECONDS) <= GRACE_SECONDS
+        assert service.process.returncode == 0
+
+
+async def test_it_stops_in_time_though_the_database_does_not_answer(
+    database: str, family: Family
+) -> None:
+    async with AsyncExitStack() as parts:
+        proxy = await parts.enter_async_context(proxied(database))
+        service = await parts.enter_async_context(served(proxy.dsn, **SETTINGS))
+        client = await parts.enter_async_context(client_of(service.url))
+        assert (await client.get("/health/ready")).status_code == 200
+        proxy.turn("black hole")
+        beats = [client.post(BEAT, json=family.beat(), headers=family.bearer) for _ in range(10)]
+        waiting = asyncio.gather(*beats)
+        await asyncio.sleep(0.2)
+        service.process.send_signal(signal.SIGTERM)
+        took = await gone(service.process, 20)
+        print(f"stopped within {took:.2f} s")
+        assert took <= GRACE_SECONDS + 1
+        assert {answer.json()["enforcement"] for answer in await waiting} == {"blocked"}
+
+
+@pytest.mark.parametrize("balancer", ["ours", "haproxy"])
+async def test_a_rolling_restart_loses_no_request(
+    database: str, connection: Connection, balancer: str
+) -> None:
+    if balancer == "haproxy" and not shutil.which("haproxy"):
+        pytest.skip("haproxy is not installed")
+    viewers = await add_viewers(connection, 8)
+    settings = {**SETTINGS, "SHUTDOWN_DRAIN_SECONDS": "0.5"}
+    ports = [free_port(), free_port()]
+    async with AsyncExitStack() as parts:
+        instances = [AsyncExitStack(), AsyncExitStack()]
+        for instance, port in zip(instances, ports, strict=True):
+            await parts.enter_async_context(instance)
+            await instance.enter_async_context(served(database, PORT=str(port), **settings))
+        place = balanced if balancer == "ours" else haproxied
+        client = await parts.enter_async_context(
+            client_of(await parts.enter_async_context(place(ports)))
+        )
+        await asyncio.sleep(0.5)
+        async with all_watching(client, viewers):
+            for instance, port in zip(instances, ports, strict=True):
+                await asyncio.sleep(0.5)
+                await instance.aclose()
+                await asyncio.sleep(0.2)
+                await instance.enter_async_context(served(database, PORT=str(port), **settings))
+            await asyncio.sleep(0.5)
+    for viewer in viewers:
+        await viewer.settle(connection)
+        assert viewer.unknown == 0
+        assert {answer.status for answer in viewer.answers} <= {200, 503}
+        assert viewer.acknowledged > 20
+
+
+@asynccontextmanager
+async def wire(service: RunningService) -> AsyncIterator[tuple[asyncio.StreamReader, Any]]:
+    """A bare connection to a service."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def until_closed(reader: asyncio.StreamReader) -> bytes:
+    """What a service says before it closes the connection."""
+    said = b""
+    try:
+        while part := await reader.read(65536):
+            said += part
+    except ConnectionError:
+        pass  # it has not read all that was sent
+    return said
+
+
+def head(family: Family, *lines: str) -> bytes:
+    lines = (f"POST {BEAT} HTTP/1.1", "Host: service.test", *lines)
+    headers = {**family.bearer, "Content-Type": "application/json"}
+    return "\r\n".join([*lines, *(f"{n}: {v}" for n, v in headers.items()), "", ""]).encode()
+
+
+def request(family: Family, **members: Any) -> bytes:
+    body = msgspec.json.encode(family.beat(**members))
+    return head(family, f"Content-Length: {len(body)}") + body
+
+
+@pytest.fixture
+async def household(service: RunningService) -> AsyncIterator[tuple[Connection, Family]]:
+    """A family at the service that all tests share."""
+    opened = await asyncpg.connect(service.dsn)
+    yield opened, await add_family(opened)
+    await opened.close()
+
+
+async def test_a_long_head_is_refused(
+    service: RunningService, household: tuple[Connection, Family]
+) -> None:
+    connection, family = household
+    body = msgspec.json.encode(family.beat())
+    long = head(family, f"Content-Length: {len(body)}", "X-Long: " + "x" * 100 * 1024) + body
+    for part in (len(long), 10_000):
+        async with wire(service) as (reader, writer):
+            for start in range(0, len(long), part):
+                writer.write(long[start : start + part])
+                await asyncio.sleep(0.001)
+            said = await until_closed(reader)
+        assert said.startswith(b"HTTP/1.1 400 ") or part < len(long)
+    assert await session_seconds(connection, family.child) == 0
+    async with wire(service) as (reader, writer):
+        writer.write(head(family, f"Content-Length: {len(body)}", "X: " + "x" * 60_000) + body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_body_without_end_is_refused(
+    service: RunningService, household: tuple[Connection, Family]
+) -> None:
+    _, family = household
+    async with wire(service) as (reader, writer):
+        writer.write(head(family, "Transfer-Encoding: chunked"))
+        for _ in range(3):
+            writer.write(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
+        said = await until_closed(reader)
+    assert said.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in said.lower()
+
+
+async def test_a_body_that_stops_coming_is_given_up(
+    service: RunningService, household: tuple[Connection, Family]
+) -> None:
+    connection, family = household
+    async with wire(service) as (reader, writer):
+        writer.write(request(family)[:-5])
+        said = await until_closed(reader)
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert await session_seconds(connection, family.child) == 0
+
+
+async def test_pipelined_requests_are_answered_in_order(
+    service: RunningService, household: tuple[Connection, Family]
+) -> None:
+    connection, family = household
+    async with wire(service) as (reader, writer):
+        ready = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+        writer.write((request(family) + ready) * 20 + ready[:-2] + b"Connection: close\r\n\r\n")
+        said = await until_closed(reader)
+    bodies = re.findall(rb"\r\n\r\n(\{.*?\})(?=HTTP|$)", said)
+    assert len(bodies) == 41
+    assert [msgspec.json.decode(b)["used_minutes"] for b in bodies[0:40:2]] == [
+        n / 2 for n in range(1, 21)
+    ]
+    assert set(bodies[1::2]) == {b'{"status":"ok"}'}
+    assert await session_seconds(connection, family.child) == 600
+
+
+async def test_a_thousand_idle_connections_cost_little_and_hold_nobody_up(
+    service: RunningService, household: tuple[Connection, Family]
+) -> None:
+    connection, family = household
+    async with AsyncExitStack() as idle:
+        before = resident_bytes(service.process.pid)
+        for _ in range(1000):
+            await idle.enter_async_context(wire(service))
+        async with client_of(service.url) as client:
+            for _ in range(20):
+                answer = await client.post(BEAT, json=family.beat(), headers=family.bearer)
+                assert answer.json()["enforcement"] != "blocked"
+        grown = resident_bytes(service.process.pid) - before
+    print(f"{grown / 1000 / 1024:.1f} KiB each")
+    assert grown < 1000 * 40 * 1024
+    assert await session_seconds(connection, family.child) == 600
+
+
+class Transport(asyncio.Transport):
+    """Takes what is written, and remembers whether it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def write(self, data: Any) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+
+async def answers_never(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("sends", "closes"),
+    [
+        ([b"GET / HTTP/1.1\r\nX: ", *[b"x"] * 100], True),  # never a whole head
+        ([b"GET / HTTP/1.1\r\n\r\n"], False),  # an answer that takes its time
+        ([], True),  # never anything
+    ],
+)
+async def test_the_patience_with_a_client(
+    sends: list[bytes], closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.05)
+    config = uvicorn.Config(answers_never, http=server.Protocol, log_config=None, lifespan="off")
+    config.timeout_keep_alive = 0.2  # type: ignore[assignment]  # seconds, which may be a part
+    config.load()
+    state, transport = ServerState(), Transport()
+    protocol = server.Protocol(config, state, {})
+    protocol.connection_made(transport)
+    for part in sends:
+        if transport.closed:
+            break
+        protocol.data_received(part)
+        await asyncio.sleep(0.003)
+    await asyncio.sleep(0 if transport.closed else 0.3)
+    protocol.connection_lost(ConnectionResetError())
+    for task in state.tasks:
+        task.cancel()
+    assert transport.closed == closes
