@@ -3,7 +3,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run test check format bench migrate clean
+.PHONY: help run test check format bench fuzz migrate lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -26,8 +26,15 @@ format: $(INSTALLED) ## let ruff put the code in order
 bench: $(INSTALLED) ## measure; ARGS=--quick takes under a minute
 	@exec $(BIN)/python -m bench $(ARGS)
 
+fuzz: $(INSTALLED) ## two minutes of schemathesis over the API's description
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@exec $(BIN)/python -m tests.fuzz $(ARGS)
+
 migrate: $(INSTALLED) ## apply the migrations to DATABASE_URL
 	@exec $(BIN)/python -m service migrate
+
+lock: ## write requirements.lock anew, with `uv` from the path
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade --quiet --output-file requirements.lock
 
 clean: ## remove the virtual environment and caches, keep .data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -4,7 +4,10 @@ Reading order, from the outside in; a file imports only what comes after it:
 
     cli, cli_data, cli_import, server
                         the command, the HTTP server
+    check               what would keep it from serving here
     app                 every URL, the lifespan that builds the parts, the error table
+    openapi, openapi_schemas, openapi_operations
+                        the API described, from the routes and the types that serve
     heartbeat, balance, session, viewing_config, grant, pin, history, weekly_report, admin, health
                         a handler each: who, what, rule, statement, reply
     accounts, profiles, titles, imports
@@ -24,6 +27,8 @@ Reading order, from the outside in; a file imports only what comes after it:
     keys, jwks          what tokens are signed with, and where the platform publishes it
     database            the pool; a statement is a file of `sql/` and a row type
     report_page         the weekly report as a page for people
+    openapi_page, openapi_fields
+                        the description as a page; what each field means
     week, dates         a child's week, dates in the reader's language
     negotiation         what a client would rather have
     rules               the viewing day, the limit, the verdict: pure

@@ -5,7 +5,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final, TypedDict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -16,24 +17,47 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service import balance, config_cache, faults, history, pin_attempt, rules, weekly_report
+from service import (
+    balance,
+    config_cache,
+    faults,
+    history,
+    pin_attempt,
+    rules,
+    scrape,
+    weekly_report,
+)
+from service.accounts import account_delete, account_put
 from service.admin import admin_metrics
 from service.config_cache import ConfigCache
 from service.context import Context
 from service.database import Warmth, close_pool, open_pool
 from service.deadlines import Deadlines
+from service.erasure import ERASE_SECONDS, viewing_data_erase
 from service.exchange import Endpoint, bounded
 from service.grant import grant
 from service.health import health_live, health_ready
 from service.heartbeat import Heartbeat
 from service.heartbeat_writer import HeartbeatWriter
+from service.imports import import_records
 from service.keys import Keys, Verified
+from service.live import live
 from service.metrics import Metrics
+from service.observed import observed
+from service.openapi import Description
 from service.pin import pin_reset, pin_set, pin_status, pin_verify
 from service.pin_hasher import PinHasher
+from service.profiles import profile_delete, profile_put
+from service.pulse import pulse
+from service.retention import RetentionSchedule
 from service.session import session_end
 from service.settings import Settings, masked
+from service.titles import TITLE_DELETE_SECONDS, title_delete, title_put
+from service.trace import CURRENT
 from service.viewing_config import viewing_config, viewing_config_update
+
+if TYPE_CHECKING:
+    from service.telemetry import Telemetry
 
 logger = logging.getLogger("viewing_time.app")
 
@@ -61,13 +85,18 @@ def _route(
 # A hash may wait five seconds for its turn, and takes a quarter of one.
 PIN_SECONDS: Final = 10.0
 HEARTBEAT: Final = Heartbeat()
+DESCRIPTION: Final = Description()
 HEARTBEAT_PATH: Final = "/api/v1/viewing-time/heartbeat"
 VIEWING: Final = "/api/v1/viewing-time"
 PARENTAL: Final = "/api/v1/parental-controls"
+ADMIN: Final = "/api/v1/admin"
 PROFILE: Final = f"{PARENTAL}/profiles/{{profile_id}}"
 
+HEARTBEAT_ROUTE: Final = _route("POST", HEARTBEAT_PATH, HEARTBEAT)
+HEARTBEAT_ANSWERED: Final = ("POST", HEARTBEAT_PATH, 200)
+
 ROUTES: Final[list[BaseRoute]] = [
-    _route("POST", HEARTBEAT_PATH, HEARTBEAT),
+    HEARTBEAT_ROUTE,
     _route("GET", f"{VIEWING}/balance/{{profile_id}}", balance.balance),
     _route("GET", f"{VIEWING}/playback-eligible/{{profile_id}}", balance.playback_eligible),
     _route("POST", f"{VIEWING}/session/{{session_id}}/end", session_end),
@@ -81,10 +110,29 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", f"{PROFILE}/history", history.history),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
     _route("GET", "/api/v1/admin/metrics", admin_metrics),
+    _route("PUT", f"{ADMIN}/accounts/{{account_id}}", account_put),
+    _route("DELETE", f"{ADMIN}/accounts/{{account_id}}", account_delete),
+    _route("PUT", f"{ADMIN}/profiles/{{profile_id}}", profile_put),
+    _route("DELETE", f"{ADMIN}/profiles/{{profile_id}}", profile_delete),
+    _route(
+        "DELETE",
+        f"{ADMIN}/profiles/{{profile_id}}/viewing-data",
+        viewing_data_erase,
+        seconds=ERASE_SECONDS,
+    ),
+    _route("PUT", f"{ADMIN}/titles/{{title_id}}", title_put),
+    _route("DELETE", f"{ADMIN}/titles/{{title_id}}", title_delete, seconds=TITLE_DELETE_SECONDS),
+    _route("POST", f"{ADMIN}/import", import_records, streams=True),
     _route("GET", "/health/live", health_live),
     _route("GET", "/health/ready", health_ready, seconds=4),
     _route("GET", "/health", health_ready, seconds=4),
+    _route("GET", "/openapi.json", DESCRIPTION.openapi_json),
+    _route("GET", "/docs", DESCRIPTION.docs),
 ]
+DESCRIPTION.describe(ROUTES)
+# For operators; no part of the API that is described.
+SCRAPE: Final = _route("GET", "/metrics", scrape.metrics)
+LIVE: Final = _route("GET", "/admin/live", live)
 
 
 class Service(Starlette):
@@ -107,10 +155,30 @@ class Service(Starlette):
             and scope["method"] == "POST"
             and not any(name == b"origin" for name, _ in scope["headers"])
         ):
+            scope["route"] = HEARTBEAT_ROUTE
             try:
                 await HEARTBEAT(scope, receive, send)
             except Exception as fault:
-                await faults.answer(scope, receive, send, fault)
+                refusal = partial(faults.answer, fault=fault)
+                await observed(refusal, scope, receive, send, CURRENT.get())
+            else:
+                scope["state"]["context"].metrics.requests[HEARTBEAT_ANSWERED] += 1
+        elif scope["type"] == "http":
+            await observed(super().__call__, scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class TracedService(Service):
+    """The service with a span around each request."""
+
+    def __init__(self, telemetry: "Telemetry", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._telemetry.request(super().__call__, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -126,6 +194,11 @@ def _last_of_connection(send: Send) -> Send:
     return closing
 
 
+def scrapes() -> Starlette:
+    """What METRICS_PORT serves, on the lifespan of the service."""
+    return Starlette(routes=[SCRAPE])
+
+
 class State(TypedDict):
     context: Context
 
@@ -134,20 +207,34 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def application(settings: Settings, now: Callable[[], datetime] = utc_now) -> Service:
-    """The service as an ASGI application; its lifespan opens what it needs and closes it again."""
+def application(
+    settings: Settings,
+    now: Callable[[], datetime] = utc_now,
+    telemetry: "Telemetry | None" = None,
+) -> Service:
+    """The service as an ASGI application; its lifespan opens what it needs and closes it again.
+
+    Spans are made with `telemetry`, or where OTEL_EXPORTER_OTLP_ENDPOINT asks for them.
+    """
+    if settings.otel_exporter_otlp_endpoint and telemetry is None:
+        from service.telemetry import Telemetry
+
+        telemetry = Telemetry()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as parts:
-            context = await _build(settings, now, parts)
+            context = await _build(settings, now, parts, telemetry)
             logger.info("started", extra={"fields": masked(settings)})
             _tune_garbage_collector()
+            await parts.enter_async_context(pulse(context.pool, context.metrics))
             yield {"context": context}
             logger.info("stopping")
+        logger.info("stopped")
 
-    return Service(
-        routes=ROUTES,
+    kind = Service if telemetry is None else partial(TracedService, telemetry)
+    return kind(
+        routes=[*ROUTES, LIVE] if settings.metrics_port else [*ROUTES, LIVE, SCRAPE],
         lifespan=lifespan,
         middleware=[
             Middleware(
@@ -155,7 +242,7 @@ def application(settings: Settings, now: Callable[[], datetime] = utc_now) -> Se
                 allow_origins=settings.cors_origins,
                 allow_credentials=True,
                 allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
-                allow_headers=["Authorization", "Content-Type", "Accept"],
+                allow_headers=["Authorization", "Content-Type", "Accept", "Idempotency-Key"],
                 expose_headers=["X-Locked-Until", "Retry-After"],
             )
         ],
@@ -163,14 +250,22 @@ def application(settings: Settings, now: Callable[[], datetime] = utc_now) -> Se
     )
 
 
-async def _build(settings: Settings, now: Callable[[], datetime], parts: AsyncExitStack) -> Context:
+async def _build(
+    settings: Settings,
+    now: Callable[[], datetime],
+    parts: AsyncExitStack,
+    telemetry: "Telemetry | None",
+) -> Context:
     """Opens every part; what was opened is closed in reverse order, also when a later one fails."""
     metrics = Metrics()
+    if telemetry is not None:
+        parts.push_async_callback(telemetry.stop)
     tokens: dict[str, Verified] = {}
     keys = Keys(settings, tokens)
     await keys.start()
     parts.push_async_callback(keys.stop)
-    pins = PinHasher(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
+    hasher = PinHasher if telemetry is None else telemetry.pin_hasher
+    pins = hasher(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
     await pins.start()
     parts.push_async_callback(pins.stop)
     pool = await open_pool(settings, _warmth(now()))
@@ -178,9 +273,18 @@ async def _build(settings: Settings, now: Callable[[], datetime], parts: AsyncEx
     configurations = ConfigCache(settings, pool, metrics, now)
     await configurations.start()
     parts.push_async_callback(configurations.stop)
-    writer = HeartbeatWriter(settings, metrics, now)
+
+    async def handed_over() -> None:
+        await pool.expire_connections()
+        configurations.listen_elsewhere()
+
+    coalescer = HeartbeatWriter if telemetry is None else telemetry.writer
+    writer = coalescer(settings, metrics, now, handed_over)
     await writer.start()
     parts.push_async_callback(writer.stop)
+    schedule = RetentionSchedule(settings, now)
+    schedule.start()
+    parts.push_async_callback(schedule.stop)
     deadlines = Deadlines(settings.request_timeout_seconds)
     return Context(
         settings=settings,

@@ -14,7 +14,8 @@ from uuid import UUID
 import asyncpg
 import click
 
-from service import cli_data, demo, migrate, settings
+from service import check, cli_data, cli_import, demo, migrate, settings
+from service.app import utc_now
 from service.database import UNAVAILABLE, reach
 from service.dotenv import dotenv
 from service.embedded import embedded_postgres
@@ -35,6 +36,7 @@ def main(context: click.Context) -> None:
 
 for command in (cli_data.retain_command, cli_data.erase_command, cli_data.export_command):
     main.add_command(command)
+main.add_command(cli_import.import_command)
 
 
 @main.command("serve")
@@ -78,6 +80,18 @@ def migrate_command(lists: bool, rollback: bool) -> None:
             click.echo(f"rolled back {name}")
     else:
         _migrate(dsn)
+
+
+@main.command("check")
+@click.option("--instances", default=1, show_default=True, type=click.IntRange(1, 1000))
+def check_command(instances: int) -> None:
+    """Say what would keep so many instances from serving, and what to do; exit 1 on a fault."""
+    levels = []
+    for finding in check.findings(_environment(), instances, utc_now):
+        click.echo(finding)
+        levels.append(finding.level)
+    if "FAULT" in levels:
+        raise click.exceptions.Exit(1)
 
 
 @main.command("token")
@@ -126,13 +140,16 @@ def _migrate(dsn: str) -> None:
 
 
 def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
+    scrape_listener = None
     try:
         listener = bound(chosen.host, chosen.port)
+        if chosen.metrics_port:
+            scrape_listener = bound(chosen.metrics_host, chosen.metrics_port, "METRICS_PORT")
     except PortTaken as fault:
         raise click.ClickException(str(fault)) from fault
-    with listener:
+    with listener, scrape_listener or contextlib.nullcontext():
         _reach(chosen)
-        if not serve(chosen, listener, ready):
+        if not serve(chosen, listener, scrape_listener, ready):
             raise click.ClickException("The service could not start; the log says why.")
 
 

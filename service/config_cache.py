@@ -69,8 +69,11 @@ class ConfigCache:
         self._metrics = metrics
         self._now = now
         self.origin = uuid4().hex
+        # Clearing the cache also clears its own counts.
+        self._past_hits = self._past_misses = 0
         self._bad_zones: set[str] = set()
         self._listener: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
         cached = alru_cache(
             maxsize=settings.config_cache_max_size,
             ttl=settings.config_cache_ttl_seconds,
@@ -89,26 +92,32 @@ class ConfigCache:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
 
+    def listen_elsewhere(self) -> None:
+        """Looks for the server that takes writes now, and forgets what was heard from the other."""
+        if self._connection is not None:
+            self._connection.terminate()
+
     def forget(self, account_id: UUID, profile_id: UUID, cause: str) -> None:
         """Drops one configuration, after the change that made it old has been committed."""
         self._cached.cache_invalidate(account_id, profile_id)
-        self._metrics.invalidations += 1
+        self._metrics.invalidations[cause] += 1
         fields = {"profile_id": str(profile_id), "cause": cause}
         logger.info("config_cache_invalidated", extra={"fields": fields})
 
     def clear(self, cause: str) -> None:
         """Drops everything, when changes may have been missed."""
+        self._past_hits, self._past_misses = self.hits, self.misses
         self._cached.cache_clear()
-        self._metrics.invalidations += 1
+        self._metrics.invalidations[cause] += 1
         logger.info("config_cache_cleared", extra={"fields": {"cause": cause}})
 
     @property
     def hits(self) -> int:
-        return self._cached.cache_info().hits
+        return self._past_hits + self._cached.cache_info().hits
 
     @property
     def misses(self) -> int:
-        return self._cached.cache_info().misses
+        return self._past_misses + self._cached.cache_info().misses
 
     @property
     def size(self) -> int:
@@ -147,6 +156,7 @@ class ConfigCache:
     async def _listen(self) -> Connection:
         connection = await connect(self._settings, direct=True)
         await connection.add_listener(CHANNEL, self._heard)
+        self._connection = connection
         return connection
 
     def _heard(self, *notification: object) -> None:

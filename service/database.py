@@ -5,19 +5,29 @@ and opens no transaction, so the reset would only be a second round trip for eac
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import asyncpg
 import msgspec
+from asyncpg.pool import PoolConnectionProxy
 
+from service.metrics import STATEMENT_SECONDS, WAIT_SECONDS, Histogram
 from service.settings import Settings
+from service.trace import count_statement
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Source: TypeAlias = "Pool | Connection"
+Session: TypeAlias = "Connection | PoolConnectionProxy[asyncpg.Record]"
+Source: TypeAlias = "Pool | Session"
+
+# Of the whole process, as its statements are: runs by the file's name, waits for a connection.
+STATEMENT_TIMES: Final[dict[str, Histogram]] = {}
+POOL_WAIT: Final = Histogram(WAIT_SECONDS)
 
 # What tells that the database is not there, cannot be reached or does not answer in time.
 UNAVAILABLE: Final = (
@@ -26,7 +36,10 @@ UNAVAILABLE: Final = (
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
     asyncpg.ReadOnlySQLTransactionError,
+    # A connection that was cut off while it lay idle, or no host that takes writes.
+    asyncpg.InternalClientError,
     OSError,
 )
 
@@ -44,36 +57,63 @@ class Statement(Generic[Row]):
         self.name = name
         self.row = row
         self.text = (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+        self._times = STATEMENT_TIMES.setdefault(name, Histogram(STATEMENT_SECONDS))
 
-    async def all(self, pool: Pool, *arguments: Any) -> list[Row]:
+    async def all(self, source: Source, *arguments: Any) -> list[Row]:
         """Every row of the answer."""
         row = self.row
-        return [row(*record) for record in await pool.fetch(self.text, *arguments)]
+        async with self._timed(source) as connection:
+            records = await connection.fetch(self.text, *arguments)
+        return [row(*record) for record in records]
 
     async def maybe(self, source: Source, *arguments: Any) -> Row | None:
         """The first row of the answer, if there is one."""
-        record = await source.fetchrow(self.text, *arguments)
+        async with self._timed(source) as connection:
+            record = await connection.fetchrow(self.text, *arguments)
         return None if record is None else self.row(*record)
 
     async def one(self, source: Source, *arguments: Any, timeout: float) -> Row:
         """The row of a statement that always has one; LookupError where it has none."""
-        record = await source.fetchrow(self.text, *arguments, timeout=timeout)
+        async with self._timed(source) as connection:
+            record = await connection.fetchrow(self.text, *arguments, timeout=timeout)
         if record is None:
             raise LookupError(f"{self.name} answered without a row")
         return self.row(*record)
 
+    @asynccontextmanager
+    async def _timed(self, source: Source) -> AsyncIterator[Session]:
+        """A connection for one run of the statement; counts the run, and the wait before it."""
+        if isinstance(source, asyncpg.Pool):
+            asked = monotonic()
+            async with source.acquire() as connection:
+                POOL_WAIT.add(monotonic() - asked)
+                async with self._timed(connection):
+                    yield connection
+            return
+        count_statement()
+        begun = monotonic()
+        try:
+            yield source
+        finally:
+            self._times.add(monotonic() - begun)
+
 
 class Ping(msgspec.Struct, frozen=True):
-    answer: int
+    is_writable: bool
 
 
 PING: Final = Statement("health_ping", Ping)
 
 
 async def ping(pool: Pool, timeout: float) -> None:
-    """Asks the database for a sign of life; raises what stands in the way."""
+    """Asks the database for a sign of life; raises what stands in the way.
+
+    A server that takes no writes has handed over to another: the pool looks for that one.
+    """
     async with asyncio.timeout(timeout):
-        await PING.one(pool, timeout=timeout)
+        if not (await PING.one(pool, timeout=timeout)).is_writable:
+            await pool.expire_connections()
+            raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
 
 
 def session(settings: Settings) -> dict[str, str]:

@@ -22,6 +22,7 @@ BODY_MOST: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
 WITH_BODY: Final = ("POST", "PUT")
 CLOSE: Final = {"Connection": "close"}
+PRIVATE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 async def body(receive: Receive) -> bytes:
@@ -82,5 +83,6 @@ def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
 
 
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer."""
-    return Response(wire.encode(value), status, headers, "application/json")
+    """A JSON answer, for its client alone."""
+    told = PRIVATE if headers is None else {**PRIVATE, **headers}
+    return Response(wire.encode(value), status, told, "application/json")

@@ -1,6 +1,5 @@
 """The error table: what each exception answers."""
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -8,6 +7,7 @@ import asyncpg
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service import auth
@@ -15,8 +15,11 @@ from service.context import Context
 from service.database import UNAVAILABLE
 from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
 from service.exchange import reply
+from service.trace import blame
 
-logger = logging.getLogger("viewing_time.faults")
+CONSTRAINTS: Final = {
+    "users_email_key": ClientFault(409, "Email belongs to another account"),
+}
 
 
 async def client_fault(request: Request, fault: ClientFault) -> Response:
@@ -35,30 +38,46 @@ async def entitled_fault(request: Request, fault: FieldFault | RuleFault) -> Res
 
 async def http_fault(request: Request, fault: HTTPException) -> Response:
     """No such path, no such method."""
-    return reply({"detail": fault.detail}, fault.status_code, fault.headers)
+    headers = _allowed(request) if fault.status_code == 405 else fault.headers
+    return reply({"detail": fault.detail}, fault.status_code, headers)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Every method of the path: a route on its own knows only of the first."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.path_regex.match(request.scope["path"]):
+            methods |= route.methods or set()
+    return {"Allow": ", ".join(sorted(methods))}
 
 
 async def overloaded(request: Request, fault: Overloaded) -> Response:
     """Too much to do: to be tried again."""
+    blame(fault)
     return _try_again(fault.retry_after)
 
 
 async def unavailable(request: Request, fault: Exception) -> Response:
-    """The database is not there: said once in the log, and to be tried again."""
+    """The database is not there: to be tried again."""
     context: Context = request.state.context
-    context.metrics.faults += 1
     if isinstance(fault, asyncpg.ReadOnlySQLTransactionError):
         # The server has handed over to another: every connection of the pool looks for it.
         await context.pool.expire_connections()
-    fields = {"path": request.url.path, "error": f"{type(fault).__name__}: {fault}"}
-    logger.error("database_unavailable", extra={"fields": fields})
+    blame(fault)
     return _try_again(1)
 
 
+async def constraint_fault(
+    request: Request, fault: asyncpg.IntegrityConstraintViolationError
+) -> Response:
+    """A rule that only the database can judge; where no client breaks it, the fault is our own."""
+    if fault.constraint_name not in CONSTRAINTS:
+        raise fault
+    return await client_fault(request, CONSTRAINTS[fault.constraint_name])
+
+
 async def own_fault(request: Request, fault: Exception) -> Response:
-    """Our own fault; the server that called us logs it with its traceback."""
-    context: Context = request.state.context
-    context.metrics.faults += 1
+    """Our own fault; raised once more, and logged with its traceback."""
     return reply({"detail": "Internal Server Error"}, 500)
 
 
@@ -73,6 +92,7 @@ TABLE: Final[dict[Any, Callable[[Request, Any], Awaitable[Response]]]] = {
     RuleFault: entitled_fault,
     HTTPException: http_fault,
     Overloaded: overloaded,
+    asyncpg.IntegrityConstraintViolationError: constraint_fault,
     **dict.fromkeys(UNAVAILABLE, unavailable),
     Exception: own_fault,
 }

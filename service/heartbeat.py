@@ -17,9 +17,11 @@ from starlette.types import Receive, Scope, Send
 
 from service import auth, rules, wire
 from service.context import Context
+from service.database import UNAVAILABLE
 from service.errors import ClientFault, FieldFault, Overloaded
 from service.exchange import body, slow_body
 from service.heartbeat_writer import Beat
+from service.trace import CURRENT, Trace, count_statement
 
 logger = logging.getLogger("viewing_time.heartbeat")
 
@@ -46,6 +48,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 BODY: Final = wire.Body(HeartbeatBody)
+SLOW_SECONDS: Final = 0.2
 KEY: Final = re.compile(rb"[\x21-\x7e]{1,64}")
 
 
@@ -54,8 +57,7 @@ class Heartbeat:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: Context = scope["state"]["context"]
-        begun = monotonic()
-        authorization = content_type = key = None
+        authorization = content_type = key = request_id = parent = None
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value.decode("latin-1")
@@ -63,6 +65,13 @@ class Heartbeat:
                 content_type = value.decode("latin-1")
             elif name == b"idempotency-key":
                 key = value
+            elif name == b"x-request-id":
+                request_id = value
+            elif name == b"traceparent":
+                parent = value
+        trace = Trace(request_id, parent)
+        CURRENT.set(trace)
+        failure = None
         wanted = None
         try:
             with context.deadlines.watch():
@@ -71,16 +80,18 @@ class Heartbeat:
                 caller = auth.bearer(context, authorization)
                 account_id = caller or await auth.verified(context, authorization)
                 verdict = await _verdict(context, account_id, wanted, mark)
-        except (ClientFault, Overloaded):
+        except (ClientFault, Overloaded) as refusal:
+            _refused(context, refusal)
             raise
         except Exception as error:
             if wanted is None:
                 raise slow_body() from error
-            verdict = _blocked(context, wanted, error)
-        ended = monotonic()
-        context.metrics.heartbeats.add(ended, ended - begun)
+            failure = error
+            verdict = _blocked(wanted)
+        _processed(context, trace, wanted, verdict, failure)
         answer = wire.encode(verdict)
-        await send({"type": "http.response.start", "status": 200, "headers": _headers(answer)})
+        headers = _headers(answer, trace if request_id else None)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
 
@@ -106,6 +117,7 @@ async def _verdict(
     configuration = known.configuration
     day = rules.viewing_day(configuration, context.now())
     session_id = wanted.session_id or mark or uuid4()
+    count_statement()
     recorded = await context.writer.record(
         Beat(
             wanted.profile_id,
@@ -132,16 +144,61 @@ async def _verdict(
     return Verdict(session_id, enforcement, remaining, wire.minutes(used), recorded.is_educational)
 
 
-def _blocked(context: Context, wanted: HeartbeatBody, error: Exception) -> Verdict:
+def _blocked(wanted: HeartbeatBody) -> Verdict:
     """Fails closed: viewing that nobody can count does not go on."""
-    context.metrics.heartbeats_failed_closed += 1
-    fields = {"profile_id": str(wanted.profile_id)}
-    logger.error("heartbeat_failed_closed", extra={"fields": fields}, exc_info=error)
     return Verdict(wanted.session_id or uuid4(), "blocked", 0.0, 0.0, False)
 
 
-def _headers(answer: bytes) -> list[tuple[bytes, bytes]]:
-    return [
+def _refused(context: Context, refusal: ClientFault | Overloaded) -> None:
+    if isinstance(refusal, ClientFault):
+        context.metrics.heartbeats_refused += 1
+    else:
+        context.metrics.heartbeats_overloaded += 1
+
+
+def _processed(
+    context: Context,
+    trace: Trace,
+    wanted: HeartbeatBody,
+    verdict: Verdict,
+    failure: Exception | None,
+) -> None:
+    """Counts a heartbeat; logs every one that failed or was slow, and a sample of the others."""
+    metrics = context.metrics
+    ended = monotonic()
+    took = ended - trace.begun
+    metrics.heartbeats.add(ended, took)
+    if failure is not None:
+        metrics.heartbeats_failed_closed += 1
+    else:
+        metrics.verdicts[verdict.enforcement] += 1
+        sample = context.settings.heartbeat_log_sample
+        if took <= SLOW_SECONDS and metrics.heartbeats.count % sample:
+            return
+    fields = {
+        "profile_id": str(wanted.profile_id),
+        "enforcement": verdict.enforcement,
+        "db_ops": trace.statements,
+        "duration_ms": round(took * 1000, 3),
+        **({} if failure is None else {"error": f"{type(failure).__name__}: {failure}"}),
+    }
+    is_known = failure is None or isinstance(failure, UNAVAILABLE)
+    logger.log(
+        logging.INFO if failure is None else logging.ERROR,
+        "heartbeat_processed",
+        extra={"fields": fields},
+        exc_info=None if is_known else failure,
+    )
+
+
+def _headers(answer: bytes, trace: Trace | None) -> list[tuple[bytes, bytes]]:
+    """The request id goes back to those who sent one; none is made for a beat without."""
+    headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(answer)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
     ]
+    if trace is not None:
+        headers.append((b"x-request-id", trace.request_id.encode()))
+    return headers

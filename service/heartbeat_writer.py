@@ -7,7 +7,7 @@ newcomers gather and leave with the next statement. A caller's answer follows th
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import date, datetime
 from itertools import islice
 from typing import Final, NamedTuple
@@ -68,18 +68,34 @@ REFUSALS: Final = {
     6: (422, "Idempotency-Key has been used before"),
 }
 
+# The server ends a connection between statements, so it may have committed the one before.
+CUT_OFF: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+
 Waiting = tuple[Beat, asyncio.Future[Recorded]]
 
 
 class HeartbeatWriter:
     """Writes heartbeats through connections of its own, at most one of a profile at a time.
 
+    `handed_over` is told when the server takes no more writes, since another does.
+
     `record` raises ClientFault for a refused beat, Overloaded when `heartbeat_queue_max` wait, and
     what the database raised when nobody can tell whether the beat was counted.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        handed_over: Callable[[], Awaitable[None]],
+    ) -> None:
         self._settings = settings
+        self._handed_over = handed_over
         self._metrics = metrics
         self._now = now
         self._ready: dict[UUID, Waiting] = {}
@@ -175,19 +191,23 @@ class HeartbeatWriter:
         except asyncpg.ReadOnlySQLTransactionError as error:
             # The server has handed over to another: there the whole batch is as good as new.
             connection.terminate()
+            await self._handed_over()
             if again:
                 return await self._write(connection, batch, again=False)
             _fail(batch, error)
         except asyncpg.PostgresError as error:
             repeats = again and isinstance(error, asyncpg.UniqueViolationError)
+            if isinstance(error, CUT_OFF):
+                connection.terminate()
             if connection.is_closed() or (len(batch) == 1 and not repeats):
                 _fail(batch, error)
                 return connection
             logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, batch)})
             for waiting in batch:
                 # A session that another instance has just started is visible the second time.
-                connection = await self._write(connection, [waiting], again=len(batch) > 1)
-        except (*UNAVAILABLE, asyncpg.InternalClientError) as error:
+                if not waiting[1].cancelled():
+                    connection = await self._write(connection, [waiting], again=len(batch) > 1)
+        except UNAVAILABLE as error:
             _fail(batch, error)
             connection.terminate()
         except (ValueError, TypeError) as error:
@@ -199,6 +219,7 @@ class HeartbeatWriter:
         batch.sort(key=lambda waiting: waiting[0].profile_id.int)
         columns = zip(*(beat for beat, _ in batch), strict=True)
         self._metrics.heartbeat_statements += 1
+        self._metrics.batch_sizes.add(len(batch))
         row = await RECORD.one(
             connection, *columns, self._now(), timeout=self._settings.request_timeout_seconds
         )

@@ -1,23 +1,52 @@
 """What the process counts about itself; plain numbers, added to on the event loop."""
 
-from collections import deque
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterator
+from itertools import accumulate
 from time import monotonic
 from typing import Final
 
 WINDOW_SECONDS: Final = 300.0
 WINDOW_MOST: Final = 10_000
 
+HEARTBEAT_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+STATEMENT_SECONDS: Final = (0.001, 0.005, 0.02, 0.1, 0.5)
+WAIT_SECONDS: Final = (0.001, 0.01, 0.1, 0.5, 1.0)
+REPORT_SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+PIN_SECONDS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+LAG_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5)
+
+
+class Histogram:
+    """How many values fell below each bound, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Adds one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> Iterator[int]:
+        """How many values were at most each bound; the last is how many there were."""
+        return accumulate(self.counts)
+
 
 class Durations:
-    """How long a kind of work took: mean and maximum since start, p95 of the latest window.
+    """How long a kind of work took: a histogram, mean and maximum, quantiles of the latest window.
 
-    The window is the last 5 minutes or the last 10,000 pieces of work, whichever is shorter.
-    All figures are milliseconds.
+    The window is the last 5 minutes or the last 10,000 pieces of work, whichever is shorter. The
+    histogram is in seconds, all else in milliseconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.histogram = Histogram(bounds)
         self.count = 0
-        self.total_ms = 0.0
         self.max_ms = 0.0
         self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW_MOST)
 
@@ -25,31 +54,46 @@ class Durations:
         """Adds one piece of work that ended at the monotonic instant `ended`."""
         took = seconds * 1000
         self.count += 1
-        self.total_ms += took
         if took > self.max_ms:
             self.max_ms = took
         self._window.append((ended, took))
+        self.histogram.add(seconds)
 
     @property
     def mean_ms(self) -> float:
-        return self.total_ms / self.count if self.count else 0.0
+        return self.histogram.sum * 1000 / self.count if self.count else 0.0
 
-    @property
-    def p95_ms(self) -> float:
+    def quantiles_ms(self, *percents: int) -> list[float]:
+        """The nearest ranks in the window: values that were measured."""
         oldest = monotonic() - WINDOW_SECONDS
         latest = sorted(took for ended, took in self._window if ended >= oldest)
-        return latest[-(-len(latest) * 95 // 100) - 1] if latest else 0.0
+        count = len(latest)
+        return [latest[-(-count * percent // 100) - 1] if count else 0.0 for percent in percents]
 
 
 class Metrics:
-    """The counts of one process since its start."""
+    """The counts of one service since its start."""
 
     def __init__(self) -> None:
         self.started = monotonic()
-        self.heartbeats = Durations()
+        self.ready = True
+        self.heartbeats = Durations(HEARTBEAT_SECONDS)
         self.heartbeat_statements = 0
         self.heartbeats_failed_closed = 0
-        self.reports = Durations()
+        self.heartbeats_refused = 0
+        self.heartbeats_overloaded = 0
+        self.verdicts = {"allowed": 0, "warning_15": 0, "warning_5": 0, "blocked": 0}
+        self.batch_sizes = Histogram(BATCH_SIZES)
+        self.reports = Durations(REPORT_SECONDS)
         self.report_statements = 0
-        self.invalidations = 0
-        self.faults = 0
+        self.invalidations: Counter[str] = Counter()
+        self.pin_attempts = {"right": 0, "wrong": 0, "locked": 0, "refused": 0, "failed": 0}
+        self.pin_seconds = Histogram(PIN_SECONDS)
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.lag_seconds = Histogram(LAG_SECONDS)
+        self.lag_most = 0.0
+
+    @property
+    def heartbeats_taken(self) -> int:
+        """Heartbeats that were counted, refused or failed closed: those that cost statements."""
+        return self.heartbeats.count + self.heartbeats_refused

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from service.pin_hasher import Turn
 ATTEMPTS: Final = 5
 LOCK: Final = timedelta(minutes=30)
 FLOOR_SECONDS: Final = 0.2
+LOCKED_UNTIL: Final = "X-Locked-Until"
 
 Pin = Annotated[str, Meta(min_length=4, max_length=4, pattern="^[0-9]{4}$")]
 
@@ -72,10 +74,26 @@ async def attempt(
     `profile_id` is that of a grant. Raises ClientFault: 401, 403 for a foreign profile or a lock
     (`X-Locked-Until`), 400 where no PIN is set.
     """
+    begun, outcome = monotonic(), "failed"
+    try:
+        pin_hash = await _attempt(context, turn, account_id, profile_id, pin)
+        outcome = "wrong" if pin_hash is None else "right"
+    except ClientFault as fault:
+        outcome = "locked" if fault.headers and LOCKED_UNTIL in fault.headers else "refused"
+        raise
+    finally:
+        context.metrics.pin_attempts[outcome] += 1
+        context.metrics.pin_seconds.add(monotonic() - begun)
+    return pin_hash
+
+
+async def _attempt(
+    context: Context, turn: Turn, account_id: UUID, profile_id: UUID | None, pin: str
+) -> str | None:
     now = context.now()
     row = auth.owned(await ATTEMPT.maybe(context.pool, account_id, profile_id, ATTEMPTS, LOCK, now))
     if row.locked_until is not None:
-        until = {"X-Locked-Until": row.locked_until.isoformat()}
+        until = {LOCKED_UNTIL: row.locked_until.isoformat()}
         raise ClientFault(403, "PIN locked due to too many failed attempts", until)
     right = await turn.verify(pin, row.pin_hash)
     if row.pin_hash is None:

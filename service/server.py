@@ -9,9 +9,10 @@ from types import FrameType
 from typing import Any, Final, cast
 
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.app import Service, application
+from service.app import Service, application, scrapes
 from service.settings import Settings
 
 HEAD_MOST: Final = 64 * 1024
@@ -64,10 +65,15 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Corked(transport))  # type: ignore[arg-type]
-        self._head = 0
+        self._head = self._part = 0
         self._patience = self.loop.call_later(HEAD_SECONDS, self._look, 0)
+        # Until its first byte, which takes the timer away: a client that never asks goes too.
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def data_received(self, data: bytes) -> None:
+        self._part = len(data)
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._head = 0
@@ -76,12 +82,21 @@ class Protocol(HttpToolsProtocol):
         if self._head > HEAD_MOST and not self.transport.is_closing():
             self.send_400_response("Request head too large")
 
+    def on_headers_complete(self) -> None:
+        """Raises ValueError, which the parser turns into a refusal, for a head that came whole."""
+        if self._head + self._part > HEAD_MOST:
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > HEAD_MOST:
+                raise ValueError("Request head too large")
+        super().on_headers_complete()
+
     def on_response_complete(self) -> None:
         cast(Corked, self.transport).flush()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._patience.cancel()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def _look(self, before: int) -> None:
@@ -107,10 +122,24 @@ class Server(uvicorn.Server):
         self._service = service
         self._drain = drain
         self._ready = ready
+        self._more: list[tuple[socket.socket, uvicorn.Config]] = []
+
+    def add(self, listener: socket.socket, config: uvicorn.Config) -> None:
+        """Serves another application on another socket, with the state of the first."""
+        self._more.append((listener, config))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        for listener, config in self._more:
+            config.load()
+            protocol = partial(
+                Protocol,
+                config=config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            self.servers.append(await self._loop.create_server(protocol, sock=listener))
         if self.started:
             self._ready()
 
@@ -123,7 +152,7 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
     """The socket to serve on, bound before anything slow begins; raises PortTaken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -134,13 +163,18 @@ def bound(host: str, port: int) -> socket.socket:
     except OSError as fault:
         listener.close()
         raise PortTaken(
-            f"Cannot serve on {host}:{port}: {fault.strerror}. Set PORT to another."
+            f"Cannot serve on {host}:{port}: {fault.strerror}. Set {variable} to another."
         ) from fault
     return listener
 
 
-def serve(settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> bool:
-    """Serves until a signal stops it; False when it could not start.
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    scrape_listener: socket.socket | None,
+    ready: Callable[[], None],
+) -> bool:
+    """Serves until a signal stops it, metrics on `scrape_listener`; False when it could not start.
 
     The server raises the signal that stopped it once more when it is done, which would end the
     process before the caller's own clean-up: an orderly exit takes its place.
@@ -148,8 +182,17 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[], None]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
     service = application(settings)
-    config = uvicorn.Config(
-        service,
+    config = _config(settings, service)
+    server = Server(config, service, settings.shutdown_drain_seconds, ready)
+    if scrape_listener is not None:
+        server.add(scrape_listener, _config(settings, scrapes()))
+    server.run(sockets=[listener])
+    return server.started
+
+
+def _config(settings: Settings, served: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        served,
         loop="uvloop",
         http=Protocol,
         ws="none",
@@ -162,9 +205,6 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[], None]
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_seconds / 2)),
     )
-    server = Server(config, service, settings.shutdown_drain_seconds, ready)
-    server.run(sockets=[listener])
-    return server.started
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

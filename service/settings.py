@@ -7,6 +7,7 @@ A secret may stand in a file instead: `JWT_SECRET_FILE=/run/secrets/jwt` for `JW
 import contextlib
 import re
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -51,10 +52,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bcrypt_rounds: int = 12
     cors_origins: tuple[str, ...] = ()
     log_level: str = "INFO"
+    heartbeat_log_sample: int = 100
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
+    otel_exporter_otlp_endpoint: str = ""
     request_timeout_seconds: float = 2.0
     shutdown_grace_seconds: float = 10.0
     shutdown_drain_seconds: float = 1.0
     forwarded_allow_ips: str = ""
+    retention_interval_hours: int = 0
+    retention_sessions_days: int = 90
+    retention_balances_days: int = 365
 
 
 REQUIRED: Final = ("database_url", "jwt_secret")
@@ -75,13 +83,10 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:
     def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
-        return value
+        with contextlib.suppress(ValueError):
+            if low <= float(text) <= high:
+                return float(text)
+        raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
 
     return read
 
@@ -132,10 +137,16 @@ def _secret(text: str) -> str:
 def _web_address(text: str) -> str:
     with contextlib.suppress(ValueError):
         parts = urlsplit(text)
-        is_web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        if is_web and parts.username is None:
+        is_open = parts.hostname and parts.port != 0 and parts.username is None
+        if is_open and parts.scheme in ("http", "https"):
             return text
     raise ValueError("must look like https://accounts.example/.well-known/jwks.json")
+
+
+def _collector(text: str) -> str:
+    if find_spec("opentelemetry") is None:
+        raise ValueError("needs the extra otel: pip install 'viewing-time[otel]'")
+    return _web_address(text)
 
 
 def _file(text: str) -> str:
@@ -143,10 +154,6 @@ def _file(text: str) -> str:
         Path(text).open("rb").close()
     except (OSError, ValueError) as fault:
         raise ValueError("must name a file that can be read") from fault
-    return text
-
-
-def _text(text: str) -> str:
     return text
 
 
@@ -158,11 +165,11 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "jwt_jwks_url": _web_address,
     "jwt_jwks_file": _file,
     "jwt_jwks_refresh_seconds": _seconds(1, 86_400),
-    "jwt_issuer": _text,
-    "jwt_audience": _text,
+    "jwt_issuer": str,
+    "jwt_audience": str,
     "jwt_leeway_seconds": _seconds(0, 300),
     "jwt_require_exp": _flag,
-    "host": _text,
+    "host": str,
     "port": _whole(0, 65_535),
     "pool_min_size": _whole(1, 1000),
     "pool_max_size": _whole(1, 1000),
@@ -176,10 +183,17 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "bcrypt_rounds": _whole(4, 16),
     "cors_origins": _origins,
     "log_level": _level,
+    "heartbeat_log_sample": _whole(1, 1_000_000_000),
+    "metrics_host": str,
+    "metrics_port": _whole(0, 65_535),
+    "otel_exporter_otlp_endpoint": _collector,
     "request_timeout_seconds": _seconds(0.05, 600),
     "shutdown_grace_seconds": _seconds(0, 600),
     "shutdown_drain_seconds": _seconds(0, 600),
-    "forwarded_allow_ips": _text,
+    "forwarded_allow_ips": str,
+    "retention_interval_hours": _whole(0, 8760),
+    "retention_sessions_days": _whole(7, 36_500),
+    "retention_balances_days": _whole(7, 36_500),
 }
 
 

@@ -1,6 +1,7 @@
--- Asks the database whether it is there.
+-- Asks the database whether it is there and takes writes.
 --
--- row: answer int
+-- row: is_writable bool
 --
--- Reads nothing, so the answer says only that a connection works and a backend is free to reply.
-select 1 as answer
+-- Reads no table, so the answer says only that a connection works, a backend is free to reply, and
+-- the server has not handed over to another.
+select current_setting('transaction_read_only') = 'off' as is_writable

@@ -26,7 +26,7 @@ from service.context import Context
 from service.database import Connection
 from service.embedded import embedded_postgres
 from service.settings import Settings
-from tests.family import SECRET, Family, add_family
+from tests.family import SECRET, Family, add_family, bearer
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,6 +97,18 @@ async def connection(database: str) -> AsyncIterator[Connection]:
 async def family(connection: Connection) -> Family:
     """A parent with a PIN, a child with a configuration, an adult profile, two titles."""
     return await add_family(connection)
+
+
+@pytest.fixture
+async def admin(connection: Connection) -> dict[str, str]:
+    """The header with the access token of an administrator who has no profile."""
+    account = uuid4()
+    await connection.execute(
+        "insert into users (id, email, password_hash, is_admin, is_active) "
+        "values ($1, 'admin@example.test', '!', true, true)",
+        account,
+    )
+    return bearer(account)
 
 
 @pytest.fixture
@@ -199,7 +211,7 @@ async def served(dsn: str, **variables: str) -> AsyncIterator[RunningService]:
         )
         try:
             url = f"http://127.0.0.1:{environment['PORT']}"
-            await _answering(url, process)
+            await answering(url, process)
             yield RunningService(url, dsn, SECRET, process)
         except BaseException:
             log.seek(0)
@@ -219,7 +231,8 @@ def free_port() -> int:
         return port
 
 
-async def _answering(url: str, process: subprocess.Popen[bytes]) -> None:
+async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Returns once the service at `url` answers; AssertionError when it ends instead."""
     async with httpx.AsyncClient() as client:
         for _ in range(600):
             assert process.poll() is None, f"the service ended with {process.returncode}"

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.conftest import RunningService
+from tests.described import described
 from tests.replay import replay
 from tests.scenario import Scenario, load
 
@@ -18,7 +19,11 @@ async def test_scenario(scenario: Scenario, service: RunningService) -> None:
     connection = await asyncpg.connect(service.dsn)
     try:
         async with httpx.AsyncClient(
-            base_url=service.url, timeout=30, trust_env=False, follow_redirects=False
+            base_url=service.url,
+            timeout=30,
+            trust_env=False,
+            follow_redirects=False,
+            event_hooks={"response": [described]},
         ) as client:
             await replay(scenario, client, connection, service.jwt_secret)
     finally:

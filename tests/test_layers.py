@@ -11,8 +11,12 @@ PACKAGE = Path(service.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
+    ["check"],
     ["demo", "server", "cli_data", "cli_import"],
     ["app"],
+    ["openapi"],
+    ["openapi_schemas"],
+    ["openapi_operations"],
     [
         "heartbeat",
         "balance",
@@ -29,6 +33,10 @@ LAYERS = [
         "titles",
         "imports",
         "health",
+        "scrape",
+        "live",
+        "observed",
+        "telemetry",
         "faults",
     ],
     ["pin_attempt", "import_merge"],
@@ -36,13 +44,15 @@ LAYERS = [
     ["context"],
     ["import_lines"],
     ["records"],
+    ["pulse"],
     ["heartbeat_writer", "config_cache", "pin_hasher", "keys", "retention", "export"],
     ["migrate"],
     ["database", "embedded", "jwks"],
-    ["report_page"],
+    ["report_page", "openapi_page", "openapi_fields"],
     ["week", "dates", "negotiation"],
     ["rules", "wire", "dotenv"],
     ["errors", "deadlines", "pin_worker", "postgres_programs", "settings", "metrics", "logs"],
+    ["trace", "process"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

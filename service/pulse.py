@@ -1,0 +1,68 @@
+"""The service watches itself: is its event loop held up, is its database there?"""
+
+import asyncio
+import logging
+from asyncio import Task
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import asyncpg
+
+from service import database
+from service.database import Pool
+from service.deadlines import within
+from service.metrics import Metrics
+from service.trace import blame
+
+logger = logging.getLogger("viewing_time.pulse")
+
+TICK_SECONDS: Final = 0.05
+LOOK_SECONDS: Final = 10.0
+READY_SECONDS: Final = 3.0
+
+
+async def is_ready(pool: Pool, metrics: Metrics) -> bool:
+    """Does the database answer within 3 seconds? Kept in `metrics`."""
+    before = metrics.ready
+    try:
+        await within(READY_SECONDS, database.ping(pool, READY_SECONDS))
+        metrics.ready = True
+    except (*database.UNAVAILABLE, asyncpg.PostgresError) as fault:
+        metrics.ready = False
+        blame(fault)
+    if metrics.ready != before:
+        logger.warning("ready" if metrics.ready else "not_ready")
+    return metrics.ready
+
+
+@asynccontextmanager
+async def pulse(pool: Pool, metrics: Metrics) -> AsyncIterator[None]:
+    """Watches until the block ends."""
+    tasks: list[Task[None]] = [
+        asyncio.create_task(_tick(metrics)),
+        asyncio.create_task(_look(pool, metrics)),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _tick(metrics: Metrics) -> None:
+    """How late the event loop comes to a timer is how long something else held it."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + TICK_SECONDS
+        await asyncio.sleep(TICK_SECONDS)
+        lag = max(0.0, loop.time() - due)
+        metrics.lag_seconds.add(lag)
+        metrics.lag_most = max(metrics.lag_most, lag)
+
+
+async def _look(pool: Pool, metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        await is_ready(pool, metrics)

@@ -1,0 +1,223 @@
+"""The benchmark measures what it says, on data that the service accepts."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import chart, seed
+from bench.figure import Figure, Target, number, table
+from bench.load import Outcome, Plan, main, percentile
+from bench.procfs import cpu_seconds, resident_bytes
+from service.database import Connection
+from tests.conftest import served
+
+ALLOWED = b'{"enforcement":"allowed"}'
+Answer = Callable[[int], Awaitable[tuple[int, bytes]]]
+
+
+def test_percentile_is_a_measured_value() -> None:
+    ranked = [1.0, 2.0, 3.0, 4.0]
+    assert [percentile(ranked, share) for share in (0, 25, 50, 75, 95, 100)] == [1, 1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "verdict"),
+    [
+        (0.7, Target(0.7, 1.0, at_least=True), "reached"),
+        (0.69, Target(0.7, 1.0, at_least=True), "MISSED"),
+        (1.0, Target(0.7, 1.0, at_least=True), "beyond"),
+        (1.5, Target(1.5, 1.2), "reached"),
+        (1.51, Target(1.5, 1.2), "MISSED"),
+        (1.2, Target(1.5, 1.2), "beyond"),
+        (0, Target(0), "reached"),
+        (1, Target(0), "MISSED"),
+    ],
+)
+def test_verdict(value: float, target: Target, verdict: str) -> None:
+    assert target.verdict(value) == verdict
+
+
+def test_numbers_are_short_and_plain() -> None:
+    values = (0, 1, 12345.6, 99.94, 1.234, 0.00512)
+    assert [number(value) for value in values] == ["0", "1", "12,346", "99.9", "1.23", "0.0051"]
+
+
+def test_table_has_a_line_for_each_figure() -> None:
+    lines = table([Figure("p95", 12.5, "ms", Target(10, 3)), Figure("rate", 9000, "/s")]).split(
+        "\n"
+    )
+    assert lines[1].split() == ["p95", "12.5", "ms", "≤", "10", "≤", "3", "MISSED"]
+    assert lines[2].split() == ["rate", "9,000", "/s"]
+
+
+def test_chart_is_xml_with_a_bar_for_each_target() -> None:
+    figures = [
+        Figure("a < b & c", 2, "x", Target(1)),
+        Figure("d", 5, "ms", Target(10)),
+        Figure("e", 0, "", Target(0)),
+        Figure("f", 0, "", Target(1, at_least=True)),
+        Figure("no target", 1),
+    ]
+    picture = ElementTree.fromstring(chart.chart("two\nlines", figures))
+    kinds = [bar.get("class") for bar in picture.iter("{http://www.w3.org/2000/svg}rect")]
+    assert kinds == ["page", "missed", "kept", "kept", "missed"]
+
+
+def test_cpu_time_includes_children_that_have_ended() -> None:
+    """A grandchild works for 0.3 s of CPU and ends before its parent is looked at."""
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    parent = (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {work!r}])\n"
+        "print('done', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    before = cpu_seconds(os.getpid())
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"done\n"
+        assert cpu_seconds(process.pid) >= 0.2
+        assert cpu_seconds(os.getpid()) - before >= 0.2
+        assert resident_bytes(process.pid) > 2**20
+
+
+@asynccontextmanager
+async def answering(answer: Answer) -> AsyncIterator[int]:
+    """A server whose `answer` gives status and body to the nth request; status 0 hangs up."""
+    seen = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        try:
+            while (head := await reader.readuntil(b"\r\n\r\n")) is not None:
+                status, body = 200, ALLOWED
+                if head.startswith(b"POST"):
+                    seen += 1
+                    status, body = await answer(seen)
+                if not status:
+                    break
+                # In two pieces, as servers do.
+                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+                await writer.drain()
+                writer.write(body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def requests(folder: Path, number: int) -> str:
+    path = folder / "requests"
+    path.write_bytes(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n\0" * number)
+    return str(path)
+
+
+async def played(plan: Plan) -> Outcome:
+    async with asyncio.timeout(10):
+        return await main(plan)
+
+
+async def test_each_request_once(tmp_path: Path) -> None:
+    async def allowed(_: int) -> tuple[int, bytes]:
+        return 200, ALLOWED
+
+    async with answering(allowed) as port:
+        outcome = await played(Plan(port, requests(tmp_path, 50), connections=4))
+    assert (outcome.completed, outcome.errors) == (50, 0)
+
+
+async def test_errors_blocked_answers_and_lost_connections_are_told(tmp_path: Path) -> None:
+    async def faulty(number: int) -> tuple[int, bytes]:
+        answers = {2: (500, b"{}"), 5: (200, b'{"enforcement":"blocked"}'), 7: (0, b"")}
+        return answers.get(number, (200, ALLOWED))
+
+    async with answering(faulty) as port:
+        outcome = await played(Plan(port, requests(tmp_path, 20), connections=2))
+    assert (outcome.completed, outcome.errors) == (20, 3)
+    assert outcome.first_error.startswith("HTTP/1.1 500")
+
+
+async def test_a_closed_loop_ends_in_time(tmp_path: Path) -> None:
+    answers = 0
+
+    async def allowed(number: int) -> tuple[int, bytes]:
+        nonlocal answers
+        answers = number
+        await asyncio.sleep(0.01)
+        return 200, ALLOWED
+
+    async with answering(allowed) as port:
+        outcome = await played(Plan(port, requests(tmp_path, 8), connections=8, seconds=0.2))
+    assert outcome.completed == answers
+    assert outcome.errors == 0
+    assert outcome.seconds >= 0.2
+
+
+async def test_an_open_loop_does_not_omit_who_waited(tmp_path: Path) -> None:
+    """One slow answer holds up those behind it, and each of them counts from when it was due."""
+
+    async def slow_once(number: int) -> tuple[int, bytes]:
+        await asyncio.sleep(0.5 if number == 1 else 0)
+        return 200, ALLOWED
+
+    async with answering(slow_once) as port:
+        plan = Plan(port, requests(tmp_path, 100), connections=1, seconds=0.4, rate=100)
+        outcome = await played(plan)
+    assert (outcome.completed, outcome.errors) == (40, 0)
+    assert outcome.p50_ms > 100
+
+
+async def test_an_open_loop_opens_closed_connections_again(tmp_path: Path) -> None:
+    """The server hangs up after every second request, so some of them find nobody there."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        plan = Plan(port, requests(tmp_path, 10), connections=3, seconds=0.3, rate=50)
+        outcome = await played(plan)
+    assert outcome.completed == 15
+
+
+async def test_seeded_players_are_answered(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    keys = await connection.fetch(seed.KEYS)
+    await seed.seed(connection, 20, days=35, sessions=2, progress=lambda _: None)
+    assert await connection.fetch(seed.KEYS) == keys
+    counts = await connection.fetchrow(
+        "select (select count(*) from viewing_time_balances), "
+        "(select count(*) from viewing_sessions where ended_at is not null)"
+    )
+    assert tuple(counts or ()) == (700, 40)
+    viewers = await seed.viewers(connection, 20)
+    path = tmp_path / "requests"
+    path.write_bytes(seed.heartbeats(viewers))
+    async with served(database, JWT_SECRET=seed.SECRET) as running:
+        port = int(running.url.rpartition(":")[2])
+        outcome = await played(Plan(port, str(path), connections=5))
+    assert (outcome.completed, outcome.errors, outcome.first_error) == (20, 0, "")
+    beats = await connection.fetchval(
+        "select sum(total_seconds) / 30 from viewing_sessions where ended_at is null"
+    )
+    assert beats == 20
