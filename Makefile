@@ -1,9 +1,10 @@
 PYTHON ?= python3
 ARGS ?=
+MINUTES ?= 30
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run test check format bench fuzz migrate lock clean
+.PHONY: help run test check format bench fuzz soak migrate lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -29,6 +30,9 @@ bench: $(INSTALLED) ## measure; ARGS=--quick takes under a minute
 fuzz: $(INSTALLED) ## two minutes of schemathesis over the API's description
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@exec $(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: $(INSTALLED) ## MINUTES=30 with a fault every five seconds
+	@exec $(BIN)/python -m tests.soak $(MINUTES) $(ARGS)
 
 migrate: $(INSTALLED) ## apply the migrations to DATABASE_URL
 	@exec $(BIN)/python -m service migrate

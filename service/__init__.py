@@ -13,10 +13,14 @@ Reading order, from the outside in; a file imports only what comes after it:
     accounts, profiles, titles, imports
                         handlers for the platform that owns these: one by one, in bulk
     erasure             a handler for administrators: everything about a child, removed
+    scrape, live        for operators: the numbers for Prometheus, a page of moving lines
+    observed            every request counted, known by an id, logged
+    telemetry           spans, where OpenTelemetry is installed and asked for
     pin_attempt         one counted attempt at a parent's PIN
     import_merge        an import's lines, staged and merged
     auth                who is calling
     context             all that a handler may reach
+    pulse               the service watches its own event loop and its database
     import_lines        an import's lines, read and checked
     records             accounts, profiles and titles as they are sent
     heartbeat_writer    heartbeats that wait travel together
@@ -36,6 +40,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     dotenv              settings in a file
     deadlines           no request waits for ever
     errors, settings, metrics, logs
+    trace, process      what is known of the request at work, and of the process
     embedded, postgres_programs
                         the PostgreSQL of `make run` and the tests
     migrate             the schema, kept up

@@ -217,9 +217,9 @@ def application(
     Spans are made with `telemetry`, or where OTEL_EXPORTER_OTLP_ENDPOINT asks for them.
     """
     if settings.otel_exporter_otlp_endpoint and telemetry is None:
-        from service.telemetry import Telemetry
+        from service.telemetry import exporting
 
-        telemetry = Telemetry()
+        telemetry = exporting(settings.otel_exporter_otlp_endpoint)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:

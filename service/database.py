@@ -5,11 +5,13 @@ and opens no transaction, so the reset would only be a second round trip for eac
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Generic, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
@@ -162,9 +164,32 @@ async def open_pool(settings: Settings, warmth: Warmth) -> Pool:
         statement_cache_size=settings.statement_cache_size,
         max_cached_statement_lifetime=0,
         server_settings=session(settings),
+        connect=_connect,
         init=warm,
         reset=_keep,
     )
+
+
+async def _connect(dsn: str | None = None, *, timeout: float = 0, **options: Any) -> Connection:
+    """A connection to the first host of `dsn` that will do.
+
+    Each has its share of `timeout`: the driver gives all of them one, so that a host which does not
+    answer would keep it from those after it.
+    """
+    hosts = _hosts(dsn or "")
+    for host in hosts[:-1]:
+        with contextlib.suppress(*UNAVAILABLE):
+            return await asyncpg.connect(host, timeout=timeout / len(hosts), **options)
+    return await asyncpg.connect(hosts[-1], timeout=timeout / len(hosts), **options)
+
+
+def _hosts(dsn: str) -> list[str]:
+    """An address for each host of `dsn`."""
+    parts = urlsplit(dsn)
+    account, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return [dsn]
+    return [parts._replace(netloc=account + at + host).geturl() for host in hosts.split(",")]
 
 
 async def connect(
@@ -176,7 +201,7 @@ async def connect(
     DATABASE_DIRECT_URL where that is set: what one hears of through LISTEN does not come through
     a pooler that shares connections by the transaction.
     """
-    return await asyncpg.connect(
+    return await _connect(
         (settings.database_direct_url if direct else "") or settings.database_url,
         command_timeout=seconds or settings.request_timeout_seconds,
         timeout=settings.request_timeout_seconds,

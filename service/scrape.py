@@ -10,7 +10,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
-from itertools import accumulate
 from typing import Any, Final
 
 from aioprometheus.collectors import Collector, Counter, Gauge, Registry
@@ -48,7 +47,7 @@ class _Filled(Distribution):
 
 
 def _cumulative(histogram: Histogram) -> dict[float | str, float]:
-    totals = list(accumulate(histogram.counts))
+    totals = list(histogram.cumulative())
     bounds = (*map(float, histogram.bounds), float("inf"))
     return {
         **dict(zip(bounds, totals, strict=True)),

@@ -24,6 +24,7 @@ from service.heartbeat_writer import Beat, HeartbeatWriter, Recorded, Waiting
 from service.pin_hasher import PinHasher, Turn
 
 PROPAGATOR: Final = TraceContextTextMapPropagator()
+EXPORT_SECONDS: Final = 2.0  # also how long a stop waits for a collector that is away
 CONTEXT_HEADERS: Final = ("traceparent", "tracestate")
 
 
@@ -62,11 +63,11 @@ class TracedPinHasher(PinHasher):
 
 
 class Telemetry:
-    """A tracer and the parts that use it; `OTEL_*` variables say where spans go and how many."""
+    """A tracer and the parts that use it."""
 
-    def __init__(self, provider: TracerProvider | None = None) -> None:
-        self._provider = provider or _provider()
-        self._tracer = self._provider.get_tracer("viewing_time")
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("viewing_time")
         self.writer = partial(TracedWriter, self._tracer)
         self.pin_hasher = partial(TracedPinHasher, self._tracer)
 
@@ -103,7 +104,9 @@ def _ours(scope: Scope) -> list[tuple[bytes, bytes]]:
     return [header for header in scope["headers"] if header[0].decode("latin-1") in CONTEXT_HEADERS]
 
 
-def _provider() -> TracerProvider:
+def exporting(endpoint: str) -> Telemetry:
+    """Spans for the collector at `endpoint`, over HTTP; `OTEL_TRACES_SAMPLER` says how many."""
     provider = TracerProvider(resource=Resource.create({"service.name": "viewing-time"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return provider
+    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return Telemetry(provider)

@@ -23,7 +23,7 @@ def statements() -> dict[str, Statement[Any]]:
     """Every statement of the service by its file's name."""
     found = {}
     for module in pkgutil.iter_modules(service.__path__, "service."):
-        if module.name != "service.__main__":
+        if module.name not in ("service.__main__", "service.telemetry"):
             for value in vars(importlib.import_module(module.name)).values():
                 if isinstance(value, Statement):
                     found[value.name] = value
