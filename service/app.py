@@ -269,7 +269,7 @@ async def _build(
     await pins.start()
     parts.push_async_callback(pins.stop)
     pool = await open_pool(settings, _warmth(now()))
-    parts.push_async_callback(close_pool, pool, settings.shutdown_grace_seconds)
+    parts.push_async_callback(close_pool, pool, settings.shutdown_grace_seconds / 4)
     configurations = ConfigCache(settings, pool, metrics, now)
     await configurations.start()
     parts.push_async_callback(configurations.stop)
@@ -306,7 +306,7 @@ def _warmth(now: datetime) -> Warmth:
     nobody, today = UUID(int=0), now.date()
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
     return (
-        (config_cache.LOAD, (nobody, nobody, False, *defaults, now)),
+        (config_cache.LOAD, ([nobody], [nobody], False, *defaults, now)),
         (balance.READ, (nobody, nobody, today)),
         (history.LIST, (nobody, nobody, today, today, 1)),
         (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1)),

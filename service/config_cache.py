@@ -7,9 +7,10 @@ of through LISTEN, on a connection of its own; the TTL is the last resort.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from time import monotonic
+from typing import Final, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -27,14 +28,15 @@ logger = logging.getLogger("viewing_time.config_cache")
 
 CHANNEL: Final = "viewing_config_changed"
 EVERYTHING: Final = "everything"
+LOAD_MOST: Final = 256
 RECONNECT_SECONDS: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 
 class ConfigurationRow(msgspec.Struct, frozen=True):
+    position: int
     is_active: bool
     is_owner: bool
     is_child: bool
-    has_configuration: bool
     weekday_limit_minutes: int | None
     weekend_limit_minutes: int | None
     reset_hour: int | None
@@ -46,19 +48,32 @@ class ConfigurationRow(msgspec.Struct, frozen=True):
 LOAD: Final = Statement("viewing_config_load", ConfigurationRow)
 
 
-class Known(msgspec.Struct, frozen=True):
-    """What the cache holds of a profile."""
+class Known(msgspec.Struct):
+    """What the cache holds of a profile, and since when (monotonic)."""
 
     is_child: bool
     configuration: Configuration
+    since: float
+
+
+class Asked(NamedTuple):
+    """A profile whose configuration is to be loaded."""
+
+    account_id: UUID
+    profile_id: UUID
+    row: asyncio.Future[ConfigurationRow]
 
 
 class ConfigCache:
     """Configurations by account and profile; at most `config_cache_max_size`, oldest use first out.
 
-    Single-flight: callers that miss together share one statement. A load in flight while its entry
-    is forgotten gives its value to those who already wait and is not kept, so nothing stale comes
-    back. Failures are not kept.
+    Single-flight: callers that miss one profile together share its load, and loads that wait for
+    the database travel together. A load in flight while its entry is forgotten gives its value to
+    those who already wait and is not kept, so nothing stale comes back. Failures are not kept.
+
+    An entry is believed for `config_cache_ttl_seconds`. In the second half of that time a heartbeat
+    brings the configuration back with its own statement and the entry starts anew; an entry that
+    was forgotten meanwhile is no longer in the cache, and starting it anew is without effect.
     """
 
     def __init__(
@@ -74,13 +89,31 @@ class ConfigCache:
         self._bad_zones: set[str] = set()
         self._listener: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
+        self._asked: list[Asked] = []
+        self._loading: asyncio.Task[None] | None = None
+        self._life = settings.config_cache_ttl_seconds
         cached = alru_cache(
             maxsize=settings.config_cache_max_size,
-            ttl=settings.config_cache_ttl_seconds,
             key=lambda account_id, profile_id: (account_id.int, profile_id.int),
         )
         self._cached = cached(self._load)
-        self.get: Callable[[UUID, UUID], Awaitable[Known]] = self._cached
+
+    async def get(self, account_id: UUID, profile_id: UUID) -> Known:
+        """What is known of a profile; raises ClientFault 401 or 403 for a stranger's."""
+        known = await self._cached(account_id, profile_id)
+        if monotonic() - known.since > self._life:
+            self._cached.cache_invalidate(account_id, profile_id)
+            known = await self._cached(account_id, profile_id)
+        return known
+
+    def is_ageing(self, known: Known) -> bool:
+        """Whether an entry is in the second half of its life."""
+        return monotonic() - known.since > self._life / 2
+
+    def renew(self, profile_id: UUID, known: Known, configuration: Configuration) -> None:
+        """Starts an entry anew with what a heartbeat brought back."""
+        known.configuration = self._in_a_zone(profile_id, configuration)
+        known.since = monotonic()
 
     async def start(self) -> None:
         """Starts to listen for changes made elsewhere."""
@@ -88,9 +121,10 @@ class ConfigCache:
         self._listener = asyncio.create_task(self._keep_listening(connection))
 
     async def stop(self) -> None:
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+        tasks = [task for task in (self._listener, self._loading) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def listen_elsewhere(self) -> None:
         """Looks for the server that takes writes now, and forgets what was heard from the other."""
@@ -124,34 +158,56 @@ class ConfigCache:
         return self._cached.cache_info().currsize
 
     async def _load(self, account_id: UUID, profile_id: UUID) -> Known:
-        """Loads one configuration, storing a child's defaults where it has none.
+        """Loads one configuration, together with those that wait meanwhile.
 
         Raises ClientFault 401 or 403 like every statement that acts for an account.
         """
-        defaults = msgspec.structs.astuple(rules.DEFAULTS)
-        self._metrics.heartbeat_statements += 1
-        row = await LOAD.maybe(self._pool, account_id, profile_id, False, *defaults, self._now())
-        if row is None or not row.is_active:
+        since = monotonic()
+        asked = Asked(account_id, profile_id, asyncio.get_running_loop().create_future())
+        self._asked.append(asked)
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._load_asked())
+        row = await asked.row
+        if not row.is_active:
             raise ClientFault(401, "User not found or inactive")
         if not row.is_owner:
             raise ClientFault(403, "Profile not found or access denied")
-        return Known(row.is_child, self.configuration(profile_id, row))
+        return Known(row.is_child, self._configuration(profile_id, row), since)
 
-    def configuration(self, profile_id: UUID, row: ConfigurationRow) -> Configuration:
+    async def _load_asked(self) -> None:
+        """One statement after the other, each for all that wait; a failure is theirs to raise."""
+        defaults = msgspec.structs.astuple(rules.DEFAULTS)
+        while self._asked:
+            batch, self._asked = self._asked[:LOAD_MOST], self._asked[LOAD_MOST:]
+            self._metrics.heartbeat_statements += 1
+            accounts, profiles, futures = zip(*batch, strict=True)
+            try:
+                rows = await LOAD.all(self._pool, accounts, profiles, False, *defaults, self._now())
+            except Exception as error:
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(error)
+            else:
+                for future, row in zip(futures, rows, strict=True):
+                    if not future.done():
+                        future.set_result(row)
+
+    def _configuration(self, profile_id: UUID, row: ConfigurationRow) -> Configuration:
         """The configuration in a row, or the defaults for a profile that has none."""
         if row.reset_hour is None or row.educational_exempt is None or row.timezone is None:
             return rules.DEFAULTS
-        if rules.zone(row.timezone) is None and row.timezone not in self._bad_zones:
-            self._bad_zones.add(row.timezone)
-            fields = {"profile_id": str(profile_id), "timezone": row.timezone}
+        limits = (row.weekday_limit_minutes, row.weekend_limit_minutes)
+        configuration = Configuration(*limits, row.reset_hour, row.educational_exempt, row.timezone)
+        return self._in_a_zone(profile_id, configuration)
+
+    def _in_a_zone(self, profile_id: UUID, configuration: Configuration) -> Configuration:
+        """The same; says once of each zone that is none that it counts as UTC."""
+        name = configuration.timezone
+        if rules.zone(name) is None and name not in self._bad_zones:
+            self._bad_zones.add(name)
+            fields = {"profile_id": str(profile_id), "timezone": name}
             logger.warning("timezone_unknown_counts_as_utc", extra={"fields": fields})
-        return Configuration(
-            row.weekday_limit_minutes,
-            row.weekend_limit_minutes,
-            row.reset_hour,
-            row.educational_exempt,
-            row.timezone,
-        )
+        return configuration
 
     async def _listen(self) -> Connection:
         connection = await connect(self._settings, direct=True)

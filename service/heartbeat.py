@@ -131,8 +131,11 @@ async def _verdict(
             day,
             configuration.educational_exempt,
             mark,
+            context.configurations.is_ageing(known),
         )
     )
+    if recorded.renewed is not None:
+        context.configurations.renew(wanted.profile_id, known, recorded.renewed)
     used = recorded.used_seconds
     if (used is not None) != known.is_child:
         context.configurations.forget(account_id, wanted.profile_id, "child or adult changed")

@@ -19,6 +19,7 @@ import msgspec
 from service.database import UNAVAILABLE, Connection, Statement, connect
 from service.errors import ClientFault, Overloaded
 from service.metrics import Metrics
+from service.rules import Configuration
 from service.settings import Settings
 
 logger = logging.getLogger("viewing_time.heartbeat_writer")
@@ -38,14 +39,19 @@ class Beat(NamedTuple):
     day: date
     exempt: bool
     mark: UUID | None
+    renews: bool
 
 
 class Recorded(NamedTuple):
-    """What the committed rows say: None for the balance of an adult profile, else seconds."""
+    """What the committed rows say: None for the balance of an adult profile, else seconds.
+
+    `renewed` is the configuration of a beat that asked for it and has one.
+    """
 
     is_educational: bool
     used_seconds: int | None
     override: bool
+    renewed: Configuration | None
 
 
 class RecordedRow(msgspec.Struct, frozen=True):
@@ -55,6 +61,29 @@ class RecordedRow(msgspec.Struct, frozen=True):
     children: list[UUID] | None
     used_seconds: list[int] | None
     overrides: list[bool] | None
+    renewed: list[int] | None
+    weekday_limits: list[int | None] | None
+    weekend_limits: list[int | None] | None
+    reset_hours: list[int] | None
+    exemptions: list[bool] | None
+    timezones: list[str] | None
+
+    def balances(self) -> dict[UUID, tuple[int, bool]]:
+        """Used seconds and override by child profile."""
+        used = zip(self.used_seconds or (), self.overrides or (), strict=True)
+        return dict(zip(self.children or (), used, strict=True))
+
+    def configurations(self) -> dict[int, Configuration]:
+        """Configurations by the position of the beat that asked for them."""
+        columns = (
+            self.weekday_limits or (),
+            self.weekend_limits or (),
+            self.reset_hours or (),
+            self.exemptions or (),
+            self.timezones or (),
+        )
+        found = map(Configuration, *columns)
+        return dict(zip(self.renewed or (), found, strict=True))
 
 
 RECORD: Final = Statement("heartbeat_record", RecordedRow)
@@ -68,6 +97,8 @@ REFUSALS: Final = {
     6: (422, "Idempotency-Key has been used before"),
 }
 
+# What the driver says instead of sending: the server has just ended a connection that lay idle.
+UNSENT: Final = "cannot switch to state"
 # The server ends a connection between statements, so it may have committed the one before.
 CUT_OFF: Final = (
     asyncpg.PostgresConnectionError,
@@ -195,6 +226,11 @@ class HeartbeatWriter:
             if again:
                 return await self._write(connection, batch, again=False)
             _fail(batch, error)
+        except asyncpg.InternalClientError as error:
+            connection.terminate()
+            if again and str(error).startswith(UNSENT):
+                return await self._write(connection, batch, again=False)
+            _fail(batch, error)
         except asyncpg.PostgresError as error:
             repeats = again and isinstance(error, asyncpg.UniqueViolationError)
             if isinstance(error, CUT_OFF):
@@ -223,10 +259,7 @@ class HeartbeatWriter:
         row = await RECORD.one(
             connection, *columns, self._now(), timeout=self._settings.request_timeout_seconds
         )
-        balances: dict[UUID, tuple[int, bool]] = {}
-        if row.children and row.used_seconds and row.overrides:
-            used = zip(row.used_seconds, row.overrides, strict=True)
-            balances = dict(zip(row.children, used, strict=True))
+        balances, configurations = row.balances(), row.configurations()
         for number, refusal, educational in zip(
             row.beats, row.refusals, row.educational, strict=True
         ):
@@ -237,7 +270,8 @@ class HeartbeatWriter:
                 future.set_exception(ClientFault(*REFUSALS[refusal]))
                 continue
             used_seconds, override = balances.get(beat.profile_id, (None, False))
-            future.set_result(Recorded(bool(educational), used_seconds, override))
+            renewed = configurations.get(number)
+            future.set_result(Recorded(bool(educational), used_seconds, override, renewed))
 
     async def _open(self) -> Connection:
         """A connection on which the statement is prepared, so that the first beat is no slower."""

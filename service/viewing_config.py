@@ -64,7 +64,7 @@ async def viewing_config(request: Request) -> Response:
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
     row = auth.owned(
-        await LOAD.maybe(context.pool, account_id, profile_id, True, *defaults, context.now())
+        await LOAD.maybe(context.pool, [account_id], [profile_id], True, *defaults, context.now())
     )
     return _shown(profile_id, row)
 

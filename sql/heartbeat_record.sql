@@ -11,7 +11,8 @@
 -- $9  days date[]                the viewing day by the cached configuration
 -- $10 exempt bool[]              educational titles do not use up the limit
 -- $11 marks uuid[]               of the beats' idempotency keys; null: the beat has none
--- $12 now timestamptz            the moment of this statement
+-- $12 renews bool[]              the beat was judged by a configuration that is getting old
+-- $13 now timestamptz            the moment of this statement
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
@@ -20,6 +21,12 @@
 -- row: children uuid[]           child profiles with a balance, in step with the next two
 -- row: used_seconds int4[]       today's balance after this beat
 -- row: overrides bool[]          a parent lifted the limit for today
+-- row: renewed int4[]            positions of $12 whose configuration follows, in step with the rest
+-- row: weekday_limits int4[]     null is unlimited
+-- row: weekend_limits int4[]     null is unlimited
+-- row: reset_hours int4[]
+-- row: exemptions bool[]
+-- row: timezones text[]
 --
 -- One result row of arrays: a row for each beat costs the driver more than the work itself.
 -- A refused beat touches nothing, so a stranger's beat cannot even hold a lock.
@@ -33,6 +40,8 @@
 -- caller made the session's id from the key), has been recorded before: it changes nothing and is
 -- answered from the rows as they are. A session keeps its latest 8 marks, in a column without an
 -- index.
+-- A beat may bring its configuration back: players come more often than a cached configuration
+-- lives, and would otherwise cost a second statement every other time.
 -- Balances add in the upsert itself (`uq_vtb_profile_date` decides), never read and write back.
 -- A balance's id is made from what is unique about it: a random one would be drawn for every
 -- beat and thrown away by all but the day's first.
@@ -51,6 +60,12 @@ with asked as materialized (
         p.is_kids,
         t.is_educational,
         t.is_educational and b.exempt as is_exempt,
+        c.profile_id is not null as is_renewed,
+        c.weekday_limit_minutes,
+        c.weekend_limit_minutes,
+        c.reset_hour,
+        c.educational_exempt,
+        c.timezone,
         case
             when u.is_active is not true then 1
             when p.id is null then 2
@@ -59,14 +74,15 @@ with asked as materialized (
         end as refusal
     from unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bool[], $6::text[], $7::text[],
-        $8::bool[], $9::date[], $10::bool[], $11::uuid[]
+        $8::bool[], $9::date[], $10::bool[], $11::uuid[], $12::bool[]
     ) with ordinality as b (
         profile_id, account_id, title_id, session_id, starts, device_id, device_type,
-        paused, day, exempt, mark, beat
+        paused, day, exempt, mark, renews, beat
     )
     left join users as u on u.id = b.account_id
     left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
     left join titles as t on t.id = b.title_id
+    left join viewing_time_configs as c on b.renews and c.profile_id = p.id
     order by b.profile_id
 ),
 held as materialized (
@@ -84,9 +100,15 @@ held as materialized (
         a.is_kids,
         a.is_educational,
         a.is_exempt,
+        a.is_renewed,
+        a.weekday_limit_minutes,
+        a.weekend_limit_minutes,
+        a.reset_hour,
+        a.educational_exempt,
+        a.timezone,
         case
             when a.refusal <> 0 then a.refusal
-            when a.starts and s.started_at < $12::timestamptz - interval '1 day' then 6
+            when a.starts and s.started_at < $13::timestamptz - interval '1 day' then 6
             when a.starts or s.id is not null then 0
             when exists (select from viewing_sessions as x where x.id = a.session_id) then 5
             else 4
@@ -95,13 +117,13 @@ held as materialized (
             as is_repeated,
         case
             when a.starts and s.id is not null or a.mark = any (s.recent_marks) then 0
-            when s.paused_at is null or $12::timestamptz - s.paused_at <= interval '300 seconds'
+            when s.paused_at is null or $13::timestamptz - s.paused_at <= interval '300 seconds'
             then 30
             else 0
         end as seconds,
         case
             when a.starts and a.refusal = 0 and s.id is null
-            then viewing_sessions_end_open(a.profile_id, $12::timestamptz)
+            then viewing_sessions_end_open(a.profile_id, $13::timestamptz)
         end as ended
     from asked as a
     left join lateral (
@@ -116,9 +138,9 @@ held as materialized (
 continued as (
     update viewing_sessions as s
     set
-        last_heartbeat_at = $12::timestamptz,
+        last_heartbeat_at = $13::timestamptz,
         total_seconds = s.total_seconds + h.seconds,
-        paused_at = case when h.paused then coalesce(s.paused_at, $12::timestamptz) end,
+        paused_at = case when h.paused then coalesce(s.paused_at, $13::timestamptz) end,
         recent_marks = case
             when h.mark is null then s.recent_marks
             else (array_prepend(h.mark, s.recent_marks))[1:8]
@@ -138,11 +160,11 @@ started as (
         h.device_id,
         h.device_type,
         h.is_educational,
-        $12::timestamptz,
-        $12::timestamptz,
+        $13::timestamptz,
+        $13::timestamptz,
         null,
         h.seconds,
-        case when h.paused then $12::timestamptz end,
+        case when h.paused then $13::timestamptz end,
         case when h.mark is not null then array[h.mark] end
     from held as h
     where h.refusal = 0 and h.starts
@@ -159,7 +181,7 @@ balance as (
         case when h.is_exempt then 0 else h.seconds end,
         case when h.is_exempt then h.seconds else 0 end,
         false,
-        $12::timestamptz
+        $13::timestamptz
     from held as h
     where h.refusal = 0 and h.is_kids
     order by h.profile_id
@@ -176,12 +198,24 @@ select
     r.educational,
     c.children,
     c.used_seconds,
-    c.overrides
+    c.overrides,
+    r.renewed,
+    r.weekday_limits,
+    r.weekend_limits,
+    r.reset_hours,
+    r.exemptions,
+    r.timezones
 from (
     select
         array_agg(h.beat::int4) as beats,
         array_agg(h.refusal) as refusals,
-        array_agg(h.is_educational) as educational
+        array_agg(h.is_educational) as educational,
+        array_agg(h.beat::int4) filter (where h.is_renewed) as renewed,
+        array_agg(h.weekday_limit_minutes) filter (where h.is_renewed) as weekday_limits,
+        array_agg(h.weekend_limit_minutes) filter (where h.is_renewed) as weekend_limits,
+        array_agg(h.reset_hour) filter (where h.is_renewed) as reset_hours,
+        array_agg(h.educational_exempt) filter (where h.is_renewed) as exemptions,
+        array_agg(h.timezone::text) filter (where h.is_renewed) as timezones
     from held as h
 ) as r
 cross join (

@@ -1,7 +1,7 @@
--- Reads a profile's configuration and stores the defaults where there is none.
+-- Reads the configurations of profiles and stores the defaults of those that have none.
 --
--- $1 account_id uuid               who asks
--- $2 profile_id uuid
+-- $1 account_ids uuid[]            who asks
+-- $2 profile_ids uuid[]            in step with $1
 -- $3 adults_too bool               false: an adult profile without a configuration gets none
 -- $4 weekday_limit_minutes int     the defaults
 -- $5 weekend_limit_minutes int
@@ -10,29 +10,38 @@
 -- $8 timezone text
 -- $9 now timestamptz
 --
--- row: is_active bool              the account may ask
+-- row: position int                in the arrays, from 1; there is a row for each
+-- row: is_active bool              the account may ask; false where it is unknown
 -- row: is_owner bool               the profile is the account's
 -- row: is_child bool
--- row: has_configuration bool      false: the next six are null
 -- row: weekday_limit_minutes int   null is unlimited
 -- row: weekend_limit_minutes int   null is unlimited
--- row: reset_hour int
+-- row: reset_hour int              null, like the next three: there is no configuration
 -- row: educational_exempt bool
 -- row: timezone text
 -- row: updated_at timestamptz
 --
--- No row: the account is unknown.
 -- Of two first reads at once one inserts; the other waits at `uq_vtc_profile` and then takes the
--- stored row from its own no-change update, since its snapshot cannot see it. The `not exists`
--- keeps that write off every later read.
-with owner as (
+-- stored row from its own no-change update, since its snapshot cannot see it. Having looked for a
+-- row first keeps that write off every later read. The inserts go in the order of the profiles, so
+-- that two batches never wait for each other.
+with owner as materialized (
     select
-        u.is_active,
+        a.position::int as position,
+        coalesce(u.is_active, false) as is_active,
         p.id as profile_id,
-        p.is_kids
-    from users as u
-    left join profiles as p on p.id = $2::uuid and p.user_id = u.id
-    where u.id = $1::uuid
+        coalesce(p.is_kids, false) as is_child,
+        k.profile_id is not null as has_configuration,
+        k.weekday_limit_minutes,
+        k.weekend_limit_minutes,
+        k.reset_hour,
+        k.educational_exempt,
+        k.timezone,
+        k.updated_at
+    from unnest($1::uuid[], $2::uuid[]) with ordinality as a (account_id, profile_id, position)
+    left join users as u on u.id = a.account_id
+    left join profiles as p on p.id = a.profile_id and p.user_id = u.id
+    left join viewing_time_configs as k on k.profile_id = p.id
 ),
 stored as (
     insert into viewing_time_configs as c (
@@ -52,37 +61,27 @@ stored as (
     from owner as o
     where o.is_active
         and o.profile_id is not null
-        and (o.is_kids or $3::bool)
-        and not exists (
-            select from viewing_time_configs as k where k.profile_id = o.profile_id
-        )
+        and (o.is_child or $3::bool)
+        and not o.has_configuration
+    order by o.profile_id
     on conflict (profile_id) do update set profile_id = excluded.profile_id
     returning
         c.profile_id, c.weekday_limit_minutes, c.weekend_limit_minutes, c.reset_hour,
         c.educational_exempt, c.timezone, c.updated_at
-),
-present as (
-    select
-        k.profile_id, k.weekday_limit_minutes, k.weekend_limit_minutes, k.reset_hour,
-        k.educational_exempt, k.timezone, k.updated_at
-    from viewing_time_configs as k
-    join owner as o on o.profile_id = k.profile_id
-    union all
-    select
-        s.profile_id, s.weekday_limit_minutes, s.weekend_limit_minutes, s.reset_hour,
-        s.educational_exempt, s.timezone, s.updated_at
-    from stored as s
 )
 select
+    o.position,
     o.is_active,
     o.profile_id is not null as is_owner,
-    coalesce(o.is_kids, false) as is_child,
-    c.profile_id is not null as has_configuration,
-    c.weekday_limit_minutes,
-    c.weekend_limit_minutes,
-    c.reset_hour,
-    c.educational_exempt,
-    c.timezone,
-    c.updated_at
+    o.is_child,
+    case when o.has_configuration then o.weekday_limit_minutes else s.weekday_limit_minutes end
+        as weekday_limit_minutes,
+    case when o.has_configuration then o.weekend_limit_minutes else s.weekend_limit_minutes end
+        as weekend_limit_minutes,
+    coalesce(o.reset_hour, s.reset_hour) as reset_hour,
+    coalesce(o.educational_exempt, s.educational_exempt) as educational_exempt,
+    coalesce(o.timezone, s.timezone) as timezone,
+    coalesce(o.updated_at, s.updated_at) as updated_at
 from owner as o
-left join present as c on true
+left join stored as s on s.profile_id = o.profile_id
+order by o.position

@@ -13,6 +13,7 @@ from service.errors import ClientFault
 from service.settings import Settings
 from tests.conftest import Running, Starter
 from tests.family import Family, add_family
+from tests.test_heartbeat import beat
 
 
 async def limit(running: Running, family: Family) -> int | None:
@@ -47,7 +48,7 @@ async def test_an_entry_lives_for_its_time(
     assert await limit(running, family) == 120
     await connection.execute("update viewing_time_configs set weekday_limit_minutes = 60")
     assert await limit(running, family) == 120
-    while running.context.configurations.size:
+    while await limit(running, family) == 120:
         await asyncio.sleep(0.01)
     assert await limit(running, family) == 60
 
@@ -90,8 +91,8 @@ async def test_a_load_in_flight_during_a_change_is_not_kept(
     pool = running.context.pool
 
     class SlowPool:
-        async def fetchrow(self, *arguments: Any) -> Any:
-            row = await pool.fetchrow(*arguments)
+        async def fetch(self, *arguments: Any) -> Any:
+            row = await pool.fetch(*arguments)
             has_read.set()
             await may_return.wait()
             return row
@@ -156,3 +157,61 @@ async def test_one_log_line_an_invalidation(
     [line] = caplog.records
     assert line.getMessage() == "config_cache_invalidated"
     assert vars(line)["fields"] == {"profile_id": str(family.child), "cause": "updated"}
+
+
+async def test_profiles_that_miss_together_are_loaded_together(
+    running: Running, connection: Connection
+) -> None:
+    families = [await add_family(connection) for _ in range(100)]
+    stranger = uuid4()
+    before = await loads(connection)
+    *known, refused = await asyncio.gather(
+        *(running.context.configurations.get(f.account, f.child) for f in families),
+        running.context.configurations.get(stranger, families[0].child),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, ClientFault)
+    assert not [found for found in known if isinstance(found, BaseException)]
+    assert await loads(connection) - before <= 2
+
+
+async def test_a_beat_brings_an_ageing_configuration_back(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=2.0))
+    session = (await beat(running, family))["session_id"]
+    known = await running.context.configurations.get(family.account, family.child)
+    before = await loads(connection)
+    await connection.execute(
+        "update viewing_time_configs set weekday_limit_minutes = 60, weekend_limit_minutes = 60"
+    )
+    assert (await beat(running, family, session_id=session))["remaining_minutes"] == 119.0
+    for beats in range(3, 6):
+        known.since -= 1.5
+        verdict = await beat(running, family, session_id=session)
+        # The first of them is still judged by what was known, and brings the new limits.
+        assert verdict["remaining_minutes"] == (118.5 if beats == 3 else 60 - beats / 2)
+    assert await loads(connection) == before
+    assert running.context.configurations.misses == 1
+
+
+async def test_a_beat_brings_nothing_old_back_after_a_change(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    """The beat reads the old limits, the change commits, the beat comes back: in this order."""
+    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=20.0))
+    session = (await beat(running, family))["session_id"]
+    known = await running.context.configurations.get(family.account, family.child)
+    known.since -= 31
+    async with connection.transaction():
+        await connection.execute("select from viewing_sessions for update")
+        late = asyncio.create_task(beat(running, family, session_id=session))
+        while not running.context.writer.waiting:
+            await asyncio.sleep(0.001)
+        url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+        body = {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}
+        answer = await running.client.put(url, json=body, headers=family.bearer)
+        assert answer.status_code == 200
+    assert (await late)["remaining_minutes"] == 119.0
+    assert await limit(running, family) == 15
+    assert (await beat(running, family, session_id=session))["remaining_minutes"] == 13.5
