@@ -30,6 +30,10 @@ from tests.family import SECRET, Family, add_family, bearer
 
 ROOT = Path(__file__).parent.parent
 
+# A shell that runs the tests in the background has them ignore Ctrl-C, which the processes that
+# they start would inherit; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def postgres_dsn() -> Iterator[str]:
