@@ -17,6 +17,9 @@ from service.settings import Settings
 
 HEAD_MOST: Final = 64 * 1024
 HEAD_SECONDS: Final = 10.0
+# The event loop takes one new connection a turn from each listening socket. With one socket and a
+# thousand players that come at once, the last of them waits for a second while the first are served.
+TAKES: Final = 16
 # Longer than the 30 seconds between two beats, so that a player keeps its connection.
 KEEP_ALIVE_SECONDS: Final = 75
 
@@ -186,7 +189,7 @@ def serve(
     server = Server(config, service, settings.shutdown_drain_seconds, ready)
     if scrape_listener is not None:
         server.add(scrape_listener, _config(settings, scrapes()))
-    server.run(sockets=[listener])
+    server.run(sockets=[listener, *(listener.dup() for _ in range(TAKES - 1))])
     return server.started
 
 
