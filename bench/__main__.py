@@ -9,7 +9,7 @@ from typing import Final
 import click
 import msgspec
 
-from bench import arrivals, batching, chart, cold, heartbeat, pin, reads, statements, wrk
+from bench import arrivals, batching, chart, cold, heartbeat, observing, pin, reads, statements, wrk
 from bench.figure import Figure, Target, table
 from bench.harness import Bench, opened
 from bench.report import RESULTS, Report, machine, report
@@ -24,6 +24,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "cold": cold.measure,
     "pin": pin.measure,
     "reads": reads.measure,
+    "observing": observing.measure,
 }
 ONLY_WHEN_NAMED: Final[Mapping[str, Question]] = {"batching": batching.measure}
 ALL: Final = {**QUESTIONS, **ONLY_WHEN_NAMED}
@@ -37,7 +38,10 @@ ALL: Final = {**QUESTIONS, **ONLY_WHEN_NAMED}
 def main(questions: tuple[str, ...], quick: bool, own_client: bool, out: Path) -> None:
     """Measure the service on a PostgreSQL of its own, print one table, write JSON and a chart."""
     with_wrk = wrk.installed() and not own_client
-    result = asyncio.run(_run(questions or tuple(QUESTIONS), quick, with_wrk))
+    try:
+        result = asyncio.run(_run(questions or tuple(QUESTIONS), quick, with_wrk))
+    except asyncio.CancelledError:
+        raise SystemExit(143) from None  # by SIGTERM; what was started has been stopped
     click.echo(f"\n{result.heading()}\n\n{table(result.figures)}")
     for path in _write(result, out):
         click.echo(f"written: {path}", err=True)

@@ -36,8 +36,8 @@ FULL: Final = (
 )
 QUICK: Final = (
     Evening(1_000, 0, 3, Target(10, 3)),
-    Evening(10_000, 0, 1.5),
-    Evening(100_000, 0, 1.5),
+    Evening(10_000, 0, 1),
+    Evening(100_000, 0, 1),
 )
 
 

@@ -182,7 +182,7 @@ class Bench:
 
     async def _load(self, plan: Plan) -> Outcome:
         """The load comes from a process of its own."""
-        if self.with_wrk and plan.seconds and not plan.rate:
+        if self.with_wrk and plan.seconds >= 1 and not plan.rate:  # wrk knows whole seconds only
             return await wrk.closed_loop(plan)
         return await self.client(plan)
 

@@ -21,7 +21,7 @@ async def measure(bench: Bench) -> list[Figure]:
         await bench.warm(service)
         for load in IN_FLIGHT:
             bench.progress(f"{load:,} in flight")
-            window = await bench.closed(service, load, seconds=1 if bench.quick else 5)
+            window = await bench.closed(service, load, seconds=0.5 if bench.quick else 5)
             name = f"statements per heartbeat, {load:,} in flight"
             figures.append(Figure(name, window.statements, "", AT_MOST.get(load, Target(1.0))))
         after = await bench.reading(service)

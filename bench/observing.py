@@ -1,0 +1,60 @@
+"""What does it cost to know what the service does?"""
+
+import asyncio
+from statistics import median
+from time import perf_counter
+from types import SimpleNamespace
+from typing import Any, Final
+from urllib.request import urlopen
+from uuid import uuid4
+
+from bench.figure import Figure, Target
+from bench.harness import Bench
+from bench.peer import Peer
+from service import heartbeat
+from service.metrics import Metrics
+from service.trace import CURRENT, Trace, count_statement
+
+RECORDINGS: Final = 20_000
+ROUNDS: Final = 9
+SCRAPES: Final = 20
+
+
+async def measure(bench: Bench) -> list[Figure]:
+    bench.progress("counting one heartbeat")
+    counting = min(_counting() for _ in range(ROUNDS))
+    bench.progress("scrapes")
+    async with bench.service() as service:
+        await bench.once(service, bench.viewers)
+        scrapes = [await asyncio.to_thread(_scrape, service) for _ in range(SCRAPES)]
+    milliseconds = median(seconds for seconds, _ in scrapes) * 1000
+    return [
+        Figure("counting one heartbeat", counting * 1e6, "µs", Target(3)),
+        Figure("one scrape", milliseconds, "ms", Target(10)),
+        Figure("time series of a service", scrapes[-1][1]),
+    ]
+
+
+def _counting() -> float:
+    """Seconds for each heartbeat, of all that is done to count it and to know its request."""
+    metrics, answered = Metrics(), ("POST", "/api/v1/viewing-time/heartbeat", 200)
+    settings = SimpleNamespace(heartbeat_log_sample=RECORDINGS + 1)
+    context: Any = SimpleNamespace(metrics=metrics, settings=settings)
+    wanted: Any = SimpleNamespace(profile_id=uuid4())
+    verdict = heartbeat.Verdict(uuid4(), "allowed", 60.0, 60.0, False)
+    began = perf_counter()
+    for _ in range(RECORDINGS):
+        trace = Trace()
+        CURRENT.set(trace)
+        count_statement()
+        heartbeat._processed(context, trace, wanted, verdict, None)
+        metrics.requests[answered] += 1
+    return (perf_counter() - began) / RECORDINGS
+
+
+def _scrape(service: Peer) -> tuple[float, int]:
+    """How long a scrape took, in seconds, and how many samples it gave."""
+    began = perf_counter()
+    with urlopen(f"http://127.0.0.1:{service.port}/metrics") as answer:
+        lines: list[bytes] = answer.read().splitlines()
+    return perf_counter() - began, sum(not line.startswith(b"#") for line in lines)
