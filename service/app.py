@@ -94,6 +94,7 @@ PROFILE: Final = f"{PARENTAL}/profiles/{{profile_id}}"
 
 HEARTBEAT_ROUTE: Final = _route("POST", HEARTBEAT_PATH, HEARTBEAT)
 HEARTBEAT_ANSWERED: Final = ("POST", HEARTBEAT_PATH, 200)
+HEARTBEAT_REFUSED: Final = ("POST", HEARTBEAT_PATH, 503)
 
 ROUTES: Final[list[BaseRoute]] = [
     HEARTBEAT_ROUTE,
@@ -150,6 +151,12 @@ class Service(Starlette):
         if self.draining:
             send = _last_of_connection(send)
         if scope["type"] == "http" and _is_plain_heartbeat(scope):
+            context: Context = scope["state"]["context"]
+            if context.writer.is_full:
+                context.metrics.heartbeats_overloaded += 1
+                context.metrics.requests[HEARTBEAT_REFUSED] += 1
+                await HEARTBEAT.refuse(send)
+                return
             scope["route"] = HEARTBEAT_ROUTE
             try:
                 await HEARTBEAT(scope, receive, send)
@@ -157,7 +164,7 @@ class Service(Starlette):
                 refusal = partial(faults.answer, fault=fault)
                 await observed(refusal, scope, receive, send, CURRENT.get())
             else:
-                scope["state"]["context"].metrics.requests[HEARTBEAT_ANSWERED] += 1
+                context.metrics.requests[HEARTBEAT_ANSWERED] += 1
         elif scope["type"] == "http":
             await observed(super().__call__, scope, receive, send)
         else:

@@ -50,10 +50,23 @@ class Verdict(msgspec.Struct, frozen=True):
 BODY: Final = wire.Body(HeartbeatBody)
 SLOW_SECONDS: Final = 0.2
 KEY: Final = re.compile(rb"[\x21-\x7e]{1,64}")
+FULL: Final = b'{"detail":"Service temporarily unavailable"}'
+FULL_HEADERS: Final = [
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(FULL)).encode()),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"retry-after", b"1"),
+]
 
 
 class Heartbeat:
     """POST /heartbeat: counts 30 seconds and says whether to go on."""
+
+    async def refuse(self, send: Send) -> None:
+        """What a beat is answered that comes while too many wait: unread, so it costs little."""
+        await send({"type": "http.response.start", "status": 503, "headers": FULL_HEADERS})
+        await send({"type": "http.response.body", "body": FULL})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: Context = scope["state"]["context"]

@@ -150,12 +150,17 @@ class HeartbeatWriter:
             self._wake()
         await asyncio.gather(*self._lanes)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next beat would be refused."""
+        return self._closing or self.waiting >= self._settings.heartbeat_queue_max
+
     def record(self, beat: Beat) -> asyncio.Future[Recorded]:
         """Queues a beat; the future is done when its row is committed.
 
         A caller that goes away cancels its future, not its beat.
         """
-        if self._closing or self.waiting >= self._settings.heartbeat_queue_max:
+        if self.is_full:
             raise Overloaded(1)
         self.waiting += 1
         future = asyncio.get_running_loop().create_future()

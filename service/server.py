@@ -17,8 +17,8 @@ from service.settings import Settings
 
 HEAD_MOST: Final = 64 * 1024
 HEAD_SECONDS: Final = 10.0
-# The event loop takes one new connection a turn from each listening socket. Where a thousand players
-# come at once to a single socket, the last waits for a second while the first are served.
+# The event loop takes one new connection a turn from each listening socket. Where a thousand
+# players come at once to a single socket, the last waits a second while the first are served.
 TAKES: Final = 16
 # Longer than the 30 seconds between two beats, so that a player keeps its connection.
 KEEP_ALIVE_SECONDS: Final = 75

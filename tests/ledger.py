@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from random import Random
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 from zoneinfo import ZoneInfo
-
-import httpx
 
 from service import auth
 from service.database import Connection
@@ -244,6 +242,8 @@ async def live(
         running.clock.fixed += timedelta(seconds=step)
         if number % 10 == 9:
             await asyncio.gather(cut(connection), *(life.beat() for life in lives))
+            while (await running.client.get("/health/ready")).status_code != 200:
+                await asyncio.sleep(0.01)
         else:
             await asyncio.gather(*(life.step() for life in lives))
     return lives

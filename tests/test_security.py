@@ -1,18 +1,23 @@
 """Who may call what: every endpoint with every caller it must refuse; nothing is changed by it."""
 
+import re
+import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
 import httpx
 import jwt
 import msgspec
+import psycopg
 import pytest
 from starlette.routing import Route
 
 from service.app import ROUTES, SCRAPE
 from service.database import Connection
-from tests.conftest import Running
+from tests.conftest import ROOT, Running
 from tests.family import EXPIRES, PASSWORD, PIN, SECRET, Family, add_family, bearer
 from tests.test_heartbeat import URL, beat
 
@@ -263,3 +268,17 @@ async def test_sql_in_every_text_is_only_text(
     for path in (f"{VIEWING}/balance/{attack}", f"{VIEWING}/session/{attack}/end"):
         answer = await running.client.get(path, headers=family.bearer)
         assert answer.status_code in (404, 405, 422)
+
+
+def test_the_embedded_database_is_reached_through_its_own_socket_only(postgres_dsn: str) -> None:
+    [folder] = parse_qs(urlsplit(postgres_dsn).query)["host"]
+    assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+    with psycopg.connect(postgres_dsn) as connection:
+        assert connection.execute("show listen_addresses").fetchall() == [("",)]
+
+
+def test_what_the_security_page_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text()))
+    texts = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 40
+    assert named - set(re.findall(r"^(?:async )?def (test_\w+)", texts, re.MULTILINE)) == set()

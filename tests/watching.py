@@ -46,6 +46,7 @@ class Viewer:
     unknown: int = 0
     answers: list[Answer] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    worst: float = 0.0
     _key: str = ""
 
     async def beat(self, client: httpx.AsyncClient) -> None:
@@ -62,7 +63,9 @@ class Viewer:
 
     def _note(self, sent: float, status: int, verdict: dict[str, Any], said: str) -> None:
         is_counted = verdict.get("enforcement") == "allowed"
-        self.answers.append(Answer(sent, time.monotonic() - sent, status, is_counted))
+        took = time.monotonic() - sent
+        self.answers.append(Answer(sent, took, status, is_counted))
+        self.worst = max(self.worst, took)
         if is_counted:
             self.acknowledged += 1
             self.session = verdict["session_id"]
@@ -88,9 +91,6 @@ class Viewer:
         assert await used_seconds(connection, self.family.child) == seconds
         assert self.acknowledged * 30 <= seconds <= (self.acknowledged + self.unknown) * 30
 
-    def slowest(self, since: float = 0) -> float:
-        return max((a.took for a in self.answers if a.sent >= since), default=0.0)
-
     def recovered(self, since: float) -> float:
         """Seconds from `since` until the first acknowledged beat was answered."""
         return next(
@@ -98,6 +98,10 @@ class Viewer:
             for a in self.answers
             if a.is_counted and a.sent + a.took > since
         )
+
+    def forget(self, before: float) -> None:
+        """Keeps only the answers to what was sent since."""
+        self.answers = [answer for answer in self.answers if answer.sent >= before]
 
 
 async def add_viewers(connection: Connection, count: int) -> list[Viewer]:
