@@ -26,6 +26,8 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "reads": reads.measure,
     "observing": observing.measure,
 }
+# They need time to say anything: a quick run asks them only by name.
+SLOW: Final = ("pin", "reads")
 ONLY_WHEN_NAMED: Final[Mapping[str, Question]] = {"batching": batching.measure}
 ALL: Final = {**QUESTIONS, **ONLY_WHEN_NAMED}
 
@@ -39,7 +41,7 @@ def main(questions: tuple[str, ...], quick: bool, own_client: bool, out: Path) -
     """Measure the service on a PostgreSQL of its own, print one table, write JSON and a chart."""
     with_wrk = wrk.installed() and not own_client
     try:
-        result = asyncio.run(_run(questions or tuple(QUESTIONS), quick, with_wrk))
+        result = asyncio.run(_run(questions or _usual(quick), quick, with_wrk))
     except asyncio.CancelledError:
         raise SystemExit(143) from None  # by SIGTERM; what was started has been stopped
     click.echo(f"\n{result.heading()}\n\n{table(result.figures)}")
@@ -47,6 +49,10 @@ def main(questions: tuple[str, ...], quick: bool, own_client: bool, out: Path) -
         click.echo(f"written: {path}", err=True)
     if result.first_error:
         click.echo(f"an answer that was an error:\n{result.first_error}", err=True)
+
+
+def _usual(quick: bool) -> tuple[str, ...]:
+    return tuple(name for name in QUESTIONS if not (quick and name in SLOW))
 
 
 async def _run(questions: tuple[str, ...], quick: bool, with_wrk: bool) -> Report:

@@ -156,7 +156,7 @@ def heartbeats(starts: bool) -> Case:
             array_agg({"gen_random_uuid()" if starts else "s.id"}),
             array_agg({starts}), array_agg('tv'::text), array_agg('web'::text),
             array_agg(false), array_agg(date '2026-11-24'), array_agg(true),
-            array_agg(null::uuid), timestamptz '2026-11-24 12:00Z'
+            array_agg(null::uuid), array_agg(false), timestamptz '2026-11-24 12:00Z'
         from (
             select s.id, s.title_id, s.profile_id from viewing_sessions as s
             where s.ended_at is null order by s.profile_id limit 256
