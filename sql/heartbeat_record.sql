@@ -41,7 +41,8 @@
 -- answered from the rows as they are. A session keeps its latest 8 marks, in a column without an
 -- index.
 -- A beat may bring its configuration back: players come more often than a cached configuration
--- lives, and would otherwise cost a second statement every other time.
+-- lives, and would otherwise cost a second statement every other time. The others look for a
+-- null key, which is nowhere and costs no page.
 -- Balances add in the upsert itself (`uq_vtb_profile_date` decides), never read and write back.
 -- A balance's id is made from what is unique about it: a random one would be drawn for every
 -- beat and thrown away by all but the day's first.
@@ -82,7 +83,7 @@ with asked as materialized (
     left join users as u on u.id = b.account_id
     left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
     left join titles as t on t.id = b.title_id
-    left join viewing_time_configs as c on b.renews and c.profile_id = p.id
+    left join viewing_time_configs as c on c.profile_id = case when b.renews then p.id end
     order by b.profile_id
 ),
 held as materialized (

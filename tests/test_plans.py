@@ -146,7 +146,7 @@ def weekly_report(account: int, children: int) -> Case:
     )
 
 
-def heartbeats(starts: bool) -> Case:
+def heartbeats(starts: bool, renews: bool = False) -> Case:
     """A batch; a new session goes into three indexes, and ends the one before it."""
     return Case(
         "heartbeat_record",
@@ -156,7 +156,7 @@ def heartbeats(starts: bool) -> Case:
             array_agg({"gen_random_uuid()" if starts else "s.id"}),
             array_agg({starts}), array_agg('tv'::text), array_agg('web'::text),
             array_agg(false), array_agg(date '2026-11-24'), array_agg(true),
-            array_agg(null::uuid), array_agg(false), timestamptz '2026-11-24 12:00Z'
+            array_agg(null::uuid), array_agg({renews}), timestamptz '2026-11-24 12:00Z'
         from (
             select s.id, s.title_id, s.profile_id from viewing_sessions as s
             where s.ended_at is null order by s.profile_id limit 256
@@ -164,7 +164,7 @@ def heartbeats(starts: bool) -> Case:
         join profiles as p on p.id = s.profile_id
         """,
         "select 256",
-        each=36 if starts else 16,
+        each=36 if starts else 20 if renews else 16,
         beside=20,
     )
 
@@ -205,6 +205,7 @@ CASES = {
         beside=10,
     ),
     "heartbeats that go on": heartbeats(False),
+    "heartbeats that bring a configuration back": heartbeats(False, renews=True),
     "heartbeats that start": heartbeats(True),
     "session end": Case(
         "session_end",
