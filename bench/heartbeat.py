@@ -14,6 +14,7 @@ import msgspec
 from bench.figure import Figure, Target
 from bench.harness import Bench, Window
 from bench.peer import Peer
+from bench.seed import fresh_day
 
 # One statement for each heartbeat, on as many connections as the pool would have.
 ONE_BY_ONE: Final = {"HEARTBEAT_BATCH_MAX": "1", "HEARTBEAT_CONNECTIONS": "8"}
@@ -92,6 +93,7 @@ async def _rounds(bench: Bench) -> dict[int, list[Round]]:
         for number in range(1, bench.scale.rounds + 1):
             for load in (FEW, MANY):
                 bench.progress(f"{load:,} in flight, round {number} of {bench.scale.rounds}")
+                await fresh_day(bench.connection)
                 windows = [await _window(bench, peer, load) for peer in (echo, service, single)]
                 rounds[load].append(Round(*windows))
     return rounds
