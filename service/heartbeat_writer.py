@@ -277,8 +277,11 @@ class HeartbeatWriter:
         except UNAVAILABLE as error:
             _fail(batch, error)
             connection.terminate()
-        except (ValueError, TypeError) as error:
+        except Exception as error:
+            # Told to those who wait, who log it. A connection's life must not end with it: the
+            # profiles of the batch would stay taken, and nobody would be sent off any more.
             _fail(batch, error)
+            connection.terminate()
         return connection
 
     async def _send(self, connection: Connection, batch: list[Waiting]) -> None:

@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 import asyncpg
+import pytest
 
 from service.database import Connection
+from service.heartbeat_writer import RecordedRow
 from tests.conftest import Running
 from tests.family import Family, add_family, session_seconds, used_seconds
 from tests.test_heartbeat import beat
@@ -151,3 +153,19 @@ async def test_what_waits_is_written_before_a_stop(
     left = await probe.fetchval(f"select count(*) from pg_stat_activity where {RECORDING}")
     await probe.close()
     assert left == 0
+
+
+async def test_a_fault_of_ours_ends_no_connections_life(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = (await beat(running, family))["session_id"]
+
+    def fails(row: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(RecordedRow, "balances", fails)
+    for _ in range(2 * running.context.settings.heartbeat_connections):
+        assert (await beat(running, family, session_id=session))["enforcement"] == "blocked"
+    monkeypatch.undo()
+    assert (await beat(running, family, session_id=session))["enforcement"] == "allowed"
+    assert running.context.writer.waiting == 0
