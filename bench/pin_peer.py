@@ -5,17 +5,24 @@ the server's process, and the event loop itself.
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import bcrypt
 
 import service.app
-from service import pin_worker
+from bench import pin_policy
+from service import pin_hasher
 from service.cli import main
 from service.pin_hasher import PinHasher, Turn
+
+POLICIES: Final = {
+    "SCHED_IDLE": pin_policy.sched_idle,
+    "SCHED_BATCH": pin_policy.sched_batch,
+    "nice 19 in the service's session": pin_policy.nice_in_session,
+    "normal priority": pin_policy.normal,
+}
 
 
 class InThreads(PinHasher):
@@ -40,21 +47,13 @@ class OnTheLoop(InThreads):
         return function(*arguments)
 
 
-def _nice(pid: int) -> None:
-    os.setpriority(os.PRIO_PROCESS, pid, 19)
-
-
-def _normal(pid: int) -> None:
-    """Leaves a worker as it is."""
-
-
 def choose(way: str) -> None:
     """Has the service hash in this way; raises KeyError for one that there is not."""
     hashers = {"threads": InThreads, "on the loop": OnTheLoop}
     if way in hashers:
         vars(service.app)["PinHasher"] = hashers[way]
     else:
-        vars(pin_worker)["give_way"] = {"nice 19": _nice, "normal priority": _normal}[way]
+        vars(pin_hasher)["begin"] = POLICIES[way]
 
 
 if __name__ == "__main__":

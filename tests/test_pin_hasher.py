@@ -192,8 +192,15 @@ async def test_workers_give_way_to_everyone() -> None:
     async with started(workers=2) as (_, processes):
         pids = processes.pids()
         assert len(pids) == 2
-        for pid in pids:
-            assert os.sched_getscheduler(pid) == os.SCHED_IDLE
+        await eventually(lambda: all(gives_way(pid) for pid in pids))
+
+
+def gives_way(pid: int) -> bool:
+    """By its own niceness, and by that of its session where the kernel schedules sessions."""
+    group = Path(f"/proc/{pid}/autogroup")
+    if group.exists() and not (os.getsid(pid) == pid and group.read_text().endswith("nice 19\n")):
+        return False
+    return os.getpriority(os.PRIO_PROCESS, pid) == 19
 
 
 async def test_ctrl_c_is_left_to_the_parent() -> None:
