@@ -207,7 +207,7 @@ class Bench:
 async def opened(quick: bool, with_wrk: bool) -> AsyncIterator[Bench]:
     """A bench on a PostgreSQL of its own, with everything seeded."""
     scale = QUICK if quick else FULL
-    _allow_open_files()
+    allow_open_files()
     DATA.mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="bench-", dir=DATA) as name:
         folder = Path(name)
@@ -229,7 +229,7 @@ async def opened(quick: bool, with_wrk: bool) -> AsyncIterator[Bench]:
                 await connection.close()
 
 
-def _allow_open_files() -> None:
+def allow_open_files() -> None:
     """A thousand connections need more than the usual 1,024 files, here and in the servers."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -150,24 +150,29 @@ class Running:
 Starter = Callable[..., Awaitable[Running]]
 
 
+@asynccontextmanager
+async def in_process(settings: Settings) -> AsyncIterator[Running]:
+    """An application in this process, over ASGI, until the block ends."""
+    clock = Clock()
+    app = application(settings, clock)
+    async with app.router.lifespan_context(app) as state:
+        assert state is not None
+
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "state": dict(state)}, receive, send)
+
+        transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
+            yield Running(state["context"], client, clock)
+
+
 @pytest.fixture
 async def start(settings: Settings) -> AsyncIterator[Starter]:
-    """Starts applications in this process, over ASGI; they are stopped after the test."""
+    """Starts applications in this process; they are stopped after the test."""
     async with AsyncExitStack() as running:
 
         async def starter(chosen: Settings = settings) -> Running:
-            clock = Clock()
-            app = application(chosen, clock)
-            state = await running.enter_async_context(app.router.lifespan_context(app))
-            assert state is not None
-
-            async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
-                await app({**scope, "state": dict(state)}, receive, send)
-
-            transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
-            client = httpx.AsyncClient(transport=transport, base_url="http://service.test")
-            await running.enter_async_context(client)
-            return Running(state["context"], client, clock)
+            return await running.enter_async_context(in_process(chosen))
 
         yield starter
 

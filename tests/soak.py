@@ -1,26 +1,25 @@
 """`python -m tests.soak MINUTES [SEED]`: a real process, a fault every five seconds, no mistakes.
 
-At the end the tables must hold what was acknowledged, and the process must be no larger than it
-was. Then a rush: far more heartbeats in flight than may wait.
+Beside it, on the same database, an instance in this process whose clock runs fast: families live
+there at random. At the end the tables must hold what was acknowledged and what the model says, and
+the process must be no larger than it was. Then overload.
 """
 
 import asyncio
+import logging
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random, SystemRandom
-from typing import Final, NamedTuple
+from typing import Final
 
-import asyncpg
-import msgspec
-
-from bench.load import Outcome, Plan
-from bench.procfs import resident_bytes
-from tests.conftest import RunningService, served
-from tests.family import Family, add_family
+from bench.harness import allow_open_files
+from service import settings
+from tests.conftest import in_process, served
+from tests.family import SECRET
+from tests.ledger import Life, add_lives, live, settle
+from tests.overload import Held, crowd, flood, rush
 from tests.proxy import proxied
 from tests.test_faults import (
     SERVICE,
@@ -35,32 +34,17 @@ from tests.test_faults import (
     statements,
     terminations,
 )
-from tests.watching import BEAT, Viewer, add_viewers, all_watching, client_of
+from tests.watching import Viewer, add_viewers, all_watching, client_of
 
 EVERY_SECONDS: Final = 5.0
 WARM_SECONDS: Final = 300.0  # the memory of a process settles within minutes
 VIEWERS: Final = 30
+LIVES: Final = 8
+REST_SECONDS: Final = 0.1
 GROWTH: Final = 0.05
-# The pool, the heartbeats' connections, the one that listens; one may be on its way out.
-CONNECTIONS: Final = int(SETTINGS["POOL_MAX_SIZE"]) + 2 + 1 + 1
-RUSH: Final = Plan(port=0, requests="", connections=3000, seconds=20)
-QUEUE: Final = 300
-RUSH_P99_MS: Final = 1000.0
-
-
-class Held(NamedTuple):
-    """What a process holds at one moment."""
-
-    bytes: int
-    files: int
-    threads: int
-    children: int
-
-    @classmethod
-    def by(cls, pid: int) -> "Held":
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        files, threads = (len([*Path(f"/proc/{pid}/{kind}").iterdir()]) for kind in ("fd", "task"))
-        return cls(resident_bytes(pid), files, threads, len(children))
+# Of each instance the pool, the heartbeats' connections, the one that listens; one may be on its
+# way out.
+CONNECTIONS: Final = 2 * (int(SETTINGS["POOL_MAX_SIZE"]) + 2 + 1 + 1)
 
 
 def faults(scene: Scene) -> list[Callable[[], Fault]]:
@@ -80,19 +64,23 @@ def faults(scene: Scene) -> list[Callable[[], Fault]]:
     ]
 
 
-async def soak(server: Server, minutes: float, random: Random) -> bool:
+async def soak(server: Server, minutes: float, seed: int) -> bool:
     """Faults of up to three seconds; whether every promise was kept."""
+    random = Random(seed)
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(server.dsn))
         service = await parts.enter_async_context(served(proxy.dsn, **SETTINGS))
         scene = Scene(server, proxy, await parts.enter_async_context(client_of(service.url)))
+        variables = {"DATABASE_URL": proxy.dsn, "JWT_SECRET": SECRET, **SETTINGS}
+        other = await parts.enter_async_context(in_process(settings.read(variables)))
         async with scene.connection() as connection:
             scene.viewers = await add_viewers(connection, VIEWERS)
+            lives = await add_lives(other, connection, random, LIVES)
         pid, before = service.process.pid, None
         begun = time.monotonic()
         warm = begun + min(WARM_SECONDS, minutes * 30)
         recoveries: list[float] = []
-        async with all_watching(scene.client, scene.viewers):
+        async with all_watching(scene.client, scene.viewers), all_living(lives, Random(seed)):
             while time.monotonic() < begun + minutes * 60:
                 next_at = time.monotonic() + EVERY_SECONDS
                 recoveries.append(await _one_fault(scene, random))
@@ -104,12 +92,37 @@ async def soak(server: Server, minutes: float, random: Random) -> bool:
         async with scene.connection() as connection:
             for viewer in scene.viewers:
                 await viewer.settle(connection)
+            for life in lives:
+                await settle(connection, life.model)
             count = f"select count(*) from pg_stat_activity where {SERVICE}"
             held: int = await connection.fetchval(count)
         _tell(scene.viewers, recoveries)
+        print(
+            f"{len(lives)} lives until {lives[0].now:%Y-%m-%d}, "
+            f"{sum(life.model.counted for life in lives) // 30} beats counted, "
+            f"{sum(life.repeats for life in lives)} requests repeated"
+        )
         growth = after.bytes / before.bytes - 1
         print(f"memory {growth:+.1%}, {held} connections\nbefore {before}\nafter  {after}")
         return growth < GROWTH and held <= CONNECTIONS and after.children == before.children
+
+
+@asynccontextmanager
+async def all_living(lives: list[Life], random: Random) -> AsyncIterator[None]:
+    """Lets families live while the block runs, and waits for their last step."""
+    stop = asyncio.Event()
+
+    async def go_on() -> None:
+        while not stop.is_set():
+            await live(lives, random)
+            await asyncio.sleep(REST_SECONDS)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(go_on())
+        try:
+            yield
+        finally:
+            stop.set()
 
 
 async def _one_fault(scene: Scene, random: Random) -> float:
@@ -132,66 +145,17 @@ def _tell(viewers: list[Viewer], recoveries: list[float]) -> None:
     )
 
 
-async def rush(server: Server) -> bool:
-    """Ten times as many heartbeats in flight as may wait; whether it stayed quick and small."""
-    async with AsyncExitStack() as parts:
-        settings = {**SETTINGS, "HEARTBEAT_QUEUE_MAX": str(QUEUE), "LOG_LEVEL": "ERROR"}
-        service = await parts.enter_async_context(served(server.dsn, **settings))
-        client = await parts.enter_async_context(client_of(service.url))
-        connection = await asyncpg.connect(server.dsn)
-        parts.callback(connection.terminate)
-        viewers = await add_viewers(connection, 1)
-        await viewers[0].beat(client)
-        families = [await add_family(connection) for _ in range(RUSH.connections)]
-        requests = Path(parts.enter_context(tempfile.TemporaryDirectory())) / "requests"
-        requests.write_bytes(b"".join(_request(family) + b"\0" for family in families))
-        await _load(service, requests, connections=20, seconds=0)  # everybody is known
-        outcomes = [await _load(service, requests)]
-        warm = Held.by(service.process.pid)
-        outcomes.append(await _load(service, requests))
-        ended = time.monotonic()
-        while not (viewers[0].answers and viewers[0].answers[-1].is_counted):
-            await viewers[0].beat(client)
-        await viewers[0].beat(client)
-        normal = time.monotonic() - ended
-        growth = Held.by(service.process.pid).bytes / warm.bytes - 1
-        for outcome in outcomes:
-            print(
-                f"rush: {outcome.completed} answers, {outcome.errors} of them refused, "
-                f"p50 {outcome.p50_ms:.0f} p99 {outcome.p99_ms:.0f} ms: {outcome.first_error[:12]}"
-            )
-        print(f"normal after {normal:.2f} s, memory {growth:+.1%} in the second rush")
-        quick = all(outcome.p99_ms < RUSH_P99_MS for outcome in outcomes)
-        return quick and growth < GROWTH and viewers[0].answers[-1].is_counted
-
-
-def _request(family: Family) -> bytes:
-    body = msgspec.json.encode(family.beat())
-    lines = [f"POST {BEAT} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
-    headers = {**family.bearer, "Content-Type": "application/json"}
-    return "\r\n".join([*lines, *(f"{n}: {v}" for n, v in headers.items()), "", ""]).encode() + body
-
-
-async def _load(service: RunningService, requests: Path, **differently: float) -> Outcome:
-    port = int(service.url.rsplit(":", 1)[1])
-    plan = msgspec.structs.replace(RUSH, port=port, requests=str(requests), **differently)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "bench.load",
-        msgspec.json.encode(plan),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    printed, _ = await process.communicate()
-    return msgspec.json.decode(printed, type=Outcome)
-
-
 async def main(minutes: float, seed: int) -> bool:
     print(f"{minutes:g} minutes, seed {seed}", flush=True)
+    allow_open_files()
     async with server_of_its_own() as server:
-        return await soak(server, minutes, Random(seed)) and await rush(server)
+        kept = [await soak(server, minutes, seed)]
+        kept += [await overload(server) for overload in (rush, flood, crowd)]
+    return all(kept)
 
 
 if __name__ == "__main__":
+    # The instance in this process would tell of every fault.
+    logging.getLogger().addHandler(logging.NullHandler())
     chosen = int(sys.argv[2]) if len(sys.argv) > 2 else SystemRandom().randrange(10**9)
     sys.exit(0 if asyncio.run(main(float(sys.argv[1]), chosen)) else 1)

@@ -1,7 +1,8 @@
 """The tables, a model in plain Python and the sum of all answers say the same."""
 
+import asyncio
 from datetime import UTC, date, datetime, timedelta
-from random import SystemRandom
+from random import Random, SystemRandom
 from uuid import uuid4
 
 import msgspec
@@ -15,13 +16,19 @@ from service.database import Connection
 from service.rules import Configuration
 from tests.conftest import Running
 from tests.family import Family
-from tests.ledger import ZONES, Model, live, settle
+from tests.ledger import ZONES, Model, add_lives, cut, live, settle
 
 
 @pytest.mark.parametrize("seed", [1, 2, SystemRandom().randrange(10**9)])
 async def test_random_lives(running: Running, connection: Connection, seed: int) -> None:
     print(f"seed {seed}")
-    lives = await live(running, connection, seed, families=6, rounds=50)
+    random = Random(seed)
+    lives = await add_lives(running, connection, random, families=6)
+    for number in range(50):
+        if number % 10 == 9:
+            await asyncio.gather(cut(connection), live(lives, random))
+        else:
+            await live(lives, random)
     for life in lives:
         await settle(connection, life.model)
     assert sum(life.repeats for life in lives) > 0
