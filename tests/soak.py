@@ -28,6 +28,7 @@ from tests.test_faults import (
     Scene,
     Server,
     absence,
+    crash,
     network,
     server_of_its_own,
     standstill,
@@ -56,6 +57,7 @@ def faults(scene: Scene) -> list[Callable[[], Fault]]:
         lambda: standstill(scene.server),
         lambda: terminations(scene),
         lambda: absence(scene.server),
+        lambda: crash(scene),
         lambda: statements(
             scene,
             f"begin; select from viewing_sessions where profile_id = '{locked}' for update",

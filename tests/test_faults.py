@@ -60,8 +60,9 @@ class Server:
         self._running = ExitStack()
 
     async def start(self) -> None:
-        """Starts it, at the same address each time."""
-        started = embedded_postgres(self.folder, durable=False, database="hurt")
+        """Starts it, at the same address each time; what it has committed survives a crash."""
+        options = {"synchronous_commit": "on", "deadlock_timeout": "100ms"}
+        started = embedded_postgres(self.folder, durable=False, options=options, database="hurt")
         self.dsn = await asyncio.to_thread(self._running.enter_context, started)
 
     async def stop(self) -> None:
@@ -273,6 +274,19 @@ async def test_a_server_that_starts_again(scene: Scene) -> None:
 
 
 @asynccontextmanager
+async def crash(scene: Scene) -> AsyncIterator[None]:
+    """One backend is killed, whereupon the server ends all others and recovers."""
+    async with scene.connection() as connection:
+        pid = await connection.fetchval(f"select max(pid) from pg_stat_activity where {SERVICE}")
+    os.kill(pid, signal.SIGKILL)
+    yield
+
+
+async def test_a_server_that_crashes(scene: Scene) -> None:
+    await survive(scene, crash(scene), ready_falls=False)
+
+
+@asynccontextmanager
 async def statements(scene: Scene, begin: str, end: str) -> AsyncIterator[None]:
     """A fault that statements cause and take back."""
     async with scene.connection() as connection:
@@ -320,6 +334,50 @@ async def test_a_session_that_is_locked_for_ten_seconds(scene: Scene) -> None:
     for viewer in others:
         held_up = [a for a in viewer.answers if not a.is_counted]
         assert len(held_up) <= len(viewer.answers) / 20
+
+
+async def test_a_table_that_is_locked(scene: Scene) -> None:
+    fault = statements(
+        scene, "begin; lock table viewing_time_balances in access exclusive mode", "rollback"
+    )
+    await survive(scene, fault, ready_falls=False, seconds=3.0)
+
+
+@asynccontextmanager
+async def deadlocks(scene: Scene) -> AsyncIterator[None]:
+    """Somebody else locks the rows that the heartbeats lock, the other way round, and patiently.
+
+    Until a few heartbeats' statements have been the victims.
+    """
+    log = scene.server.folder / "postgres.log"
+    *others, last = sorted(str(viewer.family.child) for viewer in scene.viewers)
+    rows = "select from viewing_time_balances where profile_id = any ('{{{}}}') "
+    backwards = "order by profile_id desc for update"
+
+    async def contend() -> None:
+        async with scene.connection() as connection:
+            await connection.execute("set deadlock_timeout = '1min'")
+            while True:
+                await connection.execute(f"begin; {rows.format(last)} for update")
+                await asyncio.sleep(0.05)
+                await connection.execute(f"{rows.format(','.join(others))} {backwards}; rollback")
+                await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(contend())
+    try:
+        yield
+        async with asyncio.timeout(60):
+            while log.read_text().count("deadlock detected") < 3:
+                await asyncio.sleep(0.1)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_deadlocks(scene: Scene) -> None:
+    await survive(scene, deadlocks(scene), ready_falls=False)
+    assert sum(viewer.unknown for viewer in scene.viewers) == 0
 
 
 TABLES: Final = ("users", "profiles", "titles", "viewing_time_configs")
