@@ -29,8 +29,10 @@ ROLE: Final = "served"  # the services' own, so that their statements can be tol
 REMEMBERED_SECONDS: Final = 30.0  # half of what a service keeps a configuration for
 SETTLE_SECONDS: Final = 0.2  # until what was in flight at the end of a window is done
 OPTIONS: Final = {"shared_preload_libraries": "pg_stat_statements"}
+# But for the signs of life that a service asks for every few seconds, however many heartbeats come.
 STATEMENTS: Final = f"""
-select coalesce(sum(calls), 0)::int8 from pg_stat_statements where userid = '{ROLE}'::regrole
+select coalesce(sum(calls), 0)::int8 from pg_stat_statements
+where userid = '{ROLE}'::regrole and query not like '%transaction_read_only%'
 """
 # Each beat of the load counts 30 seconds in the session that it goes on with.
 LEDGER: Final = """

@@ -18,7 +18,7 @@ import msgspec
 from async_lru import alru_cache
 
 from service import rules
-from service.database import UNAVAILABLE, Connection, Pool, Statement, connect
+from service.database import PING, UNAVAILABLE, Connection, Pool, Statement, connect
 from service.errors import ClientFault
 from service.metrics import Metrics
 from service.rules import Configuration
@@ -29,6 +29,8 @@ logger = logging.getLogger("viewing_time.config_cache")
 CHANNEL: Final = "viewing_config_changed"
 EVERYTHING: Final = "everything"
 LOAD_MOST: Final = 256
+LOOK_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 2.0
 RECONNECT_SECONDS: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 
@@ -234,7 +236,7 @@ class ConfigCache:
             connection.add_termination_listener(lambda _, lost=lost: lost.set())
             try:
                 if not connection.is_closed():
-                    await lost.wait()
+                    await _until_lost(connection, lost)
             finally:
                 connection.terminate()
             self.clear("listening connection lost")
@@ -251,3 +253,20 @@ class ConfigCache:
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
                 fields = {"error": str(error), "tries": tries}
                 logger.warning("listening_connection_refused", extra={"fields": fields})
+
+
+async def _until_lost(connection: Connection, lost: asyncio.Event) -> None:
+    """Returns when a connection is gone, also when a network has swallowed it without a word."""
+    while True:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await lost.wait()
+            return
+        except TimeoutError:
+            pass  # nothing has been heard of its end: is it still there?
+        try:
+            await PING.one(connection, timeout=ANSWER_SECONDS)
+        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            fields = {"error": f"{type(error).__name__}: {error}"}
+            logger.warning("listening_connection_silent", extra={"fields": fields})
+            return

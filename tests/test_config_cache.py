@@ -1,18 +1,21 @@
 """The configuration cache: few statements, nothing stale, nothing lost when a listener is."""
 
 import asyncio
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 import pytest
 
+from service import config_cache
 from service.config_cache import CHANNEL
 from service.database import Connection
 from service.errors import ClientFault
 from service.settings import Settings
-from tests.conftest import Running, Starter
+from tests.conftest import Running, Starter, in_process
 from tests.family import Family, add_family
+from tests.proxy import proxied
 from tests.test_heartbeat import beat
 
 
@@ -117,10 +120,9 @@ async def test_a_lost_listener_clears_the_cache_and_listens_again(
 ) -> None:
     listening = "query like 'LISTEN%' and datname = current_database()"
     await limit(running, family)
-    killed = await connection.fetchval(
-        f"select count(pg_terminate_backend(pid)) from pg_stat_activity where {listening}"
-    )
-    assert killed == 1
+    listener = running.context.configurations._connection
+    assert listener is not None
+    assert await connection.fetchval("select pg_terminate_backend($1)", listener.get_server_pid())
     while running.context.configurations.size:
         await asyncio.sleep(0.005)
     while not await connection.fetchval(f"select count(*) from pg_stat_activity where {listening}"):
@@ -134,6 +136,33 @@ async def test_a_lost_listener_clears_the_cache_and_listens_again(
     while running.context.configurations.size:
         await asyncio.sleep(0.005)
     assert await limit(running, family) == 30
+
+
+async def test_a_listener_that_a_network_swallowed_is_found_out(
+    settings: Settings, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_cache, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(config_cache, "ANSWER_SECONDS", 0.5)
+    async with AsyncExitStack() as parts:
+        proxy = await parts.enter_async_context(proxied(settings.database_url))
+        through = msgspec.structs.replace(settings, database_url=proxy.dsn)
+        running = await parts.enter_async_context(in_process(through))
+        configurations = running.context.configurations
+        swallowed = configurations._connection
+        proxy.turn("black hole")
+        await asyncio.sleep(0.2)
+        proxy.turn("ok")
+        while configurations._connection is swallowed:
+            await asyncio.sleep(0.01)
+        # One more turn: the cache is cleared once more when it listens again.
+        await asyncio.sleep(0.1)
+        while not configurations.size:
+            with suppress(TimeoutError):  # what else the network has swallowed
+                await limit(running, family)
+        changed = f"elsewhere {family.account} {family.child}"
+        await connection.execute("select pg_notify($1, $2)", CHANNEL, changed)
+        while configurations.size:
+            await asyncio.sleep(0.005)
 
 
 async def test_what_is_not_understood_clears_everything(
