@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-import bcrypt
-
 import service.app
 from bench import pin_policy
 from service import pin_hasher
@@ -29,7 +27,7 @@ class InThreads(PinHasher):
     """Hashes in threads of the server's process; nobody waits for a turn."""
 
     async def start(self) -> None:
-        self._dummy = bcrypt.hashpw(b"", bcrypt.gensalt(self._rounds))
+        """Threads start with their first work."""
 
     async def stop(self) -> None:
         """Threads end with the process."""

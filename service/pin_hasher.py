@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 MOST_BYTES: Final = 72
 SMOOTHING: Final = 1 / 8
+COST_12_SECONDS: Final = 0.25  # until turns have been measured
+NO_DIGEST: Final = b"." * 31
 
 # What bcrypt computes instead of refusing. The cost ends at 16, a few seconds: 31 would take days.
 WELL_FORMED: Final = re.compile(
@@ -50,8 +52,10 @@ class PinHasher:
         self._workers = workers
         self._rounds = rounds
         self._longest_wait = longest_wait
-        self._turn_seconds = 0.0
-        self._dummy = b""
+        self._turn_seconds = COST_12_SECONDS * 2.0 ** (rounds - 12)
+        # What nothing matches, at the cost of what is stored; made up, since a hash would hold up
+        # the start by a quarter of a second, and by far more on a machine that is busy.
+        self._dummy = bcrypt.gensalt(rounds) + NO_DIGEST
         self._queue: asyncio.PriorityQueue[tuple[bool, int, _Job]] = asyncio.PriorityQueue()
         self._order = count()
         self._pool: ProcessPoolExecutor | None = None
@@ -63,10 +67,6 @@ class PinHasher:
         self._pool = self._open()
         try:
             await self._compute(os.getpid)
-            began = time.monotonic()
-            salt = bcrypt.gensalt(self._rounds)
-            self._dummy = await self._compute(bcrypt.hashpw, b"", salt)
-            self._turn_seconds = time.monotonic() - began
         except BaseException:
             await self.stop()
             raise
