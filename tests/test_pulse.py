@@ -1,0 +1,36 @@
+"""The service watches itself."""
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+
+from service import pulse
+from service.metrics import Metrics
+
+
+class Cycle:
+    """What no count of references frees."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_what_failures_leave_behind_is_freed_once_they_have_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pulse, "SWEEP_SECONDS", 0.02)
+    metrics = Metrics()
+    sweeping = asyncio.create_task(pulse._sweep(metrics))
+    left = weakref.ref(Cycle())
+    gc.disable()
+    try:
+        await asyncio.sleep(0.1)
+        assert left() is not None
+        metrics.heartbeats_failed_closed += 1
+        while left() is not None:
+            await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+        sweeping.cancel()
