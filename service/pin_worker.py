@@ -10,12 +10,11 @@ import signal
 import sys
 import time
 from multiprocessing.context import SpawnContext, SpawnProcess
-from pathlib import Path
 from types import ModuleType
 from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1
-AUTOGROUP: Final = Path("/proc/self/autogroup")
+AUTOGROUP: Final = "/proc/self/autogroup"
 GROUP_TRIES: Final = 50
 
 
@@ -66,12 +65,15 @@ def give_way() -> None:
     PostgreSQL is a session: there the worker becomes one too, and its group is what gives way.
     """
     os.setpriority(os.PRIO_PROCESS, 0, 19)
-    if not os.access(AUTOGROUP, os.W_OK):
+    try:
+        group = os.open(AUTOGROUP, os.O_WRONLY)
+    except OSError:  # no such kernel, or no such right: within the service's session, then
         return
     os.setsid()
     for _ in range(GROUP_TRIES):
         try:
-            AUTOGROUP.write_text("19")
-            return
+            os.write(group, b"19")
+            break
         except BlockingIOError:  # the kernel takes one such change per tenth of a second
             time.sleep(0.1)
+    os.close(group)
