@@ -17,15 +17,20 @@ class Cycle:
         self.itself = self
 
 
-async def test_what_failures_leave_behind_is_freed_once_they_have_stopped(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("age", [0, 2])
+async def test_what_failures_leave_behind_is_freed(
+    age: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pulse, "SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr(pulse, "SWEEP_SECONDS", 0.01)
     metrics = Metrics()
     sweeping = asyncio.create_task(pulse._sweep(metrics))
-    left = weakref.ref(Cycle())
     gc.disable()
     try:
+        living = Cycle()
+        for _ in range(age):  # what lives through a collection is older, up to two
+            gc.collect(1)
+        left = weakref.ref(living)
+        del living
         await asyncio.sleep(0.1)
         assert left() is not None
         metrics.heartbeats_failed_closed += 1
