@@ -152,6 +152,7 @@ async def test_a_listener_that_a_network_swallowed_is_found_out(
         proxy.turn("black hole")
         await asyncio.sleep(0.2)
         proxy.turn("ok")
+        await parts.enter_async_context(asyncio.timeout(30))
         while configurations._connection is swallowed:
             await asyncio.sleep(0.01)
         # One more turn: the cache is cleared once more when it listens again.
@@ -159,10 +160,12 @@ async def test_a_listener_that_a_network_swallowed_is_found_out(
         while not configurations.size:
             with suppress(TimeoutError):  # what else the network has swallowed
                 await limit(running, family)
+        await connection.execute("update viewing_time_configs set weekday_limit_minutes = 30")
         changed = f"elsewhere {family.account} {family.child}"
         await connection.execute("select pg_notify($1, $2)", CHANNEL, changed)
         while configurations.size:
             await asyncio.sleep(0.005)
+        assert await limit(running, family) == 30
 
 
 async def test_what_is_not_understood_clears_everything(
