@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import cycle
 from pathlib import Path
 from typing import Final
@@ -60,15 +60,16 @@ class Balancer:
         except OSError:
             writer.transport.abort()
             return
-        await asyncio.gather(_forward(reader, forth), _forward(back, writer))
+        with closing(writer), closing(forth):
+            await asyncio.gather(_forward(reader, forth), _forward(back, writer))
 
 
 async def _is_ready(port: int) -> bool:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        line = await reader.readline()
-        writer.close()
+        with closing(writer):
+            writer.write(b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            line = await reader.readline()
     except OSError:
         return False
     return b" 200 " in line
@@ -95,6 +96,7 @@ async def balanced(ports: list[int]) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         checks.cancel()
+        await asyncio.wait([checks])
         server.close()
 
 

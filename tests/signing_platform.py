@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -77,17 +77,16 @@ class Platform:
 
     async def reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers one request."""
-        await reader.readuntil(b"\r\n\r\n")
-        self.readings += 1
-        if self.is_hanging:
-            await reader.read()  # until the client has had enough
-        else:
+        with closing(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            self.readings += 1
+            if self.is_hanging:
+                await reader.read()  # until the client has had enough
+                return
             body = self.document() if self.answer is None else self.answer
             head = f"HTTP/1.1 {self.status}\r\n{self.headers}Content-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             await writer.drain()
-        writer.close()
-        await writer.wait_closed()
 
 
 @asynccontextmanager

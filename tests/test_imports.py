@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -253,13 +254,13 @@ async def test_an_upload_that_ends_early_changes_nothing(service: RunningService
                 f"Authorization: {family.bearer['Authorization']}\r\n"
                 f"Content-Length: {len(lines)}\r\n\r\n"
             )
-            writer.write(head.encode() + sent)
-            await writer.drain()
-            if not status:
-                writer.write_eof()
-            async with asyncio.timeout(10):
-                answer = await reader.read()
-            writer.close()
+            with closing(writer):
+                writer.write(head.encode() + sent)
+                await writer.drain()
+                if not status:
+                    writer.write_eof()
+                async with asyncio.timeout(10):
+                    answer = await reader.read()
             assert status in answer.partition(b"\r\n")[0]
             added = await stored.fetchval("select count(*) from titles") - titles
             assert added == (100 if status else 0)
