@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-import service.app
+import service.parts
 from bench import pin_policy
 from service import pin_hasher
 from service.cli import main
@@ -49,7 +49,7 @@ def choose(way: str) -> None:
     """Has the service hash in this way; raises KeyError for one that there is not."""
     hashers = {"threads": InThreads, "on the loop": OnTheLoop}
     if way in hashers:
-        vars(service.app)["PinHasher"] = hashers[way]
+        vars(service.parts)["PinHasher"] = hashers[way]
     else:
         vars(pin_hasher)["begin"] = POLICIES[way]
 

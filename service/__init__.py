@@ -5,7 +5,8 @@ Reading order, from the outside in; a file imports only what comes after it:
     cli, cli_data, cli_import, server
                         the command, the HTTP server
     check               what would keep it from serving here
-    app                 every URL, the lifespan that builds the parts, the error table
+    app                 every URL, the error table
+    parts               what serves, opened in order and warmed, closed in reverse
     openapi, openapi_schemas, openapi_operations
                         the API described, from the routes and the types that serve
     heartbeat, balance, session, viewing_config, grant, pin, history, weekly_report, admin, health
@@ -24,6 +25,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     import_lines        an import's lines, read and checked
     records             accounts, profiles and titles as they are sent
     heartbeat_writer    heartbeats that wait travel together
+    heartbeat_record    what their statement takes, gives back and refuses
     config_cache        configurations in memory
     retention, export   what is too old, deleted; a parent's copy of the rest
     pin_hasher, pin_worker

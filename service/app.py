@@ -1,55 +1,35 @@
-"""The application: every URL on one screen, the lifespan that builds the parts, the error table."""
+"""The application: every URL on one screen, the door for heartbeats, the lifespan."""
 
-import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict
-from uuid import UUID
-from weakref import WeakValueDictionary
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service import (
-    balance,
-    config_cache,
-    faults,
-    history,
-    pin_attempt,
-    rules,
-    scrape,
-    weekly_report,
-)
+from service import balance, faults, history, scrape, weekly_report
 from service.accounts import account_delete, account_put
 from service.admin import admin_metrics
-from service.config_cache import ConfigCache
 from service.context import Context
-from service.database import Warmth, close_pool, open_pool
-from service.deadlines import Deadlines
 from service.erasure import ERASE_SECONDS, viewing_data_erase
 from service.exchange import Endpoint, bounded
 from service.grant import grant
 from service.health import health_live, health_ready
 from service.heartbeat import Heartbeat
-from service.heartbeat_writer import HeartbeatWriter
 from service.imports import import_records
-from service.keys import Keys, Verified
 from service.live import live
-from service.metrics import Metrics
 from service.observed import observed
 from service.openapi import Description
+from service.parts import build, tune_garbage_collector
 from service.pin import pin_reset, pin_set, pin_status, pin_verify
-from service.pin_hasher import PinHasher
 from service.profiles import profile_delete, profile_put
 from service.pulse import pulse
-from service.retention import RetentionSchedule
 from service.session import session_end
 from service.settings import Settings, masked
 from service.titles import TITLE_DELETE_SECONDS, title_delete, title_put
@@ -236,9 +216,9 @@ def application(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as parts:
-            context = await _build(settings, now, parts, telemetry)
+            context = await build(settings, now, parts, telemetry)
             logger.info("started", extra={"fields": masked(settings)})
-            _tune_garbage_collector()
+            tune_garbage_collector()
             await parts.enter_async_context(pulse(context.pool, context.metrics))
             yield {"context": context}
             logger.info("stopping")
@@ -260,78 +240,3 @@ def application(
         ],
         exception_handlers=faults.TABLE,
     )
-
-
-async def _build(
-    settings: Settings,
-    now: Callable[[], datetime],
-    parts: AsyncExitStack,
-    telemetry: "Telemetry | None",
-) -> Context:
-    """Opens every part; what was opened is closed in reverse order, also when a later one fails."""
-    metrics = Metrics()
-    if telemetry is not None:
-        parts.push_async_callback(telemetry.stop)
-    tokens: dict[str, Verified] = {}
-    keys = Keys(settings, tokens)
-    await keys.start()
-    parts.push_async_callback(keys.stop)
-    hasher = PinHasher if telemetry is None else telemetry.pin_hasher
-    pins = hasher(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
-    await pins.start()
-    parts.push_async_callback(pins.stop)
-    pool = await open_pool(settings, _warmth(now()))
-    parts.push_async_callback(close_pool, pool, settings.shutdown_grace_seconds / 4)
-    configurations = ConfigCache(settings, pool, metrics, now)
-    await configurations.start()
-    parts.push_async_callback(configurations.stop)
-
-    async def handed_over() -> None:
-        await pool.expire_connections()
-        configurations.listen_elsewhere()
-
-    coalescer = HeartbeatWriter if telemetry is None else telemetry.writer
-    writer = coalescer(settings, metrics, now, handed_over)
-    await writer.start()
-    parts.push_async_callback(writer.stop)
-    schedule = RetentionSchedule(settings, now)
-    schedule.start()
-    parts.push_async_callback(schedule.stop)
-    deadlines = Deadlines(settings.request_timeout_seconds)
-    return Context(
-        settings=settings,
-        pool=pool,
-        configurations=configurations,
-        writer=writer,
-        pins=pins,
-        pin_turns=WeakValueDictionary(),
-        keys=keys,
-        tokens=tokens,
-        deadlines=deadlines,
-        metrics=metrics,
-        now=now,
-    )
-
-
-def _warmth(now: datetime) -> Warmth:
-    """The statements that people wait for, asked for an account that does not exist."""
-    nobody, today = UUID(int=0), now.date()
-    defaults = msgspec.structs.astuple(rules.DEFAULTS)
-    return (
-        (config_cache.LOAD, ([nobody], [nobody], False, *defaults, now)),
-        (balance.READ, (nobody, nobody, today)),
-        (history.LIST, (nobody, nobody, today, today, 1)),
-        (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1)),
-        (pin_attempt.ATTEMPT, (nobody, None, 1, pin_attempt.LOCK, now)),
-    )
-
-
-def _tune_garbage_collector() -> None:
-    """Keeps what was built at start out of every later collection, and collects less often.
-
-    A request makes no cycles; with the default thresholds a full collection walks every connection
-    and every cached token again and again, which is where latencies above a second came from.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)

@@ -20,7 +20,7 @@ from service.context import Context
 from service.database import UNAVAILABLE
 from service.errors import ClientFault, FieldFault, Overloaded
 from service.exchange import body, slow_body
-from service.heartbeat_writer import Beat
+from service.heartbeat_record import Beat
 from service.trace import CURRENT, Trace, count_statement
 
 logger = logging.getLogger("viewing_time.heartbeat")

@@ -20,7 +20,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.database import Connection
-from service.heartbeat_writer import Beat, HeartbeatWriter, Recorded, Waiting
+from service.heartbeat_record import Beat, Recorded
+from service.heartbeat_writer import HeartbeatWriter, Waiting
 from service.pin_hasher import PinHasher, Turn
 
 PROPAGATOR: Final = TraceContextTextMapPropagator()

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service.database import Connection
-from service.heartbeat_writer import RecordedRow
+from service.heartbeat_record import RecordedRow
 from tests.conftest import Running
 from tests.family import Family, add_family, session_seconds, used_seconds
 from tests.test_heartbeat import beat
