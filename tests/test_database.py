@@ -63,6 +63,8 @@ async def test_a_request_is_one_statement_and_nothing_around_it(
 async def test_statements_are_planned_once(
     running: Running, connection: Connection, family: Family
 ) -> None:
+    if connection.get_server_version().major < 14:
+        pytest.skip("PostgreSQL 13 counts no plans")
     await asyncio.gather(*(beat(running, family) for _ in range(20)))
     rows = await running.context.pool.fetch(
         "select generic_plans, custom_plans from pg_prepared_statements"
