@@ -78,7 +78,7 @@ def bearer(context: Context, header: str | None) -> UUID | None:
 
     The scheme is read in any case (RFC 9110, section 11.1).
     """
-    if header is None or header[:7].lower() != "bearer ":
+    if header is None or len(header) == 7 or header[:7].lower() != "bearer ":
         raise ClientFault(401, NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"})
     known = context.tokens.get(header[7:])
     if known is not None and known.expires > context.now().timestamp():
@@ -154,21 +154,24 @@ def pin_token(context: Context, account_id: UUID, pin_hash: str) -> str:
     return jwt.encode(claims, context.settings.jwt_secret, algorithm="HS256")
 
 
-def confirmed_pin(context: Context, account_id: UUID, token: str) -> str | None:
-    """The PIN mark in a PIN token of this account; None where the token is not one.
+def confirmed_pin(context: Context, account_id: UUID, token: str, refusal: RuleFault) -> str | None:
+    """The PIN mark in a PIN token of this account; raises `refusal` where the token is not one.
 
-    A few seconds of clock skew between instances are forgiven.
+    A token with the contract's claims alone has no mark, and vouches for whatever the PIN is now. A
+    few seconds of clock skew between instances are forgiven.
     """
     try:
         claims = context.keys.own(token)
-    except jwt.InvalidTokenError:
-        return None
+    except jwt.InvalidTokenError as fault:
+        raise refusal from fault
     expires, mark, subject = claims.get("exp"), claims.get("pin"), claims.get("sub")
-    if claims.get("purpose") != PIN_PURPOSE or not isinstance(mark, str):
-        return None
+    if claims.get("purpose") != PIN_PURPOSE or not isinstance(mark, str | None):
+        raise refusal
     if not isinstance(expires, int) or not _alive(context.now(), expires):
-        return None
-    return mark if hmac.compare_digest(str(subject), str(account_id)) else None
+        raise refusal
+    if not hmac.compare_digest(str(subject), str(account_id)):
+        raise refusal
+    return mark
 
 
 def _alive(now: datetime, expires: int) -> bool:

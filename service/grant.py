@@ -70,7 +70,7 @@ async def grant(request: Request) -> Response:
 async def _confirmed(
     context: Context, account_id: UUID, profile_id: UUID, wanted: GrantBody
 ) -> str | None:
-    """The mark of the PIN behind an on-device grant; None for a remote one.
+    """The mark of the PIN behind an on-device grant; None where there is none to compare.
 
     A PIN is one counted attempt, as in `attempt`, whose faults this raises too.
     """
@@ -82,8 +82,6 @@ async def _confirmed(
                 raise ClientFault(403, "Incorrect PIN")
         return auth.pin_mark(pin_hash)
     if wanted.pin_token is not None:
-        mark = auth.confirmed_pin(context, account_id, wanted.pin_token)
-        if mark is None:
-            raise RuleFault(403, BAD_TOKEN)
-        return mark
+        refusal = RuleFault(403, BAD_TOKEN)
+        return auth.confirmed_pin(context, account_id, wanted.pin_token, refusal)
     return None

@@ -77,7 +77,7 @@ class PinVerified(msgspec.Struct, frozen=True):
 async def pin_status(request: Request) -> Response:
     """GET /pin/status: has the account a PIN, and until when is it locked?"""
     context: Context = request.state.context
-    row = auth.active(await STATUS.maybe(context.pool, await auth.account(request), context.now()))
+    row = auth.active(await STATUS.maybe(context.pool, await auth.account(request)))
     return reply(PinStatus(row.has_pin, row.locked_until))
 
 
@@ -88,7 +88,7 @@ async def pin_set(request: Request) -> Response:
         wanted = read(request, SET_BODY)
         account_id = await auth.account(request)
         async with turn_of(context, account_id) as turn:
-            row = auth.active(await STATUS.maybe(context.pool, account_id, context.now()))
+            row = auth.active(await STATUS.maybe(context.pool, account_id))
             old_hash = None
             if row.has_pin:
                 old_hash = await _proven(context, turn, account_id, wanted.current_pin)

@@ -15,6 +15,7 @@ HISTORY_SESSIONS_MAX: Final = 500
 LIMIT_STEP_MINUTES: Final = 15
 REPORT_DAYS: Final = 7
 SATURDAY: Final = 5
+COPIES: Final = ("posix", "posixrules", "right")
 
 Enforcement = Literal["allowed", "warning_15", "warning_5", "blocked"]
 
@@ -52,6 +53,15 @@ def zone(name: str) -> ZoneInfo | None:
         return ZoneInfo(name)
     except (ValueError, OSError, KeyError):
         return None
+
+
+def is_offered(name: str) -> bool:
+    """Whether a configuration may name this zone.
+
+    Some machines keep copies of the zones beside them, with leap seconds (`right`) and without
+    (`posix`): those names are known there alone, and no names of IANA's.
+    """
+    return name.partition("/")[0] not in COPIES and zone(name) is not None
 
 
 def _zone(configuration: Configuration) -> ZoneInfo:

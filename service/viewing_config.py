@@ -119,26 +119,23 @@ def _value(member: object) -> object:
 
 
 def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) -> str | None:
-    """The mark of the PIN that vouches for the change, None where none is needed.
+    """The mark of the PIN that vouches for the change, None where there is none to compare.
 
     Raises FieldFault, RuleFault.
     """
-    if isinstance(wanted.timezone, str) and rules.zone(wanted.timezone) is None:
+    if isinstance(wanted.timezone, str) and not rules.is_offered(wanted.timezone):
         sentence = f"Invalid timezone: {wanted.timezone}"
         raise FieldFault(
             "value_error", ["body", "timezone"], f"Value error, {sentence}", wanted.timezone
         )
-    mark = None
-    if any(getattr(wanted, name) is not UNSET for name in SENSITIVE):
-        mark = auth.confirmed_pin(context, account_id, wanted.pin_token or "")
-        if mark is None:
-            raise _unconfirmed(wanted)
     for name in LIMITS:
         minutes = getattr(wanted, name)
         if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
             step = rules.LIMIT_STEP_MINUTES
             raise RuleFault(422, f"{name} must be a multiple of {step} minutes")
-    return mark
+    if all(getattr(wanted, name) is UNSET for name in SENSITIVE):
+        return None
+    return auth.confirmed_pin(context, account_id, wanted.pin_token or "", _unconfirmed(wanted))
 
 
 def _unconfirmed(wanted: ConfigurationBody) -> RuleFault:

@@ -2,7 +2,7 @@
 --
 -- $1 account_id uuid               who grants
 -- $2 profile_id uuid               to whom
--- $3 pin_mark text                 mark of the PIN that the token vouches for; null: none needed
+-- $3 pin_mark text                 mark of the PIN that the token vouches for; null: any
 -- $4 day date                      the viewing day
 -- $5 minutes int                   null: unlimited for the day
 -- $6 is_remote bool                granted away from the device
@@ -10,7 +10,7 @@
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               the profile is the account's
--- row: is_confirmed bool           the PIN is still the one vouched for (or none was needed)
+-- row: is_confirmed bool           the PIN is still the one vouched for (if one is)
 -- row: used_seconds int            the day's balance after the grant; null where nothing was done
 -- row: is_unlimited_override bool  null where nothing was done
 --

@@ -52,9 +52,9 @@ select
     o.is_owner,
     o.has_pin,
     case
-        when t.pin_hash is not null or not o.has_pin then null
+        when t.pin_hash is not null then null
         when o.pin_lockout_until > $5::timestamptz then o.pin_lockout_until
-        else $5::timestamptz + $4::interval
+        when o.has_pin then $5::timestamptz + $4::interval
     end as locked_until,
     t.pin_hash
 from owner as o

@@ -2,7 +2,7 @@
 --
 -- $1  account_id uuid              who asks
 -- $2  profile_id uuid
--- $3  pin_mark text                mark of the PIN that the token vouches for; null: none needed
+-- $3  pin_mark text                mark of the PIN that the token vouches for; null: any
 -- $4  sets_weekday bool            whether the next value is to be set
 -- $5  weekday_limit_minutes int    null is unlimited
 -- $6  sets_weekend bool
@@ -15,12 +15,12 @@
 -- $13 default_reset_hour int
 -- $14 default_exempt bool
 -- $15 default_timezone text
--- $16 origin text                 the instance that asks, which need not be told
+-- $16 origin text                 the instance that asks, named in the notification
 -- $17 now timestamptz
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               the profile is the account's
--- row: is_confirmed bool           the PIN is still the one vouched for (or none was needed)
+-- row: is_confirmed bool           the PIN is still the one vouched for (if one is)
 -- row: weekday_limit_minutes int   the configuration as it is now; null where nothing was done
 -- row: weekend_limit_minutes int
 -- row: reset_hour int

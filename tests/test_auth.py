@@ -44,6 +44,7 @@ def tampered(headers: dict[str, str], part: int) -> dict[str, str]:
         {},
         {"Authorization": ""},
         {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
         {"Authorization": "Basic dTpw"},
         {"Authorization": "Token x"},
     ],
@@ -54,7 +55,7 @@ async def test_without_a_bearer_token(running: Running, headers: dict[str, str])
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("token", ["", " ", "x", "a.b.c", "....", "é" * 9, "a" * 9000])
+@pytest.mark.parametrize("token", [" ", "x", "a.b.c", "....", "é" * 9, "a" * 9000])
 async def test_what_is_no_token(running: Running, token: str) -> None:
     answer = await status(running, {"Authorization": f"Bearer {token}".encode()})  # type: ignore[dict-item] # not ASCII
     assert (answer.status_code, answer.json()) == (401, INVALID)

@@ -132,6 +132,34 @@ async def test_a_lock_runs_out_and_one_more_wrong_pin_locks_again(
     assert (await verify(running, family, PIN)).status_code == 200
 
 
+async def test_the_status_shows_the_latest_lock(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2027, 1, 1, 12, tzinfo=UTC)
+    for lock, shown in (
+        (datetime(2027, 1, 1, 12, 10, tzinfo=UTC), "2027-01-01T12:10:00Z"),
+        (datetime(2027, 1, 1, 11, 50, tzinfo=UTC), "2027-01-01T11:50:00Z"),
+        (None, None),
+    ):
+        await connection.execute("update users set pin_lockout_until = $1", lock)
+        answer = await running.client.get(f"{PARENTAL}/pin/status", headers=family.bearer)
+        assert answer.json() == {"has_pin": True, "locked_until": shown}
+
+
+async def test_a_lock_is_told_before_a_missing_pin(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    now = running.clock.fixed = datetime(2027, 1, 1, 12, tzinfo=UTC)
+    await connection.execute(
+        "update users set pin_hash = null, pin_lockout_until = $1", now + timedelta(minutes=10)
+    )
+    locked = await verify(running, family, PIN)
+    assert (locked.status_code, locked.json()) == (403, LOCKED)
+    assert locked.headers["x-locked-until"] == "2027-01-01T12:10:00+00:00"
+    running.clock.fixed = now + timedelta(minutes=11)
+    assert (await verify(running, family, PIN)).json() == {"detail": "No PIN set"}
+
+
 async def test_no_answer_comes_sooner_than_the_floor(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -1,13 +1,14 @@
 """The configuration: defaults once, subsets, sensitive members, in force at once and everywhere."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from service.database import Connection
 from tests.conftest import Running, Starter
-from tests.family import PIN, Family, add_family
+from tests.family import PIN, Family, add_family, bearer
 
 
 def url(family: Family) -> str:
@@ -112,6 +113,27 @@ async def test_a_pin_token_is_worthless_after_the_pin_has_changed(
     assert answer.json() == {"detail": f"Valid PIN token required to change: {member}"}
 
 
+async def test_a_pin_token_with_the_contracts_claims_alone_will_do(
+    running: Running, family: Family
+) -> None:
+    claims = {"purpose": "pin_verified", "jti": "1", "exp": int(time.time()) + 300}
+    token = bearer(family.account, **claims)["Authorization"].removeprefix("Bearer ")
+    body = {"reset_hour": 3, "pin_token": token}
+    answer = await running.client.put(url(family), json=body, headers=family.bearer)
+    assert (answer.status_code, answer.json()["reset_hour"]) == (200, 3)
+    grant = {"minutes": 15, "pin_token": token}
+    answer = await running.client.post(f"{url(family)}/grant", json=grant, headers=family.bearer)
+    assert answer.status_code == 200
+
+
+async def test_a_limit_is_judged_before_the_pin_token(running: Running, family: Family) -> None:
+    for member in ("weekday_limit_minutes", "weekend_limit_minutes"):
+        body = {"reset_hour": 7, member: 20}
+        answer = await running.client.put(url(family), json=body, headers=family.bearer)
+        assert answer.status_code == 422
+        assert answer.json() == {"detail": f"{member} must be a multiple of 15 minutes"}
+
+
 async def test_another_accounts_pin_token_is_refused(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -134,6 +156,9 @@ async def test_another_accounts_pin_token_is_refused(
         ({"weekday_limit_minutes": "abc"}, 422),
         ({"timezone": "Mars/Base"}, 422),
         ({"timezone": "a\0b"}, 422),
+        ({"timezone": "posix/UTC"}, 422),
+        ({"timezone": "right/Europe/Berlin"}, 422),
+        ({"timezone": "posixrules"}, 422),
         ({"timezone": None}, 422),
         ({"reset_hour": None}, 422),
         ({"educational_exempt": None}, 422),
