@@ -1,8 +1,9 @@
 """The configurations in memory: loaded once at a time, forgotten when a parent changes them.
 
 Kept by account and profile together, so a stranger's request never meets the owner's entry.
-A change made here is forgotten here right after its commit; one made by another instance is heard
-of through LISTEN, on a connection of its own; the TTL is the last resort.
+A change made here is forgotten here right after its commit; every change is heard of through
+LISTEN, on a connection of its own, also one made here whose commit nobody could wait for; the TTL
+is the last resort.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from async_lru import alru_cache
 
 from service import rules
 from service.database import PING, UNAVAILABLE, Connection, Pool, Statement, connect
-from service.errors import ClientFault
+from service.errors import ClientFault, Overloaded
 from service.metrics import Metrics
 from service.rules import Configuration
 from service.settings import Settings
@@ -162,8 +163,11 @@ class ConfigCache:
     async def _load(self, account_id: UUID, profile_id: UUID) -> Known:
         """Loads one configuration, together with those that wait meanwhile.
 
-        Raises ClientFault 401 or 403 like every statement that acts for an account.
+        Raises ClientFault 401 or 403 like every statement that acts for an account, Overloaded
+        when as many wait as heartbeats may.
         """
+        if len(self._asked) >= self._settings.heartbeat_queue_max:
+            raise Overloaded(1)
         since = monotonic()
         asked = Asked(account_id, profile_id, asyncio.get_running_loop().create_future())
         self._asked.append(asked)
@@ -179,8 +183,8 @@ class ConfigCache:
     async def _load_asked(self) -> None:
         """One statement after the other, each for all that wait; a failure is theirs to raise."""
         defaults = msgspec.structs.astuple(rules.DEFAULTS)
-        while self._asked:
-            batch, self._asked = self._asked[:LOAD_MOST], self._asked[LOAD_MOST:]
+        while waiting := [asked for asked in self._asked if not asked.row.done()]:
+            batch, self._asked = waiting[:LOAD_MOST], waiting[LOAD_MOST:]
             self._metrics.heartbeat_statements += 1
             accounts, profiles, futures = zip(*batch, strict=True)
             try:
@@ -213,7 +217,11 @@ class ConfigCache:
 
     async def _listen(self) -> Connection:
         connection = await connect(self._settings, direct=True)
-        await connection.add_listener(CHANNEL, self._heard)
+        try:
+            await connection.add_listener(CHANNEL, self._heard)
+        except BaseException:
+            connection.terminate()
+            raise
         self._connection = connection
         return connection
 
@@ -222,12 +230,17 @@ class ConfigCache:
         origin, _, changed = str(notification[-1]).partition(" ")
         if changed == EVERYTHING:
             self.clear("much changed at once")
-        elif origin != self.origin:
-            try:
-                account_id, profile_id = changed.split(" ")
-                self.forget(UUID(account_id), UUID(profile_id), "changed elsewhere")
-            except ValueError:
-                self.clear("notification not understood")
+            return
+        try:
+            account_id, profile_id = map(UUID, changed.split(" "))
+        except ValueError:
+            self.clear("notification not understood")
+            return
+        if origin == self.origin:
+            # Counted and told by the request that made the change.
+            self._cached.cache_invalidate(account_id, profile_id)
+        else:
+            self.forget(account_id, profile_id, "changed elsewhere")
 
     async def _keep_listening(self, connection: Connection) -> None:
         """Listens for life: when the connection goes, so does the cache, until one is back."""

@@ -6,7 +6,7 @@
 -- $4 name text
 -- $5 is_kids bool                  a child, so viewing is counted and limited
 -- $6 parental_rating text          null: stays; new: TV-MA
--- $7 origin text                   the instance that asks, which need not be told
+-- $7 origin text                   the instance that asks, named in the notification
 -- $8 now timestamptz
 --
 -- row: is_active bool              the caller may ask

@@ -3,7 +3,7 @@
 -- $1 caller_id uuid                the administrator who asks; null where the next is true
 -- $2 is_operator bool              asked by somebody who has the database itself
 -- $3 profile_id uuid
--- $4 origin text                   the instance that asks, which need not be told
+-- $4 origin text                   the instance that asks, named in the notification
 --
 -- row: is_active bool              the caller may ask
 -- row: is_admin bool               the caller is an administrator

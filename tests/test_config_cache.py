@@ -5,13 +5,14 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import msgspec
 import pytest
 
-from service import config_cache
+from service import config_cache, viewing_config
 from service.config_cache import CHANNEL
 from service.database import Connection
-from service.errors import ClientFault
+from service.errors import ClientFault, Overloaded
 from service.settings import Settings
 from tests.conftest import Running, Starter, in_process
 from tests.family import Family, add_family
@@ -113,6 +114,73 @@ async def test_a_load_in_flight_during_a_change_is_not_kept(
     assert await early == 120
     assert await after_the_change == 15
     assert await limit(running, family) == 15
+
+
+async def test_a_change_whose_commit_nobody_waited_for_is_heard_of(
+    start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=0.3))
+    maybe = viewing_config.UPDATE.maybe
+
+    async def commit_and_hang(*arguments: Any) -> None:
+        await maybe(*arguments)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(viewing_config.UPDATE, "maybe", commit_and_hang)
+    assert await limit(running, family) == 120
+    url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+    body = {"weekday_limit_minutes": 15}
+    assert (await running.client.put(url, json=body, headers=family.bearer)).status_code == 503
+    while await limit(running, family) == 120:
+        await asyncio.sleep(0.01)
+    assert await limit(running, family) == 15
+
+
+async def test_no_more_wait_for_a_configuration_than_heartbeats_may(
+    start: Starter, settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start(msgspec.structs.replace(settings, heartbeat_queue_max=5))
+    families = [await add_family(connection) for _ in range(7)]
+    sizes: list[int] = []
+    may_load = asyncio.Event()
+    load_all = config_cache.LOAD.all
+
+    async def slowly(source: Any, accounts: Any, *arguments: Any) -> Any:
+        sizes.append(len(accounts))
+        await may_load.wait()
+        return await load_all(source, accounts, *arguments)
+
+    monkeypatch.setattr(config_cache.LOAD, "all", slowly)
+    first = asyncio.create_task(limit(running, families[0]))
+    while not sizes:
+        await asyncio.sleep(0)
+    waiting = [asyncio.create_task(limit(running, family)) for family in families[1:6]]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await limit(running, families[6])
+    for task in waiting[:3]:
+        task.cancel()
+    await asyncio.gather(*waiting[:3], return_exceptions=True)
+    may_load.set()
+    assert await asyncio.gather(first, *waiting[3:]) == [120] * 3
+    assert sizes == [1, 2]
+    assert await limit(running, families[6]) == 120
+
+
+async def test_a_connection_that_cannot_listen_is_not_kept(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf: list[Connection] = []
+
+    async def add_listener(connection: Connection, *_: object) -> None:
+        deaf.append(connection)
+        raise asyncpg.InterfaceError("it cannot")
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", add_listener)
+    with pytest.raises(asyncpg.InterfaceError):
+        await running.context.configurations._listen()
+    assert [connection.is_closed() for connection in deaf] == [True]
 
 
 async def test_a_lost_listener_clears_the_cache_and_listens_again(
