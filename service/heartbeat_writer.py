@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from itertools import islice
+from time import monotonic
 from typing import Final
 from uuid import UUID
 
@@ -25,6 +26,9 @@ logger = logging.getLogger("viewing_time.heartbeat_writer")
 
 # What the driver says instead of sending: the server has just ended a connection that lay idle.
 UNSENT: Final = "cannot switch to state"
+# A title that somebody deletes or changes at length is not asked for again for so long.
+HELD_SECONDS: Final = 1.0
+HELD_TITLE: Final = '"titles"'
 # The server ends a connection between statements, so it may have committed the one before.
 CUT_OFF: Final = (
     asyncpg.PostgresConnectionError,
@@ -60,6 +64,7 @@ class HeartbeatWriter:
         self._busy: set[UUID] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._lanes: list[asyncio.Task[None]] = []
+        self._held_titles: dict[UUID, tuple[float, Exception]] = {}
         self._closing = False
         self.waiting = 0
 
@@ -122,13 +127,29 @@ class HeartbeatWriter:
                 for beat, _ in taken:
                     del self._ready[beat.profile_id]
                     self._busy.add(beat.profile_id)
-                # Whoever was told `blocked` while the beat still waited is not charged for it.
-                batch = [waiting for waiting in taken if not waiting[1].cancelled()]
-                if batch:
+                if batch := self._wanted(taken):
                     connection = await self._write(connection, batch)
                 self._release(taken)
         finally:
             connection.terminate()
+
+    def _wanted(self, taken: Iterable[Waiting]) -> list[Waiting]:
+        """Those that are to be written.
+
+        Whoever was told `blocked` while the beat still waited is not charged for it. A beat that
+        starts a title which was just found locked fails at once: those with it need not wait too.
+        """
+        batch = [waiting for waiting in taken if not waiting[1].cancelled()]
+        if self._held_titles:
+            now = monotonic()
+            for waiting in [w for w in batch if w[0].starts and w[0].title_id in self._held_titles]:
+                until, error = self._held_titles[waiting[0].title_id]
+                if now < until:
+                    batch.remove(waiting)
+                    _fail([waiting], error)
+                else:
+                    del self._held_titles[waiting[0].title_id]
+        return batch
 
     def _release(self, batch: Iterable[Waiting]) -> None:
         """Lets the next beat of each written profile take its turn."""
@@ -173,13 +194,15 @@ class HeartbeatWriter:
             if isinstance(error, CUT_OFF):
                 connection.terminate()
             if connection.is_closed() or (len(batch) == 1 and not repeats):
+                if isinstance(error, asyncpg.LockNotAvailableError) and _is_of_title(error):
+                    self._held_titles[batch[0][0].title_id] = (monotonic() + HELD_SECONDS, error)
                 _fail(batch, error)
                 return connection
             logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, batch)})
             for waiting in batch:
                 # A session that another instance has just started is visible the second time.
-                if not waiting[1].cancelled():
-                    connection = await self._write(connection, [waiting], again=len(batch) > 1)
+                if alone := self._wanted([waiting]):
+                    connection = await self._write(connection, alone, again=len(batch) > 1)
         except UNAVAILABLE as error:
             _fail(batch, error)
             connection.terminate()
@@ -217,9 +240,12 @@ class HeartbeatWriter:
         """A connection on which the statement is prepared, so that the first beat is no slower."""
         connection = await connect(self._settings)
         if self._settings.statement_cache_size:
-            await RECORD.one(
-                connection, *NOBODYS, self._now(), timeout=self._settings.request_timeout_seconds
-            )
+            seconds = self._settings.request_timeout_seconds
+            try:
+                await RECORD.one(connection, *NOBODYS, self._now(), timeout=seconds)
+            except BaseException:
+                connection.terminate()
+                raise
         return connection
 
 
@@ -227,6 +253,11 @@ def _fail(batch: Iterable[Waiting], error: Exception) -> None:
     for _, future in batch:
         if not future.done():
             future.set_exception(error)
+
+
+def _is_of_title(error: asyncpg.PostgresError) -> bool:
+    """Whether it was a title that a beat waited for: PostgreSQL quotes its own query for it."""
+    return HELD_TITLE in (error.context or "")
 
 
 def _cause(error: Exception, batch: list[Waiting]) -> dict[str, object]:

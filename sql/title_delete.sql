@@ -10,7 +10,7 @@
 -- No row: the caller is unknown.
 -- `viewing_sessions.title_id` has no index (0001 says why): the sessions are found by one scan. A
 -- heartbeat that would start this title meanwhile fails closed; those that share its statement wait
--- for it, up to `lock_timeout`.
+-- for it twice, up to `lock_timeout` each: once together, once for the first that is tried alone.
 with caller as (
     select u.is_active, u.is_admin
     from users as u
