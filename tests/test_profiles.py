@@ -162,6 +162,27 @@ async def test_a_deletion_waits_for_the_heartbeat_before_it_locks_the_profile(
     assert (await deletion).status_code == 204
 
 
+@pytest.mark.parametrize("what", ["profile", "account"])
+async def test_a_deletion_waits_for_a_session_that_starts(
+    running: Running, connection: Connection, admin: dict[str, str], family: Family, what: str
+) -> None:
+    """The child has no open session yet; what starts one is locked first on both sides."""
+    target = url(family.child)
+    if what == "account":
+        target = f"/api/v1/admin/accounts/{family.account}"
+    async with connection.transaction():
+        await connection.execute("select viewing_sessions_end_open($1, now())", family.child)
+        deletion = asyncio.create_task(running.client.delete(target, headers=admin))
+        while not await connection.fetchval(
+            "select exists (select from pg_locks where not granted and locktype = 'advisory')"
+        ):
+            await asyncio.sleep(0.005)
+        await connection.execute(
+            "select from profiles where id = $1 for key share nowait", family.child
+        )
+    assert (await deletion).status_code == 204
+
+
 async def test_many_puts_and_heartbeats_at_once(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
