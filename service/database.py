@@ -96,6 +96,10 @@ class Statement(Generic[Row]):
         begun = monotonic()
         try:
             yield source
+        except asyncpg.PostgresError as error:
+            # It may hold a whole row, with all that must not come into a log.
+            error.detail = None
+            raise
         finally:
             self._times.add(monotonic() - begun)
 
@@ -118,22 +122,27 @@ async def ping(pool: Pool, timeout: float) -> None:
             raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
 
 
-def session(settings: Settings) -> dict[str, str]:
-    """What every connection is started with.
+def session(settings: Settings, seconds: float | None = None) -> dict[str, str]:
+    """What every connection is started with, one whose statements may take `seconds` too.
 
     Compiling (`jit`) costs more than any statement here. `lock_timeout` keeps a locked row
-    from holding up the beats that share a statement with it. A pooler in front (told by
+    from holding up the beats that share a statement with it. A statement that is no longer waited
+    for must not go on and commit, which ending its connection does not stop: where one has long
+    enough for that to matter, the server is told how long. A pooler in front (told by
     STATEMENT_CACHE_SIZE=0) refuses start parameters that it does not know, so it gets none.
     """
     if settings.statement_cache_size == 0:
         return {}
     lock_timeout = int(settings.request_timeout_seconds * 1000 / 4)
-    return {
+    told = {
         "application_name": "viewing-time",
         "jit": "off",
         "lock_timeout": str(lock_timeout),
         "plan_cache_mode": "force_generic_plan",
     }
+    if seconds is not None:
+        told["statement_timeout"] = str(int(seconds * 1000))
+    return told
 
 
 async def _keep(connection: Connection) -> None:
@@ -207,8 +216,18 @@ async def connect(
         timeout=settings.request_timeout_seconds,
         statement_cache_size=settings.statement_cache_size,
         max_cached_statement_lifetime=0,
-        server_settings=session(settings),
+        server_settings=session(settings, seconds),
     )
+
+
+@asynccontextmanager
+async def connected(settings: Settings, seconds: float) -> AsyncIterator[Connection]:
+    """A connection for one piece of work, each of whose statements may take `seconds`."""
+    connection = await connect(settings, seconds)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
 
 
 async def reach(settings: Settings) -> None:

@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from service import auth
 from service.context import Context
-from service.database import connect
+from service.database import connected
 from service.errors import ClientFault, FieldFault
 from service.exchange import BODY_SECONDS, CLOSE, reply, slow_body
 from service.import_lines import numbered, objects
@@ -29,11 +29,8 @@ async def import_records(request: Request) -> Response:
     job = Import(caller_id, context.now(), whole=whole)
     with tempfile.TemporaryFile() as upload:
         await _receive(request.receive, upload)
-        connection = await connect(context.settings, SECONDS)
-        try:
+        async with connected(context.settings, SECONDS) as connection:
             await job.merge(connection, objects(numbered(upload)))
-        finally:
-            connection.terminate()
     return reply(job.outcome, 200 if job.outcome.detail is UNSET else 422)
 
 

@@ -99,7 +99,7 @@ async def retain(settings: Settings, keep: Kept, progress: Callable[[Removed], N
 @asynccontextmanager
 async def _alone(settings: Settings) -> AsyncIterator[Connection]:
     """The connection that holds the lock, for as long as it lives; raises RetentionRunning."""
-    connection = await connect(settings, direct=True)
+    connection = await connect(settings, BATCH_SECONDS, direct=True)
     try:
         if not (await LOCK.one(connection, timeout=BATCH_SECONDS)).is_taken:
             raise RetentionRunning

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from service import auth, records, wire
 from service.context import Context
-from service.database import Statement, connect
+from service.database import Statement, connected
 from service.errors import ClientFault
 from service.exchange import read, reply
 from service.records import stored
@@ -71,11 +71,8 @@ async def title_delete(request: Request) -> Response:
     context: Context = request.state.context
     title_id = wire.path_uuid(request.path_params["title_id"], "title_id")
     caller_id = await auth.admin(request)
-    connection = await connect(context.settings, TITLE_DELETE_SECONDS)
-    try:
+    async with connected(context.settings, TITLE_DELETE_SECONDS) as connection:
         row = auth.administered(await DELETE.maybe(connection, caller_id, title_id))
-    finally:
-        connection.terminate()
     if not row.is_deleted:
         raise ClientFault(404, "Title not found")
     return Response(status_code=204)

@@ -38,6 +38,22 @@ async def beat(running: Running, family: Family) -> Any:
     return answer.status_code, answer.json()
 
 
+async def test_what_a_constraint_refuses_comes_into_no_log(
+    running: Running,
+    connection: Connection,
+    admin: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await connection.execute("alter table users add phone text not null default ''")
+    await connection.execute("alter table users alter phone drop default")
+    body = {"email": "secret@example.test", "password_hash": PASSWORD_HASH}
+    answer = await running.client.put(url(uuid4()), json=body, headers=admin)
+    assert answer.status_code == 500
+    assert "NotNullViolationError" in caplog.text
+    assert "secret@example.test" not in caplog.text
+    assert PASSWORD_HASH not in caplog.text
+
+
 async def test_a_new_account_gets_what_the_tables_defaults_say(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
