@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from service import auth
 from service.context import Context
 from service.database import UNAVAILABLE
+from service.deadlines import within
 from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
 from service.exchange import reply
 from service.trace import blame
@@ -29,10 +30,13 @@ async def client_fault(request: Request, fault: ClientFault) -> Response:
 
 async def entitled_fault(request: Request, fault: FieldFault | RuleFault) -> Response:
     """A fault of fields or rules, told only to those who may see it."""
+    context: Context = request.state.context
     try:
-        await auth.entitled(request, fault)
+        await within(context.settings.request_timeout_seconds, auth.entitled(request, fault))
     except ClientFault as first:
         return await client_fault(request, first)
+    except UNAVAILABLE as away:
+        return await unavailable(request, away)
     return await client_fault(request, fault)
 
 

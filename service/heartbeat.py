@@ -71,7 +71,7 @@ class Heartbeat:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: Context = scope["state"]["context"]
         authorization = content_type = key = request_id = parent = None
-        for name, value in scope["headers"]:
+        for name, value in reversed(scope["headers"]):  # of a repeated one the first holds
             if name == b"authorization":
                 authorization = value.decode("latin-1")
             elif name == b"content-type":
@@ -98,7 +98,9 @@ class Heartbeat:
             raise
         except Exception as error:
             if wanted is None:
-                raise slow_body() from error
+                if isinstance(error, TimeoutError):
+                    raise slow_body() from error
+                raise
             failure = error
             verdict = _blocked(wanted)
         _processed(context, trace, wanted, verdict, failure)

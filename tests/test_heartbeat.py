@@ -1,17 +1,21 @@
 """Heartbeats over the application: counted once, judged by the committed row, closed on failure."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import httpx
 import msgspec
+import pytest
+from msgspec.structs import replace
 
 from service.database import Connection
 from service.settings import Settings
-from tests.conftest import Running, Starter
+from tests.conftest import Running, Starter, in_process
 from tests.family import Family, add_family, bearer, open_sessions, session_seconds, used_seconds
+from tests.proxy import proxied
 
 URL = "/api/v1/viewing-time/heartbeat"
 DENIED = "Profile not found or access denied"
@@ -39,6 +43,44 @@ async def test_counts_in_both_tables(
     }
     assert await session_seconds(connection, family.child) == 60
     assert await used_seconds(connection, family.child) == 60
+
+
+async def test_of_a_repeated_header_the_first_holds(running: Running, family: Family) -> None:
+    good, bad = family.bearer["Authorization"], "Bearer bad"
+    origin = ("Origin", "http://localhost:5173")
+    for usual in ((), (origin,)):  # the heartbeats' own door, and everybody's
+        for values, status in (((good, bad), 200), ((bad, good), 401)):
+            headers = [*usual, *(("Authorization", value) for value in values)]
+            answer = await running.client.post(URL, json=family.beat(), headers=headers)
+            assert answer.status_code == status
+
+
+@pytest.mark.parametrize("mode", ["reset", "black hole"])
+async def test_a_fault_that_nobody_can_be_told_of_is_answered_like_any_other(
+    settings: Settings, family: Family, mode: Literal["reset", "black hole"]
+) -> None:
+    """Whether a caller may be told of a bad field is asked of the database, which is away."""
+    async with AsyncExitStack() as parts:
+        proxy = await parts.enter_async_context(proxied(settings.database_url))
+        chosen = replace(settings, database_url=proxy.dsn, request_timeout_seconds=0.5)
+        running = await parts.enter_async_context(in_process(chosen))
+        limits = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+        proxy.turn(mode)
+        for method, url, body in (
+            ("POST", URL, family.beat(device_id="x" * 101)),
+            ("PUT", limits, {"reset_hour": 99}),
+            ("PUT", limits, {"weekday_limit_minutes": 20}),
+        ):
+            answers = await asyncio.gather(
+                *(
+                    running.client.request(method, url, json=body, headers=family.bearer)
+                    for _ in range(10)
+                )
+            )
+            told = [(a.status_code, a.headers.get("retry-after"), a.text) for a in answers]
+            detail = '{"detail":"Service temporarily unavailable"}'
+            assert told == [(503, "1", detail)] * 10
+        proxy.turn("ok")
 
 
 async def test_a_hundred_beats_of_one_session_at_once_are_all_counted(

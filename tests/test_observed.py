@@ -7,6 +7,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from service import heartbeat
 from service.settings import Settings
 from service.trace import Trace
 from tests.conftest import Running, Starter
@@ -121,6 +122,20 @@ async def test_our_own_fault_is_said_once_with_its_traceback(
         method = "POST" if path == BEAT else "GET"
         body = family.beat() if path == BEAT else None
         await running.client.request(method, path, json=body, headers=family.bearer)
+    [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.exc_info is not None
+    assert line.exc_info[0] is ZeroDivisionError
+
+
+async def test_a_body_that_we_fail_to_read_is_no_fault_of_the_client(
+    running: Running,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heartbeat.BODY, "read", lambda *_: 1 / 0)
+    answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    assert answer.status_code == 500
     [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert line.exc_info is not None
     assert line.exc_info[0] is ZeroDivisionError
