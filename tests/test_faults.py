@@ -429,6 +429,8 @@ async def test_another_server_takes_over(change: Callable[..., Fault]) -> None:
         old, new = [await asyncpg.connect(s.dsn) for s in servers]
         for connection in (old, new):
             parts.callback(connection.terminate)
+        if change is handover and old.get_server_version().major < 14:
+            pytest.skip("PostgreSQL 13 does not tell who connects that it takes no writes")
         viewers = await add_viewers(old, VIEWERS)
         await copy(TABLES, old, new)
         await reads_only(new, "on")

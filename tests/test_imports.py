@@ -301,7 +301,9 @@ async def test_one_notification_however_many_turn_adult_and_none_where_none_does
             assert answer.json()["remaining_minutes"] is not None
         await send(here, admin, [{**child, "is_kids": False} for child in children])
         async with asyncio.timeout(5):
-            while here.context.configurations.size or there.context.configurations.size:
+            while (
+                here.context.configurations.size or there.context.configurations.size or not heard
+            ):
                 await asyncio.sleep(0.01)
         assert heard == ["import everything"]
     finally:

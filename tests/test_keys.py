@@ -99,7 +99,10 @@ async def test_a_file_of_keys(
     )
     assert await accepts(running, platform.bearer("first", family.account))
     platform.add("second", "EdDSA")
-    path.write_bytes(platform.document())
+    # At once, as it should be: what is half written would be read again only a little later.
+    new = path.with_suffix(".new")
+    new.write_bytes(platform.document())
+    new.replace(path)
     assert await accepts(running, platform.bearer("second", family.account))
 
 

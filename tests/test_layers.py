@@ -1,6 +1,7 @@
 """A module imports only from the layers below its own."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,22 @@ def test_only_the_application_knows_the_time_of_day() -> None:
         if any(call in path.read_text() for call in ("datetime.now(", "time.time(", "utcnow("))
     }
     assert readers <= {"app", "demo"}
+
+
+def test_the_reading_order_names_every_module_before_what_it_imports() -> None:
+    lines = (service.__doc__ or "").splitlines()
+    names = [
+        name
+        for line in lines
+        if line.startswith("    ") and line[4] != " "
+        for name in re.split(r"  |$", line.strip())[0].rstrip(",").split(", ")
+    ]
+    assert sorted(names) == [name for name in MODULES if name != "__main__"]
+    place = {name: number for number, name in enumerate(names)}
+    backwards = {
+        (name, other)
+        for name in names
+        for other in imported(PACKAGE / f"{name}.py")
+        if place[other] < place[name]
+    }
+    assert backwards == set()

@@ -103,7 +103,9 @@ async def test_beats_in_flight_are_answered_and_counted(
         async with connection.transaction():
             await connection.execute("lock table viewing_sessions")
             beats = asyncio.gather(*map(beat, families, sessions))
-            await asyncio.sleep(0.3)
+            waiting = re.compile(r"^viewing_time_heartbeat_queue_length 20(\.0)?$", re.MULTILINE)
+            while not waiting.search((await client.get("/metrics")).text):
+                await asyncio.sleep(0.01)
             service.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.2)
         assert {verdict["used_minutes"] for verdict in await beats} == {1.0}
