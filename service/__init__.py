@@ -2,10 +2,11 @@
 
 Reading order, from the outside in; a file imports only what comes after it:
 
-    cli, cli_data, cli_import, server
-                        the command, the HTTP server
+    cli, cli_data, cli_import
+                        the command
     check               what would keep it from serving here
-    app                 every URL, the error table
+    demo, server        a family to try it with; the HTTP server
+    app                 every URL
     parts               what serves, opened in order and warmed, closed in reverse
     openapi, openapi_schemas, openapi_operations
                         the API described, from the routes and the types that serve
@@ -16,10 +17,12 @@ Reading order, from the outside in; a file imports only what comes after it:
     erasure             a handler for administrators: everything about a child, removed
     scrape, live        for operators: the numbers for Prometheus, a page of moving lines
     observed            every request counted, known by an id, logged
+    faults              the error table: what each exception answers
     telemetry           spans, where OpenTelemetry is installed and asked for
     pin_attempt         one counted attempt at a parent's PIN
     import_merge        an import's lines, staged and merged
     auth                who is calling
+    exchange            a body in within bounds, JSON out
     context             all that a handler may reach
     pulse               the service watches its own event loop and its database
     import_lines        an import's lines, read and checked
@@ -31,6 +34,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     pin_hasher, pin_worker
                         bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it
+    migrate             the schema, kept up
     database            the pool; a statement is a file of `sql/` and a row type
     report_page         the weekly report as a page for people
     openapi_page, openapi_fields
@@ -38,12 +42,11 @@ Reading order, from the outside in; a file imports only what comes after it:
     week, dates         a child's week, dates in the reader's language
     negotiation         what a client would rather have
     rules               the viewing day, the limit, the verdict: pure
-    exchange, wire      bodies in, JSON out
+    wire                what a body, a path and a query may say
     dotenv              settings in a file
     deadlines           no request waits for ever
     errors, settings, metrics, logs
     trace, process      what is known of the request at work, and of the process
     embedded, postgres_programs
                         the PostgreSQL of `make run` and the tests
-    migrate             the schema, kept up
 """

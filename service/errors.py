@@ -1,6 +1,6 @@
 """What can go wrong that a client is told about, in the contract's own words.
 
-Raised anywhere below the handlers, turned into responses by one table in `app.py`.
+Raised anywhere below the handlers, turned into responses by one table in `faults.py`.
 """
 
 from collections.abc import Mapping
