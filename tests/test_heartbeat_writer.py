@@ -156,12 +156,8 @@ async def test_updates_are_heap_only(running: Running, connection: Connection) -
     sessions = await watching(running, connection, 20)
     for _ in range(30):
         await all_beat(running, sessions)
-    flush = "select pg_stat_force_next_flush()"
     for _ in range(100):
-        if connection.get_server_version().major >= 15:
-            await connection.execute(flush)
-        else:  # a backend tells with what it does next
-            await all_beat(running, sessions)
+        await all_beat(running, sessions)  # a backend tells of the past with what it does next
         rows = await connection.fetch(
             "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables "
             "where relname in ('viewing_sessions', 'viewing_time_balances')"
