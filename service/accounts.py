@@ -53,19 +53,9 @@ async def account_put(request: Request) -> Response:
     wanted = read(request, records.ACCOUNT)
     caller_id = await auth.account(request)
     account_id = wire.path_uuid(request.path_params["account_id"], "account_id")
-    row = auth.administered(
-        await PUT.maybe(
-            context.pool,
-            caller_id,
-            account_id,
-            wanted.email,
-            stored(wanted.password_hash),
-            stored(wanted.subscription_tier),
-            stored(wanted.is_admin),
-            stored(wanted.is_active),
-            context.now(),
-        )
-    )
+    rest = (wanted.password_hash, wanted.subscription_tier, wanted.is_admin, wanted.is_active)
+    asked = (caller_id, account_id, wanted.email, *map(stored, rest), context.now())
+    row = auth.administered(await PUT.maybe(context.pool, *asked))
     account = (row.email, row.subscription_tier, row.account_is_admin, row.account_is_active)
     return reply(Account(account_id, *account))
 

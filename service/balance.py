@@ -77,21 +77,22 @@ async def _today(request: Request) -> Today:
 async def balance(request: Request) -> Response:
     """GET /balance/{profile_id}: today's minutes of a profile."""
     today = await _today(request)
-    row = today.row
-    if not row.is_child:
+    if not today.row.is_child:
         return reply(Balance(today.profile_id, False, False, 0.0, 0.0, None, None, False, None))
-    return reply(
-        Balance(
-            profile_id=today.profile_id,
-            is_child_profile=True,
-            has_limits=today.remaining is not None,
-            used_minutes=wire.minutes(row.used_seconds),
-            educational_minutes=wire.minutes(row.educational_seconds),
-            limit_minutes=today.limit,
-            remaining_minutes=today.remaining,
-            is_unlimited_override=row.is_unlimited_override,
-            next_reset_at=today.next_reset,
-        )
+    return reply(_of_a_child(today))
+
+
+def _of_a_child(today: Today) -> Balance:
+    return Balance(
+        profile_id=today.profile_id,
+        is_child_profile=True,
+        has_limits=today.remaining is not None,
+        used_minutes=wire.minutes(today.row.used_seconds),
+        educational_minutes=wire.minutes(today.row.educational_seconds),
+        limit_minutes=today.limit,
+        remaining_minutes=today.remaining,
+        is_unlimited_override=today.row.is_unlimited_override,
+        next_reset_at=today.next_reset,
     )
 
 

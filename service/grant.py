@@ -54,17 +54,18 @@ async def grant(request: Request) -> Response:
     now = context.now()
     day = rules.viewing_day(configuration, now)
     remote = wanted.pin is None and wanted.pin_token is None
-    row = auth.owned(
-        await RECORD.maybe(
-            context.pool, account_id, profile_id, mark, day, wanted.minutes, remote, now
-        )
-    )
+    asked = (account_id, profile_id, mark, day, wanted.minutes, remote, now)
+    row = auth.owned(await RECORD.maybe(context.pool, *asked))
+    return reply(_granted(wanted.minutes, rules.limit_minutes(configuration, day), row))
+
+
+def _granted(minutes: int | None, limit: int | None, row: GrantRow) -> Grant:
+    """What was granted; raises RuleFault where it was not, for the PIN is another by now."""
     if row.used_seconds is None or row.is_unlimited_override is None:
         raise RuleFault(403, BAD_TOKEN)
-    limit = rules.limit_minutes(configuration, day)
     left = rules.verdict(limit, row.used_seconds, row.is_unlimited_override).remaining_seconds
     remaining = None if left is None else wire.minutes(left)
-    return reply(Grant(wanted.minutes, remaining, row.is_unlimited_override))
+    return Grant(minutes, remaining, row.is_unlimited_override)
 
 
 async def _confirmed(

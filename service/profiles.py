@@ -58,19 +58,9 @@ async def profile_put(request: Request) -> Response:
     wanted = read(request, records.PROFILE)
     caller_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
-    row = auth.administered(
-        await PUT.maybe(
-            context.pool,
-            caller_id,
-            profile_id,
-            wanted.account_id,
-            wanted.name,
-            wanted.is_kids,
-            stored(wanted.parental_rating),
-            context.configurations.origin,
-            context.now(),
-        )
-    )
+    asked = (caller_id, profile_id, wanted.account_id, wanted.name, wanted.is_kids)
+    rest = (stored(wanted.parental_rating), context.configurations.origin, context.now())
+    row = auth.administered(await PUT.maybe(context.pool, *asked, *rest))
     if not row.is_account:
         raise ClientFault(422, NO_ACCOUNT)
     if not row.is_put:

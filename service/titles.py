@@ -49,17 +49,9 @@ async def title_put(request: Request) -> Response:
     wanted = read(request, records.TITLE)
     caller_id = await auth.account(request)
     title_id = wire.path_uuid(request.path_params["title_id"], "title_id")
-    row = auth.administered(
-        await PUT.maybe(
-            context.pool,
-            caller_id,
-            title_id,
-            wanted.title,
-            stored(wanted.title_type),
-            wanted.is_educational,
-            context.now(),
-        )
-    )
+    title = (wanted.title, stored(wanted.title_type), wanted.is_educational)
+    asked = (caller_id, title_id, *title, context.now())
+    row = auth.administered(await PUT.maybe(context.pool, *asked))
     return reply(Title(title_id, row.title, row.title_type, row.is_educational))
 
 

@@ -15,6 +15,7 @@ from service.context import Context
 from service.database import Statement
 from service.errors import FieldFault, RuleFault
 from service.exchange import read, reply
+from service.records import stored
 
 
 class ConfigurationBody(msgspec.Struct):
@@ -76,24 +77,10 @@ async def viewing_config_update(request: Request) -> Response:
     account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     mark = _permitted(context, account_id, wanted)
-    row = auth.owned(
-        await UPDATE.maybe(
-            context.pool,
-            account_id,
-            profile_id,
-            mark,
-            wanted.weekday_limit_minutes is not UNSET,
-            _value(wanted.weekday_limit_minutes),
-            wanted.weekend_limit_minutes is not UNSET,
-            _value(wanted.weekend_limit_minutes),
-            _value(wanted.reset_hour),
-            _value(wanted.educational_exempt),
-            _value(wanted.timezone),
-            *msgspec.structs.astuple(rules.DEFAULTS),
-            context.configurations.origin,
-            context.now(),
-        )
-    )
+    asked = (account_id, profile_id, mark, *_members(wanted))
+    defaults = msgspec.structs.astuple(rules.DEFAULTS)
+    here = (context.configurations.origin, context.now())
+    row = auth.owned(await UPDATE.maybe(context.pool, *asked, *defaults, *here))
     if not row.is_confirmed:
         raise _unconfirmed(wanted)
     context.configurations.forget(account_id, profile_id, "updated")
@@ -114,8 +101,17 @@ def _shown(profile_id: UUID, row: ConfigurationRow | UpdatedRow) -> Response:
     )
 
 
-def _value(member: object) -> object:
-    return None if member is UNSET else member
+def _members(wanted: ConfigurationBody) -> tuple[object, ...]:
+    """The members as the statement takes them; null is unlimited, so it is told of a limit too."""
+    return (
+        wanted.weekday_limit_minutes is not UNSET,
+        stored(wanted.weekday_limit_minutes),
+        wanted.weekend_limit_minutes is not UNSET,
+        stored(wanted.weekend_limit_minutes),
+        stored(wanted.reset_hour),
+        stored(wanted.educational_exempt),
+        stored(wanted.timezone),
+    )
 
 
 def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) -> str | None:

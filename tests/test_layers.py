@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,23 @@ def test_the_reading_order_names_every_module_before_what_it_imports() -> None:
         if place[other] < place[name]
     }
     assert backwards == set()
+
+
+def handlers() -> Iterator[ast.AsyncFunctionDef]:
+    """Every function that takes a request and gives a response."""
+    for path in sorted(PACKAGE.glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.AsyncFunctionDef) and path.stem != "faults":
+                signature = ast.unparse(node.args), ast.unparse(node.returns or ast.Constant(None))
+                if signature == ("request: Request", "Response"):
+                    yield node
+
+
+def test_a_handler_is_short_and_catches_nothing() -> None:
+    found = list(handlers())
+    assert len(found) > 20
+    for handler in found:
+        has_docstring = ast.get_docstring(handler) is not None
+        first = handler.body[1 if has_docstring else 0].lineno
+        assert (handler.end_lineno or 0) - first < 15, handler.name
+        assert not [node for node in ast.walk(handler) if isinstance(node, ast.Try)], handler.name
