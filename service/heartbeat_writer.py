@@ -142,13 +142,11 @@ class HeartbeatWriter:
         batch = [waiting for waiting in taken if not waiting[1].cancelled()]
         if self._held_titles:
             now = monotonic()
-            for waiting in [w for w in batch if w[0].starts and w[0].title_id in self._held_titles]:
-                until, error = self._held_titles[waiting[0].title_id]
-                if now < until:
-                    batch.remove(waiting)
-                    _fail([waiting], error)
-                else:
-                    del self._held_titles[waiting[0].title_id]
+            held = {title: (t, e) for title, (t, e) in self._held_titles.items() if now < t}
+            self._held_titles = held
+            for waiting in [w for w in batch if w[0].starts and w[0].title_id in held]:
+                batch.remove(waiting)
+                _fail([waiting], held[waiting[0].title_id][1])
         return batch
 
     def _release(self, batch: Iterable[Waiting]) -> None:
