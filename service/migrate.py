@@ -23,8 +23,9 @@ from service.database import files
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# For whatever sets no limit of its own, which is the building and dropping of indexes.
-OPTIONS: Final = "-c lock_timeout=60s"
+# For whatever sets no limit of its own, which is the building and dropping of indexes. A limit that
+# the role or the database sets for its statements would end a long build on every run.
+OPTIONS: Final = "-c lock_timeout=60s -c statement_timeout=0"
 POLL_SECONDS: Final = 0.1
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any]]:
     address = _address(dsn)
     with _connected(address) as guard:
         _take_lock(guard)
+        _refuse_to_shadow(guard)
         _name_the_user()
         with get_backend(_for_yoyo(address)) as yoyo:
             # With our lock in hand, a row in yoyo's lock table is a dead process's.
@@ -111,6 +113,19 @@ def _take_lock(guard: Connection) -> None:
         if is_taken:
             return
         time.sleep(POLL_SECONDS)
+
+
+def _refuse_to_shadow(guard: Connection) -> None:
+    """Raises MigrationError where new tables would hide those that are there already."""
+    row = guard.execute(_sql("migration_shadowed")).fetchone()
+    if row is not None:
+        table_name, its_schema, first_schema = row
+        raise MigrationError(
+            f"Table {table_name} is in schema {its_schema}, but an empty one made in schema "
+            f"{first_schema} would hide it: set the search_path of role {guard.info.user}, or in "
+            f"the options of DATABASE_URL, so that {its_schema} comes first, or is left out if "
+            "its tables are not meant."
+        )
 
 
 def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from service.database import files
@@ -644,6 +645,48 @@ def test_a_role_without_the_right_to_create_is_told(empty_database: str) -> None
                 migrate(make_conninfo("", **where))
         finally:
             connection.execute(f"drop role {role}")
+
+
+def test_tables_that_new_ones_would_hide_are_told(legacy_database: str) -> None:
+    """The search path leads first to the schema that bears the role's name, where there is one."""
+    schemas = "select nspname, relname from pg_class join pg_namespace as n on n.oid = relnamespace"
+    schemas += " where relkind = 'r' and nspname !~ '^pg_|^information_schema$' order by 1, 2"
+    before = contents(legacy_database)
+    with connected(legacy_database) as connection:
+        role = connection.info.user
+        connection.execute(sql.SQL("create schema {}").format(sql.Identifier(role)))
+        tables = connection.execute(schemas).fetchall()
+        for run in (migrate, rollback):
+            with pytest.raises(MigrationError) as told:
+                run(legacy_database)
+            assert str(told.value).startswith(
+                f"Table users is in schema public, but an empty one made in schema {role} would "
+            )
+            assert f"set the search_path of role {role}, or" in str(told.value)
+        assert connection.execute(schemas).fetchall() == tables
+    path = make_conninfo(legacy_database, options="-c search_path=public")
+    assert migrate(path) == IDS
+    assert contents(legacy_database) == before
+
+
+def test_new_tables_come_into_the_first_schema_where_they_hide_none(empty_database: str) -> None:
+    with connected(empty_database) as connection:
+        role = connection.info.user
+        connection.execute(sql.SQL("create schema {}").format(sql.Identifier(role)))
+        assert migrate(empty_database) == IDS
+        assert migrate(empty_database) == []
+        schema = "select relnamespace::regnamespace::text from pg_class where relname = 'users'"
+        assert connection.execute(schema).fetchall() == [(role,)]
+
+
+def test_a_limit_for_statements_is_not_for_migrations(legacy_database: str) -> None:
+    """Less time than any index of 20,000 rows takes."""
+    with connected(legacy_database) as connection:
+        database = sql.Identifier(connection.info.dbname)
+        limit = sql.SQL("alter database {} set statement_timeout = '1ms'")
+        connection.execute(limit.format(database))
+        assert migrate(legacy_database) == IDS
+        assert indexes(connection) == INDEXES
 
 
 def test_a_user_without_a_name_can_migrate(
