@@ -6,6 +6,7 @@ of it takes; or a row of CSV under a header that names them, an empty cell being
 
 import csv
 from codecs import BOM_UTF8
+from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Literal, NamedTuple
 from uuid import UUID
@@ -17,6 +18,7 @@ from service.errors import ClientFault
 from service.records import AccountBody, ProfileBody, TitleBody
 
 LINE_MOST: Final = 1024 * 1024  # bytes, with its end
+TOO_LONG: Final = f"Longer than {LINE_MOST} bytes"
 
 
 class LineFault(Exception):
@@ -81,7 +83,7 @@ def numbered(file: BinaryIO) -> Iterator[Line]:
             continue
         while (rest := file.readline(LINE_MOST)) and not rest.endswith(b"\n"):
             pass
-        yield Line(number, LineFault(f"Longer than {LINE_MOST} bytes"))
+        yield Line(number, LineFault(TOO_LONG))
 
 
 def objects(lines: Iterator[Line]) -> Iterator[Line]:
@@ -94,32 +96,69 @@ def objects(lines: Iterator[Line]) -> Iterator[Line]:
 
 
 def rows(lines: Iterator[Line]) -> Iterator[Line]:
-    """The rows of CSV as lines of JSON, each with the number of the line it begins on."""
-    last = 0
+    """The rows of CSV as lines of JSON, each with the number of the line it begins on.
 
-    def text(line: Line) -> str:
-        nonlocal last
-        last = line.number
-        if isinstance(line.text, LineFault):
-            raise line.text
-        return line.text.decode(errors="surrogateescape")
-
-    cells = csv.reader(map(text, lines), strict=True)
+    Of a row in error only its first line is spent: a quote that is not closed takes good rows with
+    it, so what follows is read once more.
+    """
+    source = _Source(lines)
+    cells = csv.reader(source, strict=True)
     header: list[str] | None = None
     while True:
-        first = last + 1
+        source.taken.clear()
+        text: bytes | LineFault
         try:
             row = next(cells)
             if header is None:
                 header = row
-            elif row:
-                yield Line(first, _json(header, row))
+                continue
+            if not row:
+                continue
+            text = _json(header, row)
+            if len(source.taken) > 1:
+                # Only its members tell a cell of several lines from one that took rows.
+                record(text)
         except StopIteration:
             return
         except LineFault as fault:
-            yield Line(first, fault)
+            text = fault
         except csv.Error as fault:
-            yield Line(first, LineFault(f"No row of CSV: {fault}"))
+            text = LineFault(f"No row of CSV: {fault}")
+        first = source.taken[0].number
+        if isinstance(text, LineFault):
+            source.give_back()
+            # No row may pass for the header.
+            header = header or []
+        yield Line(first, text)
+
+
+class _Source:
+    """The text of lines, those of the row at hand kept; no more of a row than a line's bound."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self.taken: list[Line] = []
+        self._lines = lines
+        self._again: deque[Line] = deque()
+        self._size = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        if not self.taken:
+            self._size = 0
+        self.taken.append(line)
+        if isinstance(line.text, LineFault):
+            raise line.text
+        self._size += len(line.text)
+        if self._size > LINE_MOST:
+            raise LineFault(TOO_LONG)
+        return line.text.decode(errors="surrogateescape")
+
+    def give_back(self) -> None:
+        """Has the lines after the row's first one read once more."""
+        self._again.extendleft(reversed(self.taken[1:]))
 
 
 def _json(header: list[str], row: list[str]) -> bytes | LineFault:

@@ -427,29 +427,89 @@ def test_no_more_of_a_line_is_held_than_its_bound() -> None:
     assert len(lines[2].text) == LINE_MOST if isinstance(lines[2].text, bytes) else False
 
 
-def test_csv_rows_are_lines_of_json_numbered_by_where_they_begin() -> None:
-    file = BytesIO(
-        b"\xef\xbb\xbftype,id,name,is_kids\r\n"
-        b'profile,1,"A ""b"", c",true\r\n'
-        b"\r\n"
-        b'profile,2,"two\nlines",\r\n'
-        b"profile,3,\xff,true\r\n"
-        b"profile,4,true\r\n"
-        b'profile,5,"x"y,true\r\n' + b"z" * (LINE_MOST + 1) + b"\r\n"
-        b"profile,6,Eve,no\r\n"
-    )
-    found = [
+def rows_of(text: bytes) -> list[tuple[int, Any]]:
+    return [
         (line.number, json.loads(line.text) if isinstance(line.text, bytes) else str(line.text))
-        for line in rows(numbered(file))
+        for line in rows(numbered(BytesIO(text)))
     ]
-    assert found == [
-        (2, {"type": "profile", "id": "1", "name": 'A "b", c', "is_kids": "true"}),
-        (4, {"type": "profile", "id": "2", "name": "two\nlines"}),
+
+
+def test_csv_rows_are_lines_of_json_numbered_by_where_they_begin() -> None:
+    several = str(uuid4())
+    assert rows_of(
+        b"\xef\xbb\xbftype,id,title,is_educational\r\n"
+        b'title,1,"A ""b"", c",true\r\n'
+        b"\r\n"
+        b'title,%s,"two\nlines",true\r\n'
+        b"title,3,\xff,true\r\n"
+        b"title,4,true\r\n"
+        b'title,5,"x"y,true\r\n' % several.encode() + b"z" * (LINE_MOST + 1) + b"\r\n"
+        b"title,6,Eve,\r\n"
+    ) == [
+        (2, {"type": "title", "id": "1", "title": 'A "b", c', "is_educational": "true"}),
+        (4, {"type": "title", "id": several, "title": "two\nlines", "is_educational": "true"}),
         (6, "Not UTF-8"),
         (7, "3 cells under a header of 4"),
         (8, "No row of CSV: ',' expected after '\"'"),
         (9, f"Longer than {LINE_MOST} bytes"),
-        (10, {"type": "profile", "id": "6", "name": "Eve", "is_kids": "no"}),
+        (10, {"type": "title", "id": "6", "title": "Eve"}),
+    ]
+
+
+HEADER = b"type,id,title,is_educational\n"
+
+
+def csv_titles(count: int) -> list[bytes]:
+    return [f"title,{uuid4()},Planets {n},false\n".encode() for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("broken", "end", "error"),
+    [
+        # What ends the cell: a quote further on, its own bound, the row's bound, the file.
+        ("Open", b'title,%s,"Quoted",true\n', "No row of CSV: ',' expected after '\"'"),
+        ("Open", b"title,%s," + b"x" * 200_000 + b",\n", "No row of CSV: field larger than "),
+        ('a","b', b'title,%s,x","y' * 70_000 + b",\n", f"Longer than {LINE_MOST} bytes"),
+        ("Open", b"title,%s,x,\n", "No row of CSV: unexpected end of data"),
+        # A quote further on that closes it: a member too long, too few cells, too many.
+        ("Open", b'title,%s,x",true\n', "title: String should have at most 500 characters"),
+        ("Open", b'title,%s,x"\n', "3 cells under a header of 4"),
+        ("Open", b'title,%s,x",true,true\n', "5 cells under a header of 4"),
+    ],
+)
+def test_a_quote_that_is_not_closed_takes_no_other_row(broken: str, end: bytes, error: str) -> None:
+    good = csv_titles(500)
+    text = HEADER + f'title,{uuid4()},"{broken},false\n'.encode() + b"".join(good)
+    found = rows_of(text + end.replace(b"%s", str(uuid4()).encode()))
+    assert found[0][0] == 2
+    assert found[0][1].startswith(error)
+    assert found[1:501] == rows_of(HEADER + b"\n" + b"".join(good))
+    assert [number for number, _ in found[501:]] == [503]
+
+
+def test_a_quote_that_is_not_closed_on_the_last_line() -> None:
+    good = csv_titles(2)
+    text = HEADER + b"".join(good)
+    for end in (b"", b"\n", b"\n\n"):
+        assert rows_of(text + b'title,1,"Open,false' + end) == [
+            *rows_of(text),
+            (4, "No row of CSV: unexpected end of data"),
+        ]
+
+
+def test_cells_of_several_lines_are_no_error() -> None:
+    several = f'title,{uuid4()},"A\n""b"",\n\nc",true\n'.encode()
+    good = csv_titles(500)
+    found = rows_of(HEADER + several + b"".join(good))
+    assert [number for number, _ in found] == [2, *range(6, 506)]
+    assert found[0][1]["title"] == 'A\n"b",\n\nc'
+
+
+def test_without_a_header_every_row_is_in_error() -> None:
+    assert rows_of(b'type,id,"title\n' + b"".join(csv_titles(2))) == [
+        (1, "No row of CSV: unexpected end of data"),
+        (2, "4 cells under a header of 0"),
+        (3, "4 cells under a header of 0"),
     ]
 
 
@@ -494,6 +554,19 @@ async def test_the_command_takes_json_and_csv(
         "select name, is_kids, parental_rating from profiles order by name"
     )
     assert [tuple(row) for row in stored] == [("Ada", True, "TV-MA"), ("Ben", False, "TV-Y")]
+
+
+async def test_the_command_leaves_out_the_one_row_whose_quote_is_not_closed(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    file = tmp_path / "titles.csv"
+    broken = f'title,{uuid4()},"Unclosed,false\n'.encode()
+    file.write_bytes(HEADER + broken + b"".join(csv_titles(500)))
+    done = await run(database, "--mode", "best", file)
+    assert done.stderr.count(f"{file}:") == 1
+    assert f"{file}:2: No row of CSV: unexpected end of data" in done.stderr
+    assert f"{file}: 0 accounts, 0 profiles, 500 titles" in done.stdout
+    assert await connection.fetchval("select count(*) from titles") == 500
 
 
 async def test_the_command_names_file_and_line(
