@@ -65,7 +65,7 @@ def findings(
     yield Finding("ok", "settings can all be read")
     yield from asyncio.run(_database(chosen, instances, now))
     yield from _zones()
-    yield from _port(chosen)
+    yield from _ports(chosen)
     yield from _published_keys(chosen)
 
 
@@ -107,17 +107,29 @@ def _version(server: ServerRow) -> Findings:
         yield Finding("ok", what)
 
 
-async def _migrations(connection: Connection) -> list[Finding]:
+async def pending(connection: Connection) -> list[str]:
+    """The migrations of this version that are not applied, in order."""
+    return sorted(_ours() - await _applied(connection))
+
+
+def _ours() -> set[str]:
+    names = {path.stem for path in files("migrations").glob("*.sql")}
+    return {name for name in names if not name.endswith(".rollback")}
+
+
+async def _applied(connection: Connection) -> set[str]:
     try:
-        applied = {row[0] for row in await connection.fetch(APPLIED.text, timeout=ANSWER_SECONDS)}
+        return {row[0] for row in await connection.fetch(APPLIED.text, timeout=ANSWER_SECONDS)}
     except asyncpg.UndefinedTableError:
-        applied = set()
-    paths = sorted(files("migrations").glob("*.sql"))
-    ours = [path.stem for path in paths if not path.stem.endswith(".rollback")]
-    if pending := [name for name in ours if name not in applied]:
-        what = f"migrations: {len(pending)} of {len(ours)} are not applied, from {pending[0]} on"
+        return set()  # nobody has ever migrated this database
+
+
+async def _migrations(connection: Connection) -> list[Finding]:
+    ours, applied = _ours(), await _applied(connection)
+    if missing := sorted(ours - applied):
+        what = f"migrations: {len(missing)} of {len(ours)} are not applied, from {missing[0]} on"
         return [Finding("FAULT", what, "run `viewing-time migrate`")]
-    if unknown := sorted(applied - set(ours)):
+    if unknown := sorted(applied - ours):
         what = f"migrations: {unknown[-1]} is not of this version"
         return [Finding("warn", what, "run the version that migrated the database, or a later one")]
     return [Finding("ok", f"migrations: all {len(ours)} are applied")]
@@ -175,27 +187,36 @@ def _zones() -> Findings:
         yield Finding("ok", "time zones are known")
 
 
-def _port(chosen: Settings) -> Findings:
-    where = f"{chosen.host}:{chosen.port}"
+def _ports(chosen: Settings) -> Findings:
+    status = ("/health/live", b'{"status":"ok"}')
+    yield _port("PORT", chosen.host, chosen.port, *status)
+    if chosen.metrics_port:
+        numbers = ("/metrics", b"# HELP viewing_time_")
+        yield _port("METRICS_PORT", chosen.metrics_host, chosen.metrics_port, *numbers)
+
+
+def _port(variable: str, host: str, port: int, path: str, begins: bytes) -> Finding:
+    """Whether the port is free; a service of ours there answers `path` with what `begins` so."""
+    subject, where = variable.lower().replace("_", " "), f"{host}:{port}"
     try:
-        bound(chosen.host, chosen.port).close()
+        bound(host, port, variable).close()
     except PortTaken as error:
-        if _is_served(chosen):
-            yield Finding("warn", f"port: a service answers on {where}", "stop it to serve there")
-        else:
-            what, _, remedy = str(error).partition(". ")
-            yield Finding("FAULT", f"port: {what}", remedy)
-    else:
-        yield Finding("ok", f"port: {where} is free")
+        if _answer(host, port, path).startswith(begins):
+            what = f"{subject}: a service answers on {where}"
+            return Finding("warn", what, "stop it to serve there")
+        what, _, remedy = str(error).partition(". ")
+        return Finding("FAULT", f"{subject}: {what}", remedy)
+    return Finding("ok", f"{subject}: {where} is free")
 
 
-def _is_served(chosen: Settings) -> bool:
-    connection = http.client.HTTPConnection(chosen.host, chosen.port, timeout=1)
+def _answer(host: str, port: int, path: str) -> bytes:
+    """The first of what is served there; empty where nothing is."""
+    connection = http.client.HTTPConnection(host, port, timeout=1)
     try:
-        connection.request("GET", "/health/live")
-        return connection.getresponse().read(100) == b'{"status":"ok"}'
+        connection.request("GET", path)
+        return connection.getresponse().read(100)
     except (OSError, http.client.HTTPException):
-        return False
+        return b""
     finally:
         connection.close()
 

@@ -16,7 +16,7 @@ import click
 
 from service import check, cli_data, cli_import, demo, migrate, settings
 from service.app import utc_now
-from service.database import UNAVAILABLE, reach
+from service.database import UNAVAILABLE, connect
 from service.dotenv import dotenv
 from service.embedded import embedded_postgres
 from service.logs import logging_to_stdout
@@ -25,6 +25,7 @@ from service.server import PortTaken, bound, serve
 from service.settings import Settings, SettingsError
 
 DATA: Final = Path(".data")
+SECRET: Final = DATA / "jwt_secret"
 
 
 @click.group()
@@ -72,14 +73,15 @@ def migrate_command(lists: bool, rollback: bool) -> None:
     dsn = _setting("database_url", _environment())
     if not dsn:
         raise click.ClickException("DATABASE_URL must be set.")
-    if lists:
-        for name, applied in migrate.listing(dsn):
-            click.echo(f"{'applied' if applied else 'pending':<8} {name}")
-    elif rollback:
-        for name in migrate.rollback(dsn):
-            click.echo(f"rolled back {name}")
-    else:
-        _migrate(dsn)
+    with _explained():
+        if lists:
+            for name, applied in migrate.listing(dsn):
+                click.echo(f"{'applied' if applied else 'pending':<8} {name}")
+        elif rollback:
+            for name in migrate.rollback(dsn):
+                click.echo(f"rolled back {name}")
+        else:
+            _migrate(dsn)
 
 
 @main.command("check")
@@ -103,7 +105,7 @@ def token_command(account: UUID, development: bool, minutes: int) -> None:
     if not development:
         raise click.ClickException("Tokens are the platform's to issue; pass --development.")
     environment = _environment()
-    secret = _setting("jwt_secret", environment) or _development_secret()
+    secret = _setting("jwt_secret", environment) or _kept_secret()
     issuer, audience = (_setting(name, environment) for name in ("jwt_issuer", "jwt_audience"))
     click.echo(demo.token(secret, account, timedelta(minutes=minutes), issuer, audience))
 
@@ -132,9 +134,16 @@ def _setting(name: str, environment: dict[str, str]) -> str:
 
 
 def _migrate(dsn: str) -> None:
-    try:
+    with _explained():
         for name in migrate.migrate(dsn):
             click.echo(f"applied {name}")
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Says in one sentence why the database could not be migrated."""
+    try:
+        yield
     except migrate.MigrationError as fault:
         raise click.ClickException(str(fault)) from fault
 
@@ -149,16 +158,37 @@ def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
         raise click.ClickException(str(fault)) from fault
     with listener, scrape_listener or contextlib.nullcontext():
         _reach(chosen)
-        if not serve(chosen, listener, scrape_listener, ready):
+        try:
+            is_served = serve(chosen, listener, scrape_listener, ready)
+        except SystemExit as end:
+            if not end.code:  # a signal
+                raise
+            is_served = False
+        if not is_served:
             raise click.ClickException("The service could not start; the log says why.")
 
 
 def _reach(chosen: Settings) -> None:
-    """Says in one sentence that the database is away, before the server would in many."""
+    """Says in one sentence what is wrong with the database, before the server would in many."""
     try:
-        asyncio.run(reach(chosen))
+        pending = asyncio.run(_pending(chosen))
     except (*UNAVAILABLE, asyncpg.PostgresError) as fault:
         raise click.ClickException(f"Cannot use the database at DATABASE_URL: {fault}") from fault
+    if pending:
+        raise click.ClickException(
+            f"Migrations are not applied to the database at DATABASE_URL, from {pending[0]} on: "
+            "run `viewing-time migrate`."
+        )
+
+
+async def _pending(chosen: Settings) -> list[str]:
+    connection = await connect(chosen)
+    try:
+        return await check.pending(connection)
+    except asyncpg.InsufficientPrivilegeError:
+        return []  # who serves need not be able to read what was migrated
+    finally:
+        connection.terminate()
 
 
 @contextlib.contextmanager
@@ -177,18 +207,27 @@ def _database(environment: dict[str, str]) -> Iterator[None]:
 
 def _development_secret() -> str:
     """A secret made once and kept under `.data/`, so that tokens outlive a restart."""
-    path = DATA / "jwt_secret"
     DATA.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as fresh:
         fresh.write(secrets.token_urlsafe(48))
         fresh.flush()
         with contextlib.suppress(FileExistsError):
-            path.hardlink_to(fresh.name)
-            click.echo(f"JWT_SECRET is not set: made one for development, in {path}.")
-    return path.read_text(encoding="ascii")
+            SECRET.hardlink_to(fresh.name)
+            click.echo(f"JWT_SECRET is not set: made one for development, in {SECRET}.", err=True)
+    return SECRET.read_text(encoding="ascii")
+
+
+def _kept_secret() -> str:
+    """The secret of `viewing-time run`; a fresh one would sign tokens that nobody accepts."""
+    try:
+        return SECRET.read_text(encoding="ascii")
+    except FileNotFoundError:
+        raise click.ClickException(
+            f"JWT_SECRET is not set, and `viewing-time run` has not made one in {SECRET} here."
+        ) from None
 
 
 def _announce(chosen: Settings, is_demo: bool) -> None:
-    click.echo(f"\nServing on http://{chosen.host}:{chosen.port} (Ctrl-C stops).")
+    click.echo(f"\nServing on {chosen.origin} (Ctrl-C stops).")
     if is_demo:
         click.echo(f"\n{demo.curls(chosen)}\n")

@@ -94,6 +94,8 @@ def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
     """Write a parent's copy of what is kept about PROFILE, as JSON and CSV."""
     chosen = set_up()
     target = folder or Path(f"viewing-data-{profile}")
+    if target.exists():
+        raise click.ClickException(f"{target} is there already; choose another folder with --to.")
     try:
         with _explained("read the database at DATABASE_URL or write the copy"):
             counts = asyncio.run(export.export(chosen, profile, target, utc_now()))

@@ -64,7 +64,7 @@ def token(secret: str, account_id: UUID, life: timedelta, issuer: str, audience:
 
 def curls(settings: Settings) -> str:
     """Three lines to paste: a heartbeat, the balance, the weekly report."""
-    url = f"http://{settings.host}:{settings.port}/api/v1"
+    url = f"{settings.origin}/api/v1"
     week = timedelta(days=7)
     access = token(settings.jwt_secret, ACCOUNT, week, settings.jwt_issuer, settings.jwt_audience)
     bearer = f"-H 'Authorization: Bearer {access}'"

@@ -5,12 +5,13 @@ A secret may stand in a file instead: `JWT_SECRET_FILE=/run/secrets/jwt` for `JW
 """
 
 import contextlib
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import msgspec
@@ -64,12 +65,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention_sessions_days: int = 90
     retention_balances_days: int = 365
 
+    @property
+    def origin(self) -> str:
+        """What every URL here begins with."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
 
 REQUIRED: Final = ("database_url", "jwt_secret")
 MASKED: Final = frozenset(
     {"database_url", "database_direct_url", "jwt_secret", "jwt_secret_previous"}
 )
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+SERVERS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -114,13 +122,18 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _database(text: str) -> str:
-    with contextlib.suppress(ValueError):  # a port that is no number, half an IPv6 address
+    try:
         parts = urlsplit(text)
         for host in parts.netloc.rpartition("@")[2].split(","):
             _ = urlsplit(f"//{host}").port
-        if text.startswith(("postgresql://", "postgres://")):
-            return text
-    raise ValueError("must look like postgresql://user:password@host:5432/database")
+        is_one = text.startswith(("postgresql://", "postgres://"))
+    except ValueError:  # a port that is no number, half an IPv6 address
+        is_one = False
+    if not is_one:
+        raise ValueError("must look like postgresql://user:password@host:5432/database")
+    if not set(parse_qs(parts.query).get("target_session_attrs", ())) <= set(SERVERS):
+        raise ValueError(f"must have a target_session_attrs that is one of {', '.join(SERVERS)}")
+    return text
 
 
 def _secret(text: str) -> str:
@@ -143,10 +156,16 @@ def _web_address(text: str) -> str:
     raise ValueError("must look like https://accounts.example/.well-known/jwks.json")
 
 
-def _collector(text: str) -> str:
-    if find_spec("opentelemetry") is None:
-        raise ValueError("needs the extra otel: pip install 'viewing-time[otel]'")
-    return _web_address(text)
+def _proxies(text: str) -> str:
+    """In the form that the server takes: an address with bits beyond its network is none there."""
+    if text == "*":
+        return text
+    try:
+        return ",".join(
+            str(ipaddress.ip_network(proxy.strip(), strict=False)) for proxy in text.split(",")
+        )
+    except ValueError as fault:
+        raise ValueError("must be * or addresses and networks, separated by commas") from fault
 
 
 def _file(text: str) -> str:
@@ -170,7 +189,7 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "jwt_leeway_seconds": _seconds(0, 300),
     "jwt_require_exp": _flag,
     "host": str,
-    "port": _whole(0, 65_535),
+    "port": _whole(1, 65_535),
     "pool_min_size": _whole(1, 1000),
     "pool_max_size": _whole(1, 1000),
     "statement_cache_size": _whole(0, 10_000),
@@ -186,11 +205,11 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "heartbeat_log_sample": _whole(1, 1_000_000_000),
     "metrics_host": str,
     "metrics_port": _whole(0, 65_535),
-    "otel_exporter_otlp_endpoint": _collector,
+    "otel_exporter_otlp_endpoint": _web_address,
     "request_timeout_seconds": _seconds(0.05, 600),
     "shutdown_grace_seconds": _seconds(0, 600),
     "shutdown_drain_seconds": _seconds(0, 600),
-    "forwarded_allow_ips": str,
+    "forwarded_allow_ips": _proxies,
     "retention_interval_hours": _whole(0, 8760),
     "retention_sessions_days": _whole(7, 36_500),
     "retention_balances_days": _whole(7, 36_500),
@@ -247,6 +266,12 @@ def read(environment: Mapping[str, str]) -> Settings:
         faults.append("POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.")
     if settings.jwt_jwks_url and settings.jwt_jwks_file:
         faults.append("JWT_JWKS_URL and JWT_JWKS_FILE must not both be set.")
+    if (settings.host, settings.port) == (settings.metrics_host, settings.metrics_port):
+        faults.append("METRICS_PORT must not be the same as PORT.")
+    if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry") is None:
+        faults.append(
+            "OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel: pip install 'viewing-time[otel]'."
+        )
     if faults:
         raise SettingsError(faults)
     return settings

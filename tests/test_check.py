@@ -20,7 +20,7 @@ from service.cli import main
 from service.database import Connection
 from service.server import bound
 from service.settings import Settings
-from tests.conftest import RunningService, free_port
+from tests.conftest import RunningService, free_port, served
 from tests.family import SECRET
 from tests.signing_platform import Platform, jwk, private_key, publishing
 
@@ -212,6 +212,24 @@ async def test_a_port_that_is_taken(environment: dict[str, str], service: Runnin
     assert line == (
         f"FAULT port: Cannot serve on 127.0.0.1:{port}: Address already in use: "
         "Set PORT to another."
+    )
+
+
+async def test_the_port_of_metrics(environment: dict[str, str], database: str) -> None:
+    port = str(free_port())
+    chosen = {**environment, "METRICS_PORT": port}
+    lines = [str(finding) for finding in await found(chosen)]
+    assert lines[-1] == f"ok    metrics port: 127.0.0.1:{port} is free"
+    async with served(database, METRICS_PORT=port):
+        assert await troubles(chosen) == [
+            f"warn  metrics port: a service answers on 127.0.0.1:{port}: stop it to serve there"
+        ]
+    with bound("127.0.0.1", 0) as listener:
+        port = str(listener.getsockname()[1])
+        (line,) = await troubles({**chosen, "METRICS_PORT": port})
+    assert line == (
+        f"FAULT metrics port: Cannot serve on 127.0.0.1:{port}: Address already in use: "
+        "Set METRICS_PORT to another."
     )
 
 

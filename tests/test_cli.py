@@ -1,5 +1,6 @@
 """The command as a person uses it: run, stop, run again; what goes wrong is one clear sentence."""
 
+import asyncio
 import os
 import re
 import signal
@@ -10,11 +11,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
+import jwt
 import pytest
+from click.testing import CliRunner
 
-from tests.conftest import free_port
+from service import cli
+from service.database import Connection
+from service.dotenv import dotenv
+from tests.conftest import ROOT, free_port, served
 from tests.family import SECRET
 
 COMMAND = [sys.executable, "-m", "service"]
@@ -153,6 +160,72 @@ def test_a_database_that_is_away_is_one_clear_sentence(tmp_path: Path) -> None:
     assert said.startswith("Error: ")
 
 
+def test_a_database_that_is_not_migrated_is_one_clear_sentence(
+    tmp_path: Path, empty_database: str
+) -> None:
+    variables = {
+        "PORT": str(free_port()),
+        "DATABASE_URL": empty_database,
+        "JWT_SECRET": SECRET,
+    }
+    assert refused(tmp_path, "serve", **variables) == (
+        1,
+        "Error: Migrations are not applied to the database at DATABASE_URL, from 0001_tables on: "
+        "run `viewing-time migrate`.",
+    )
+
+
+async def test_a_role_that_may_not_read_what_was_migrated_can_serve(
+    database: str, connection: Connection
+) -> None:
+    name = f"serving_{uuid4().hex}"
+    await connection.execute(f"create role {name} login")
+    tables = "select tablename from pg_tables where schemaname = 'public'"
+    for (table,) in await connection.fetch(tables):
+        if not table.startswith("_yoyo"):
+            await connection.execute(f"grant all on {table} to {name}")
+    try:
+        async with served(f"{database}&user={name}"):
+            pass  # it answers
+    finally:
+        await connection.execute(f"drop owned by {name}")
+        await connection.execute(f"drop role {name}")
+
+
+async def test_a_service_that_could_not_start_says_where_to_look(
+    tmp_path: Path, database: str, connection: Connection
+) -> None:
+    await connection.execute("alter table users rename to accounts")
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [*COMMAND, "serve"],
+        cwd=tmp_path,
+        env=environment(DATABASE_URL=database, JWT_SECRET=SECRET, PORT=str(free_port())),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = "Error: The service could not start; the log says why.\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    assert 'relation \\"users\\" does not exist' in done.stdout
+
+
+@pytest.mark.parametrize("flags", [[], ["--list"], ["--rollback"]])
+def test_migrating_a_database_that_is_away_is_one_clear_sentence(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    dsn = f"postgresql://nobody@127.0.0.1:{free_port()}/x"
+    status, said = refused(tmp_path, "migrate", *flags, DATABASE_URL=dsn)
+    assert status == 1
+    assert said.startswith("Error: The database cannot be reached: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_copy_of_the_example_settings_changes_nothing() -> None:
+    assert dotenv(ROOT / ".env.example") == {}
+
+
 @pytest.mark.parametrize("command", ["serve", "run", "migrate", "token"])
 def test_help(tmp_path: Path, command: str) -> None:
     done = subprocess.run(
@@ -166,3 +239,24 @@ def test_a_token_needs_the_word(tmp_path: Path) -> None:
     status, said = refused(tmp_path, "token", account, JWT_SECRET=SECRET)
     assert status != 0
     assert "--development" in said
+
+
+def test_a_token_that_nobody_would_accept_is_not_made(tmp_path: Path) -> None:
+    account = "d0000000-0000-4000-8000-000000000001"
+    path = Path(".data", "jwt_secret")
+    said = f"Error: JWT_SECRET is not set, and `viewing-time run` has not made one in {path} here."
+    assert refused(tmp_path, "token", account, "--development") == (1, said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_is_signed_with_the_secret_that_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JWT_SECRET", raising=False)
+    account = "d0000000-0000-4000-8000-000000000001"
+    secret = cli._development_secret()
+    told = capsys.readouterr()
+    assert (told.out, told.err.partition(":")[0]) == ("", "JWT_SECRET is not set")
+    printed = CliRunner().invoke(cli.main, ["token", account, "--development"])
+    assert jwt.decode(printed.stdout.strip(), secret, algorithms=["HS256"])["sub"] == account

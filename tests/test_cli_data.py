@@ -100,8 +100,8 @@ async def test_export(
     assert (done.returncode, done.stdout) == (0, told)
     assert (tmp_path / name / "sessions.csv").is_file()
     again = run(database, "export", str(family.child), folder=tmp_path)
-    assert again.returncode == 1
-    assert "is there already" in again.stderr
+    told = f"Error: {name} is there already; choose another folder with --to.\n"
+    assert (again.returncode, again.stderr) == (1, told)
     unknown = run(database, "export", str(uuid4()), "--to", str(tmp_path / "other"))
     assert (unknown.returncode, "There is no profile" in unknown.stderr) == (1, True)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service import demo
 from service.settings import MASKED, READERS, Settings, SettingsError, masked, read
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -81,7 +82,7 @@ def test_all_faults_at_once() -> None:
         "not 'accounts.example/jwks.json'.",
         "JWT_JWKS_FILE must name a file that can be read, not '/nowhere/jwks.json'.",
         "JWT_REQUIRE_EXP must be true or false, not 'maybe'.",
-        "PORT must be a whole number from 0 to 65535, not '65536'.",
+        "PORT must be a whole number from 1 to 65535, not '65536'.",
         "POOL_MAX_SIZE must be a whole number from 1 to 1000, not 'ten'.",
         "CORS_ORIGINS must be origins like https://tv.example, separated by commas, "
         "not 'tv.example'.",
@@ -136,6 +137,63 @@ def test_what_is_a_database(address: str) -> None:
 def test_what_is_no_address_of_published_keys(url: str) -> None:
     (fault,) = faults({**NEEDED, "JWT_JWKS_URL": url})
     assert fault.startswith("JWT_JWKS_URL must look like https://")
+
+
+@pytest.mark.parametrize("attributes", ["readwrite", "Primary", "any&target_session_attrs=none"])
+def test_what_is_no_kind_of_server(attributes: str) -> None:
+    address = f"postgresql://h1,h2/d?target_session_attrs={attributes}"
+    (fault,) = faults({**NEEDED, "DATABASE_URL": address})
+    assert fault == (
+        "DATABASE_URL must have a target_session_attrs that is one of "
+        "any, primary, standby, read-write, read-only, prefer-standby."
+    )
+
+
+def test_ports() -> None:
+    assert faults({**NEEDED, "PORT": "0"}) == [
+        "PORT must be a whole number from 1 to 65535, not '0'."
+    ]
+    assert read({**NEEDED, "METRICS_PORT": "0"}).metrics_port == 0
+    same = {**NEEDED, "METRICS_PORT": "8000"}
+    assert faults(same) == ["METRICS_PORT must not be the same as PORT."]
+    assert read({**same, "METRICS_HOST": "10.0.0.1"}).metrics_port == 8000
+
+
+def test_a_fault_of_the_installation_quotes_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.find_spec", lambda _: None)
+    assert faults({**NEEDED, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}) == [
+        "OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel: pip install 'viewing-time[otel]'."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("proxies", "read_as"),
+    [
+        ("*", "*"),
+        ("10.0.0.7, ::1", "10.0.0.7/32,::1/128"),
+        ("10.0.0.7/8,fd00::/8", "10.0.0.0/8,fd00::/8"),
+    ],
+)
+def test_proxies(proxies: str, read_as: str) -> None:
+    assert read({**NEEDED, "FORWARDED_ALLOW_IPS": proxies}).forwarded_allow_ips == read_as
+
+
+@pytest.mark.parametrize("proxies", ["proxy.example", "10.0.0.0/33", "*,10.0.0.1", "10.0.0.1,"])
+def test_what_are_no_proxies(proxies: str) -> None:
+    assert faults({**NEEDED, "FORWARDED_ALLOW_IPS": proxies}) == [
+        "FORWARDED_ALLOW_IPS must be * or addresses and networks, separated by commas, "
+        f"not {proxies!r}."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [("127.0.0.1", "http://127.0.0.1:9000"), ("::1", "http://[::1]:9000")],
+)
+def test_an_address_stands_in_brackets_in_a_url(host: str, origin: str) -> None:
+    chosen = read({**NEEDED, "HOST": host, "PORT": "9000"})
+    assert chosen.origin == origin
+    assert f" {origin}/api/v1/" in demo.curls(chosen)
 
 
 def test_published_keys_come_from_one_place(tmp_path: Path) -> None:
