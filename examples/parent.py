@@ -1,10 +1,12 @@
 """A parent's app on the command line: PIN, limits, more time, history, the week.
 
 export VIEWING_TIME_TOKEN=…
-python examples/parent.py set-pin --pin 1234
-python examples/parent.py limits PROFILE --weekday 90 --weekend unlimited
-python examples/parent.py grant PROFILE 30
-python examples/parent.py report
+.venv/bin/python examples/parent.py set-pin --pin 1234
+.venv/bin/python examples/parent.py limits PROFILE --weekday 90 --weekend unlimited
+.venv/bin/python examples/parent.py grant PROFILE 30
+.venv/bin/python examples/parent.py report
+
+It needs httpx, as the tests do.
 """
 
 import argparse

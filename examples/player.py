@@ -1,6 +1,8 @@
 """A player: tells the service every 30 seconds that a title is playing, and obeys its answer.
 
-    VIEWING_TIME_TOKEN=… python examples/player.py --profile ID --title ID
+    VIEWING_TIME_TOKEN=… .venv/bin/python examples/player.py --profile ID --title ID
+
+It needs httpx, as the tests do.
 
 Viewing that cannot be counted does not go on: while the service is away the block screen shows.
 """
@@ -25,6 +27,10 @@ PAUSE_MOST = 8.0
 
 class Refused(Exception):
     """The service has understood the request and says no: asking again would not help."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        super().__init__(f"{answer.status_code} {answer.text}")
+        self.status = answer.status_code
 
 
 class Player:
@@ -69,11 +75,18 @@ class Player:
         return verdict or AWAY
 
     def end(self) -> None:
-        """Ends the session; in vain is no harm, since the next one to start ends it too."""
+        """Ends the session; in vain is no harm, since the next one to start ends it too.
+
+        A first beat that could not be counted was answered with a session that nobody knows.
+        """
         if self.body["session_id"] is not None:
             session = f"session/{self.body['session_id']}/end"
             self.body["session_id"] = None
-            self.call("POST", session, patience=0)
+            try:
+                self.call("POST", session, patience=0)
+            except Refused as refusal:
+                if refusal.status != 404:
+                    raise
 
     def call(
         self, method: str, path: str, patience: float | None = None, **content: Any
@@ -94,7 +107,7 @@ class Player:
                     said: dict[str, Any] = answer.json()
                     return said
                 if answer.status_code not in (408, 429) and answer.status_code < 500:
-                    raise Refused(f"{answer.status_code} {answer.text}")
+                    raise Refused(answer)
                 pause = max(pause, float(answer.headers.get("Retry-After", 0)))
             if time.monotonic() + pause > end:
                 return None

@@ -163,6 +163,17 @@ async def test_a_player_shows_the_block_screen_while_the_service_is_away(
     assert shown == ["BLOCKED  viewing cannot be counted at the moment"] * 2
 
 
+async def test_a_player_goes_on_after_a_first_beat_that_could_not_be_counted(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection)
+    async with connection.transaction():
+        await connection.execute("lock table viewing_time_balances in exclusive mode")
+        lines = await play(family, service.url, 2)
+    assert lines == ["BLOCKED  no viewing time left today; ask a parent for more"] * 2
+    assert await session_seconds(connection, family.child) == 0
+
+
 async def test_a_player_that_is_refused_stops(
     service: RunningService, connection: Connection
 ) -> None:
