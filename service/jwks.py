@@ -1,10 +1,13 @@
 """What the platform publishes: the keys of a JWK set (RFC 7517), from a URL or a file."""
 
-from http.client import HTTPException
+import contextlib
+import socket
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
+from threading import Timer
 from time import monotonic
 from typing import Any, Final
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 import jwt
 import msgspec
@@ -100,10 +103,48 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
+class _Brief(HTTPConnection):
+    """A connection that is cut off after its time: the head of an answer may come a byte at a time.
+
+    A time-out of the socket is that of one byte.
+    """
+
+    def connect(self) -> None:
+        super().connect()
+        _cut_off_later(self.sock)
+
+
+class _BriefEncrypted(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _cut_off_later(self.sock)
+
+
+class _Plain(HTTPHandler):
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(_Brief, request)
+
+
+class _Encrypted(HTTPSHandler):
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(_BriefEncrypted, request)
+
+
+def _cut_off_later(connected: socket.socket) -> None:
+    def cut_off() -> None:
+        with contextlib.suppress(OSError):  # it has ended by itself
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = Timer(FETCH_SECONDS, cut_off)
+    timer.daemon = True
+    timer.start()
+
+
 def _fetched(url: str) -> bytes:
     request = Request(url, headers={"Accept": "application/json"})  # noqa: S310 (http or https)
     document, deadline = b"", monotonic() + FETCH_SECONDS
-    with build_opener(_NoRedirect).open(request, timeout=FETCH_SECONDS) as answer:
+    opener = build_opener(_NoRedirect, _Plain, _Encrypted)
+    with opener.open(request, timeout=FETCH_SECONDS) as answer:
         while len(document) <= DOCUMENT_MOST and (part := answer.read1(DOCUMENT_MOST)):
             document += part
             if monotonic() > deadline:

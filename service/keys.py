@@ -80,13 +80,15 @@ class Keys:
     async def signed(self, token: str) -> Signed:
         """The claims of a token signed with any key; raises jwt.InvalidTokenError.
 
-        An unknown key is waited for, 2 seconds at most: for the reading that is under way, or for
-        one of its own, at most one a minute.
+        An unknown key is waited for, 2 seconds at most: for the reading that is under way, then, as
+        that may have begun before the key was published, for one of its own, at most one a minute.
         """
-        try:
-            return self._signed(token)
-        except UnknownKey:
-            await self._look_for_unknown()
+        is_worth_it = True
+        while is_worth_it:
+            try:
+                return self._signed(token)
+            except UnknownKey:
+                is_worth_it = await self._look_for_unknown()
         return self._signed(token)
 
     def _signed(self, token: str) -> Signed:
@@ -101,13 +103,17 @@ class Keys:
                 raise
             raise UnknownKey from None
 
-    async def _look_for_unknown(self) -> None:
-        if self._reading is None or self._reading.done():
-            now = monotonic()
-            if now - self._read_for_unknown < UNKNOWN_KEY_SECONDS:
-                return
+    async def _look_for_unknown(self) -> bool:
+        """Waits for a reading; whether one more may find what this one did not."""
+        reading = self._reading
+        if reading is not None and not reading.done():
+            await asyncio.wait({reading}, timeout=WAIT_SECONDS / 2)
+            return reading.done() and reading.result()
+        now = monotonic()
+        if now - self._read_for_unknown >= UNKNOWN_KEY_SECONDS:
             self._read_for_unknown = now
-        await asyncio.wait({self._read()}, timeout=WAIT_SECONDS)
+            await asyncio.wait({self._read()}, timeout=WAIT_SECONDS / 2)
+        return False
 
     async def _keep_reading(self) -> None:
         failures = 0

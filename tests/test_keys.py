@@ -6,7 +6,9 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -339,6 +341,59 @@ async def test_a_request_waits_for_a_hanging_platform_in_vain_but_not_for_long(
     assert not reading.done()
     assert not await reading
     assert await accepts(running, platform.bearer("first", family.account))
+
+
+async def test_a_platform_that_drips_is_cut_off(
+    start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.3)
+    asked = 0
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        with closing(writer), suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as dripping:
+        url = f"http://127.0.0.1:{dripping.sockets[0].getsockname()[1]}/"
+        chosen = replace(settings, jwt_jwks_url=url, jwt_jwks_refresh_seconds=1.0)
+        running = await start(chosen)
+        reading = running.context.keys._reading
+        assert reading is not None
+        assert await reading is False
+        while asked < 2:
+            await asyncio.sleep(0.01)
+        reading = running.context.keys._reading
+        assert reading is not None
+        assert await reading is False
+
+
+async def test_a_key_published_during_a_reading_is_found_by_the_next(
+    trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await trusting(platform)
+    has_read, may_return = Event(), Event()
+    read_published = jwks.read_published
+
+    def slowly(chosen: Settings) -> Any:
+        published = read_published(chosen)
+        has_read.set()
+        may_return.wait(5)
+        return published
+
+    monkeypatch.setattr(keys, "read_published", slowly)
+    running.context.keys._read()
+    await asyncio.to_thread(has_read.wait, 5)
+    platform.add("second")
+    asked = asyncio.create_task(accepts(running, platform.bearer("second", family.account)))
+    await asyncio.sleep(0.05)
+    may_return.set()
+    assert await asked
 
 
 async def test_no_algorithm_but_the_keys_own(
