@@ -17,6 +17,7 @@ from service.settings import Settings
 
 HEAD_MOST: Final = 64 * 1024
 HEAD_SECONDS: Final = 10.0
+UNREAD_SECONDS: Final = 30.0  # without a client reading any of an answer that waits for it
 # The event loop takes one new connection a turn from each listening socket. Where a thousand
 # players come at once to a single socket, the last waits a second while the first are served.
 TAKES: Final = 16
@@ -63,8 +64,11 @@ class Corked:
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 over a corked transport, with an end to what a client may send before its request.
 
-    The parser itself takes a head of any length at any pace.
+    The parser itself takes a head of any length at any pace. A client that does not read its answer
+    has an end too.
     """
+
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Corked(transport))  # type: ignore[arg-type]
@@ -97,8 +101,19 @@ class Protocol(HttpToolsProtocol):
         cast(Corked, self.transport).flush()
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._patience.cancel()
+        if self._unread is not None:
+            self._unread.cancel()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 

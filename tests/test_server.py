@@ -301,13 +301,16 @@ class Transport(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.closed = False
+        self.closed = self.aborted = False
 
     def is_closing(self) -> bool:
         return self.closed
 
     def close(self) -> None:
         self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
 
     def write(self, data: Any) -> None: ...
 
@@ -346,3 +349,24 @@ async def test_the_patience_with_a_client(
     for task in state.tasks:
         task.cancel()
     assert transport.closed == closes
+
+
+@pytest.mark.parametrize("reads_again", [False, True])
+async def test_the_patience_with_a_client_that_does_not_read(
+    reads_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.05)
+    config = uvicorn.Config(answers_never, http=server.Protocol, log_config=None, lifespan="off")
+    config.load()
+    state, transport = ServerState(), Transport()
+    protocol = server.Protocol(config, state, {})
+    protocol.connection_made(transport)
+    protocol.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    protocol.pause_writing()
+    if reads_again:
+        protocol.resume_writing()
+    await asyncio.sleep(0.2)
+    protocol.connection_lost(ConnectionResetError())
+    for task in state.tasks:
+        task.cancel()
+    assert transport.aborted != reads_again
