@@ -134,8 +134,9 @@ class Service(Starlette):
             context: Context = scope["state"]["context"]
             if context.writer.is_full:
                 context.metrics.heartbeats_overloaded += 1
+                context.metrics.heartbeats_sent_away += 1
                 context.metrics.requests[HEARTBEAT_REFUSED] += 1
-                await HEARTBEAT.refuse(send)
+                await HEARTBEAT.refuse(scope, send)
                 return
             scope["route"] = HEARTBEAT_ROUTE
             try:

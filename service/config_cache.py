@@ -60,11 +60,12 @@ class Known(msgspec.Struct):
 
 
 class Asked(NamedTuple):
-    """A profile whose configuration is to be loaded."""
+    """A profile whose configuration is to be loaded, for a heartbeat or for somebody else."""
 
     account_id: UUID
     profile_id: UUID
     row: asyncio.Future[ConfigurationRow]
+    is_for_beat: bool
 
 
 class ConfigCache:
@@ -97,16 +98,16 @@ class ConfigCache:
         self._life = settings.config_cache_ttl_seconds
         cached = alru_cache(
             maxsize=settings.config_cache_max_size,
-            key=lambda account_id, profile_id: (account_id.int, profile_id.int),
+            key=lambda account_id, profile_id, _=False: (account_id.int, profile_id.int),
         )
         self._cached = cached(self._load)
 
-    async def get(self, account_id: UUID, profile_id: UUID) -> Known:
+    async def get(self, account_id: UUID, profile_id: UUID, is_for_beat: bool = False) -> Known:
         """What is known of a profile; raises ClientFault 401 or 403 for a stranger's."""
-        known = await self._cached(account_id, profile_id)
+        known = await self._cached(account_id, profile_id, is_for_beat)
         if monotonic() - known.since > self._life:
             self._cached.cache_invalidate(account_id, profile_id)
-            known = await self._cached(account_id, profile_id)
+            known = await self._cached(account_id, profile_id, is_for_beat)
         return known
 
     def is_ageing(self, known: Known) -> bool:
@@ -134,9 +135,13 @@ class ConfigCache:
         if self._connection is not None:
             self._connection.terminate()
 
+    def drop(self, account_id: UUID, profile_id: UUID) -> None:
+        """Forgets one configuration without a word."""
+        self._cached.cache_invalidate(account_id, profile_id)
+
     def forget(self, account_id: UUID, profile_id: UUID, cause: str) -> None:
         """Drops one configuration, after the change that made it old has been committed."""
-        self._cached.cache_invalidate(account_id, profile_id)
+        self.drop(account_id, profile_id)
         self._metrics.invalidations[cause] += 1
         fields = {"profile_id": str(profile_id), "cause": cause}
         logger.info("config_cache_invalidated", extra={"fields": fields})
@@ -160,7 +165,7 @@ class ConfigCache:
     def size(self) -> int:
         return self._cached.cache_info().currsize
 
-    async def _load(self, account_id: UUID, profile_id: UUID) -> Known:
+    async def _load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> Known:
         """Loads one configuration, together with those that wait meanwhile.
 
         Raises ClientFault 401 or 403 like every statement that acts for an account, Overloaded
@@ -169,7 +174,8 @@ class ConfigCache:
         if len(self._asked) >= self._settings.heartbeat_queue_max:
             raise Overloaded(1)
         since = monotonic()
-        asked = Asked(account_id, profile_id, asyncio.get_running_loop().create_future())
+        row_to_come = asyncio.get_running_loop().create_future()
+        asked = Asked(account_id, profile_id, row_to_come, is_for_beat)
         self._asked.append(asked)
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._load_asked())
@@ -185,8 +191,8 @@ class ConfigCache:
         defaults = msgspec.structs.astuple(rules.DEFAULTS)
         while waiting := [asked for asked in self._asked if not asked.row.done()]:
             batch, self._asked = waiting[:LOAD_MOST], waiting[LOAD_MOST:]
-            self._metrics.heartbeat_statements += 1
-            accounts, profiles, futures = zip(*batch, strict=True)
+            accounts, profiles, futures, are_for_beats = zip(*batch, strict=True)
+            self._metrics.heartbeat_statements += any(are_for_beats)
             try:
                 rows = await LOAD.all(self._pool, accounts, profiles, False, *defaults, self._now())
             except Exception as error:
@@ -237,8 +243,7 @@ class ConfigCache:
             self.clear("notification not understood")
             return
         if origin == self.origin:
-            # Counted and told by the request that made the change.
-            self._cached.cache_invalidate(account_id, profile_id)
+            self.drop(account_id, profile_id)  # counted and told by who made the change
         else:
             self.forget(account_id, profile_id, "changed elsewhere")
 

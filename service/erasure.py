@@ -15,6 +15,7 @@ from service.database import Statement, connect
 from service.errors import ClientFault
 from service.exchange import reply
 from service.settings import Settings
+from service.trace import name_nobody
 
 audit = logging.getLogger("viewing_time.audit")
 audit.setLevel(logging.INFO)  # whatever LOG_LEVEL says
@@ -50,6 +51,7 @@ class Erased(msgspec.Struct, frozen=True):
 async def viewing_data_erase(request: Request) -> Response:
     """DELETE /admin/profiles/{profile_id}/viewing-data: for administrators; again removes none."""
     context: Context = request.state.context
+    name_nobody()
     caller_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     origin = context.configurations.origin
@@ -57,7 +59,7 @@ async def viewing_data_erase(request: Request) -> Response:
     row = auth.administered(await ERASE.one(context.pool, *asked, timeout=ERASE_SECONDS))
     if row.account_id is None:
         raise ClientFault(404, "Profile not found")
-    context.configurations.forget(row.account_id, profile_id, "configuration removed")
+    context.configurations.drop(row.account_id, profile_id)
     return reply(_erased(context.settings, profile_id, row, _mark(context.settings, caller_id)))
 
 

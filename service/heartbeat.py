@@ -63,9 +63,11 @@ FULL_HEADERS: Final = [
 class Heartbeat:
     """POST /heartbeat: counts 30 seconds and says whether to go on."""
 
-    async def refuse(self, send: Send) -> None:
+    async def refuse(self, scope: Scope, send: Send) -> None:
         """What a beat is answered that comes while too many wait: unread, so it costs little."""
-        await send({"type": "http.response.start", "status": 503, "headers": FULL_HEADERS})
+        given = dict(reversed(scope["headers"])).get(b"x-request-id")
+        own = [] if given is None else [(b"x-request-id", Trace(given).request_id.encode())]
+        await send({"type": "http.response.start", "status": 503, "headers": FULL_HEADERS + own})
         await send({"type": "http.response.body", "body": FULL})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,7 +130,7 @@ async def _verdict(
     context: Context, account_id: UUID, wanted: HeartbeatBody, mark: UUID | None
 ) -> Verdict:
     """Records the beat and judges the balance that came back from it."""
-    known = await context.configurations.get(account_id, wanted.profile_id)
+    known = await context.configurations.get(account_id, wanted.profile_id, is_for_beat=True)
     configuration = known.configuration
     day = rules.viewing_day(configuration, context.now())
     session_id = wanted.session_id or mark or uuid4()

@@ -54,6 +54,8 @@ class ReadableLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         words = " ".join(f"{name}={value}" for name, value in _fields(record).items())
         line = f"{_moment(record)} {record.levelname:<7} {record.getMessage()} {words}".rstrip()
+        if not line.isprintable():
+            line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -150,6 +152,8 @@ def logging_to_stdout(level: str) -> Iterator[None]:
     root.addHandler(LINES)
     root.setLevel(level)
     logging.getLogger("yoyo").setLevel(logging.WARNING)
+    # Its pool tells of a database that is away, at length and each time; who asks for it does too.
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)
     LINES.begin(sys.stdout.fileno() if is_open else None)
     try:
         yield

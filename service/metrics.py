@@ -82,12 +82,14 @@ class Metrics:
         self.heartbeats_failed_closed = 0
         self.heartbeats_refused = 0
         self.heartbeats_overloaded = 0
+        self.heartbeats_sent_away = 0  # of those the ones that were not even read
         self.verdicts = {"allowed": 0, "warning_15": 0, "warning_5": 0, "blocked": 0}
         self.batch_sizes = Histogram(BATCH_SIZES)
         self.reports = Durations(REPORT_SECONDS)
         self.report_statements = 0
         self.invalidations: Counter[str] = Counter()
         self.pin_attempts = {"right": 0, "wrong": 0, "locked": 0, "refused": 0, "failed": 0}
+        self.pin_lockouts = 0
         self.pin_seconds = Histogram(PIN_SECONDS)
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.lag_seconds = Histogram(LAG_SECONDS)

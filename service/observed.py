@@ -6,6 +6,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import wire
 from service.context import Context
 from service.trace import CURRENT, Trace
 
@@ -68,12 +69,13 @@ def _route(scope: Scope) -> str:
 def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> None:
     route = _route(scope)
     level = logging.DEBUG if route.startswith(PROBES) else logging.INFO
-    profile_id = scope.get("path_params", {}).get("profile_id")
+    profile_id = str(scope.get("path_params", {}).get("profile_id", ""))
+    is_named = not trace.nameless and wire.UUID_FORM.fullmatch(profile_id)
     fields = {
         "method": scope["method"],
         "route": route,
         "status": status,
-        **({} if profile_id is None else {"profile_id": str(profile_id)}),
+        **({"profile_id": profile_id} if is_named else {}),
         "db_ops": trace.statements,
         "duration_ms": round((monotonic() - trace.begun) * 1000, 3),
         **({"error": trace.cause} if trace.cause else {}),

@@ -31,6 +31,7 @@ class AttemptRow(msgspec.Struct, frozen=True):
     has_pin: bool
     locked_until: datetime | None
     pin_hash: str | None
+    locks: bool
 
 
 class ClearedRow(msgspec.Struct, frozen=True):
@@ -99,5 +100,6 @@ async def _attempt(
     if row.pin_hash is None:
         raise ClientFault(400, "No PIN set")
     if not right or await CLEAR.maybe(context.pool, account_id, row.pin_hash) is None:
+        context.metrics.pin_lockouts += row.locks
         return None
     return row.pin_hash

@@ -22,6 +22,7 @@ TICK_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 0.25
 SWEEPS: Final = 40
+TELL_SECONDS: Final = 1.0
 READY_SECONDS: Final = 3.0
 
 
@@ -46,6 +47,7 @@ async def pulse(pool: Pool, metrics: Metrics) -> AsyncIterator[None]:
         asyncio.create_task(_tick(metrics)),
         asyncio.create_task(_look(pool, metrics)),
         asyncio.create_task(_sweep(metrics)),
+        asyncio.create_task(_tell(metrics)),
     ]
     try:
         yield
@@ -70,6 +72,16 @@ async def _look(pool: Pool, metrics: Metrics) -> None:
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         await is_ready(pool, metrics)
+
+
+async def _tell(metrics: Metrics) -> None:
+    """Says how many heartbeats were sent away: a line for each would be work when there is most."""
+    told = 0
+    while True:
+        await asyncio.sleep(TELL_SECONDS)
+        if more := metrics.heartbeats_sent_away - told:
+            told += more
+            logger.error("heartbeats_sent_away", extra={"fields": {"heartbeats": more}})
 
 
 async def _sweep(metrics: Metrics) -> None:

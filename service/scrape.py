@@ -170,6 +170,9 @@ def _pins(exposition: Exposition, context: Context) -> None:
         "outcome",
         context.metrics.pin_attempts,
     )
+    exposition.counter(
+        "pin_lockouts_total", "Wrong PINs that locked the PIN.", context.metrics.pin_lockouts
+    )
     exposition.histogram(
         "pin_attempt_duration_seconds",
         "How long attempts at a PIN took, without the delay that hides it from guessers.",

@@ -16,15 +16,17 @@ class Trace:
 
     A request id is 1 to 64 visible ASCII characters without quotes and backslashes; another one
     is replaced. `traceparent` is read as W3C Trace Context says; another one is ignored. `begun`
-    is monotonic; `cause` is what a failed request failed for.
+    is monotonic; `cause` is what a failed request failed for; a `nameless` request is logged
+    without the profile it is about.
     """
 
-    __slots__ = ("_request_id", "_traceparent", "begun", "cause", "statements")
+    __slots__ = ("_request_id", "_traceparent", "begun", "cause", "nameless", "statements")
 
     def __init__(self, request_id: bytes | None = None, traceparent: bytes | None = None) -> None:
         self.begun = monotonic()
         self.statements = 0
         self.cause = ""
+        self.nameless = False
         self._request_id = request_id
         self._traceparent = traceparent
 
@@ -61,6 +63,13 @@ def blame(fault: BaseException) -> None:
     trace = CURRENT.get()
     if trace is not None:
         trace.cause = f"{type(fault).__name__}: {fault}"
+
+
+def name_nobody() -> None:
+    """Keeps the profile that the request at work is about out of its log line."""
+    trace = CURRENT.get()
+    if trace is not None:
+        trace.nameless = True
 
 
 def count_statement() -> None:

@@ -11,6 +11,7 @@
 -- row: has_pin bool
 -- row: locked_until timestamptz    null unless the attempt is refused for a lock
 -- row: pin_hash text               null unless the attempt was taken
+-- row: locks bool                  unless it is right, this attempt has locked the PIN
 --
 -- No row: the account is unknown.
 -- The row lock of the update lets parallel guesses in one by one, and each sees the count that the
@@ -45,7 +46,7 @@ taken as (
         and o.is_owner
         and u.pin_hash is not null
         and (u.pin_lockout_until is null or u.pin_lockout_until <= $5::timestamptz)
-    returning u.pin_hash
+    returning u.pin_hash, u.pin_failed_attempts >= $3::int as locks
 )
 select
     o.is_active,
@@ -56,6 +57,7 @@ select
         when o.pin_lockout_until > $5::timestamptz then o.pin_lockout_until
         when o.has_pin then $5::timestamptz + $4::interval
     end as locked_until,
-    t.pin_hash
+    t.pin_hash,
+    coalesce(t.locks, false) as locks
 from owner as o
 left join taken as t on true

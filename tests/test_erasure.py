@@ -147,6 +147,21 @@ async def test_beside_heartbeats_of_the_same_child(
     assert await used_seconds(connection, family.child) == 0
 
 
+async def test_no_line_about_an_erasure_names_the_child(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    admin: UUID,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await watch(running, connection, family)
+    caplog.clear()
+    with caplog.at_level("INFO", "viewing_time"):
+        assert (await ask(running, family.child, admin)).status_code == 200
+    assert {r.getMessage() for r in caplog.records} == {"viewing_data_erased", "request_processed"}
+    assert str(family.child) not in repr([vars(record) for record in caplog.records])
+
+
 async def test_the_audit_line_names_nobody_and_is_written_at_any_level(
     running: Running,
     connection: Connection,

@@ -56,6 +56,12 @@ def test_an_error_carries_its_cause() -> None:
     assert "ValueError: the cause" in ReadableLine().format(made)
 
 
+def test_a_terminal_sees_no_line_and_no_sequence_of_somebody_elses() -> None:
+    line = ReadableLine().format(record("beat", device="\n2027 ERROR forged\x1b[31m Zoë"))
+    assert line.endswith(r" INFO    beat device=\n2027 ERROR forged\x1b[31m Zoë")
+    assert line.isprintable()
+
+
 def test_secrets_are_masked() -> None:
     shown = masked(Settings(database_url="postgresql://u:secret@h/d", jwt_secret="s" * 32))
     assert "secret" not in str(shown).replace("jwt_secret", "")

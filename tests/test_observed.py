@@ -1,5 +1,6 @@
 """A request is known by an id, and said once what it failed for."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -7,7 +8,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from service import heartbeat
+from service import heartbeat, pulse
 from service.settings import Settings
 from service.trace import Trace
 from tests.conftest import Running, Starter
@@ -91,6 +92,38 @@ async def test_a_request_is_one_line(
         "profile_id": str(family.child),
         "db_ops": 1,
     }
+
+
+@pytest.mark.parametrize("given", ["x" * 60_000, "x%0Aforged", "1"])
+async def test_what_is_no_id_is_not_logged_as_one(
+    running: Running, family: Family, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    with caplog.at_level("INFO", "viewing_time"):
+        url = f"/api/v1/viewing-time/balance/{given}"
+        assert (await running.client.get(url, headers=family.bearer)).status_code == 422
+    [line] = fields(caplog, "request_processed")
+    assert "profile_id" not in line
+
+
+async def test_beats_sent_away_unread_have_their_id_and_a_line_together(
+    start: Starter,
+    settings: Settings,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pulse, "TELL_SECONDS", 0.05)
+    running = await start(settings)
+    running.context.writer._closing = True
+    headers = {**family.bearer, "X-Request-ID": "abc"}
+    for _ in range(3):
+        answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
+        assert (answer.status_code, answer.headers["x-request-id"]) == (503, "abc")
+    answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    assert (answer.status_code, "x-request-id" in answer.headers) == (503, False)
+    while sum(line["heartbeats"] for line in fields(caplog, "heartbeats_sent_away")) < 4:
+        await asyncio.sleep(0.01)
+    assert sum(line["heartbeats"] for line in fields(caplog, "heartbeats_sent_away")) == 4
 
 
 async def test_an_unavailable_database_is_said_once_with_its_cause(

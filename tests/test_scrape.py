@@ -106,6 +106,25 @@ async def test_a_locked_pin_is_told_apart(running: Running, family: Family) -> N
     after = await scrape(running.client)
     assert value(after, "pin_attempts_total", outcome="wrong") == 5
     assert value(after, "pin_attempts_total", outcome="locked") == 1
+    assert value(after, "pin_lockouts_total") == 1
+
+
+async def test_what_parents_load_is_no_heartbeats_statement(
+    running: Running, connection: Connection
+) -> None:
+    for _ in range(2):
+        family = await add_family(connection)
+        url = f"/api/v1/viewing-time/balance/{family.child}"
+        await running.client.get(url, headers=family.bearer)
+    assert value(await scrape(running.client), "heartbeat_statements_total") == 0
+
+
+async def test_a_right_pin_at_the_last_attempt_locks_nothing(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("update users set pin_failed_attempts = 4")
+    await running.client.post(f"{PINS}/verify", json={"pin": PIN}, headers=family.bearer)
+    assert value(await scrape(running.client), "pin_lockouts_total") == 0
 
 
 async def test_two_applications_count_apart(start: Starter, family: Family) -> None:
