@@ -158,13 +158,7 @@ def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
         raise click.ClickException(str(fault)) from fault
     with listener, scrape_listener or contextlib.nullcontext():
         _reach(chosen)
-        try:
-            is_served = serve(chosen, listener, scrape_listener, ready)
-        except SystemExit as end:
-            if not end.code:  # a signal
-                raise
-            is_served = False
-        if not is_served:
+        if not serve(chosen, listener, scrape_listener, ready):
             raise click.ClickException("The service could not start; the log says why.")
 
 

@@ -204,7 +204,11 @@ def serve(
     server = Server(config, service, settings.shutdown_drain_seconds, ready)
     if scrape_listener is not None:
         server.add(scrape_listener, _config(settings, scrapes()))
-    server.run(sockets=[listener, *(listener.dup() for _ in range(TAKES - 1))])
+    try:
+        server.run(sockets=[listener, *(listener.dup() for _ in range(TAKES - 1))])
+    except SystemExit as end:
+        if not end.code:  # a signal; a server that could not start ends with another
+            raise
     return server.started
 
 

@@ -185,8 +185,11 @@ async def test_a_role_that_may_not_read_what_was_migrated_can_serve(
         if not table.startswith("_yoyo"):
             await connection.execute(f"grant all on {table} to {name}")
     try:
-        async with served(f"{database}&user={name}"):
-            pass  # it answers
+        async with (
+            served(f"{database}&user={name}") as service,
+            httpx.AsyncClient(base_url=service.url) as client,
+        ):
+            assert (await client.get("/health/ready")).status_code == 200
     finally:
         await connection.execute(f"drop owned by {name}")
         await connection.execute(f"drop role {name}")
