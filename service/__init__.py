@@ -34,7 +34,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     pin_hasher, pin_worker
                         bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it
-    migrate             the schema, kept up
+    migrate, schema     the schema, kept up; compared with what this version needs
     database            the pool; a statement is a file of `sql/` and a row type
     report_page         the weekly report as a page for people
     openapi_page, openapi_fields

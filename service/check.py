@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import msgspec
 
-from service import jwks, rules, settings
-from service.database import UNAVAILABLE, Connection, Statement, connect, files, reach
+from service import jwks, rules, schema, settings
+from service.database import UNAVAILABLE, Connection, Statement, connect, reach
 from service.server import PortTaken, bound
 from service.settings import Settings, SettingsError
 
@@ -31,12 +31,7 @@ class ServerRow(msgspec.Struct, frozen=True):
     connections_elsewhere: int
 
 
-class MigrationRow(msgspec.Struct, frozen=True):
-    migration_id: str
-
-
 SERVER: Final = Statement("check_server", ServerRow)
-APPLIED: Final = Statement("migration_applied", MigrationRow)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -107,32 +102,16 @@ def _version(server: ServerRow) -> Findings:
         yield Finding("ok", what)
 
 
-async def pending(connection: Connection) -> list[str]:
-    """The migrations of this version that are not applied, in order."""
-    return sorted(_ours() - await _applied(connection))
-
-
-def _ours() -> set[str]:
-    names = {path.stem for path in files("migrations").glob("*.sql")}
-    return {name for name in names if not name.endswith(".rollback")}
-
-
-async def _applied(connection: Connection) -> set[str]:
-    try:
-        return {row[0] for row in await connection.fetch(APPLIED.text, timeout=ANSWER_SECONDS)}
-    except asyncpg.UndefinedTableError:
-        return set()  # nobody has ever migrated this database
-
-
 async def _migrations(connection: Connection) -> list[Finding]:
-    ours, applied = _ours(), await _applied(connection)
-    if missing := sorted(ours - applied):
-        what = f"migrations: {len(missing)} of {len(ours)} are not applied, from {missing[0]} on"
-        return [Finding("FAULT", what, "run `viewing-time migrate`")]
-    if unknown := sorted(applied - ours):
-        what = f"migrations: {unknown[-1]} is not of this version"
+    state, count = await schema.state(connection), len(schema.ours())
+    if state.fault:
+        return [Finding("FAULT", state.fault, state.remedy)]
+    if state.unknown:
+        what = f"migrations: {state.unknown[-1]} is not of this version"
         return [Finding("warn", what, "run the version that migrated the database, or a later one")]
-    return [Finding("ok", f"migrations: all {len(ours)} are applied")]
+    if not state.is_readable:
+        return [Finding("ok", "migrations: all tables are there; the role may not read more")]
+    return [Finding("ok", f"migrations: all {count} are applied")]
 
 
 def _clock(skew: float) -> Findings:

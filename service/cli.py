@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import click
 
-from service import check, cli_data, cli_import, demo, migrate, settings
+from service import check, cli_data, cli_import, demo, migrate, schema, settings
 from service.app import utc_now
 from service.database import UNAVAILABLE, connect
 from service.dotenv import dotenv
@@ -165,22 +165,19 @@ def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
 def _reach(chosen: Settings) -> None:
     """Says in one sentence what is wrong with the database, before the server would in many."""
     try:
-        pending = asyncio.run(_pending(chosen))
+        state = asyncio.run(_state(chosen))
     except (*UNAVAILABLE, asyncpg.PostgresError) as fault:
         raise click.ClickException(f"Cannot use the database at DATABASE_URL: {fault}") from fault
-    if pending:
+    if state.fault:
         raise click.ClickException(
-            f"Migrations are not applied to the database at DATABASE_URL, from {pending[0]} on: "
-            "run `viewing-time migrate`."
+            f"Cannot use the database at DATABASE_URL: {state.fault}: {state.remedy}."
         )
 
 
-async def _pending(chosen: Settings) -> list[str]:
+async def _state(chosen: Settings) -> schema.State:
     connection = await connect(chosen)
     try:
-        return await check.pending(connection)
-    except asyncpg.InsufficientPrivilegeError:
-        return []  # who serves need not be able to read what was migrated
+        return await schema.state(connection)
     finally:
         connection.terminate()
 

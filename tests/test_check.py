@@ -87,13 +87,13 @@ async def test_migrations_that_are_not_applied(
 ) -> None:
     await connection.execute("delete from _yoyo_migration where migration_id >= '0005'")
     (line,) = await troubles(environment)
-    pattern = r"FAULT migrations: \d+ of \d+ are not applied, from 0005_\w+ on: run `viewing-time "
+    pattern = r"FAULT \d+ of \d+ migrations are not applied, from 0005_\w+ on: run `viewing-time "
     assert re.match(pattern, line)
 
 
 async def test_a_database_without_a_table(environment: dict[str, str], empty_database: str) -> None:
     (line,) = await troubles({**environment, "DATABASE_URL": empty_database})
-    assert re.match(r"FAULT migrations: (\d+) of \1 are not applied, from 0001_tables on: ", line)
+    assert re.match(r"FAULT (\d+) of \1 migrations are not applied, from 0001_tables on: ", line)
 
 
 async def test_migrations_of_a_later_version(

@@ -18,7 +18,7 @@ import jwt
 import pytest
 from click.testing import CliRunner
 
-from service import cli
+from service import cli, schema
 from service.database import Connection
 from service.dotenv import dotenv
 from tests.conftest import ROOT, free_port, served
@@ -168,10 +168,11 @@ def test_a_database_that_is_not_migrated_is_one_clear_sentence(
         "DATABASE_URL": empty_database,
         "JWT_SECRET": SECRET,
     }
+    count = len(schema.ours())
     assert refused(tmp_path, "serve", **variables) == (
         1,
-        "Error: Migrations are not applied to the database at DATABASE_URL, from 0001_tables on: "
-        "run `viewing-time migrate`.",
+        f"Error: Cannot use the database at DATABASE_URL: {count} of {count} migrations are not "
+        "applied, from 0001_tables on: run `viewing-time migrate`.",
     )
 
 
@@ -198,7 +199,7 @@ async def test_a_role_that_may_not_read_what_was_migrated_can_serve(
 async def test_a_service_that_could_not_start_says_where_to_look(
     tmp_path: Path, database: str, connection: Connection
 ) -> None:
-    await connection.execute("alter table users rename to accounts")
+    await connection.execute("alter table users rename column is_active to active")
     done = await asyncio.to_thread(
         subprocess.run,
         [*COMMAND, "serve"],
@@ -211,7 +212,7 @@ async def test_a_service_that_could_not_start_says_where_to_look(
     )
     said = "Error: The service could not start; the log says why.\n"
     assert (done.returncode, done.stderr) == (1, said)
-    assert 'relation \\"users\\" does not exist' in done.stdout
+    assert "column u.is_active does not exist" in done.stdout
 
 
 @pytest.mark.parametrize("flags", [[], ["--list"], ["--rollback"]])

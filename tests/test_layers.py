@@ -49,7 +49,7 @@ LAYERS = [
     ["records"],
     ["pulse"],
     ["heartbeat_writer", "config_cache", "pin_hasher", "keys", "retention", "export"],
-    ["heartbeat_record", "migrate"],
+    ["heartbeat_record", "migrate", "schema"],
     ["database", "embedded", "jwks"],
     ["report_page", "openapi_page", "openapi_fields"],
     ["week", "dates", "negotiation"],
