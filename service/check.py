@@ -161,7 +161,7 @@ async def _listening(chosen: Settings) -> list[Finding]:
 def _zones() -> Findings:
     if unknown := [name for name in ZONES if rules.zone(name) is None]:
         what = f"time zones are unknown ({', '.join(unknown)})"
-        yield Finding("FAULT", what, "install the package tzdata, of the system or of Python")
+        yield Finding("FAULT", what, "install the Python package tzdata")
     else:
         yield Finding("ok", "time zones are known")
 

@@ -89,7 +89,12 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "reset_hour": Field("Local hour at which the viewing day begins.", 6),
     "educational_exempt": Field("Educational titles do not count against the limit.", True),
-    "timezone": Field("IANA zone of the viewing day.", "Europe/Berlin"),
+    "timezone": Field(
+        "IANA zone of the viewing day, spelled as in IANA's list; the zone of a machine"
+        " (`localtime`) is refused. A changed zone can begin another viewing day at once, with the"
+        " allowance of that day; strict accounts, which will prevent this, do not exist yet.",
+        "Europe/Berlin",
+    ),
     "updated_at": Field("When the configuration last changed, UTC.", "2026-03-01T09:15:00Z"),
     "days": Field("Days with sessions, newest first.", ...),
     "date": Field("A day of UTC.", "2026-03-01"),

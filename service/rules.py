@@ -1,7 +1,8 @@
 """The rules of viewing time: pure, no I/O, no clock. Times are UTC, amounts are seconds."""
 
 from datetime import UTC, date, datetime, time, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.resources import files
 from typing import Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -15,7 +16,8 @@ HISTORY_SESSIONS_MAX: Final = 500
 LIMIT_STEP_MINUTES: Final = 15
 REPORT_DAYS: Final = 7
 SATURDAY: Final = 5
-COPIES: Final = ("posix", "posixrules", "right")
+DAY: Final = timedelta(days=1)
+SECOND: Final = timedelta(seconds=1)
 
 Enforcement = Literal["allowed", "warning_15", "warning_5", "blocked"]
 
@@ -43,53 +45,86 @@ class Verdict(NamedTuple):
 UNLIMITED: Final = Verdict("allowed", None)
 
 
+@cache
+def _zone_names() -> frozenset[str]:
+    """The names in IANA's list, as the tzdata package carries it.
+
+    The directory of the operating system has more: links to what this machine is set to
+    (`localtime`, `posixrules`), copies with leap seconds (`right`), files that are not zones.
+    """
+    return frozenset(files("tzdata").joinpath("zones").read_text(encoding="ascii").split())
+
+
 @lru_cache(maxsize=1024)
 def zone(name: str) -> ZoneInfo | None:
-    """The IANA zone called `name`; None where there is none.
+    """The IANA zone called `name`, in exactly these letters; None where there is none.
 
-    Live rows hold names that are none, such as `'UTC'` with the quotes in it.
+    Live rows hold names that are not zones, such as `'UTC'` with the quotes in it.
     """
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
-        return None
+    return ZoneInfo(name) if name in _zone_names() else None
 
 
-def is_offered(name: str) -> bool:
-    """Whether a configuration may name this zone.
+class ViewingDay(NamedTuple):
+    """A viewing day and its instants: from `begins` on, up to but without `ends`."""
 
-    Some machines keep copies of the zones beside them, with leap seconds (`right`) and without
-    (`posix`): those names are known there alone, and no names of IANA's.
-    """
-    return name.partition("/")[0] not in COPIES and zone(name) is not None
+    begins: datetime
+    ends: datetime
+    day: date
 
 
-def _zone(configuration: Configuration) -> ZoneInfo:
-    return zone(configuration.timezone) or ZoneInfo("UTC")
+MAX_KNOWN_DAYS: Final = 16_384  # more than there are zones times hours
+# By zone and reset hour, the latest day asked for: a heartbeat pays for a look and two comparisons.
+_KNOWN_DAYS: Final[dict[tuple[str, int], ViewingDay]] = {}
 
 
 def viewing_day(configuration: Configuration, now: datetime) -> date:
-    """The day whose allowance is used at `now`: before the reset hour it is still yesterday.
-
-    Judged by the clock on the wall: an hour that a change of clocks repeats belongs to the day
-    that the wall shows each time.
-    """
-    local = now.astimezone(_zone(configuration))
-    day = local.date()
-    return day - timedelta(days=1) if local.hour < configuration.reset_hour else day
+    """The day whose allowance is used at `now`: before the reset hour it is still yesterday."""
+    key = (configuration.timezone, configuration.reset_hour)
+    known = _KNOWN_DAYS.get(key)
+    if known is None or not known.begins <= now < known.ends:
+        if len(_KNOWN_DAYS) >= MAX_KNOWN_DAYS:
+            _KNOWN_DAYS.clear()
+        known = _KNOWN_DAYS[key] = _viewing_day(configuration, now)
+    return known.day
 
 
 def next_reset(configuration: Configuration, day: date) -> datetime:
-    """When the allowance of the viewing day `day` ends, as UTC.
+    """When the allowance of the viewing day `day` ends, as UTC: the next day begins then."""
+    return reset(configuration, day + DAY)
 
-    A reset hour that the change of clocks skips is read with the offset before the change, so
-    the reset comes as many minutes later on the wall as the clocks were moved; one that comes
-    twice is the first of the two.
+
+def reset(configuration: Configuration, day: date) -> datetime:
+    """The instant at which the viewing day `day` begins, as UTC.
+
+    It is the first instant at which the local clock has reached the reset hour of that date. Where
+    a change of clocks skips the hour (or the whole date), that is the instant of the change; where
+    the hour comes twice, it is the first of the two, and the day does not turn back afterwards.
     """
-    local = datetime.combine(
-        day + timedelta(days=1), time(configuration.reset_hour), _zone(configuration)
-    )
-    return local.astimezone(UTC)
+    hour = time(configuration.reset_hour)
+    local = datetime.combine(day, hour, zone(configuration.timezone) or UTC)
+    found = local.astimezone(UTC)
+    # Of a skipped hour, the two readings lie on either side of the change.
+    before = local.replace(fold=1).astimezone(UTC)
+    if before >= found:
+        return found
+    wall = local.replace(tzinfo=None)
+    while found - before > SECOND:
+        middle = before + (found - before) // SECOND // 2 * SECOND
+        if middle.astimezone(local.tzinfo).replace(tzinfo=None) >= wall:
+            found = middle
+        else:
+            before = middle
+    return found
+
+
+def _viewing_day(configuration: Configuration, now: datetime) -> ViewingDay:
+    """The only viewing day that has begun at `now` and has not ended."""
+    day = now.astimezone(zone(configuration.timezone) or UTC).date()
+    while (begins := reset(configuration, day)) > now:
+        day -= DAY
+    while (ends := reset(configuration, day + DAY)) <= now:
+        begins, day = ends, day + DAY
+    return ViewingDay(begins, ends, day)
 
 
 def limit_minutes(configuration: Configuration, day: date) -> int | None:

@@ -119,7 +119,7 @@ def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) ->
 
     Raises FieldFault, RuleFault.
     """
-    if isinstance(wanted.timezone, str) and not rules.is_offered(wanted.timezone):
+    if isinstance(wanted.timezone, str) and rules.zone(wanted.timezone) is None:
         sentence = f"Invalid timezone: {wanted.timezone}"
         raise FieldFault(
             "value_error", ["body", "timezone"], f"Value error, {sentence}", wanted.timezone

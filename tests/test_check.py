@@ -197,7 +197,7 @@ async def test_a_machine_without_time_zones(
     assert line == (
         "FAULT time zones are unknown "
         "(Europe/Berlin, America/New_York, Asia/Kolkata, Australia/Lord_Howe): "
-        "install the package tzdata, of the system or of Python"
+        "install the Python package tzdata"
     )
 
 

@@ -1,6 +1,14 @@
 """The viewing day across clock changes, reset hours and year ends; limits and verdicts."""
 
-from datetime import UTC, date, datetime, timedelta
+import zoneinfo
+from bisect import bisect_right
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from random import Random
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -58,7 +66,32 @@ def utc(text: str) -> datetime:
         ("Australia/Lord_Howe", 2, "2026-04-04 15:30:00", "2026-04-05", "2026-04-05 15:30"),
         ("Australia/Lord_Howe", 2, "2026-10-03 15:29:59", "2026-10-03", "2026-10-03 15:30"),
         ("Australia/Lord_Howe", 2, "2026-10-03 15:30:00", "2026-10-04", "2026-10-04 15:00"),
-        # What is no zone counts as UTC.
+        # Chatham: 2026-04-05 03:45 becomes 02:45, 2026-09-27 02:45 becomes 03:45. The first three
+        # o'clock is the reset, and the second is not; a skipped one is at the change itself.
+        ("Pacific/Chatham", 3, "2026-04-04 13:14:59", "2026-04-04", "2026-04-04 13:15"),
+        ("Pacific/Chatham", 3, "2026-04-04 13:15:00", "2026-04-05", "2026-04-05 14:15"),
+        ("Pacific/Chatham", 3, "2026-04-04 14:05:00", "2026-04-05", "2026-04-05 14:15"),
+        ("Pacific/Chatham", 3, "2026-09-26 13:59:59", "2026-09-26", "2026-09-26 14:00"),
+        ("Pacific/Chatham", 3, "2026-09-26 14:00:00", "2026-09-27", "2026-09-27 13:15"),
+        # Troll moves by two hours: 2026-03-29 01:00 becomes 03:00, 2026-10-25 03:00 becomes 01:00.
+        ("Antarctica/Troll", 2, "2026-03-29 00:59:59", "2026-03-28", "2026-03-29 01:00"),
+        ("Antarctica/Troll", 2, "2026-03-29 01:00:00", "2026-03-29", "2026-03-30 00:00"),
+        ("Antarctica/Troll", 2, "2026-10-25 00:00:00", "2026-10-25", "2026-10-26 02:00"),
+        ("Antarctica/Troll", 2, "2026-10-25 01:30:00", "2026-10-25", "2026-10-26 02:00"),
+        # Samoa had no 2011-12-30: its viewing day is the night that was left of it, or empty.
+        ("Pacific/Apia", 6, "2011-12-30 09:59:59", "2011-12-29", "2011-12-30 10:00"),
+        ("Pacific/Apia", 6, "2011-12-30 10:00:00", "2011-12-30", "2011-12-30 16:00"),
+        ("Pacific/Apia", 0, "2011-12-30 09:59:59", "2011-12-29", "2011-12-30 10:00"),
+        ("Pacific/Apia", 0, "2011-12-30 10:00:00", "2011-12-31", "2011-12-31 10:00"),
+        # Kwajalein had no 1993-08-21.
+        ("Pacific/Kwajalein", 0, "1993-08-21 11:59:59", "1993-08-20", "1993-08-21 12:00"),
+        ("Pacific/Kwajalein", 0, "1993-08-21 12:00:00", "1993-08-22", "1993-08-22 12:00"),
+        # Alaska went from 1867-10-19 15:30 back to 10-18 15:30: the day that had begun goes on.
+        ("America/Sitka", 6, "1867-10-18 15:01:12", "1867-10-18", "1867-10-18 15:01:13"),
+        ("America/Sitka", 6, "1867-10-18 15:01:13", "1867-10-19", "1867-10-20 15:01:13"),
+        ("America/Sitka", 6, "1867-10-19 00:31:13", "1867-10-19", "1867-10-20 15:01:13"),
+        ("America/Sitka", 6, "1867-10-20 15:01:12", "1867-10-19", "1867-10-20 15:01:13"),
+        # What is not a zone counts as UTC.
         ("'UTC'", 6, "2026-11-24 05:59:59", "2026-11-23", "2026-11-24 06:00"),
         ("Mars/Base", 6, "2026-11-24 06:00:00", "2026-11-24", "2026-11-25 06:00"),
     ],
@@ -72,18 +105,86 @@ def test_viewing_day_and_next_reset(
     assert rules.next_reset(configuration, found) == utc(reset)
 
 
-@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Australia/Lord_Howe"])
-@pytest.mark.parametrize("reset_hour", [0, 2, 3, 23])
-def test_viewing_days_follow_each_other_without_gap_or_overlap(zone: str, reset_hour: int) -> None:
-    configuration = configured(zone, reset_hour)
-    now = utc("2026-01-01 00:00")
-    day = rules.viewing_day(configuration, now)
-    for _ in range(2 * 24 * 366):
-        now += timedelta(minutes=30)
-        found = rules.viewing_day(configuration, now)
-        assert found - day in (timedelta(0), timedelta(days=1)), now
-        assert rules.next_reset(configuration, found) > now
-        day = found
+FIRST, LAST = utc("2020-01-01"), utc("2030-01-01")
+Span = tuple[datetime, datetime, timedelta]
+
+
+def spans(zone: ZoneInfo, first: datetime = FIRST, last: datetime = LAST) -> list[Span]:
+    """The stretches of one offset from UTC in ten years: from, up to, offset."""
+    found: list[Span] = []
+    begun, now, step, offset = first, first, timedelta(hours=12), None
+    while now < last:
+        offset = now.astimezone(zone).utcoffset()
+        if (now + step).astimezone(zone).utcoffset() != offset:
+            same, other = now, now + step
+            while other - same > timedelta(seconds=1):
+                middle = same + timedelta(seconds=(other - same).total_seconds() // 2)
+                is_same = middle.astimezone(zone).utcoffset() == offset
+                same, other = (middle, other) if is_same else (same, middle)
+            found.append((begun, other, offset or timedelta()))
+            begun = other
+        now += step
+    assert offset is not None
+    return [*found, (begun, last + timedelta(days=366), offset)]
+
+
+def turn(spans: Iterable[Span], day: date, reset_hour: int) -> datetime:
+    """The first instant at which the wall shows the reset hour of the day, or later."""
+    hour = datetime.combine(day, time(reset_hour), UTC)
+    return next(
+        max(begun, hour - offset) for begun, ended, offset in spans if hour - offset < ended
+    )
+
+
+def families_of_zones() -> dict[tuple[Span, ...], str]:
+    """Every zone that is offered; of those that change alike, one."""
+    return {tuple(spans(ZoneInfo(name))): name for name in sorted(rules._zone_names())}
+
+
+def test_a_viewing_day_turns_once_at_the_instant_that_was_told() -> None:
+    """In every zone, for every reset hour, around every change of ten years and on other days."""
+    second, random = timedelta(seconds=1), Random(12)
+    zones = families_of_zones()
+    assert len(zones) > 80
+    for known, name in zones.items():
+        changes = [begun for begun, _, _ in known[1:]]
+        changes += [datetime(random.randint(2020, 2028), 12, 31, tzinfo=UTC)]
+        changes += [datetime(random.randint(2020, 2029), month, 1, tzinfo=UTC) for month in (2, 7)]
+        for change, reset_hour in product(changes, range(24)):
+            configuration = configured(name, reset_hour)
+            days = [change.date() + timedelta(days=n) for n in (-2, -1, 0, 1, 2)]
+            turns = [turn(known, day, reset_hour) for day in days]
+            assert [
+                rules.next_reset(configuration, day - timedelta(days=1)) for day in days
+            ] == turns
+            assert turns == sorted(turns)
+            instants = {change, change - second, *turns, *(at - second for at in turns[1:])}
+            for now in sorted(at for at in instants if turns[0] <= at < turns[-1]):
+                day = rules.viewing_day(configuration, now)
+                assert day == days[bisect_right(turns, now) - 1], (name, reset_hour, now)
+
+
+def test_viewing_days_follow_each_other_through_a_whole_year() -> None:
+    """Without a gap, an overlap or a step back, whichever order they are asked for in."""
+    for name in ("Pacific/Chatham", "Africa/Casablanca", "Australia/Lord_Howe", "America/Havana"):
+        for reset_hour in (0, 2, 3, 23):
+            configuration = configured(name, reset_hour)
+            now = utc("2026-01-01 00:00")
+            day = rules.viewing_day(configuration, now)
+            for _ in range(365):
+                told = rules.next_reset(configuration, day)
+                assert now < told <= now + timedelta(hours=26)
+                assert rules.viewing_day(configuration, told - timedelta(seconds=1)) == day
+                assert rules.viewing_day(configuration, told) == day + timedelta(days=1)
+                day, now = day + timedelta(days=1), told
+
+
+def test_the_days_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "MAX_KNOWN_DAYS", 3)
+    for number in range(10):
+        day = rules.viewing_day(configured(f"Mars/{number}", 6), utc("2026-11-24 06:00"))
+        assert day == date(2026, 11, 24)
+        assert len(rules._KNOWN_DAYS) <= 3
 
 
 def test_weekend_is_the_viewing_days_own() -> None:
@@ -117,6 +218,30 @@ def test_verdict(
     assert rules.verdict(limit, used, override) == (enforcement, remaining)
 
 
-@pytest.mark.parametrize("name", ["", "'UTC'", "Mars/Base", "../UTC", "/etc/passwd", "a" * 300])
-def test_what_is_no_zone(name: str) -> None:
+def test_zones_are_those_of_the_list_whatever_this_machine_has() -> None:
+    machine = {"localtime", "posixrules", "posix/UTC", "right/UTC", "tzdata.zi", "leapseconds"}
+    assert not {name for name in machine if rules.zone(name)}
+    assert {name for name in rules._zone_names() if rules.zone(name) is None} == set()
+    assert {"UTC", "Europe/Kyiv", "Europe/Kiev", "US/Pacific", "EST"} <= rules._zone_names()
+
+
+def test_a_link_that_somebody_put_among_the_zones_is_not_a_zone(tmp_path: Path) -> None:
+    (tmp_path / "Home").write_bytes((files("tzdata") / "zoneinfo/Europe/Berlin").read_bytes())
+    zoneinfo.reset_tzpath([tmp_path])
+    try:
+        assert ZoneInfo("Home").key == "Home"
+        assert rules.zone("Home") is None
+    finally:
+        zoneinfo.reset_tzpath()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "'UTC'", "Mars/Base", "../UTC", "/etc/passwd", "/etc/localtime", "a" * 300, "a\0b"),
+        *("utc", "EUROPE/BERLIN", "Europe", "Europe/", "Europe/Berlin ", "Etc/../UTC", "./UTC"),
+        *("Europe//Berlin", "Ünited", "\udcff", "zone.tab", "zones", "__init__.py"),
+    ],
+)
+def test_what_is_not_a_zone(name: str) -> None:
     assert rules.zone(name) is None

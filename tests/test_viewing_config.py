@@ -159,6 +159,8 @@ async def test_another_accounts_pin_token_is_refused(
         ({"timezone": "posix/UTC"}, 422),
         ({"timezone": "right/Europe/Berlin"}, 422),
         ({"timezone": "posixrules"}, 422),
+        ({"timezone": "localtime"}, 422),
+        ({"timezone": "europe/berlin"}, 422),
         ({"timezone": None}, 422),
         ({"reset_hour": None}, 422),
         ({"educational_exempt": None}, 422),
