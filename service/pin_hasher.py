@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import bcrypt
 
 from service.errors import Overloaded
-from service.pin_worker import Spawn, begin
+from service.pin_worker import Spawn, begin, keep_secrets
 
 logger = logging.getLogger("viewing_time.pin")
 
@@ -179,6 +179,7 @@ class PinHasher:
         Must run on a thread that lives as long as the workers: the kernel takes that thread's end
         for the parent's. The one call more makes the pool watch the last worker too.
         """
+        keep_secrets()
         pool = ProcessPoolExecutor(
             self._workers, mp_context=Spawn(), initializer=begin, initargs=(os.getpid(),)
         )

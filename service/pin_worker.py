@@ -5,13 +5,21 @@ in: with the event loop's modules left out, it is 7 MB smaller.
 """
 
 import ctypes
+import multiprocessing.util
 import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Final
+
+# All that Python and the loader read on the way to a worker's first instruction.
+INHERITED: Final = (
+    *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ"),
+    *("PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONUTF8"),
+)
 
 PR_SET_PDEATHSIG: Final = 1
 AUTOGROUP: Final = "/proc/self/autogroup"
@@ -41,6 +49,29 @@ class Worker(SpawnProcess):
 
 class Spawn(SpawnContext):
     Process = Worker
+
+
+def keep_secrets() -> None:
+    """Has multiprocessing start its processes without the secrets in this one's environment.
+
+    Everyone with this account on the machine may read a process's environment, and it stays where
+    it is for the process's life. The module starts workers and the resource tracker through one
+    function, whenever it needs one, and gives no way to choose their environment: so the function
+    is replaced, for good.
+    """
+    vars(multiprocessing.util)["spawnv_passfds"] = _start
+
+
+def _start(path: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+    """Starts a process that has `descriptors` and the harmless variables; returns its id."""
+    import subprocess  # not needed in a worker
+
+    harmless = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    process = subprocess.Popen(
+        arguments, executable=path, pass_fds=descriptors, env=harmless, restore_signals=False
+    )
+    process.returncode = 0  # for multiprocessing to wait for, not for `subprocess`
+    return process.pid
 
 
 def begin(parent: int) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from service.errors import Overloaded
 from service.pin_hasher import PinHasher
+from tests.conftest import served
 
 ROOT = Path(__file__).parent.parent
 PIN = "4711"
@@ -37,11 +38,16 @@ def stat(pid: int) -> list[str]:
 
 def children(of: int) -> set[int]:
     """The child processes, zombies too, without the resource tracker."""
+    return {pid for pid in every_child(of) if b"resource_tracker" not in command(pid)}
+
+
+def every_child(of: int) -> set[int]:
+    """The child processes, zombies too."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and stat(int(entry.name))[1:2] == [str(of)]:
             found.add(int(entry.name))
-    return {pid for pid in found if b"resource_tracker" not in command(pid)}
+    return found
 
 
 def command(pid: int) -> bytes:
@@ -391,6 +397,7 @@ async def test_a_start_that_fails_leaves_no_process() -> None:
 SERVER = """
 import asyncio, socket, uvloop
 from service.pin_hasher import PinHasher
+from tests.conftest import served
 
 async def serve():
     with socket.create_server(("127.0.0.1", 0)):
@@ -436,3 +443,30 @@ async def test_a_worker_dies_with_its_parent(tmp_path: Path) -> None:
         await eventually(lambda: stat(worker)[:1] in ([], ["Z"]))
 
     await in_a_server(tmp_path, examine)
+
+
+async def test_no_child_of_a_service_has_its_secrets(database: str) -> None:
+    """Not the PIN workers, not the resource tracker, not what replaces either."""
+    secrets = {"PGPASSWORD": "a-password-1", "AWS_SECRET_ACCESS_KEY": "a-password-2"}
+    async with served(database, **secrets, PIN_WORKERS="2") as service:
+        server = service.process.pid
+        values = [*secrets.values(), service.jwt_secret, database]
+        before = every_child(server)
+        assert len(before) == 3
+        for child in before:
+            for shown in ("environ", "cmdline"):
+                text = Path(f"/proc/{child}/{shown}").read_text()
+                assert not [value for value in values if value in text]
+            assert "PATH=" in Path(f"/proc/{child}/environ").read_text()
+
+
+async def test_a_replaced_worker_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_SECRET", "a-password-3")
+    async with started() as (hasher, processes):
+        (first,) = processes.pids()
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: not processes.pids())
+        assert await verify(hasher, PIN, FAST) is True
+        for child in every_child(os.getpid()):
+            if b"multiprocessing" in command(child):
+                assert "a-password-3" not in Path(f"/proc/{child}/environ").read_text()
