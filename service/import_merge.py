@@ -6,10 +6,10 @@ changes nothing, so an import that broke off is simply run again.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
-from itertools import islice
-from typing import Final
+from time import monotonic
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -20,10 +20,11 @@ from service import wire
 from service.auth import NOT_ADMIN
 from service.database import Connection, Statement
 from service.errors import ClientFault, Overloaded
-from service.import_lines import LINE_MOST, Line, LineFault, record
+from service.import_lines import Line, LineFault, record
 
 BATCH_LINES: Final = 5000
-SLICE_BYTES: Final = 16 * 1024  # read in a row; then the event loop has its turn
+SLICE_SECONDS: Final = 0.001  # of reading; then the event loop has its turn
+SEEN_SETS: Final = 256  # a set of millions takes 100 ms to grow
 ERRORS_MOST: Final = 100  # told, of those counted; a statement tells no more either
 COLUMNS: Final = ("line", "type", "members")
 SECONDS: Final = 600.0  # the longest that a statement may take
@@ -34,6 +35,8 @@ OVERTAKEN: Final = (
     asyncpg.ForeignKeyViolationError,
     asyncpg.DeadlockDetectedError,
 )
+# The ids on earlier lines: by the type, and by the rest of a division.
+Seen: TypeAlias = dict[tuple[str, int], set[int]]
 
 
 class BegunRow(msgspec.Struct, frozen=True):
@@ -102,7 +105,7 @@ class Import:
         self.line = 0
         self._arguments = (caller_id, now)
         self._whole = whole
-        self._seen: dict[str, set[int]] = {}
+        self._seen: Seen = {}
 
     async def merge(self, connection: Connection, lines: Iterator[Line]) -> None:
         """Merges the lines through a connection of their own.
@@ -110,15 +113,14 @@ class Import:
         Raises ClientFault 403 for a caller who is no administrator, Overloaded where others changed
         the same rows meanwhile.
         """
-        size = None if self._whole else BATCH_LINES
         is_last = False
         while not is_last:
-            batch = _Batch(islice(lines, size), self._seen)
+            batch = _Batch(lines, None if self._whole else BATCH_LINES, self._seen)
             try:
                 await self._merge(connection, batch)
             except OVERTAKEN as fault:
                 raise Overloaded(1) from fault
-            is_last = batch.count != size
+            is_last = batch.is_last
 
     async def _merge(self, connection: Connection, batch: "_Batch") -> None:
         with contextlib.suppress(_NothingMerged):
@@ -155,39 +157,50 @@ class Import:
 
 
 class _Batch:
-    """The lines of one transaction: read once, counted, their errors kept."""
+    """The lines of one transaction, `most` at most: read once, counted, their errors kept."""
 
-    def __init__(self, lines: Iterable[Line], seen: dict[str, set[int]]) -> None:
+    def __init__(self, lines: Iterator[Line], most: int | None, seen: Seen) -> None:
         self.count = 0
         self.line = 0
+        self.is_last = False
         self.error_count = 0
         self.errors: list[LineError] = []
         self._lines = lines
+        self._most = most
         self._seen = seen
 
     async def records(self) -> AsyncIterator[tuple[int, str, str]]:
-        """The lines that can be staged, as the columns of the staging table."""
-        size = 0
-        for number, text in self._lines:
-            self.count += 1
-            self.line = number
-            size += LINE_MOST if isinstance(text, LineFault) else len(text)
-            if size > SLICE_BYTES:
-                size = 0
+        """The lines that can be staged, as the columns of the staging table.
+
+        The one place where an import reads: other requests wait for no more than a slice of it.
+        """
+        begun = monotonic()
+        while self.count != self._most:
+            if monotonic() - begun > SLICE_SECONDS:
                 await asyncio.sleep(0)
+                begun = monotonic()
+            line = next(self._lines, None)
+            if line is None:
+                self.is_last = True
+                return
+            if line.text is None:
+                continue
+            self.count += 1
+            self.line = line.number
             try:
-                kind, members = self._read(text)
+                kind, members = self._read(line.text)
             except LineFault as fault:
                 self.error_count += 1
                 if len(self.errors) < ERRORS_MOST:
-                    self.errors.append(LineError(number, str(fault)))
+                    self.errors.append(LineError(line.number, str(fault)))
             else:
-                yield number, kind, members
+                yield line.number, kind, members
 
     def _read(self, text: bytes | LineFault) -> tuple[str, str]:
         kind, wanted = record(text)
-        seen = self._seen.setdefault(kind, set())
-        if wanted.id.int in seen:
+        key = wanted.id.int
+        seen = self._seen.setdefault((kind, key % SEEN_SETS), set())
+        if key in seen:
             raise LineFault(TWICE)
-        seen.add(wanted.id.int)
+        seen.add(key)
         return kind, wire.encode(wanted).decode()

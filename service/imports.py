@@ -2,6 +2,8 @@
 
 import asyncio
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import BinaryIO, Final
 
 from msgspec import UNSET
@@ -27,10 +29,11 @@ async def import_records(request: Request) -> Response:
     whole = _is_whole(request)
     caller_id = await auth.admin(request)
     job = Import(caller_id, context.now(), whole=whole)
-    with tempfile.TemporaryFile() as upload:
-        await _receive(request.receive, upload)
-        async with connected(context.settings, SECONDS) as connection:
-            await job.merge(connection, objects(numbered(upload)))
+    async with (
+        _received(request.receive) as upload,
+        connected(context.settings, SECONDS) as connection,
+    ):
+        await job.merge(connection, objects(numbered(upload)))
     return reply(job.outcome, 200 if job.outcome.detail is UNSET else 422)
 
 
@@ -43,11 +46,22 @@ def _is_whole(request: Request) -> bool:
     return mode == "all"
 
 
-async def _receive(receive: Receive, upload: BinaryIO) -> None:
-    """Keeps the body in a file, so that the database waits for no client.
+@asynccontextmanager
+async def _received(receive: Receive) -> AsyncIterator[BinaryIO]:
+    """The body in a file, so that the database does not wait for the client.
 
-    Raises ClientFault 413 beyond 100 MB, 408 when it stops coming, 400 when it ends early.
+    Threads write and close the file: freeing 100 MB takes 20 ms. Raises ClientFault 413 beyond
+    100 MB, 408 when the body stops coming, 400 when it ends early.
     """
+    upload = await asyncio.to_thread(tempfile.TemporaryFile)
+    try:
+        await _receive(receive, upload)
+        yield upload
+    finally:
+        await asyncio.to_thread(upload.close)
+
+
+async def _receive(receive: Receive, upload: BinaryIO) -> None:
     size = 0
     more = True
     while more:
@@ -62,6 +76,6 @@ async def _receive(receive: Receive, upload: BinaryIO) -> None:
         size += len(part)
         if size > UPLOAD_MOST:
             raise ClientFault(413, "Request body too large", CLOSE)
-        upload.write(part)
+        await asyncio.to_thread(upload.write, part)
         more = message.get("more_body", False)
     upload.seek(0)

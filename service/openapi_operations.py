@@ -265,8 +265,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         import_merge.Outcome,
         parameters=[MODE],
         note="Up to 100 MB of lines, each a JSON object of at most 1 MB: `type` (`account`,"
-        " `profile` or `title`), `id`, and the members that a PUT of it takes. The same lines"
-        " again change nothing.",
+        " `profile` or `title`), `id`, and the members that a PUT of it takes, each of at most"
+        " 64 KiB. The same lines again change nothing.",
         also={422: import_merge.Outcome},
         lines=[records.AccountBody, records.ProfileBody, records.TitleBody],
     ),

@@ -1,12 +1,17 @@
 """The import: lines read as a PUT would read them; all or nothing, or what can be; once more."""
 
 import asyncio
+import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,11 +22,20 @@ import asyncpg
 import msgspec
 import pytest
 
-from service import import_merge, imports
+from service import import_lines, import_merge, imports
 from service.config_cache import CHANNEL
 from service.database import Connection
-from service.import_lines import LINE_MOST, LineFault, numbered, rows
-from service.import_merge import ERRORS_MOST
+from service.import_lines import (
+    LINE_MOST,
+    MAX_PARSED_BYTES,
+    Line,
+    LineFault,
+    numbered,
+    objects,
+    record,
+    rows,
+)
+from service.import_merge import ERRORS_MOST, Import
 from service.settings import Settings
 from tests.conftest import ROOT, Running, RunningService, Starter
 from tests.family import PASSWORD_HASH, SECRET, Family, add_family, bearer
@@ -420,11 +434,106 @@ async def test_nothing_is_left_of_an_import(
 def test_no_more_of_a_line_is_held_than_its_bound() -> None:
     long = b"x" * (3 * LINE_MOST)
     file = BytesIO(b"a\n" + long + b"\n" + b"y" * (LINE_MOST - 1) + b"\n" + b"b")
-    lines = list(numbered(file))
+    lines = [line for line in numbered(file) if line.text is not None]
     assert [line.number for line in lines] == [1, 2, 3, 4]
     assert isinstance(lines[1].text, LineFault)
     assert [lines[0].text, lines[3].text] == [b"a\n", b"b"]
     assert len(lines[2].text) == LINE_MOST if isinstance(lines[2].text, bytes) else False
+
+
+GOOD = f'{{"type": "title", "id": "{uuid4()}", "title": "Planets", "is_educational": true}}\n'
+
+
+@pytest.mark.parametrize(
+    "line", ["\n", " \t \r\n", "x" * 100_000 + "\n", "{\n", "[" * 60_000 + "\n", GOOD]
+)
+async def test_other_requests_have_their_turn_whatever_the_lines_are(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Every look at the clock finds that a tenth of a slice has passed: ten lines, then others."""
+    monkeypatch.setattr(import_lines, "LINE_MOST", 64 * 1024)
+    passed = itertools.count(0, import_merge.SLICE_SECONDS / 10)
+    monkeypatch.setattr(import_merge, "monotonic", lambda: next(passed))
+    file = BytesIO(line.encode() * min(10_000, 10_000_000 // len(line)))
+    pulled: list[int] = []
+    gaps: list[int] = []
+
+    def watched() -> Iterator[Line]:
+        for found in objects(numbered(file)):
+            pulled.append(found.number)
+            yield found
+
+    async def others() -> None:
+        while True:
+            gaps.append(len(pulled) - sum(gaps))
+            await asyncio.sleep(0)
+
+    waiting = asyncio.create_task(others())
+    await Import(None, datetime.now(UTC), whole=False).merge(connection, watched())
+    waiting.cancel()
+    assert max(gaps) <= 12
+    assert sum(gaps) > 90
+
+
+PADDING = b'{"type":["title"],"id":[[],{}],"x":"\\u0074"},' * 20_000
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (b'{"a":[' + b"[]," * 349_000 + b"[]]}", "type: Field required"),
+        (b'{"type":"title",' + b'"a":1,' * 170_000 + b'"a":1}', "title: Field required"),
+        (b'{"type":[' + b"1," * 500_000 + b"1]}", "type: Longer than 65536 bytes"),
+        (b"[" + b"[]," * 349_000 + b"[]]", "Input should be a valid dictionary or object"),
+        (b"[" + b"[]," * 349_000, "Not JSON: Input data was truncated"),
+        (b'{"a":' + b"1," * 500_000, "Not JSON: expected '\"' (byte 7)"),
+        (b'{"a":"' + b"x" * 1_000_000 + b'\xff"}', "Not JSON: invalid start byte (byte 1000006)"),
+        (b"[" * 1_000_000, "Not JSON: Nested too deeply (character 0)"),
+        (b'{"a":' * 200_000, "Not JSON: Nested too deeply (character 0)"),
+    ],
+)
+def test_of_a_long_line_only_its_members_are_parsed(
+    monkeypatch: pytest.MonkeyPatch, text: bytes, error: str
+) -> None:
+    parsed: list[int] = []
+    loads = json.loads
+
+    def counted(raw: bytes, **how: Any) -> Any:
+        parsed.append(len(raw))
+        return loads(raw, **how)
+
+    monkeypatch.setattr(json, "loads", counted)
+    with pytest.raises(LineFault, match=re.escape(error)):
+        record(text)
+    assert max(parsed, default=0) <= MAX_PARSED_BYTES
+
+
+def test_a_long_line_is_read_like_a_short_one() -> None:
+    line = title(title="Zoë \\ 🐛", is_educational="yes", title_type="series")
+    short = json.dumps(line).encode()
+    more = b', "more": [' + PADDING[:-1] + b"]}"
+    for end in (more, more.replace(b",", b" , "), b" " * 500_000 + b"}"):
+        assert record(short[:-1] + end) == record(short)
+
+
+async def test_no_other_request_waits_for_the_disk_of_an_upload(
+    running: Running, admin: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touching: list[int] = []
+
+    class File(BytesIO):
+        def write(self, *given: Any) -> int:
+            touching.append(threading.get_ident())
+            return super().write(*given)
+
+        def close(self) -> None:
+            touching.append(threading.get_ident())
+            super().close()
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", File)
+    assert (await send(running, admin, [title()]))[0] == 200
+    assert len(touching) > 1
+    assert threading.get_ident() not in touching
 
 
 def rows_of(text: bytes) -> list[tuple[int, Any]]:
@@ -485,6 +594,24 @@ def test_a_quote_that_is_not_closed_takes_no_other_row(broken: str, end: bytes, 
     assert found[0][1].startswith(error)
     assert found[1:501] == rows_of(HEADER + b"\n" + b"".join(good))
     assert [number for number, _ in found[501:]] == [503]
+
+
+def test_quotes_that_are_never_closed_take_no_more_than_their_share_of_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(import_lines, "MAX_ROW_LINES", 10)
+    read: list[int] = []
+    taken = import_lines._Source.__next__
+
+    def counted(source: Any) -> str:
+        read.append(1)
+        return taken(source)
+
+    monkeypatch.setattr(import_lines._Source, "__next__", counted)
+    # Each of these lines opens a cell, whether it begins inside of one or outside.
+    found = rows_of(HEADER + b'x","""\n' * 1000)
+    assert len(found) == 1000
+    assert len(read) <= 11 * 1000 + 2
 
 
 def test_a_quote_that_is_not_closed_on_the_last_line() -> None:
