@@ -44,6 +44,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     rules               the viewing day, the limit, the verdict: pure
     wire                what a body, a path and a query may say
     dotenv              settings in a file
+    driver              the errors of the PostgreSQL driver, told apart
     deadlines           no request waits for ever
     errors, settings, metrics, logs
     trace, process      what is known of the request at work, and of the process

@@ -12,6 +12,7 @@ import msgspec
 
 from service import jwks, rules, schema, settings
 from service.database import UNAVAILABLE, Connection, Statement, connect, reach
+from service.errors import Unavailable
 from service.server import PortTaken, bound
 from service.settings import Settings, SettingsError
 
@@ -220,4 +221,5 @@ def _published_keys(chosen: Settings) -> Findings:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+    first = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ else error
+    return " ".join(f"{type(first).__name__}: {first}".split()).rstrip(".: ")

@@ -97,7 +97,7 @@ def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
     if target.exists():
         raise click.ClickException(f"{target} is there already; choose another folder with --to.")
     try:
-        with _explained("read the database at DATABASE_URL or write the copy"):
+        with _explained(), _explained("write the copy", (OSError,)):
             counts = asyncio.run(export.export(chosen, profile, target, utc_now()))
     except LookupError:
         raise click.ClickException(f"There is no profile {profile}.") from None
@@ -106,9 +106,12 @@ def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
 
 
 @contextmanager
-def _explained(what: str = "use the database at DATABASE_URL") -> Iterator[None]:
+def _explained(
+    what: str = "use the database at DATABASE_URL",
+    errors: tuple[type[Exception], ...] = (*UNAVAILABLE, asyncpg.PostgresError),
+) -> Iterator[None]:
     """Says in one sentence what could not be done."""
     try:
         yield
-    except (*UNAVAILABLE, asyncpg.PostgresError) as fault:
+    except errors as fault:
         raise click.ClickException(f"Cannot {what}: {fault}") from fault

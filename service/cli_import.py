@@ -12,7 +12,7 @@ import asyncpg
 import click
 
 from service.app import utc_now
-from service.database import UNAVAILABLE, connect
+from service.database import UNAVAILABLE, connected
 from service.errors import Overloaded
 from service.import_lines import Line, numbered, objects, rows
 from service.import_merge import SECONDS, Import
@@ -44,7 +44,13 @@ def import_command(set_up: SetUp, files: tuple[Path, ...], mode: str, from_line:
         job = Import(None, utc_now(), whole=mode == "all")
         try:
             _import(chosen, job, path, from_line)
-        except (*UNAVAILABLE, asyncpg.PostgresError, Overloaded, KeyboardInterrupt) as fault:
+        except (
+            *UNAVAILABLE,
+            asyncpg.PostgresError,
+            OSError,  # the file cannot be read
+            Overloaded,
+            KeyboardInterrupt,
+        ) as fault:
             first = max(job.line + 1, from_line)
             left = map(str, files[number:])
             again = ["viewing-time", "import", "--mode", mode, "--from-line", str(first), *left]
@@ -73,11 +79,8 @@ def _import(chosen: Settings, job: Import, path: Path, from_line: int) -> None:
 
 
 async def _merge(chosen: Settings, job: Import, lines: Iterator[Line]) -> None:
-    connection = await connect(chosen, SECONDS)
-    try:
+    async with connected(chosen, SECONDS) as connection:
         await job.merge(connection, lines)
-    finally:
-        connection.terminate()
 
 
 def _watched(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Line]:

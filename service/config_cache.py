@@ -20,6 +20,7 @@ from async_lru import alru_cache
 
 from service import rules
 from service.database import PING, UNAVAILABLE, Connection, Pool, Statement, connect
+from service.driver import translated
 from service.errors import ClientFault, Overloaded
 from service.metrics import Metrics
 from service.rules import Configuration
@@ -224,7 +225,8 @@ class ConfigCache:
     async def _listen(self) -> Connection:
         connection = await connect(self._settings, direct=True)
         try:
-            await connection.add_listener(CHANNEL, self._heard)
+            with translated(connection):
+                await connection.add_listener(CHANNEL, self._heard)
         except BaseException:
             connection.terminate()
             raise

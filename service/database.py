@@ -10,40 +10,27 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
-from asyncpg.pool import PoolConnectionProxy
 
+from service.driver import UNAVAILABLE as UNAVAILABLE
+from service.driver import UNREACHABLE, connecting, translated
+from service.driver import Connection as Connection
+from service.driver import Pool as Pool
+from service.driver import Session as Session
+from service.driver import Source as Source
 from service.metrics import STATEMENT_SECONDS, WAIT_SECONDS, Histogram
 from service.settings import Settings
 from service.trace import count_statement
 
 Row = TypeVar("Row", bound=msgspec.Struct)
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Session: TypeAlias = "Connection | PoolConnectionProxy[asyncpg.Record]"
-Source: TypeAlias = "Pool | Session"
 
 # Of the whole process, as its statements are: runs by the file's name, waits for a connection.
 STATEMENT_TIMES: Final[dict[str, Histogram]] = {}
 POOL_WAIT: Final = Histogram(WAIT_SECONDS)
-
-# What tells that the database is not there, cannot be reached or does not answer in time.
-UNAVAILABLE: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.ReadOnlySQLTransactionError,
-    # A connection that was cut off while it lay idle, or no host that takes writes.
-    asyncpg.InternalClientError,
-    OSError,
-)
 
 
 def files(name: str) -> Path:
@@ -87,19 +74,17 @@ class Statement(Generic[Row]):
         """A connection for one run of the statement; counts the run, and the wait before it."""
         if isinstance(source, asyncpg.Pool):
             asked = monotonic()
-            async with source.acquire() as connection:
-                POOL_WAIT.add(monotonic() - asked)
-                async with self._timed(connection):
-                    yield connection
+            with translated(source):
+                async with source.acquire() as connection:
+                    POOL_WAIT.add(monotonic() - asked)
+                    async with self._timed(connection):
+                        yield connection
             return
         count_statement()
         begun = monotonic()
         try:
-            yield source
-        except asyncpg.PostgresError as error:
-            # It may hold a whole row, with all that must not come into a log.
-            error.detail = None
-            raise
+            with translated(source):
+                yield source
         finally:
             self._times.add(monotonic() - begun)
 
@@ -162,7 +147,8 @@ async def open_pool(settings: Settings, warmth: Warmth) -> Pool:
     async def warm(connection: Connection) -> None:
         if settings.statement_cache_size:
             for statement, arguments in warmth:
-                await connection.fetch(statement.text, *arguments)
+                with translated(connection):
+                    await connection.fetch(statement.text, *arguments)
 
     return await asyncpg.create_pool(
         settings.database_url,
@@ -186,10 +172,11 @@ async def _connect(dsn: str | None = None, *, timeout: float = 0, **options: Any
     answer would keep it from those after it.
     """
     hosts = _hosts(dsn or "")
-    for host in hosts[:-1]:
-        with contextlib.suppress(*UNAVAILABLE):
-            return await asyncpg.connect(host, timeout=timeout / len(hosts), **options)
-    return await asyncpg.connect(hosts[-1], timeout=timeout / len(hosts), **options)
+    with connecting():
+        for host in hosts[:-1]:
+            with contextlib.suppress(*UNREACHABLE):
+                return await asyncpg.connect(host, timeout=timeout / len(hosts), **options)
+        return await asyncpg.connect(hosts[-1], timeout=timeout / len(hosts), **options)
 
 
 def _hosts(dsn: str) -> list[str]:
@@ -225,7 +212,8 @@ async def connected(settings: Settings, seconds: float) -> AsyncIterator[Connect
     """A connection for one piece of work, each of whose statements may take `seconds`."""
     connection = await connect(settings, seconds)
     try:
-        yield connection
+        with translated(connection):
+            yield connection
     finally:
         connection.terminate()
 
@@ -233,7 +221,8 @@ async def connected(settings: Settings, seconds: float) -> AsyncIterator[Connect
 async def reach(settings: Settings) -> None:
     """Connects once and leaves again; raises what stands in the way."""
     connection = await connect(settings)
-    await connection.close()
+    with translated(connection):
+        await connection.close()
 
 
 async def close_pool(pool: Pool, timeout: float) -> None:

@@ -7,13 +7,18 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
+
+class DeadlinePassed(TimeoutError):
+    """The time that a request may take has passed."""
+
+
 TICKS: Final = 40
 
 _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives, if it does so within `seconds`; raises TimeoutError on time if not.
+    """What `work` gives, if it does so within `seconds`; raises DeadlinePassed on time if not.
 
     Late work is cancelled but not waited for: giving back a connection whose server has stopped
     answering can take longer than the request may.
@@ -29,7 +34,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     task.cancel()
     _abandoned.add(task)
     task.add_done_callback(_forget)
-    raise TimeoutError(f"not done within {seconds:g} s")
+    raise DeadlinePassed(f"not done within {seconds:g} s")
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
@@ -53,7 +58,7 @@ class Deadlines:
         self._loop = asyncio.get_running_loop()
 
     def watch(self) -> "Deadline":
-        """A block of the running task that ends with TimeoutError when it takes too long."""
+        """A block of the running task that ends with DeadlinePassed when it takes too long."""
         return Deadline(self)
 
     def enter(self, deadline: "Deadline") -> None:
@@ -97,7 +102,7 @@ class Deadline:
         self._deadlines.leave(self)
         if self._expired and kind is asyncio.CancelledError and self._task is not None:
             self._task.uncancel()
-            raise TimeoutError("the deadline has passed") from error
+            raise DeadlinePassed("the deadline has passed") from error
 
     def expire(self) -> None:
         """Cancels the task, once."""

@@ -49,7 +49,7 @@ async def _load(settings: Settings) -> bool:
             timeout=30,
         )
     finally:
-        await connection.close()
+        connection.terminate()
     return row.is_demo
 
 

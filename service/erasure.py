@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service import auth, wire
 from service.context import Context
-from service.database import Statement, connect
+from service.database import Statement, connected
 from service.errors import ClientFault
 from service.exchange import reply
 from service.settings import Settings
@@ -65,11 +65,8 @@ async def viewing_data_erase(request: Request) -> Response:
 
 async def erase(settings: Settings, profile_id: UUID) -> Erased | None:
     """Erases for an operator; None where there is no such profile."""
-    connection = await connect(settings)
-    try:
+    async with connected(settings, ERASE_SECONDS) as connection:
         row = await ERASE.one(connection, None, True, profile_id, "", timeout=ERASE_SECONDS)
-    finally:
-        await connection.close()
     return _erased(settings, profile_id, row, OPERATOR) if row.account_id else None
 
 

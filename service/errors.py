@@ -60,3 +60,11 @@ class Overloaded(Exception):
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"overloaded, retry after {retry_after} s")
         self.retry_after = retry_after
+
+
+class Unavailable(Exception):
+    """The database cannot be reached, its connection was lost, or it did not answer: 503."""
+
+
+class Unsent(Unavailable):
+    """The connection was lost before the statement was sent: nothing of it was applied."""

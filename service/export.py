@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from service import wire
-from service.database import Connection, Statement, connect
+from service.database import Connection, Statement, connected
 from service.settings import Settings
 
 PAGE: Final = 500
@@ -71,24 +71,23 @@ async def export(
 
     Raises LookupError where there is no such profile, FileExistsError where the folder is there.
     """
-    connection = await connect(settings, SECONDS)
-    try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            profile = await PROFILE.one(connection, profile_id, timeout=SECONDS)
-            about = {"profile_id": profile_id, "profile_name": profile.profile_name}
-            with _copy(folder, {**about, "exported_at": now}) as copy:
-                with copy.section("sessions", SessionRow) as write:
-                    async for session in _sessions(connection, profile_id):
-                        write(session)
-                with copy.section("balances", BalanceRow) as write:
-                    for balance in await BALANCES.all(connection, profile_id):
-                        write(balance)
-                with copy.section("grants", GrantRow) as write:
-                    for grant in await GRANTS.all(connection, profile_id):
-                        write(grant)
-                return copy.counts
-    finally:
-        connection.terminate()
+    async with (
+        connected(settings, SECONDS) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        profile = await PROFILE.one(connection, profile_id, timeout=SECONDS)
+        about = {"profile_id": profile_id, "profile_name": profile.profile_name}
+        with _copy(folder, {**about, "exported_at": now}) as copy:
+            with copy.section("sessions", SessionRow) as write:
+                async for session in _sessions(connection, profile_id):
+                    write(session)
+            with copy.section("balances", BalanceRow) as write:
+                for balance in await BALANCES.all(connection, profile_id):
+                    write(balance)
+            with copy.section("grants", GrantRow) as write:
+                for grant in await GRANTS.all(connection, profile_id):
+                    write(grant)
+            return copy.counts
 
 
 async def _sessions(connection: Connection, profile_id: UUID) -> AsyncIterator[SessionRow]:

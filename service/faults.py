@@ -14,6 +14,7 @@ from service import auth
 from service.context import Context
 from service.database import UNAVAILABLE
 from service.deadlines import within
+from service.driver import cause
 from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
 from service.exchange import reply
 from service.trace import blame
@@ -62,11 +63,12 @@ async def overloaded(request: Request, fault: Overloaded) -> Response:
 
 
 async def unavailable(request: Request, fault: Exception) -> Response:
-    """The database is not there: to be tried again."""
+    """The database is away, or the time has passed: to be tried again."""
     context: Context = request.state.context
     if isinstance(fault, asyncpg.ReadOnlySQLTransactionError):
         # The server has handed over to another: every connection of the pool looks for it.
         await context.pool.expire_connections()
+    context.metrics.failures[cause(fault)] += 1
     blame(fault)
     return _try_again(1)
 
@@ -82,6 +84,8 @@ async def constraint_fault(
 
 async def own_fault(request: Request, fault: Exception) -> Response:
     """Our own fault; raised once more, and logged with its traceback."""
+    context: Context = request.state.context
+    context.metrics.failures["own"] += 1
     return reply({"detail": "Internal Server Error"}, 500)
 
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import auth, rules, wire
 from service.context import Context
-from service.database import UNAVAILABLE
+from service.driver import cause
 from service.errors import ClientFault, FieldFault, Overloaded
 from service.exchange import body, slow_body
 from service.heartbeat_record import Beat
@@ -190,6 +190,7 @@ def _processed(
     metrics.heartbeats.add(ended, took)
     if failure is not None:
         metrics.heartbeats_failed_closed += 1
+        metrics.failures[cause(failure)] += 1
     else:
         metrics.verdicts[verdict.enforcement] += 1
         sample = context.settings.heartbeat_log_sample
@@ -202,7 +203,7 @@ def _processed(
         "duration_ms": round(took * 1000, 3),
         **({} if failure is None else {"error": f"{type(failure).__name__}: {failure}"}),
     }
-    is_known = failure is None or isinstance(failure, UNAVAILABLE)
+    is_known = failure is None or cause(failure) != "own"
     logger.log(
         logging.INFO if failure is None else logging.ERROR,
         "heartbeat_processed",

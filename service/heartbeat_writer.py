@@ -17,15 +17,13 @@ from uuid import UUID
 import asyncpg
 
 from service.database import UNAVAILABLE, Connection, connect
-from service.errors import ClientFault, Overloaded
+from service.errors import ClientFault, Overloaded, Unsent
 from service.heartbeat_record import NOBODYS, RECORD, REFUSALS, Beat, Recorded
 from service.metrics import Metrics
 from service.settings import Settings
 
 logger = logging.getLogger("viewing_time.heartbeat_writer")
 
-# What the driver says instead of sending: the server has just ended a connection that lay idle.
-UNSENT: Final = "cannot switch to state"
 # A title that somebody deletes or changes at length is not asked for again for so long.
 HELD_SECONDS: Final = 1.0
 HELD_TITLE: Final = '"titles"'
@@ -182,9 +180,9 @@ class HeartbeatWriter:
             if again:
                 return await self._write(connection, batch, again=False)
             _fail(batch, error)
-        except asyncpg.InternalClientError as error:
+        except Unsent as error:
             connection.terminate()
-            if again and str(error).startswith(UNSENT):
+            if again:
                 return await self._write(connection, batch, again=False)
             _fail(batch, error)
         except asyncpg.PostgresError as error:

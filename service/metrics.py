@@ -92,6 +92,7 @@ class Metrics:
         self.pin_lockouts = 0
         self.pin_seconds = Histogram(PIN_SECONDS)
         self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.failures = {"own": 0, "database": 0, "deadline": 0}
         self.lag_seconds = Histogram(LAG_SECONDS)
         self.lag_most = 0.0
 

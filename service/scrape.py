@@ -220,6 +220,12 @@ def _requests(exposition: Exposition, context: Context) -> None:
     )
     for (method, route, status), count in context.metrics.requests.items():
         requests.set({"method": method, "route": route, "status": str(status)}, count)
+    exposition.counters(
+        "failures_total",
+        "Requests and heartbeats that failed, by cause; own: a bug of the service.",
+        "cause",
+        context.metrics.failures,
+    )
 
 
 def _process(exposition: Exposition, context: Context) -> None:

@@ -135,7 +135,7 @@ async def test_an_unavailable_database_is_said_once_with_its_cause(
         assert (await running.client.get(url, headers=family.bearer)).status_code == 503
     [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert line.getMessage() == "request_failed"
-    assert vars(line)["fields"]["error"].startswith("InterfaceError: ")
+    assert vars(line)["fields"]["error"].startswith("Unavailable: ")
 
 
 @pytest.mark.parametrize("path", ["/api/v1/parental-controls/pin/status", BEAT])
