@@ -236,7 +236,7 @@ def application(
                 allow_credentials=True,
                 allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
                 allow_headers=["Authorization", "Content-Type", "Accept", "Idempotency-Key"],
-                expose_headers=["X-Locked-Until", "Retry-After"],
+                expose_headers=["X-Locked-Until", "Retry-After", "Link"],
             )
         ],
         exception_handlers=faults.TABLE,

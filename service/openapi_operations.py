@@ -30,6 +30,7 @@ from service import (
     viewing_config,
     weekly_report,
 )
+from service.openapi_fields import CHILD
 
 Struct = type[msgspec.Struct]
 
@@ -120,6 +121,20 @@ TO: Final = Parameter(
     DAY,
     "2026-03-01",
     True,
+)
+LIMIT: Final = Parameter(
+    "limit",
+    "query",
+    "The number of children at most; absent, all of them.",
+    {"type": "integer", "minimum": 1, "maximum": weekly_report.MAX_CHILDREN},
+    20,
+)
+AFTER: Final = Parameter(
+    "after",
+    "query",
+    "Only the children after this profile of the account, by name and id.",
+    {"type": "string", "format": "uuid"},
+    CHILD,
 )
 MODE: Final = Parameter(
     "mode",
@@ -226,7 +241,10 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         PARENTS,
         Caller.ACCOUNT,
         weekly_report.WeeklyReport,
-        parameters=[LANGUAGE],
+        refuses={403: [auth.NOT_OWNER], 422: [weekly_report.TOO_MANY]},
+        parameters=[LANGUAGE, LIMIT, AFTER],
+        note="An account with more children than `limit` may be gets them page by page: with"
+        " `limit`, the `Link` header says where the next page is, as long as there is one.",
         text={"text/html": "The report as a page for people, where `Accept` prefers it."},
     ),
     ("GET", f"{ADMIN}/metrics"): Operation(OPERATIONS_TAG, Caller.ADMINISTRATOR, admin.Counts),

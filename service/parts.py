@@ -85,7 +85,7 @@ def _warmth(now: datetime) -> Warmth:
         (config_cache.LOAD, ([nobody], [nobody], False, *defaults, now)),
         (balance.READ, (nobody, nobody, today)),
         (history.LIST, (nobody, nobody, today, today, 1)),
-        (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1)),
+        (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1, 1, None)),
         (pin_attempt.ATTEMPT, (nobody, None, 1, pin_attempt.LOCK, now)),
     )
 

@@ -77,10 +77,16 @@ LINES: Final = 4
 NO_BREAK: Final = "\u00a0"
 
 
-def page(weeks: Sequence[Week], days: Sequence[date], language: str) -> Response:
-    """The page for `weeks`, all of the same `days`, with dates in `language`."""
+def page(
+    weeks: Sequence[Week], days: Sequence[date], language: str, following: str = ""
+) -> Response:
+    """The page for `weeks`, all of the same `days`, with dates in `language`.
+
+    `following` is the address of the children after these, if there are more.
+    """
     children = "".join(_child(week, number, language) for number, week in enumerate(weeks))
     shown = children or "<p>This account has no child profiles.</p>"
+    link = f'<p><a href="{_text(following)}">More children</a></p>' if following else ""
     document = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -96,7 +102,7 @@ def page(weeks: Sequence[Week], days: Sequence[date], language: str) -> Response
 <svg width="0" height="0" aria-hidden="true"><defs><pattern id="hatch" width="5" height="5"
  patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path class="hatch" d="M1 0V5"/>
 </pattern></defs></svg>
-<div class="children">{shown}</div>
+<div class="children">{shown}</div>{link}
 </main>
 </body>
 </html>

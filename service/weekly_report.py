@@ -2,7 +2,7 @@
 
 from datetime import UTC, date, timedelta
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -12,16 +12,20 @@ from starlette.responses import Response
 from service import auth, dates, negotiation, report_page, rules, wire
 from service.context import Context
 from service.database import Statement
+from service.errors import RuleFault
 from service.exchange import reply
 from service.rules import Configuration
 from service.week import Day, Title, Week
 
 TOP_TITLES: Final = 3
+MAX_CHILDREN: Final = 50  # a page of HTML about so many takes 10 ms, which others wait
+TOO_MANY: Final = f"More than {MAX_CHILDREN} children: ask page by page with limit and after"
 VARY: Final = {"Vary": "Accept, Accept-Language"}
 
 
 class ReportRow(msgspec.Struct, frozen=True):
     is_active: bool
+    is_owner: bool
     profile_id: UUID | None
     profile_name: str | None
     has_configuration: bool
@@ -75,17 +79,48 @@ async def weekly_report(request: Request) -> Response:
     account_id = await auth.account(request)
     today = context.now().astimezone(UTC).date()
     days = [today - timedelta(days=ago) for ago in reversed(range(rules.REPORT_DAYS))]
-    rows = await REPORT.all(context.pool, account_id, days[0], len(days), TOP_TITLES)
-    auth.active(rows[0] if rows else None)
-    weeks = [week for row in rows if (week := _week(row, days))]
-    answer = _page(request, weeks, days) or _json(weeks, days)
+    part = _part(request)
+    asked = (account_id, days[0], len(days), TOP_TITLES, (part.limit or MAX_CHILDREN) + 1)
+    rows = await REPORT.all(context.pool, *asked, part.after)
+    auth.owned(rows[0] if rows else None)
+    answer = _shown(request, part, [week for row in rows if (week := _week(row, days))], days)
     ended = monotonic()
     context.metrics.reports.add(ended, ended - begun)
     context.metrics.report_statements += 1
     return answer
 
 
-def _page(request: Request, weeks: list[Week], days: list[date]) -> Response | None:
+class Part(NamedTuple):
+    """The children asked for: so many at most, those after one of them; null: all."""
+
+    limit: int | None
+    after: UUID | None
+
+
+def _part(request: Request) -> Part:
+    params = request.query_params
+    return Part(
+        wire.query_integer(params, "limit", 1, MAX_CHILDREN), wire.query_uuid(params, "after")
+    )
+
+
+def _shown(request: Request, part: Part, weeks: list[Week], days: list[date]) -> Response:
+    """The report, with a link to the children after those asked for.
+
+    Raises RuleFault where all were asked for and they are too many.
+    """
+    limit = part.limit or MAX_CHILDREN
+    shown, left = weeks[:limit], weeks[limit:]
+    if left and part.limit is None:
+        raise RuleFault(422, TOO_MANY)
+    following = f"?limit={limit}&after={shown[-1].profile_id}" if left else ""
+    answer = _page(request, shown, days, following) or _json(shown, days)
+    if following:
+        answer.headers["Link"] = f'<{following}>; rel="next"'
+    return answer
+
+
+def _page(request: Request, weeks: list[Week], days: list[date], following: str) -> Response | None:
     """The page, where the request prefers it to JSON."""
     accept, languages = (
         ", ".join(request.headers.getlist(name)) for name in ("accept", "accept-language")
@@ -93,7 +128,7 @@ def _page(request: Request, weeks: list[Week], days: list[date]) -> Response | N
     if not negotiation.prefers(accept, "text/html", "application/json"):
         return None
     language = negotiation.language(languages, dates.LANGUAGES, dates.DEFAULT)
-    page = report_page.page(weeks, days, language)
+    page = report_page.page(weeks, days, language, following)
     page.headers.update(VARY)
     return page
 

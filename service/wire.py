@@ -120,6 +120,16 @@ def query_date(params: Mapping[str, str], name: str) -> date:
     return _date(params[name], ("query", name))
 
 
+def query_uuid(params: Mapping[str, str], name: str) -> UUID | None:
+    """A UUID in the query, if it is there; raises FieldFault."""
+    return _uuid(params[name], ("query", name)) if name in params else None
+
+
+def query_integer(params: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """An integer in the query, if it is there; raises FieldFault."""
+    return _integer(least, most, params[name], ("query", name)) if name in params else None
+
+
 def minutes(seconds: int) -> float:
     """Seconds as the minutes that clients are shown."""
     return round(seconds / 60, 2)

@@ -4,8 +4,11 @@
 -- $2 week_start date               first UTC day of `started_at`
 -- $3 days int                      so many days
 -- $4 titles int                    so many titles for each child
+-- $5 children int                  so many children at most
+-- $6 after_id uuid                 only those after this one, by name and id; null: from the first
 --
 -- row: is_active bool              the account may ask
+-- row: is_owner bool               $6 is one of the account's profiles, or null
 -- row: profile_id uuid             null (like the rest) in the one row of a childless account
 -- row: profile_name text
 -- row: has_configuration bool      false: the child has none, and the next two are null
@@ -25,6 +28,7 @@
 -- row a session.
 select
     u.is_active,
+    $6::uuid is null or a.id is not null as is_owner,
     p.id as profile_id,
     p.name as profile_name,
     c.id is not null as has_configuration,
@@ -37,7 +41,17 @@ select
     w.title_names,
     w.title_seconds
 from users as u
-left join profiles as p on p.user_id = u.id and p.is_kids and u.is_active
+left join profiles as a on a.id = $6::uuid and a.user_id = u.id
+left join lateral (
+    select k.id, k.name
+    from profiles as k
+    where k.user_id = u.id
+        and k.is_kids
+        and u.is_active
+        and ($6::uuid is null or (k.name collate "C", k.id) > (a.name collate "C", a.id))
+    order by k.name collate "C", k.id
+    limit $5::int
+) as p on true
 left join viewing_time_configs as c on c.profile_id = p.id
 left join lateral (
     with watched as materialized (

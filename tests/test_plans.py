@@ -137,7 +137,7 @@ def weekly_report(account: int, children: int) -> Case:
     """A row is itself; a child has a descent of the index, a configuration and three titles."""
     return Case(
         "weekly_report",
-        f"select of('account', {account}), date '2026-11-18', 7, 3",
+        f"select of('account', {account}), date '2026-11-18', 7, 3, 51, null::uuid",
         "select count(*) from viewing_sessions as s join profiles as p on p.id = s.profile_id "
         f"where p.user_id = of('account', {account}) and p.is_kids "
         "and s.started_at >= '2026-11-18 00:00Z' and s.started_at < '2026-11-25 00:00Z'",

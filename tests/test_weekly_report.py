@@ -1,11 +1,15 @@
 """The weekly report: every child, one statement, nothing stored."""
 
 from datetime import UTC, datetime
+from html import escape
 from uuid import uuid4
 
+import pytest
+
 from service.database import Connection
+from service.weekly_report import MAX_CHILDREN, TOO_MANY
 from tests.conftest import Running
-from tests.family import Family
+from tests.family import Family, add_family
 from tests.test_history import add_sessions
 
 URL = "/api/v1/parental-controls/weekly-report"
@@ -112,6 +116,95 @@ async def test_an_account_without_children_has_an_empty_report(
     await connection.execute("delete from profiles where is_kids")
     report = await running.client.get(URL, headers=family.bearer)
     assert (report.status_code, report.json()["profiles"]) == (200, [])
+
+
+async def add_children(connection: Connection, family: Family, count: int) -> None:
+    """Children of the family, some of one name, beside the one whom it has."""
+    await connection.execute(
+        "insert into profiles (id, user_id, name, parental_rating, is_kids) "
+        "select gen_random_uuid(), $1, 'child ' || n / 7, 'TV-G', true "
+        "from generate_series(1, $2) as n",
+        family.account,
+        count,
+    )
+
+
+async def test_every_child_of_an_ordinary_account_without_asking_for_pages(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await add_children(connection, family, MAX_CHILDREN - 1)
+    answer = await running.client.get(URL, headers=family.bearer)
+    assert len(answer.json()["profiles"]) == MAX_CHILDREN
+    assert "link" not in answer.headers
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+async def test_an_account_with_more_children_than_a_page_holds_is_told_to_ask_for_pages(
+    running: Running, connection: Connection, family: Family, accept: str
+) -> None:
+    await add_children(connection, family, 10_000)
+    answer = await running.client.get(URL, headers={**family.bearer, "Accept": accept})
+    assert (answer.status_code, answer.json()) == (422, {"detail": TOO_MANY})
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+async def test_pages_show_every_child_once_in_order(
+    running: Running, connection: Connection, family: Family, accept: str
+) -> None:
+    await add_children(connection, family, 60)
+    headers = {**family.bearer, "Accept": accept}
+    answer = await running.client.get(URL, params={"limit": "13"}, headers=headers)
+    pages = [answer]
+    while "next" in answer.links:
+        following = answer.links["next"]["url"]
+        if accept == "text/html":
+            assert f'<a href="{escape(following)}">' in answer.text
+        answer = await running.client.get(URL + following, headers=headers)
+        pages.append(answer)
+    assert {page.status_code for page in pages} == {200}
+    if accept == "text/html":
+        assert [page.text.count('<section class="child"') for page in pages] == [13] * 4 + [9]
+        return
+    shown = [child["profile_id"] for page in pages for child in page.json()["profiles"]]
+    stored = await connection.fetch(
+        'select id from profiles where is_kids order by name collate "C", id'
+    )
+    assert shown == [str(row["id"]) for row in stored]
+
+
+async def test_the_page_after_the_last_child_is_empty_and_a_strangers_child_is_refused(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    stranger = await add_family(connection)
+    last = await running.client.get(URL, params={"after": str(family.child)}, headers=family.bearer)
+    assert (last.status_code, last.json()["profiles"]) == (200, [])
+    for after in (stranger.child, uuid4()):
+        params = {"limit": "5", "after": str(after)}
+        answer = await running.client.get(URL, params=params, headers=family.bearer)
+        assert (answer.status_code, answer.json()) == (
+            403,
+            {"detail": "Profile not found or access denied"},
+        )
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"limit": "0"}, "greater_than_equal"),
+        ({"limit": str(MAX_CHILDREN + 1)}, "less_than_equal"),
+        ({"limit": "many"}, "int_parsing"),
+        ({"limit": ""}, "int_parsing"),
+        ({"after": "17"}, "uuid_parsing"),
+    ],
+)
+async def test_what_no_page_can_be_asked_for_with(
+    running: Running, family: Family, params: dict[str, str], kind: str
+) -> None:
+    answer = await running.client.get(URL, params=params, headers=family.bearer)
+    [fault] = answer.json()["detail"]
+    assert (answer.status_code, fault["type"]) == (422, kind)
+    assert fault["loc"] == ["query", *params]
+    assert (await running.client.get(URL, params=params)).status_code == 401
 
 
 async def test_json_unless_html_is_preferred(
