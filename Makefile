@@ -38,7 +38,7 @@ migrate: $(INSTALLED) ## apply the migrations to DATABASE_URL
 	@exec $(BIN)/python -m service migrate
 
 lock: ## write requirements.lock anew, with `uv` from the path
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade --quiet --output-file requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --only-binary :all: --generate-hashes --upgrade --quiet --output-file requirements.lock
 
 clean: ## remove the virtual environment and caches, keep .data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

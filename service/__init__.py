@@ -44,10 +44,12 @@ Reading order, from the outside in; a file imports only what comes after it:
     rules               the viewing day, the limit, the verdict: pure
     wire                what a body, a path and a query may say
     dotenv              settings in a file
+    exposition          metrics in Prometheus' text format
     driver              the errors of the PostgreSQL driver, told apart
     deadlines           no request waits for ever
     errors, settings, metrics, logs
-    trace, process      what is known of the request at work, and of the process
+    trace, process, version
+                        what is known of the request at work, of the process, of the code
     embedded, postgres_programs
                         the PostgreSQL of `make run` and the tests
 """

@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from typing import Final
 
 import msgspec
@@ -24,6 +23,7 @@ from service.openapi_operations import (
     Struct,
 )
 from service.openapi_schemas import FieldFaults, Json, Refusal, example, reference, schemas
+from service.version import VERSION
 
 METHOD_AND_PATHS: Final = re.compile(r"[A-Z]+ /\S*(?:, /\S*)*: ")
 IN_PATH: Final = re.compile(r"\{(\w+)\}")
@@ -97,7 +97,7 @@ def document(routes: Iterable[BaseRoute]) -> Json:
         "openapi": "3.1.0",
         "info": {
             "title": "Viewing time",
-            "version": version("viewing-time"),
+            "version": VERSION,
             "description": ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

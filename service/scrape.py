@@ -1,113 +1,55 @@
 """GET /metrics: what the process counted, in Prometheus' text format.
 
-The collectors are made for each scrape from the plain numbers, so that counting costs an addition.
-They escape nothing in a label's value: only routes, outcomes, causes and names of files stand
-there, never what a client sent.
+The families are made for each scrape from the plain numbers, so that counting costs an addition.
 """
 
 import asyncio
 import platform
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import metadata
-from typing import Any, Final
 
-from aioprometheus.collectors import Collector, Counter, Gauge, Registry
-from aioprometheus.collectors import Histogram as Distribution
-from aioprometheus.formats.text import TEXT_CONTENT_TYPE, TextFormatter
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import process
 from service.context import Context
 from service.database import POOL_WAIT, STATEMENT_TIMES
+from service.exposition import Exposition
 from service.logs import LINES
-from service.metrics import Histogram
-
-Labels = dict[str, str]
-PREFIX: Final = "viewing_time_"
-FORMATTER: Final = TextFormatter()
-
-
-class _Filled(Distribution):
-    """A histogram whose values have been counted before, by label."""
-
-    def __init__(
-        self, registry: Registry, name: str, doc: str, label: str, counted: Mapping[str, Histogram]
-    ) -> None:
-        super().__init__(PREFIX + name, doc, registry=registry)
-        self._label = label
-        self._counted = counted
-
-    def get_all(self) -> list[tuple[Labels, Any]]:
-        return [
-            ({self._label: value} if value else {}, _cumulative(histogram))
-            for value, histogram in self._counted.items()
-        ]
-
-
-def _cumulative(histogram: Histogram) -> dict[float | str, float]:
-    totals = list(histogram.cumulative())
-    bounds = (*map(float, histogram.bounds), float("inf"))
-    return {
-        **dict(zip(bounds, totals, strict=True)),
-        "count": totals[-1],
-        "sum": histogram.sum,
-    }
-
-
-class Exposition:
-    """One scrape: a registry, and the shorter ways to put numbers into it."""
-
-    def __init__(self) -> None:
-        self.registry = Registry()
-
-    def counter(self, name: str, doc: str, value: float) -> None:
-        Counter(PREFIX + name, doc, registry=self.registry).set({}, value)
-
-    def counters(self, name: str, doc: str, label: str, values: Mapping[str, float]) -> None:
-        counter = Counter(PREFIX + name, doc, registry=self.registry)
-        for value, count in values.items():
-            counter.set({label: value}, count)
-
-    def gauge(self, name: str, doc: str, value: float, labels: Labels | None = None) -> None:
-        Gauge(PREFIX + name, doc, registry=self.registry).set(labels or {}, value)
-
-    def histogram(self, name: str, doc: str, counted: Histogram) -> None:
-        _Filled(self.registry, name, doc, "", {"": counted})
+from service.version import VERSION
 
 
 async def metrics(request: Request) -> Response:
     """GET /metrics: for Prometheus, without a token.
 
-    Written piece by piece, with a turn for the event loop after each.
+    Written family by family, with a turn for the event loop after each.
     """
     blocks = []
-    for collector in _collectors(request.state.context):
-        blocks.append(FORMATTER.marshall_collector(collector))
+    for block in _exposition(request.state.context).blocks():
+        blocks.append(block)
         await asyncio.sleep(0)
-    return Response("\n".join([*blocks, ""]), media_type=TEXT_CONTENT_TYPE)
+    return Response(b"".join(blocks), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _collectors(context: Context) -> Sequence[Collector]:
+def _exposition(context: Context) -> Exposition:
     exposition = Exposition()
     for part in (_heartbeats, _cache, _reports, _pins, _database, _requests, _process):
         part(exposition, context)
-    return exposition.registry.get_all()
+    return exposition
 
 
 def _heartbeats(exposition: Exposition, context: Context) -> None:
     counts = context.metrics
-    beats = Counter(
-        "viewing_time_heartbeats_total",
+    exposition.table(
+        "heartbeats_total",
         "Heartbeats by what became of them and what the player was told.",
-        registry=exposition.registry,
+        ("outcome", "verdict"),
+        {
+            **{("counted", verdict): count for verdict, count in counts.verdicts.items()},
+            ("failed_closed", "blocked"): counts.heartbeats_failed_closed,
+            ("refused", "none"): counts.heartbeats_refused,
+            ("overloaded", "none"): counts.heartbeats_overloaded,
+        },
     )
-    for verdict, count in counts.verdicts.items():
-        beats.set({"outcome": "counted", "verdict": verdict}, count)
-    beats.set({"outcome": "failed_closed", "verdict": "blocked"}, counts.heartbeats_failed_closed)
-    beats.set({"outcome": "refused", "verdict": "none"}, counts.heartbeats_refused)
-    beats.set({"outcome": "overloaded", "verdict": "none"}, counts.heartbeats_overloaded)
     exposition.histogram(
         "heartbeat_duration_seconds",
         "From a heartbeat's arrival to its verdict, refused ones left out.",
@@ -187,21 +129,19 @@ def _pins(exposition: Exposition, context: Context) -> None:
 
 def _database(exposition: Exposition, context: Context) -> None:
     size, idle = context.pool.get_size(), context.pool.get_idle_size()
-    connections = Gauge(
-        "viewing_time_pool_connections",
+    exposition.gauges(
+        "pool_connections",
         "Open connections of the pool; heartbeats have their own.",
-        registry=exposition.registry,
+        "state",
+        {"in_use": size - idle, "idle": idle},
     )
-    connections.set({"state": "in_use"}, size - idle)
-    connections.set({"state": "idle"}, idle)
     exposition.gauge(
         "pool_max_connections", "How many the pool may open.", context.pool.get_max_size()
     )
     exposition.histogram(
         "pool_wait_duration_seconds", "How long a connection of the pool was waited for.", POOL_WAIT
     )
-    _Filled(
-        exposition.registry,
+    exposition.histograms(
         "statement_duration_seconds",
         "How long statements took, by the name of their file in sql/.",
         "statement",
@@ -213,13 +153,15 @@ def _database(exposition: Exposition, context: Context) -> None:
 
 
 def _requests(exposition: Exposition, context: Context) -> None:
-    requests = Counter(
-        "viewing_time_http_requests_total",
+    exposition.table(
+        "http_requests_total",
         "Requests answered, by method, route and status.",
-        registry=exposition.registry,
+        ("method", "route", "status"),
+        {
+            (method, route, str(status)): count
+            for (method, route, status), count in context.metrics.requests.items()
+        },
     )
-    for (method, route, status), count in context.metrics.requests.items():
-        requests.set({"method": method, "route": route, "status": str(status)}, count)
     exposition.counters(
         "failures_total",
         "Requests and heartbeats that failed, by cause; own: a bug of the service.",
@@ -243,16 +185,7 @@ def _process(exposition: Exposition, context: Context) -> None:
         "build_info",
         "Always 1; the labels say what runs.",
         1,
-        {"version": _version(), "python": platform.python_version()},
+        {"version": VERSION, "python": platform.python_version()},
     )
     for used in process.usage():
-        kind = Counter if used.is_counter else Gauge
-        kind(used.name, used.doc, registry=exposition.registry).set({}, used.value)
-
-
-@cache
-def _version() -> str:
-    try:
-        return metadata.version("viewing-time")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+        exposition.plain(used.is_counter, used.name, used.doc, used.value)

@@ -98,6 +98,26 @@ async def test_the_wheel_serves_from_an_empty_directory(
     assert exit_code == 0, said
 
 
+UNINSTALLED = """
+from importlib import metadata
+
+def nothing(name):
+    raise metadata.PackageNotFoundError(name)
+
+metadata.Distribution.from_name = nothing
+import service.cli
+from service.app import DESCRIPTION
+from service.version import VERSION
+print(VERSION)
+"""
+
+
+async def test_a_checkout_that_is_not_installed_can_be_imported(tmp_path: Path) -> None:
+    chosen = environment(PYTHONPATH=str(ROOT))
+    exit_code, said = await run(sys.executable, "-c", UNINSTALLED, cwd=tmp_path, env=chosen)
+    assert (exit_code, said) == (0, "unknown\n")
+
+
 async def run(*command: str | Path, cwd: Path, env: dict[str, str]) -> tuple[int, str]:
     """The exit code of a program, and what it printed."""
     process = await asyncio.create_subprocess_exec(
@@ -144,3 +164,32 @@ def test_the_lock_pins_everything_by_hash_and_names_no_place() -> None:
         assert hashes
         assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in hashes)
     assert not re.search(r"://|index-url|find-links|file:|@ ", LOCK)
+
+
+def test_the_lock_is_resolved_and_installed_from_wheels_alone() -> None:
+    """A package that exists as source only runs its build script, which no hash vouches for."""
+    header = LOCK.splitlines()[1]
+    (target,) = re.findall(r"^lock:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (install,) = re.findall(
+        r"`pip install [^`]*-r requirements\.lock", (ROOT / "README.md").read_text()
+    )
+    for command in (header, target, install):
+        assert "--only-binary :all:" in command
+
+
+# Each of these lets in no version with a fault that is known and concerns a service like this one.
+FLOORS = {
+    "pyjwt": ("2.13.0", "2.14.0"),  # a public key in DER passed for an HMAC secret
+    "orjson": ("3.11.5", "3.11.6"),  # CVE-2025-67221: no limit on recursion
+    "cryptography": ("48.0.0", "48.0.1"),  # OpenSSL in the wheels, and CVE-2026-26007 before
+    "psycopg": ("3.3.4", "3.3.5"),  # CVE-2025-12818 of libpq in the wheels
+    "uvicorn": ("0.55.0", "0.54.0"),  # its internals are used: the next minor version is another
+}
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_the_ranges_let_in_no_version_that_is_known_to_be_wrong(name: str) -> None:
+    requirements = map(Requirement, PROJECT["project"]["dependencies"])
+    (found,) = (each for each in requirements if canonicalize_name(each.name) == name)
+    refused, taken = FLOORS[name]
+    assert (found.specifier.contains(refused), found.specifier.contains(taken)) == (False, True)

@@ -53,10 +53,10 @@ LAYERS = [
     ["database", "embedded", "jwks"],
     ["report_page", "openapi_page", "openapi_fields"],
     ["week", "dates", "negotiation"],
-    ["rules", "wire", "dotenv"],
+    ["rules", "wire", "dotenv", "exposition"],
     ["driver"],
     ["errors", "deadlines", "pin_worker", "postgres_programs", "settings", "metrics", "logs"],
-    ["trace", "process"],
+    ["trace", "process", "version"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
