@@ -25,28 +25,38 @@ DAYS = click.IntRange(retention.DAYS_LEAST, 36_500)
 @click.option("--sessions-days", type=DAYS, help="Instead of RETENTION_SESSIONS_DAYS.")
 @click.option("--balances-days", type=DAYS, help="Instead of RETENTION_BALANCES_DAYS.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
+@click.option("--force", is_flag=True, help="Delete even more than half of a table's rows.")
 @click.pass_obj
 def retain_command(
-    set_up: SetUp, sessions_days: int | None, balances_days: int | None, dry_run: bool
+    set_up: SetUp, sessions_days: int | None, balances_days: int | None, dry_run: bool, force: bool
 ) -> None:
     """Delete sessions and balances that are older than so many days.
 
-    Small batches, each a transaction: it can be interrupted at any time and run again.
+    Small batches, each a transaction: it can be interrupted at any time and run again. Ages count
+    from the database's clock; where this machine's differs by more than 5 minutes, or more than
+    half of the sessions or balances are that old, nothing is deleted.
     """
     chosen = set_up()
-    keep = retention.kept(
-        utc_now(),
+    days = (
         sessions_days or chosen.retention_sessions_days,
         balances_days or chosen.retention_balances_days,
     )
     with _explained():
+        keep = asyncio.run(retention.kept_by_the_database(chosen, utc_now, *days))
         if dry_run:
-            _tell("would delete", asyncio.run(retention.due(chosen, keep)))
+            asyncio.run(_dry_run(chosen, keep, force))
         else:
-            _retain(chosen, keep)
+            _retain(chosen, keep, force)
 
 
-def _retain(chosen: Settings, keep: retention.Kept) -> None:
+async def _dry_run(chosen: Settings, keep: retention.Kept, force: bool) -> None:
+    removed = await retention.due(chosen, keep)
+    _tell("would delete", removed)
+    if not force:
+        await retention.refuse_too_much(chosen, removed)
+
+
+def _retain(chosen: Settings, keep: retention.Kept, force: bool) -> None:
     latest, told = Removed(), monotonic()
 
     def progress(removed: Removed) -> None:
@@ -57,7 +67,8 @@ def _retain(chosen: Settings, keep: retention.Kept) -> None:
             _tell("deleted so far", removed)
 
     try:
-        _tell("deleted", asyncio.run(retention.retain(chosen, keep, progress)))
+        run = retention.retain(chosen, keep, progress, is_forced=force)
+        _tell("deleted", asyncio.run(run))
     except retention.RetentionRunning:
         raise click.ClickException("Another retention is running.") from None
     except KeyboardInterrupt:
@@ -113,5 +124,7 @@ def _explained(
     """Says in one sentence what could not be done."""
     try:
         yield
+    except retention.RetentionRefused as refusal:
+        raise click.ClickException(str(refusal)) from refusal
     except errors as fault:
         raise click.ClickException(f"Cannot {what}: {fault}") from fault

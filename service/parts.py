@@ -19,7 +19,7 @@ from service.heartbeat_writer import HeartbeatWriter
 from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin_hasher import PinHasher
-from service.retention import RetentionSchedule
+from service.retention_schedule import RetentionSchedule
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ async def build(
     writer = coalescer(settings, metrics, now, handed_over)
     await writer.start()
     parts.push_async_callback(writer.stop)
-    schedule = RetentionSchedule(settings, now)
+    schedule = RetentionSchedule(settings, now, metrics.retention_runs)
     schedule.start()
     parts.push_async_callback(schedule.stop)
     deadlines = Deadlines(settings.request_timeout_seconds)

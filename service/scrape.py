@@ -147,6 +147,12 @@ def _database(exposition: Exposition, context: Context) -> None:
         "statement",
         {name: times for name, times in STATEMENT_TIMES.items() if any(times.counts)},
     )
+    exposition.counters(
+        "retention_runs_total",
+        "Scheduled runs of retention by outcome.",
+        "outcome",
+        context.metrics.retention_runs,
+    )
     exposition.gauge(
         "ready", "Whether the database answered when last asked.", int(context.metrics.ready)
     )

@@ -67,6 +67,28 @@ def test_retain_keeps_what_the_weekly_report_shows(days: str) -> None:
     assert "--sessions-days" in refused.output
 
 
+async def test_retain_deletes_most_of_a_table_only_by_force(
+    database: str, connection: Connection, family: Family
+) -> None:
+    await connection.execute(
+        "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
+        "last_heartbeat_at) select gen_random_uuid(), $1, $2, 'd', now() - interval '100 days', "
+        "now() - interval '100 days' from generate_series(1, 1001)",
+        family.child,
+        family.title,
+    )
+    sentence = (
+        "Error: 1,001 of about 1,001 sessions are old enough to be deleted, which is more than "
+        "half: nothing was deleted. Run `viewing-time retain --force` if that is right.\n"
+    )
+    for words, told in ((["--dry-run"], "would delete: 1,001 sessions, 0 balances\n"), ([], "")):
+        refused = run(database, "retain", *words)
+        assert (refused.returncode, refused.stdout, refused.stderr) == (1, told, sentence)
+    assert await connection.fetchval("select count(*) from viewing_sessions") == 1001
+    done = run(database, "retain", "--force")
+    assert (done.returncode, done.stdout) == (0, "deleted: 1,001 sessions, 0 balances\n")
+
+
 async def test_two_retentions_at_once(database: str, connection: Connection) -> None:
     await connection.fetchval("select pg_advisory_lock(hashtext('viewing-time retention'), 0)")
     refused = run(database, "retain")

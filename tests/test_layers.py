@@ -47,7 +47,7 @@ LAYERS = [
     ["context"],
     ["import_lines"],
     ["records"],
-    ["pulse"],
+    ["pulse", "retention_schedule"],
     ["heartbeat_writer", "config_cache", "pin_hasher", "keys", "retention", "export"],
     ["heartbeat_record", "migrate", "schema"],
     ["database", "embedded", "jwks"],

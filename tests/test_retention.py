@@ -1,27 +1,34 @@
 """Retention: what is too old goes, in batches, one run at a time; all else stays."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import pytest
 
-from service import retention
+from service import retention, retention_schedule
+from service.app import utc_now
 from service.database import Connection
 from service.retention import (
     Removed,
+    RetentionRefused,
     RetentionRunning,
-    RetentionSchedule,
     due,
     kept,
+    kept_by_the_database,
+    refuse_too_much,
     retain,
 )
+from service.retention_schedule import RetentionSchedule
 from service.settings import Settings
 from tests.conftest import Starter
 from tests.family import Family, add_family
+from tests.test_database import PGBOUNCER, pooler
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 KEEP = kept(NOW, 90, 365)
@@ -177,9 +184,10 @@ async def test_a_schedule_runs_again_and_again_whatever_happens(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(retention, "HOUR", 0.01)
+    monkeypatch.setattr(retention_schedule, "HOUR", 0.01)
     chosen = msgspec.structs.replace(settings, retention_interval_hours=1)
-    schedule = RetentionSchedule(chosen, lambda: NOW)
+    runs: Counter[str] = Counter()
+    schedule = RetentionSchedule(chosen, utc_now, runs)
     await connection.execute("alter table viewing_sessions rename to away")
     schedule.start()
     try:
@@ -192,6 +200,142 @@ async def test_a_schedule_runs_again_and_again_whatever_happens(
     finally:
         await schedule.stop()
     assert "retention_done" in caplog.messages
+    assert runs["failed"] >= 1
+    assert runs["done"] >= 1
+
+
+@pytest.mark.parametrize("ahead", [400, 5.1 / 1440, -5.1 / 1440, -400])
+async def test_a_service_whose_clock_differs_deletes_nothing_at_any_time(
+    start: Starter,
+    settings: Settings,
+    connection: Connection,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    ahead: float,
+) -> None:
+    """Nor does the service count from its own clock where the two agree well enough."""
+    for age in (10, 20_000):
+        await add_session(connection, family, age)
+    now = utc_now() + timedelta(days=ahead)
+    runs: Counter[str] = Counter()
+    chosen = msgspec.structs.replace(settings, retention_interval_hours=1)
+    schedule = RetentionSchedule(chosen, lambda: now, runs)
+    assert await schedule._once() == "refused"
+    assert len(await sessions(connection)) == 2
+    [line] = [record for record in caplog.records if record.message == "retention_refused"]
+    error = line.__dict__["fields"]["error"]
+    assert ("ahead of" if ahead > 0 else "behind") in error
+    now = utc_now() + timedelta(minutes=4.9 if ahead > 0 else -4.9)
+    assert await schedule._once() == "done"
+    assert len(await sessions(connection)) == 1
+
+
+async def test_ages_count_from_the_clock_of_the_database(settings: Settings) -> None:
+    slow = utc_now() - timedelta(minutes=4)
+    keep = await kept_by_the_database(settings, lambda: slow, 90, 365)
+    lag = utc_now() - timedelta(days=90) - keep.sessions
+    assert timedelta(0) <= lag < timedelta(minutes=1)
+    assert keep.balances == (keep.sessions + timedelta(days=90)).date() - timedelta(days=365)
+
+
+@pytest.mark.parametrize("kind", ["sessions", "balances"])
+async def test_more_than_half_of_a_table_needs_force(
+    settings: Settings,
+    connection: Connection,
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    monkeypatch.setattr(retention, "MAX_ROWS_WHATEVER_SHARE", 3)
+    if kind == "sessions":
+        for age in (100, 100, 100, 100, 1, 1, 1):
+            await add_session(connection, family, age)
+    else:
+        await add_balances(connection, family, 400, 401, 402, 403, 1, 2, 3)
+    with pytest.raises(RetentionRefused, match=f"^4 of about 7 {kind} are .* --force"):
+        await retain(settings, KEEP, lambda _: None)
+    assert len(await sessions(connection)) + len(await days(connection)) == 7
+    removed = await retain(settings, KEEP, lambda _: None, is_forced=True)
+    assert sum(removed) == 4
+
+
+async def test_half_of_a_table_or_a_thousand_rows_need_no_force(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    await connection.execute(
+        "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
+        "last_heartbeat_at) select gen_random_uuid(), $1, $2, 'd', $3, $3 "
+        "from generate_series(1, 1001)",
+        family.child,
+        family.title,
+        NOW - timedelta(days=100),
+    )
+    await refuse_too_much(settings, Removed(1_000, 1_000))
+    for removed in (Removed(1_001), Removed(0, 1_001)):
+        with pytest.raises(RetentionRefused):
+            await refuse_too_much(settings, removed)
+    await connection.execute(
+        "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
+        "last_heartbeat_at) select gen_random_uuid(), $1, $2, 'd', $3, $3 "
+        "from generate_series(1, 1001)",
+        family.child,
+        family.title,
+        NOW,
+    )
+    await refuse_too_much(settings, Removed(1_001))
+    assert await retain(settings, KEEP, lambda _: None) == Removed(1_001)
+
+
+async def test_a_run_whose_lock_is_lost_ends(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    await add_session(connection, family, 100)
+
+    async def cut() -> None:
+        async with retention._alone(settings) as (guard, working):
+            await connection.execute("select pg_terminate_backend($1)", guard.get_server_pid())
+            while not guard.is_closed():
+                await asyncio.sleep(0.01)
+            await retention._due(working, KEEP, guard)
+
+    with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+        await cut()
+    assert len(await sessions(connection)) == 1
+
+
+async def locks(connection: Connection) -> int:
+    count: int = await connection.fetchval(
+        "select count(*) from pg_locks where locktype = 'advisory' and database = "
+        "(select oid from pg_database where datname = current_database())"
+    )
+    return count
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+async def test_through_a_pooler_a_run_leaves_no_lock_behind(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    """Neither one that ends, nor one that is refused, nor one that is interrupted."""
+    async with pooler(settings.database_url) as url:
+        pooled = msgspec.structs.replace(settings, database_url=url, statement_cache_size=0)
+        await add_session(connection, family, 100)
+        assert await retain(pooled, KEEP, lambda _: None) == Removed(1)
+        assert await locks(connection) == 0
+        await add_session(connection, family, 100)
+        async with retention._alone(pooled):
+            assert await locks(connection) == 1
+            with pytest.raises(RetentionRunning):
+                await retain(pooled, KEEP, lambda _: None)
+            with pytest.raises(RetentionRunning):
+                await retain(settings, KEEP, lambda _: None)
+        assert await locks(connection) == 0
+        reached = asyncio.Event()
+        run = asyncio.create_task(retain(pooled, KEEP, lambda _: reached.set()))
+        await reached.wait()
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        assert await eventually_alone(pooled) == Removed()
+        assert await locks(connection) == 0
 
 
 @pytest.mark.parametrize("hours", [0, 1])
