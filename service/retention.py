@@ -178,7 +178,8 @@ async def _alone(settings: Settings) -> AsyncIterator[tuple[Connection, Connecti
             yield guard, connection
         finally:
             connection.terminate()
-        await transaction.commit()
+        if not guard.is_closed():
+            await transaction.commit()
     finally:
         guard.terminate()
 
