@@ -20,6 +20,7 @@ import asyncpg
 import msgspec
 
 from service.database import Connection, Statement, connect
+from service.driver import translated
 from service.settings import Settings
 
 DAYS_LEAST: Final = 7  # leaves the weekly report whole, and any viewing day that is not over
@@ -170,7 +171,8 @@ async def _alone(settings: Settings) -> AsyncIterator[tuple[Connection, Connecti
     guard = await connect(settings, BATCH_SECONDS, direct=True)
     try:
         transaction = guard.transaction()
-        await transaction.start()
+        with translated(guard):
+            await transaction.start()
         if not (await LOCK.one(guard, timeout=BATCH_SECONDS)).is_taken:
             raise RetentionRunning
         connection = await connect(settings, BATCH_SECONDS, direct=True)
@@ -179,7 +181,8 @@ async def _alone(settings: Settings) -> AsyncIterator[tuple[Connection, Connecti
         finally:
             connection.terminate()
         if not guard.is_closed():
-            await transaction.commit()
+            with translated(guard):
+                await transaction.commit()
     finally:
         guard.terminate()
 
