@@ -34,6 +34,7 @@ IDS = [
     "0008_ix_tg_profile",
     "0009_ix_tg_granted_by",
     "0010_recent_marks",
+    "0011_vacuum_thresholds",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -391,6 +392,23 @@ def test_rolling_back_and_forward_gives_the_same_schema(empty_database: str) -> 
     assert rollback(empty_database) == IDS[::-1]
     assert migrate(empty_database) == IDS
     assert catalogue(empty_database) == before
+
+
+def test_the_hot_tables_are_vacuumed_after_a_number_of_rows_whatever_their_size(
+    empty_database: str,
+) -> None:
+    migrate(empty_database)
+    with connected(empty_database) as connection:
+        for table in ("viewing_sessions", "viewing_time_balances"):
+            found = connection.execute(
+                "select pg_options_to_table(reloptions)::text from pg_class where relname = %s",
+                [table],
+            ).fetchall()
+            options = dict(row[0].strip("()").split(",") for row in found)
+            shares = {value for name, value in options.items() if name.endswith("_scale_factor")}
+            rows = {int(value) for name, value in options.items() if name.endswith("_threshold")}
+            assert (shares, len(options)) == ({"0"}, 7)
+            assert 100_000 < min(rows) <= max(rows) < 5_000_000
 
 
 def test_a_rollback_loses_no_row_and_nothing_the_existing_application_has(
