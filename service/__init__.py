@@ -37,6 +37,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     keys, jwks          what tokens are signed with, and where the platform publishes it
     migrate, schema     the schema, kept up; compared with what this version needs
     database            the pool; a statement is a file of `sql/` and a row type
+    connector           how a connection is made, with which settings in force
     report_page         the weekly report as a page for people
     openapi_page, openapi_fields
                         the description as a page; what each field means
@@ -49,6 +50,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     driver              the errors of the PostgreSQL driver, told apart
     deadlines           no request waits for ever
     errors, settings, metrics, logs
+    database_url        the address of the database, read for both drivers
     trace, process, version
                         what is known of the request at work, of the process, of the code
     embedded, postgres_programs

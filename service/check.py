@@ -151,7 +151,7 @@ def _connections(chosen: Settings, server: ServerRow, instances: int) -> Finding
 
 async def _listening(chosen: Settings) -> list[Finding]:
     if chosen.database_direct_url:
-        await reach(msgspec.structs.replace(chosen, database_url=chosen.database_direct_url))
+        await reach(chosen, direct=True)
         return [Finding("ok", "database can be reached at DATABASE_DIRECT_URL too")]
     if chosen.statement_cache_size == 0:
         what = "changes made by other instances are not heard of through a pooler"

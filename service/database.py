@@ -8,14 +8,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
 
+from service import connector, database_url
+from service.connector import Socketed
 from service.driver import UNAVAILABLE as UNAVAILABLE
 from service.driver import UNREACHABLE, connecting, translated
 from service.driver import Connection as Connection
@@ -89,10 +91,17 @@ class Statement(Generic[Row]):
             self._times.add(monotonic() - begun)
 
 
+class PreparedRow(msgspec.Struct, frozen=True):
+    synchronous_commit: str | None
+    idle_session_timeout: str | None
+    transaction_timeout: str | None
+
+
 class Ping(msgspec.Struct, frozen=True):
     is_writable: bool
 
 
+PREPARE: Final = Statement("connection_prepare", PreparedRow)
 PING: Final = Statement("health_ping", Ping)
 
 
@@ -105,29 +114,6 @@ async def ping(pool: Pool, timeout: float) -> None:
         if not (await PING.one(pool, timeout=timeout)).is_writable:
             await pool.expire_connections()
             raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
-
-
-def session(settings: Settings, seconds: float | None = None) -> dict[str, str]:
-    """What every connection is started with, one whose statements may take `seconds` too.
-
-    Compiling (`jit`) costs more than any statement here. `lock_timeout` keeps a locked row
-    from holding up the beats that share a statement with it. A statement that is no longer waited
-    for must not go on and commit, which ending its connection does not stop: where one has long
-    enough for that to matter, the server is told how long. A pooler in front (told by
-    STATEMENT_CACHE_SIZE=0) refuses start parameters that it does not know, so it gets none.
-    """
-    if settings.statement_cache_size == 0:
-        return {}
-    lock_timeout = int(settings.request_timeout_seconds * 1000 / 4)
-    told = {
-        "application_name": "viewing-time",
-        "jit": "off",
-        "lock_timeout": str(lock_timeout),
-        "plan_cache_mode": "force_generic_plan",
-    }
-    if seconds is not None:
-        told["statement_timeout"] = str(int(seconds * 1000))
-    return told
 
 
 async def _keep(connection: Connection) -> None:
@@ -151,60 +137,61 @@ async def open_pool(settings: Settings, warmth: Warmth) -> Pool:
                     await connection.fetch(statement.text, *arguments)
 
     return await asyncpg.create_pool(
-        settings.database_url,
         min_size=settings.pool_min_size,
         max_size=settings.pool_max_size,
-        command_timeout=settings.request_timeout_seconds,
-        timeout=settings.request_timeout_seconds,
-        statement_cache_size=settings.statement_cache_size,
-        max_cached_statement_lifetime=0,
-        server_settings=session(settings),
-        connect=_connect,
         init=warm,
         reset=_keep,
+        connect=partial(_pool_connection, settings),
+        connection_class=Socketed,
     )
 
 
-async def _connect(dsn: str | None = None, *, timeout: float = 0, **options: Any) -> Connection:
-    """A connection to the first host of `dsn` that will do.
-
-    Each has its share of `timeout`: the driver gives all of them one, so that a host which does not
-    answer would keep it from those after it.
-    """
-    hosts = _hosts(dsn or "")
-    with connecting():
-        for host in hosts[:-1]:
-            with contextlib.suppress(*UNREACHABLE):
-                return await asyncpg.connect(host, timeout=timeout / len(hosts), **options)
-        return await asyncpg.connect(hosts[-1], timeout=timeout / len(hosts), **options)
-
-
-def _hosts(dsn: str) -> list[str]:
-    """An address for each host of `dsn`."""
-    parts = urlsplit(dsn)
-    account, at, hosts = parts.netloc.rpartition("@")
-    if "," not in hosts:
-        return [dsn]
-    return [parts._replace(netloc=account + at + host).geturl() for host in hosts.split(",")]
+async def _pool_connection(settings: Settings, dsn: None, **options: Any) -> Connection:
+    return await connect(settings, **options)
 
 
 async def connect(
-    settings: Settings, seconds: float | None = None, *, direct: bool = False
+    settings: Settings, seconds: float | None = None, *, direct: bool = False, **options: Any
 ) -> Connection:
-    """A connection outside the pool, for those who keep theirs for life or need more time.
+    """A connection; outside the pool for those who keep theirs for life or need more time.
 
     Its statements may take `seconds`, or as long as a request. `direct` goes around a pooler, to
-    DATABASE_DIRECT_URL where that is set: what one hears of through LISTEN does not come through
-    a pooler that shares connections by the transaction.
+    DATABASE_DIRECT_URL where that is set: notifications do not arrive through a pooler that shares
+    connections by the transaction. Each host of the address has its share of the time: the driver
+    would give all of them one, and a host that does not answer would keep it from those after it.
     """
-    return await _connect(
-        (settings.database_direct_url if direct else "") or settings.database_url,
-        command_timeout=seconds or settings.request_timeout_seconds,
-        timeout=settings.request_timeout_seconds,
-        statement_cache_size=settings.statement_cache_size,
-        max_cached_statement_lifetime=0,
-        server_settings=session(settings, seconds),
-    )
+    url = (settings.database_direct_url if direct else "") or settings.database_url
+    address = database_url.read(url)
+    with connecting():
+        hosts = connector.hosts(address)
+    options = {
+        "connection_class": Socketed,
+        "command_timeout": seconds or settings.request_timeout_seconds,
+        "timeout": settings.request_timeout_seconds / len(hosts),
+        "statement_cache_size": settings.statement_cache_size,
+        "max_cached_statement_lifetime": 0,
+        "server_settings": connector.session(settings, seconds, direct=direct),
+        **options,
+    }
+    with connecting():
+        for host in hosts[:-1]:
+            with contextlib.suppress(*UNREACHABLE):
+                connection = await connector.to_host(address, **host, **options)
+                break
+        else:
+            connection = await connector.to_host(address, **hosts[-1], **options)
+        if not connector.is_pooled(settings, direct=direct):
+            await _prepare(connection)
+    return connection
+
+
+async def _prepare(connection: Connection) -> None:
+    """Sets what cannot be sent with the start of a connection."""
+    try:
+        await connection.fetchrow(PREPARE.text)
+    except BaseException:
+        connection.terminate()
+        raise
 
 
 @asynccontextmanager
@@ -218,9 +205,9 @@ async def connected(settings: Settings, seconds: float) -> AsyncIterator[Connect
         connection.terminate()
 
 
-async def reach(settings: Settings) -> None:
+async def reach(settings: Settings, *, direct: bool = False) -> None:
     """Connects once and leaves again; raises what stands in the way."""
-    connection = await connect(settings)
+    connection = await connect(settings, direct=direct)
     with translated(connection):
         await connection.close()
 

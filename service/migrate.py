@@ -8,6 +8,7 @@ stands in the way. Blocking: call it from the command line or a thread.
 import getpass
 import logging
 import os
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +20,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from yoyo import get_backend, read_migrations
 
+from service import database_url
 from service.database import files
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -193,12 +195,28 @@ def _connected(address: str) -> Iterator[Connection]:
 def _address(dsn: str) -> str:
     """`dsn` in the driver's own form, with what every session here is started with."""
     try:
-        parameters = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        # Its text can quote a part of the password.
-        raise MigrationError("The database's address is not one that libpq can read.") from None
+        given = database_url.read(dsn).libpq if "://" in dsn else conninfo_to_dict(dsn)
+    except (ValueError, psycopg.ProgrammingError) as error:
+        # libpq's own text can quote a part of the password.
+        reason = f": it {error}" if isinstance(error, ValueError) else ""
+        raise MigrationError(
+            f"The database's address is not one that libpq can read{reason}."
+        ) from None
+    parameters = {name: str(value) for name, value in given.items()}
     options = f"{parameters.get('options', '')} {OPTIONS}".strip()
-    return make_conninfo(dsn, options=options, fallback_application_name="viewing-time migrate")
+    _trust_the_system(parameters)
+    return make_conninfo(
+        **{**parameters, "options": options, "client_encoding": "UTF8"},
+        fallback_application_name="viewing-time migrate",
+    )
+
+
+def _trust_the_system(parameters: dict[str, str]) -> None:
+    """Tells the driver's own OpenSSL, which was built elsewhere, where the certificates are."""
+    if parameters.get("sslrootcert") == database_url.SYSTEM:
+        paths = ssl.get_default_verify_paths()
+        os.environ.setdefault("SSL_CERT_FILE", paths.cafile or paths.openssl_cafile)
+        os.environ.setdefault("SSL_CERT_DIR", paths.capath or paths.openssl_capath)
 
 
 def _for_yoyo(address: str) -> str:

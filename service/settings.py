@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import jwt
 import msgspec
+
+from service import database_url
 
 
 class SettingsError(Exception):
@@ -77,7 +79,6 @@ MASKED: Final = frozenset(
     {"database_url", "database_direct_url", "jwt_secret", "jwt_secret_previous"}
 )
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-SERVERS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -122,17 +123,7 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _database(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        for host in parts.netloc.rpartition("@")[2].split(","):
-            _ = urlsplit(f"//{host}").port
-        is_one = text.startswith(("postgresql://", "postgres://"))
-    except ValueError:  # a port that is no number, half an IPv6 address
-        is_one = False
-    if not is_one:
-        raise ValueError("must look like postgresql://user:password@host:5432/database")
-    if not set(parse_qs(parts.query).get("target_session_attrs", ())) <= set(SERVERS):
-        raise ValueError(f"must have a target_session_attrs that is one of {', '.join(SERVERS)}")
+    database_url.read(text)
     return text
 
 

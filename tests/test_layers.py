@@ -51,12 +51,13 @@ LAYERS = [
     ["heartbeat_writer", "config_cache", "pin_hasher", "keys", "retention", "export"],
     ["heartbeat_record", "migrate", "schema"],
     ["database", "embedded", "jwks"],
+    ["connector"],
     ["report_page", "openapi_page", "openapi_fields"],
     ["week", "dates", "negotiation"],
     ["rules", "wire", "dotenv", "exposition"],
     ["driver"],
     ["errors", "deadlines", "pin_worker", "postgres_programs", "settings", "metrics", "logs"],
-    ["trace", "process", "version"],
+    ["trace", "process", "version", "database_url"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

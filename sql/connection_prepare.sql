@@ -1,0 +1,23 @@
+-- Sets for a new connection what cannot be sent with its start.
+--
+-- row: synchronous_commit text     null: it was not off, and stays
+-- row: idle_session_timeout text   null: there was none
+-- row: transaction_timeout text    null: there was none
+--
+-- `synchronous_commit` is raised only from off, which could lose an answered heartbeat in a crash;
+-- remote_apply and the like are the operator's choice. The two time-outs are not known to every
+-- version (14, 17), and a server refuses a connection that is started with a setting that it does
+-- not know: one would close idle connections of the pool, the other cut off long imports.
+select
+    case
+        when current_setting('synchronous_commit') = 'off'
+        then set_config('synchronous_commit', 'on', false)
+    end as synchronous_commit,
+    case
+        when current_setting('idle_session_timeout', true) <> '0'
+        then set_config('idle_session_timeout', '0', false)
+    end as idle_session_timeout,
+    case
+        when current_setting('transaction_timeout', true) <> '0'
+        then set_config('transaction_timeout', '0', false)
+    end as transaction_timeout
