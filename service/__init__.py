@@ -46,6 +46,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     rules               the viewing day, the limit, the verdict: pure
     wire                what a body, a path and a query may say
     dotenv              settings in a file
+    supervision         tasks that must not die, and what nobody waits for
     exposition          metrics in Prometheus' text format
     driver              the errors of the PostgreSQL driver, told apart
     deadlines           no request waits for ever

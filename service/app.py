@@ -204,9 +204,11 @@ def application(
     settings: Settings,
     now: Callable[[], datetime] = utc_now,
     telemetry: "Telemetry | None" = None,
+    end: Callable[[], None] = lambda: None,
 ) -> Service:
     """The service as an ASGI application; its lifespan opens what it needs and closes it again.
 
+    `end` is called once, when a background task has died: nobody serves what that task did.
     Spans are made with `telemetry`, or where OTEL_EXPORTER_OTLP_ENDPOINT asks for them.
     """
     if settings.otel_exporter_otlp_endpoint and telemetry is None:
@@ -217,7 +219,7 @@ def application(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as parts:
-            context = await build(settings, now, parts, telemetry)
+            context = await build(settings, now, parts, telemetry, end)
             logger.info("started", extra={"fields": masked(settings)})
             tune_garbage_collector()
             await parts.enter_async_context(pulse(context.pool, context.metrics))

@@ -21,7 +21,7 @@ from service.dotenv import dotenv
 from service.embedded import embedded_postgres
 from service.logs import logging_to_stdout
 from service.postgres_programs import EmbeddedPostgresError
-from service.server import PortTaken, bound, serve
+from service.server import BackgroundTaskDied, PortTaken, bound, serve
 from service.settings import Settings, SettingsError
 
 DATA: Final = Path(".data")
@@ -158,7 +158,11 @@ def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
         raise click.ClickException(str(fault)) from fault
     with listener, scrape_listener or contextlib.nullcontext():
         _reach(chosen)
-        if not serve(chosen, listener, scrape_listener, ready):
+        try:
+            has_started = serve(chosen, listener, scrape_listener, ready)
+        except BackgroundTaskDied as fault:
+            raise click.ClickException(str(fault)) from fault
+        if not has_started:
             raise click.ClickException("The service could not start; the log says why.")
 
 

@@ -25,6 +25,7 @@ from service.errors import ClientFault, Overloaded
 from service.metrics import Metrics
 from service.rules import Configuration
 from service.settings import Settings
+from service.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.config_cache")
 
@@ -123,13 +124,10 @@ class ConfigCache:
     async def start(self) -> None:
         """Starts to listen for changes made elsewhere."""
         connection = await self._listen()
-        self._listener = asyncio.create_task(self._keep_listening(connection))
+        self._listener = supervised("configuration listener", self._keep_listening(connection))
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._listener, self._loading) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stopped(self._listener, self._loading)
 
     def listen_elsewhere(self) -> None:
         """Looks for the server that takes writes now, and forgets what was heard from the other."""
@@ -179,7 +177,7 @@ class ConfigCache:
         asked = Asked(account_id, profile_id, row_to_come, is_for_beat)
         self._asked.append(asked)
         if self._loading is None or self._loading.done():
-            self._loading = asyncio.create_task(self._load_asked())
+            self._loading = supervised("configuration loader", self._load_asked())
         row = await asked.row
         if not row.is_active:
             raise ClientFault(401, "User not found or inactive")

@@ -15,6 +15,7 @@ from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin_hasher import PinHasher
 from service.settings import Settings
+from service.supervision import Supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +32,5 @@ class Context:
     tokens: dict[str, Verified]
     deadlines: Deadlines
     metrics: Metrics
+    supervisor: Supervisor
     now: Callable[[], datetime]

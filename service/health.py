@@ -20,7 +20,7 @@ class Checks(msgspec.Struct, frozen=True):
     """The database, or the process where it is about to stop."""
 
     database: Literal["ok", "unreachable"] | UnsetType = UNSET
-    process: Literal["stopping"] | UnsetType = UNSET
+    process: Literal["stopping", "failed"] | UnsetType = UNSET
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -36,6 +36,8 @@ async def health_live(request: Request) -> Response:
 async def health_ready(request: Request) -> Response:
     """GET /health/ready, /health: 503 unless the database answers within 3 seconds."""
     context: Context = request.state.context
+    if context.supervisor.has_died:
+        return reply(Readiness("degraded", Checks(process="failed")), 503)
     if request.app.draining:
         return reply(Readiness("degraded", Checks(process="stopping")), 503)
     if not await is_ready(context.pool, context.metrics):

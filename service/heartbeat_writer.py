@@ -21,6 +21,7 @@ from service.errors import ClientFault, Overloaded, Unsent
 from service.heartbeat_record import NOBODYS, RECORD, REFUSALS, Beat, Recorded
 from service.metrics import Metrics
 from service.settings import Settings
+from service.supervision import supervised
 
 logger = logging.getLogger("viewing_time.heartbeat_writer")
 
@@ -70,14 +71,14 @@ class HeartbeatWriter:
         """Opens the connections and prepares the statement on each."""
         for _ in range(self._settings.heartbeat_connections):
             connection = await self._open()
-            self._lanes.append(asyncio.create_task(self._lane(connection)))
+            self._lanes.append(supervised("heartbeat lane", self._lane(connection)))
 
     async def stop(self) -> None:
         """Takes no more beats, writes those that wait, then closes the connections."""
         self._closing = True
         while self._idle:
             self._wake()
-        await asyncio.gather(*self._lanes)
+        await asyncio.gather(*self._lanes, return_exceptions=True)
 
     @property
     def is_full(self) -> bool:
@@ -109,7 +110,9 @@ class HeartbeatWriter:
         nobody_flies = len(self._idle) == len(self._lanes)
         full = len(self._ready) >= self._settings.heartbeat_batch_max
         if self._idle and (nobody_flies or full or self._closing):
-            self._idle.popleft().set_result(None)
+            wake = self._idle.popleft()
+            if not wake.done():  # a lane that died while it was idle has left it behind
+                wake.set_result(None)
 
     async def _lane(self, connection: Connection) -> None:
         """One connection's life: wait for beats, take what is there, write it, again."""

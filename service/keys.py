@@ -19,6 +19,7 @@ from jwt import PyJWK
 
 from service.jwks import ALGORITHMS, FETCH_SECONDS, Jwk, Unreadable, read_published
 from service.settings import Settings
+from service.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.keys")
 
@@ -64,14 +65,11 @@ class Keys:
     async def start(self) -> None:
         """Reads the published keys, if there are any; goes on without them after 5 seconds."""
         if self._settings.jwt_jwks_url or self._settings.jwt_jwks_file:
-            self._keeper = asyncio.create_task(self._keep_reading())
+            self._keeper = supervised("published keys", self._keep_reading())
             await asyncio.wait({self._read()}, timeout=FETCH_SECONDS)
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._keeper, self._reading) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stopped(self._keeper, self._reading)
 
     def own(self, token: str) -> dict[str, Any]:
         """The claims of a token signed with a secret; raises jwt.InvalidTokenError."""
@@ -127,7 +125,7 @@ class Keys:
     def _read(self) -> asyncio.Task[bool]:
         """The reading that is under way, or a new one; its result is whether it succeeded."""
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._adopt_published())
+            self._reading = supervised("reading of published keys", self._adopt_published())
         return self._reading
 
     async def _adopt_published(self) -> bool:

@@ -114,26 +114,35 @@ class Lines(logging.Handler):
     def _report(self) -> None:
         refused = self._refused
         lost, self._reported = refused - self._reported, refused
-        record = logging.makeLogRecord(
-            {
-                "name": "viewing_time.logs",
-                "levelname": "WARNING",
-                "msg": "log_lines_dropped",
-                "fields": {"lines": lost},
-            }
-        )
-        self._write(record)
+        self._write(_own_record("WARNING", "log_lines_dropped", lines=lost))
 
     def _write(self, record: logging.LogRecord) -> None:
-        """Writes a line, all of it; one that cannot be formatted or written is dropped."""
+        """Writes a line, all of it; one that cannot be written is dropped.
+
+        A field can raise anything while it is formatted. The thread must survive that, else no
+        line would ever be written again; another line says whose was dropped.
+        """
         try:
-            left = memoryview(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+            line = self.format(record)
+        except Exception as error:
+            self._failed += 1
+            fields = {"source": record.name, "error": type(error).__name__}
+            line = self.format(_own_record("ERROR", "log_line_unreadable", **fields))
+        left = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+        try:
             if self._descriptor is None:
                 raise BrokenPipeError
             while left:
                 left = left[os.write(self._descriptor, left) :]
-        except (OSError, TypeError, ValueError):
+        except OSError:
             self._failed += 1
+
+
+def _own_record(level: str, event: str, **fields: object) -> logging.LogRecord:
+    """A record about the log itself."""
+    return logging.makeLogRecord(
+        {"name": "viewing_time.logs", "levelname": level, "msg": event, "fields": fields}
+    )
 
 
 LINES: Final = Lines()

@@ -21,6 +21,7 @@ from service.metrics import Metrics
 from service.pin_hasher import PinHasher
 from service.retention_schedule import RetentionSchedule
 from service.settings import Settings
+from service.supervision import Supervisor
 
 if TYPE_CHECKING:
     from service.telemetry import Telemetry
@@ -31,9 +32,14 @@ async def build(
     now: Callable[[], datetime],
     parts: AsyncExitStack,
     telemetry: "Telemetry | None",
+    end: Callable[[], None],
 ) -> Context:
-    """Opens every part; what was opened is closed in reverse order, also when a later one fails."""
+    """Opens every part; what was opened is closed in reverse order, also when a later one fails.
+
+    `end` is called when a background task has died.
+    """
     metrics = Metrics()
+    supervisor = parts.enter_context(Supervisor(metrics, end))
     if telemetry is not None:
         parts.push_async_callback(telemetry.stop)
     tokens: dict[str, Verified] = {}
@@ -73,6 +79,7 @@ async def build(
         tokens=tokens,
         deadlines=deadlines,
         metrics=metrics,
+        supervisor=supervisor,
         now=now,
     )
 

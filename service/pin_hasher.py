@@ -21,6 +21,7 @@ import bcrypt
 
 from service.errors import Overloaded
 from service.pin_worker import Spawn, begin, keep_secrets
+from service.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.pin")
 
@@ -70,7 +71,7 @@ class PinHasher:
         except BaseException:
             await self.stop()
             raise
-        self._servers = [asyncio.create_task(self._serve()) for _ in range(self._workers)]
+        self._servers = [supervised("PIN hasher", self._serve()) for _ in range(self._workers)]
 
     async def stop(self) -> None:
         """Cancels what waits and ends the workers, in the middle of a hash if need be.
@@ -81,9 +82,7 @@ class PinHasher:
         pool, self._pool = self._pool, None
         if pool is None:
             return
-        for server in self._servers:
-            server.cancel()
-        await asyncio.gather(*self._servers, return_exceptions=True)
+        await stopped(*self._servers)
         self._servers.clear()
         while not self._queue.empty():
             self._queue.get_nowait()[-1].answer.cancel()
@@ -197,7 +196,7 @@ class PinHasher:
         # with Python 3.14.
         for worker in list((pool._processes or {}).values()):
             worker.kill()
-        ending = asyncio.create_task(asyncio.to_thread(pool.shutdown))
+        ending = supervised("end of a PIN pool", asyncio.to_thread(pool.shutdown))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
 

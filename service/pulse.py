@@ -14,6 +14,7 @@ from service import database
 from service.database import Pool
 from service.deadlines import within
 from service.metrics import Metrics
+from service.supervision import stopped, supervised
 from service.trace import blame
 
 logger = logging.getLogger("viewing_time.pulse")
@@ -44,17 +45,15 @@ async def is_ready(pool: Pool, metrics: Metrics) -> bool:
 async def pulse(pool: Pool, metrics: Metrics) -> AsyncIterator[None]:
     """Watches until the block ends."""
     tasks: list[Task[None]] = [
-        asyncio.create_task(_tick(metrics)),
-        asyncio.create_task(_look(pool, metrics)),
-        asyncio.create_task(_sweep(metrics)),
-        asyncio.create_task(_tell(metrics)),
+        supervised("event loop watch", _tick(metrics)),
+        supervised("readiness", _look(pool, metrics)),
+        supervised("sweeper", _sweep(metrics)),
+        supervised("reporter", _tell(metrics)),
     ]
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stopped(*tasks)
 
 
 async def _tick(metrics: Metrics) -> None:

@@ -12,6 +12,7 @@ import asyncpg
 from service.database import UNAVAILABLE
 from service.retention import RetentionRefused, RetentionRunning, kept_by_the_database, retain
 from service.settings import Settings
+from service.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.retention")
 
@@ -33,13 +34,11 @@ class RetentionSchedule:
 
     def start(self) -> None:
         if self._settings.retention_interval_hours:
-            self._task = asyncio.create_task(self._run())
+            self._task = supervised("retention", self._run())
 
     async def stop(self) -> None:
         """Interrupts the run that is under way, if there is one."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await stopped(self._task)
 
     async def _run(self) -> None:
         while True:

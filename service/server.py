@@ -29,6 +29,10 @@ class PortTaken(Exception):
     """The address is in use or not ours; one sentence."""
 
 
+class BackgroundTaskDied(Exception):
+    """The service has stopped, because it could not work any more; one sentence."""
+
+
 class Corked:
     """A transport that sends the head of a response together with the first of its body.
 
@@ -140,6 +144,7 @@ class Server(uvicorn.Server):
         self._service = service
         self._drain = drain
         self._ready = ready
+        self.has_failed = False
         self._more: list[tuple[socket.socket, uvicorn.Config]] = []
 
     def add(self, listener: socket.socket, config: uvicorn.Config) -> None:
@@ -160,6 +165,12 @@ class Server(uvicorn.Server):
             self.servers.append(await self._loop.create_server(protocol, sock=listener))
         if self.started:
             self._ready()
+
+    def fail(self) -> None:
+        """Stops in order, because a background task has died."""
+        self.has_failed = True
+        self._service.draining = True
+        asyncio.get_running_loop().call_later(self._drain, setattr, self, "should_exit", True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM and self.started and not self._service.draining:
@@ -194,12 +205,14 @@ def serve(
 ) -> bool:
     """Serves until a signal stops it, metrics on `scrape_listener`; False when it could not start.
 
+    Raises BackgroundTaskDied where it has stopped for that.
+
     The server raises the signal that stopped it once more when it is done, which would end the
     process before the caller's own clean-up: an orderly exit takes its place.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
-    service = application(settings)
+    service = application(settings, end=lambda: server.fail())
     config = _config(settings, service)
     server = Server(config, service, settings.shutdown_drain_seconds, ready)
     if scrape_listener is not None:
@@ -209,6 +222,8 @@ def serve(
     except SystemExit as end:
         if not end.code:  # a signal; a server that could not start ends with another
             raise
+    if server.has_failed:
+        raise BackgroundTaskDied("A background task of the service has died; the log says which.")
     return server.started
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -153,10 +154,16 @@ Starter = Callable[..., Awaitable[Running]]
 
 
 @asynccontextmanager
-async def in_process(settings: Settings) -> AsyncIterator[Running]:
-    """An application in this process, over ASGI, until the block ends."""
+async def in_process(
+    settings: Settings, end: Callable[[], None] | None = None
+) -> AsyncIterator[Running]:
+    """An application in this process, over ASGI, until the block ends.
+
+    None of its background tasks may die, unless `end` takes that.
+    """
     clock = Clock()
-    app = application(settings, clock)
+    died: list[bool] = []
+    app = application(settings, clock, end=end or partial(died.append, True))
     async with app.router.lifespan_context(app) as state:
         assert state is not None
 
@@ -166,6 +173,7 @@ async def in_process(settings: Settings) -> AsyncIterator[Running]:
         transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
             yield Running(state["context"], client, clock)
+    assert died == [], "a background task died; the log says which"
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ LAYERS = [
     ["report_page", "openapi_page", "openapi_fields"],
     ["week", "dates", "negotiation"],
     ["rules", "wire", "dotenv", "exposition"],
+    ["supervision"],
     ["driver"],
     ["errors", "deadlines", "pin_worker", "postgres_programs", "settings", "metrics", "logs"],
     ["trace", "process", "version", "database_url"],

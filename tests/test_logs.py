@@ -138,6 +138,27 @@ def test_what_was_dropped_is_said_when_somebody_reads_again(
     assert [line["lines"] for line in said] == [3]
 
 
+class Unreadable:
+    def __str__(self) -> str:
+        raise RecursionError
+
+
+def test_a_line_that_cannot_be_formatted_is_announced_and_ends_nothing(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    lines = logs.Lines()
+    lines.setFormatter(JsonLine())
+    unreadable = logging.makeLogRecord({"name": "viewing_time.x", "msg": Unreadable()})
+    for line in (record("before"), unreadable, record("after")):
+        lines.handle(line)
+    lines.begin(1)
+    lines.end()
+    written = [orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [line["event"] for line in written] == ["before", "log_line_unreadable", "after"]
+    assert (written[1]["source"], written[1]["error"]) == ("viewing_time.x", "RecursionError")
+    assert lines.dropped == 1
+
+
 def test_a_line_carries_the_request_it_belongs_to(
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
