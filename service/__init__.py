@@ -36,6 +36,7 @@ Reading order, from the outside in; a file imports only what comes after it:
                         bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it
     migrate, schema     the schema, kept up; compared with what this version needs
+    in_force            the settings of a connection, compared with what is relied on
     database            the pool; a statement is a file of `sql/` and a row type
     connector           how a connection is made, with which settings in force
     report_page         the weekly report as a page for people

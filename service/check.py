@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import msgspec
 
-from service import jwks, rules, schema, settings
+from service import in_force, jwks, rules, schema, settings
 from service.database import UNAVAILABLE, Connection, Statement, connect, reach
 from service.errors import Unavailable
 from service.server import PortTaken, bound
@@ -77,6 +77,7 @@ async def _database(chosen: Settings, instances: int, now: Callable[[], datetime
         middle = asked + (now() - asked) / 2
         return [
             *_version(server),
+            *await _in_force(connection, chosen),
             *await _migrations(connection),
             *_clock((server.clock - middle).total_seconds()),
             *_connections(chosen, server, instances),
@@ -101,6 +102,15 @@ def _version(server: ServerRow) -> Findings:
         yield Finding("warn", what, f"tested are {VERSIONS[0]} to {VERSIONS[1]}; try a copy first")
     else:
         yield Finding("ok", what)
+
+
+async def _in_force(connection: Connection, chosen: Settings) -> list[Finding]:
+    wrong = await in_force.wrong(connection, chosen)
+    if not wrong:
+        return [Finding("ok", "settings of the connection are as they must be")]
+    return [
+        Finding("warn" if one.level == "warn" else "FAULT", one.what, one.remedy) for one in wrong
+    ]
 
 
 async def _migrations(connection: Connection) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import tempfile
@@ -14,7 +15,7 @@ from uuid import UUID
 import asyncpg
 import click
 
-from service import check, cli_data, cli_import, demo, migrate, schema, settings
+from service import check, cli_data, cli_import, demo, in_force, migrate, schema, settings
 from service.app import utc_now
 from service.database import UNAVAILABLE, connect
 from service.dotenv import dotenv
@@ -23,6 +24,8 @@ from service.logs import logging_to_stdout
 from service.postgres_programs import EmbeddedPostgresError
 from service.server import BackgroundTaskDied, PortTaken, bound, serve
 from service.settings import Settings, SettingsError
+
+logger = logging.getLogger("viewing_time.cli")
 
 DATA: Final = Path(".data")
 SECRET: Final = DATA / "jwt_secret"
@@ -169,19 +172,24 @@ def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
 def _reach(chosen: Settings) -> None:
     """Says in one sentence what is wrong with the database, before the server would in many."""
     try:
-        state = asyncio.run(_state(chosen))
-    except (*UNAVAILABLE, asyncpg.PostgresError) as fault:
-        raise click.ClickException(f"Cannot use the database at DATABASE_URL: {fault}") from fault
-    if state.fault:
-        raise click.ClickException(
-            f"Cannot use the database at DATABASE_URL: {state.fault}: {state.remedy}."
-        )
+        fault = asyncio.run(_fault(chosen))
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        raise click.ClickException(f"Cannot use the database at DATABASE_URL: {error}") from error
+    if fault:
+        raise click.ClickException(f"Cannot use the database at DATABASE_URL: {fault}.")
 
 
-async def _state(chosen: Settings) -> schema.State:
+async def _fault(chosen: Settings) -> str:
+    """What keeps the service from serving, and the remedy; empty where nothing does."""
     connection = await connect(chosen)
     try:
-        return await schema.state(connection)
+        for wrong in await in_force.wrong(connection, chosen):
+            if wrong.level == "refuse":
+                return f"{wrong.what}: {wrong.remedy}"
+            fields = {"what": wrong.what, "remedy": wrong.remedy}
+            logger.warning("database_setting", extra={"fields": fields})
+        state = await schema.state(connection)
+        return f"{state.fault}: {state.remedy}" if state.fault else ""
     finally:
         connection.terminate()
 

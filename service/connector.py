@@ -25,7 +25,7 @@ else:
 
 NAME: Final = "viewing-time"
 ALWAYS: Final = {
-    "datestyle": "ISO",
+    "datestyle": "ISO, MDY",
     "default_table_access_method": "heap",
     "default_transaction_isolation": "read committed",
     "exit_on_error": "off",

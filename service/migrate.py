@@ -93,6 +93,7 @@ def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any]]:
     """The session that holds the lock, yoyo on connections of its own, and all migrations."""
     address = _address(dsn)
     with _connected(address) as guard:
+        _refuse_encoding(guard)
         _take_lock(guard)
         _refuse_to_shadow(guard)
         _name_the_user()
@@ -101,6 +102,17 @@ def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any]]:
             yoyo.break_lock()
             with yoyo.lock():
                 yield guard, yoyo, _migrations()
+
+
+def _refuse_encoding(guard: Connection) -> None:
+    """Raises MigrationError where the database cannot store every name."""
+    encoding = guard.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise MigrationError(
+            f"Database {guard.info.dbname} has the encoding {encoding}, not UTF8: some names "
+            "cannot be stored in it; copy its rows into a database made with "
+            "`create database ... encoding 'UTF8' template template0`."
+        )
 
 
 def _take_lock(guard: Connection) -> None:
@@ -166,6 +178,11 @@ def _explained(subject: str, connection: Connection) -> Iterator[None]:
         raise MigrationError(
             f"{subject} has given up waiting for a lock, {_holder(connection)}; "
             "it can simply be run again."
+        ) from error
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        raise MigrationError(
+            f"{subject} needs a database that takes writes: this one is a standby, or "
+            "default_transaction_read_only is on for the role, the database or the server."
         ) from error
     except psycopg.Error as error:
         raise MigrationError(f"{subject} has failed: {_on_one_line(error)}.") from error

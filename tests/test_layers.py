@@ -49,7 +49,7 @@ LAYERS = [
     ["records"],
     ["pulse", "retention_schedule"],
     ["heartbeat_writer", "config_cache", "pin_hasher", "keys", "retention", "export"],
-    ["heartbeat_record", "migrate", "schema"],
+    ["heartbeat_record", "migrate", "schema", "in_force"],
     ["database", "embedded", "jwks"],
     ["connector"],
     ["report_page", "openapi_page", "openapi_fields"],
