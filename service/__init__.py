@@ -32,6 +32,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     heartbeat_record    what their statement takes, gives back and refuses
     config_cache        configurations in memory
     retention, export   what is too old, deleted; a parent's copy of the rest
+    pin_turns           one PIN of an account at a time
     pin_hasher, pin_worker
                         bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it

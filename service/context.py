@@ -1,11 +1,8 @@
 """All that a handler may reach; built once by the application's lifespan."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
-from weakref import WeakValueDictionary
 
 from service.config_cache import ConfigCache
 from service.database import Pool
@@ -14,6 +11,7 @@ from service.heartbeat_writer import HeartbeatWriter
 from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin_hasher import PinHasher
+from service.pin_turns import Turns
 from service.settings import Settings
 from service.supervision import Supervisor
 
@@ -27,7 +25,7 @@ class Context:
     configurations: ConfigCache
     writer: HeartbeatWriter
     pins: PinHasher
-    pin_turns: WeakValueDictionary[UUID, asyncio.Lock]
+    pin_turns: Turns
     keys: Keys
     tokens: dict[str, Verified]
     deadlines: Deadlines

@@ -59,6 +59,7 @@ STATUSES: Final = {
     409: "In conflict with what is stored.",
     413: "The body is too large.",
     422: "A field that cannot be read, or a rule that is broken.",
+    429: "Too many requests; try again after the seconds of `Retry-After`.",
     503: "Not now; to be tried again.",
 }
 
@@ -254,7 +255,7 @@ def _headers(status: int, sentences: Sequence[str]) -> Json:
     """The headers that come with a refusal."""
     if status == 401:
         return {"WWW-Authenticate": _header("Where no token came with the request.", "Bearer")}
-    if status == 503:
+    if status in (429, 503):
         return {"Retry-After": _header("Seconds to wait.", 1, "integer")}
     if LOCKED in sentences:
         until = "2026-03-01T18:30:00+00:00"

@@ -31,6 +31,7 @@ from service import (
     weekly_report,
 )
 from service.openapi_fields import CHILD
+from service.pin_turns import TOO_MANY
 
 Struct = type[msgspec.Struct]
 
@@ -95,7 +96,13 @@ DAY: Final = {"type": "string", "format": "date"}
 SLOW: Final = "Answers no sooner than after 200 milliseconds, whatever the outcome."
 COUNTED: Final = (
     "An attempt is counted before it is checked; five wrong ones in a row lock the PIN for"
-    " 30 minutes."
+    " 30 minutes. One that the service could not finish is given back. An account may have six"
+    " requests with a PIN at once."
+)
+
+SLOWED: Final = (
+    "Wrong passwords are counted for each account: after five in a row the next is looked at after"
+    " a second, and each further one doubles the delay, up to 15 minutes. The PIN is not locked."
 )
 
 KEY: Final = Parameter(
@@ -180,6 +187,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         {
             400: ["Current PIN required to change existing PIN", pin.WRONG_CURRENT, NO_PIN],
             403: [LOCKED],
+            429: [TOO_MANY],
         },
         note=f"{COUNTED} {SLOW}",
     ),
@@ -188,7 +196,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.ACCOUNT,
         pin.PinVerified,
         pin.VerifyBody,
-        {400: [NO_PIN], 403: [WRONG_PIN, LOCKED]},
+        {400: [NO_PIN], 403: [WRONG_PIN, LOCKED], 429: [TOO_MANY]},
         note=f"{COUNTED} {SLOW}",
     ),
     ("POST", f"{PARENTAL}/pin/reset"): Operation(
@@ -196,8 +204,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.ACCOUNT,
         pin.PinDone,
         pin.ResetBody,
-        {401: [pin.WRONG_PASSWORD]},
-        note=SLOW,
+        {401: [pin.WRONG_PASSWORD], 429: [TOO_MANY, pin.TOO_EARLY]},
+        note=f"{SLOWED} {SLOW}",
     ),
     ("GET", f"{PROFILE}/viewing-time"): Operation(
         PARENTS, Caller.OWNER, viewing_config.ViewingConfiguration
@@ -224,7 +232,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.OWNER,
         grant.Grant,
         grant.GrantBody,
-        {400: [NO_PIN], 403: [WRONG_PIN, LOCKED, grant.BAD_TOKEN]},
+        {400: [NO_PIN], 403: [WRONG_PIN, LOCKED, grant.BAD_TOKEN], 429: [TOO_MANY]},
         note="With `pin` or `pin_token` a grant on the child's device, else a remote one."
         f" {COUNTED}",
     ),

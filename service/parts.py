@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -19,6 +18,7 @@ from service.heartbeat_writer import HeartbeatWriter
 from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin_hasher import PinHasher
+from service.pin_turns import Turns
 from service.retention_schedule import RetentionSchedule
 from service.settings import Settings
 from service.supervision import Supervisor
@@ -74,7 +74,7 @@ async def build(
         configurations=configurations,
         writer=writer,
         pins=pins,
-        pin_turns=WeakValueDictionary(),
+        pin_turns=Turns(),
         keys=keys,
         tokens=tokens,
         deadlines=deadlines,
@@ -93,7 +93,7 @@ def _warmth(now: datetime) -> Warmth:
         (balance.READ, (nobody, nobody, today)),
         (history.LIST, (nobody, nobody, today, today, 1)),
         (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1, 1, None)),
-        (pin_attempt.ATTEMPT, (nobody, None, 1, pin_attempt.LOCK, now)),
+        (pin_attempt.ATTEMPT, (nobody, None, 1, pin_attempt.LOCK, nobody)),
     )
 
 

@@ -1,6 +1,6 @@
 """The parent's PIN: status, set and change, verify, reset."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -14,7 +14,17 @@ from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault
 from service.exchange import read, reply
-from service.pin_attempt import Pin, attempt, turn_of, unhurried
+from service.pin_attempt import (
+    UNFINISHED,
+    Pin,
+    SettledRow,
+    attempt,
+    counted,
+    judged,
+    settle_pin,
+    turn_of,
+    unhurried,
+)
 from service.pin_hasher import Turn
 
 
@@ -44,16 +54,22 @@ class SetRow(msgspec.Struct, frozen=True):
 
 class PasswordRow(msgspec.Struct, frozen=True):
     is_active: bool
-    password_hash: str
+    password_hash: str | None
+    retry_after_seconds: int | None
 
 
 STATUS: Final = Statement("pin_status", StatusRow)
 SET: Final = Statement("pin_set", SetRow)
 RESET: Final = Statement("pin_reset", SetRow)
 PASSWORD: Final = Statement("account_password", PasswordRow)
+SETTLE: Final = Statement("password_settle", SettledRow)
+
+FREE_FAILURES: Final = 5
+LONGEST_DELAY: Final = timedelta(minutes=15)
 
 WRONG_CURRENT: Final = "Current PIN is incorrect"
 WRONG_PASSWORD: Final = "Incorrect account password"  # noqa: S105 (a sentence, no secret)
+TOO_EARLY: Final = "Too many wrong account passwords, try again later"
 
 SET_BODY: Final = wire.Body(SetBody)
 VERIFY_BODY: Final = wire.Body(VerifyBody)
@@ -77,7 +93,9 @@ class PinVerified(msgspec.Struct, frozen=True):
 async def pin_status(request: Request) -> Response:
     """GET /pin/status: has the account a PIN, and until when is it locked?"""
     context: Context = request.state.context
-    row = auth.active(await STATUS.maybe(context.pool, await auth.account(request)))
+    account_id = await auth.account(request)
+    await settle_pin(context, account_id, None)
+    row = auth.active(await STATUS.maybe(context.pool, account_id))
     return reply(PinStatus(row.has_pin, row.locked_until))
 
 
@@ -127,11 +145,27 @@ async def pin_reset(request: Request) -> Response:
     async with unhurried():
         wanted = read(request, RESET_BODY)
         account_id = await auth.account(request)
-        async with turn_of(context, account_id) as turn:
-            row = auth.active(await PASSWORD.maybe(context.pool, account_id))
-            if not await turn.verify(wanted.password, row.password_hash):
-                raise ClientFault(401, WRONG_PASSWORD)
-            new_hash = await turn.hash(wanted.new_pin)
-        if await RESET.maybe(context.pool, account_id, row.password_hash, new_hash) is None:
-            raise ClientFault(401, WRONG_PASSWORD)
+        async with turn_of(context, account_id, is_password=True) as turn:
+            await _reset(context, turn, account_id, wanted)
     return reply(PinDone("PIN reset successfully"))
+
+
+async def _reset(context: Context, turn: Turn, account_id: UUID, wanted: ResetBody) -> None:
+    """One counted attempt at the password; raises ClientFault 401, 429 where it comes too early."""
+    async with counted(context, account_id, _settle_password) as attempt_id:
+        asked = (account_id, attempt_id, FREE_FAILURES, LONGEST_DELAY)
+        row = auth.active(await PASSWORD.maybe(context.pool, *asked))
+        if row.retry_after_seconds is not None:
+            raise ClientFault(429, TOO_EARLY, {"Retry-After": str(row.retry_after_seconds)})
+        if await turn.verify(wanted.password, row.password_hash):
+            new_hash = await turn.hash(wanted.new_pin)
+            done = (account_id, row.password_hash, new_hash, attempt_id)
+            if await RESET.maybe(context.pool, *done):
+                return
+        await judged(context, attempt_id)
+    raise ClientFault(401, WRONG_PASSWORD)
+
+
+async def _settle_password(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
+    """Gives back the attempts at a password that were not finished, `attempt_id` at once."""
+    await SETTLE.maybe(context.pool, account_id, attempt_id, UNFINISHED)

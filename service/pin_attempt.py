@@ -1,24 +1,26 @@
 """One attempt at a parent's PIN: counted before it is checked, answered without hurry."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Annotated, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 from msgspec import Meta
 
 from service import auth
 from service.context import Context
-from service.database import Statement
-from service.errors import ClientFault
+from service.database import UNAVAILABLE, Statement
+from service.errors import ClientFault, Overloaded
 from service.pin_hasher import Turn
 
 ATTEMPTS: Final = 5
 LOCK: Final = timedelta(minutes=30)
+UNFINISHED: Final = timedelta(seconds=15)  # longer than a request may take
 FLOOR_SECONDS: Final = 0.2
 LOCKED_UNTIL: Final = "X-Locked-Until"
 
@@ -38,8 +40,21 @@ class ClearedRow(msgspec.Struct, frozen=True):
     is_cleared: bool
 
 
+class JudgedRow(msgspec.Struct, frozen=True):
+    is_judged: bool
+
+
+class SettledRow(msgspec.Struct, frozen=True):
+    is_settled: bool
+
+
 ATTEMPT: Final = Statement("pin_attempt", AttemptRow)
 CLEAR: Final = Statement("pin_clear", ClearedRow)
+JUDGE: Final = Statement("attempt_judge", JudgedRow)
+SETTLE: Final = Statement("pin_settle", SettledRow)
+
+NOT_SETTLED: Final = (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+Settle = Callable[[Context, UUID, UUID | None], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -54,17 +69,50 @@ async def unhurried() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def turn_of(context: Context, account_id: UUID) -> AsyncIterator[Turn]:
+async def turn_of(
+    context: Context, account_id: UUID, *, is_password: bool = False
+) -> AsyncIterator[Turn]:
     """A place before the hasher, one at a time for an account.
 
-    A burst of guesses at one account waits for itself: five of them are checked, the rest find the
-    PIN locked, and other parents wait behind one of them at most. Raises Overloaded.
+    Raises Overloaded, and ClientFault 429 where the account itself has too many requests waiting.
     """
-    lock = context.pin_turns.get(account_id) or asyncio.Lock()
-    context.pin_turns[account_id] = lock
-    async with lock:
+    async with context.pin_turns.turn(account_id, is_password=is_password):
         with context.pins.admit() as turn:
             yield turn
+
+
+@asynccontextmanager
+async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIterator[UUID]:
+    """The id of an attempt, which is given back where the block could not judge it.
+
+    Its statements count the attempt before the hash is computed. A client hears no verdict before
+    `judged` or the statement for a right secret has ended the attempt, so one that is given back
+    has taught nobody anything; a client that goes away stops nothing. What cannot be given back
+    now, since the database or this process is gone, the account's next attempt gives back once it
+    is UNFINISHED old, on whichever instance.
+    """
+    attempt_id = uuid4()
+    await settle(context, account_id, None)
+    try:
+        yield attempt_id
+    except ClientFault:
+        raise
+    except BaseException:
+        with suppress(*UNAVAILABLE, *NOT_SETTLED):
+            async with asyncio.timeout(context.settings.request_timeout_seconds):
+                await settle(context, account_id, attempt_id)
+        raise
+
+
+async def judged(context: Context, attempt_id: UUID) -> None:
+    """Makes a wrong attempt count for good; raises Overloaded where it has been given back."""
+    if await JUDGE.maybe(context.pool, attempt_id) is None:
+        raise Overloaded(1)
+
+
+async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
+    """Gives back the attempts at a PIN that were not finished, `attempt_id` at once."""
+    await SETTLE.maybe(context.pool, account_id, attempt_id, ATTEMPTS, LOCK, UNFINISHED)
 
 
 async def attempt(
@@ -91,15 +139,17 @@ async def attempt(
 async def _attempt(
     context: Context, turn: Turn, account_id: UUID, profile_id: UUID | None, pin: str
 ) -> str | None:
-    now = context.now()
-    row = auth.owned(await ATTEMPT.maybe(context.pool, account_id, profile_id, ATTEMPTS, LOCK, now))
-    if row.locked_until is not None:
-        until = {LOCKED_UNTIL: row.locked_until.isoformat()}
-        raise ClientFault(403, "PIN locked due to too many failed attempts", until)
-    right = await turn.verify(pin, row.pin_hash)
-    if row.pin_hash is None:
-        raise ClientFault(400, "No PIN set")
-    if not right or await CLEAR.maybe(context.pool, account_id, row.pin_hash) is None:
-        context.metrics.pin_lockouts += row.locks
-        return None
-    return row.pin_hash
+    async with counted(context, account_id, settle_pin) as attempt_id:
+        asked = (account_id, profile_id, ATTEMPTS, LOCK, attempt_id)
+        row = auth.owned(await ATTEMPT.maybe(context.pool, *asked))
+        if row.locked_until is not None:
+            until = {LOCKED_UNTIL: row.locked_until.isoformat()}
+            raise ClientFault(403, "PIN locked due to too many failed attempts", until)
+        is_right = await turn.verify(pin, row.pin_hash)
+        if row.pin_hash is None:
+            raise ClientFault(400, "No PIN set")
+        if is_right and await CLEAR.maybe(context.pool, account_id, row.pin_hash, attempt_id):
+            return row.pin_hash
+        await judged(context, attempt_id)
+    context.metrics.pin_lockouts += row.locks
+    return None

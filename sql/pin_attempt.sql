@@ -4,7 +4,7 @@
 -- $2 profile_id uuid               of a grant, which must be the account's; null: no profile
 -- $3 attempts int                  this many failures in a row lock the PIN
 -- $4 lock interval                 for so long
--- $5 now timestamptz
+-- $5 attempt_id uuid               the attempt's own
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               the profile is the account's (or none was named)
@@ -17,7 +17,10 @@
 -- The row lock of the update lets parallel guesses in one by one, and each sees the count that the
 -- one before it left: the attempt that reaches the limit sets the lock, so at most $3 hashes are
 -- handed out until a right PIN clears the count. A lock that has run out leaves the count where
--- it was: the next wrong PIN locks again at once.
+-- it was: the next wrong PIN locks again at once. Locks begin and end by this server's clock, which
+-- is the same for all instances.
+-- An attempt that was taken leaves a row in `viewing_time_attempts` until it is judged: see
+-- `attempt_judge` and `pin_settle`.
 -- `locked_until` of a refused attempt is read by the snapshot, which may be older than a lock set
 -- by the attempts in front of it: then the lock is as long as one that begins now.
 with owner as (
@@ -35,9 +38,9 @@ with owner as (
 taken as (
     update users as u
     set
-        pin_failed_attempts = u.pin_failed_attempts + 1,
+        pin_failed_attempts = coalesce(u.pin_failed_attempts, 0) + 1,
         pin_lockout_until = case
-            when u.pin_failed_attempts + 1 >= $3::int then $5::timestamptz + $4::interval
+            when coalesce(u.pin_failed_attempts, 0) + 1 >= $3::int then now() + $4::interval
             else u.pin_lockout_until
         end
     from owner as o
@@ -45,8 +48,18 @@ taken as (
         and o.is_active
         and o.is_owner
         and u.pin_hash is not null
-        and (u.pin_lockout_until is null or u.pin_lockout_until <= $5::timestamptz)
-    returning u.pin_hash, u.pin_failed_attempts >= $3::int as locks
+        and (u.pin_lockout_until is null or u.pin_lockout_until <= now())
+    returning u.id, u.pin_hash, u.pin_lockout_until, u.pin_failed_attempts >= $3::int as locks
+),
+begun as (
+    insert into viewing_time_attempts (id, account_id, is_password, begun_at, locked_until)
+    select
+        $5::uuid,
+        t.id,
+        false,
+        now(),
+        case when t.locks then t.pin_lockout_until end
+    from taken as t
 )
 select
     o.is_active,
@@ -54,8 +67,8 @@ select
     o.has_pin,
     case
         when t.pin_hash is not null then null
-        when o.pin_lockout_until > $5::timestamptz then o.pin_lockout_until
-        when o.has_pin then $5::timestamptz + $4::interval
+        when o.pin_lockout_until > now() then least(o.pin_lockout_until, now() + $4::interval)
+        when o.has_pin then now() + $4::interval
     end as locked_until,
     t.pin_hash,
     coalesce(t.locks, false) as locks

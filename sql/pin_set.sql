@@ -6,12 +6,23 @@
 --
 -- row: is_set bool
 --
--- Clears failures and lock. No row: the account is unknown or inactive, or its PIN has changed
--- since $2 was read, so of two parents who set a first PIN at once only one does.
-update users as u
-set
-    pin_hash = $3::text,
-    pin_failed_attempts = 0,
-    pin_lockout_until = null
-where u.id = $1::uuid and u.is_active and u.pin_hash is not distinct from $2::text
-returning true as is_set
+-- Clears failures and lock, also those that an attempt under way would give back. No row: the
+-- account is unknown or inactive, or its PIN has changed since $2 was read, so of two parents who
+-- set a first PIN at once only one does.
+with changed as (
+    update users as u
+    set
+        pin_hash = $3::text,
+        pin_failed_attempts = 0,
+        pin_lockout_until = null
+    where u.id = $1::uuid and u.is_active and u.pin_hash is not distinct from $2::text
+    returning u.id
+),
+forgiven as (
+    update viewing_time_attempts as a
+    set is_forgiven = true
+    from changed as c
+    where a.account_id = c.id and not a.is_password
+)
+select true as is_set
+from changed as c

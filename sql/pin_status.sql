@@ -6,7 +6,7 @@
 -- row: has_pin bool
 -- row: locked_until timestamptz    of the latest lock, which may have run out; null: there is none
 --
--- No row: the account is unknown. One row by primary key.
+-- No row: the account is unknown. One row by primary key; `pin_settle` runs before.
 select
     u.is_active,
     u.pin_hash is not null as has_pin,

@@ -48,7 +48,7 @@ LAYERS = [
     ["import_lines"],
     ["records"],
     ["pulse", "retention_schedule"],
-    ["heartbeat_writer", "config_cache", "pin_hasher", "keys", "retention", "export"],
+    ["heartbeat_writer", "config_cache", "pin_hasher", "pin_turns", "keys", "retention", "export"],
     ["heartbeat_record", "migrate", "schema", "in_force"],
     ["database", "embedded", "jwks"],
     ["connector"],

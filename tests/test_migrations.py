@@ -35,6 +35,7 @@ IDS = [
     "0009_ix_tg_granted_by",
     "0010_recent_marks",
     "0011_vacuum_thresholds",
+    "0012_pin_attempts",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -66,6 +67,15 @@ COLUMNS = {
         id uuid, profile_id uuid, granted_by_user_id uuid, granted_minutes int null,
         is_remote bool, granted_at timestamptz""",
 }
+# What an adopted database has not.
+ADDED = {
+    "viewing_time_attempts": """
+        id uuid, account_id uuid, is_password bool, begun_at timestamptz,
+        locked_until timestamptz null, is_forgiven bool""",
+    "viewing_time_password_failures": """
+        account_id uuid, failures int, next_attempt_at timestamptz""",
+}
+TABLES = {**COLUMNS, **ADDED}
 SHORT = {"character varying": "varchar", "boolean": "bool", "integer": "int"}
 SHORT["timestamp with time zone"] = "timestamptz"
 
@@ -108,6 +118,14 @@ CONSTRAINTS = {
     "time_grants_granted_by_user_id_fkey": (
         "foreign key (granted_by_user_id) references users(id) on delete cascade"
     ),
+    "viewing_time_attempts_pkey": "primary key (id)",
+    "viewing_time_attempts_account_id_fkey": (
+        "foreign key (account_id) references users(id) on delete cascade"
+    ),
+    "viewing_time_password_failures_pkey": "primary key (account_id)",
+    "viewing_time_password_failures_account_id_fkey": (
+        "foreign key (account_id) references users(id) on delete cascade"
+    ),
 }
 INDEXES = {
     "ix_vs_profile_active": "viewing_sessions using btree (profile_id) where (ended_at is null)",
@@ -115,6 +133,7 @@ INDEXES = {
     "ix_profiles_user": "profiles using btree (user_id)",
     "ix_tg_profile": "time_grants using btree (profile_id)",
     "ix_tg_granted_by": "time_grants using btree (granted_by_user_id)",
+    "ix_vta_account": "viewing_time_attempts using btree (account_id)",
 }
 
 # Rows as the existing application leaves them: 20 accounts, 40 profiles, a year of sessions.
@@ -204,7 +223,7 @@ def constraints(connection: Connection) -> dict[str, str]:
     rows = connection.execute(
         "select conname, lower(pg_get_constraintdef(oid)) from pg_constraint"
         " where conrelid = any (%s::regclass[]) and contype in ('p', 'u', 'f', 'c')",
-        [list(COLUMNS)],
+        [list(TABLES)],
     )
     return dict(rows.fetchall())
 
@@ -216,7 +235,7 @@ def indexes(connection: Connection) -> dict[str, str]:
         " from pg_index as i join pg_class as c on c.oid = i.indexrelid"
         " where i.indrelid = any (%s::regclass[]) and i.indisvalid and i.indisready"
         " and not exists (select from pg_constraint as k where k.conindid = c.oid)",
-        [list(COLUMNS)],
+        [list(TABLES)],
     )
     return dict(rows.fetchall())
 
@@ -278,7 +297,7 @@ def meanwhile() -> Iterator[ThreadPoolExecutor]:
 def test_an_empty_database_gets_the_tables_of_the_contract(empty_database: str) -> None:
     assert migrate(empty_database) == IDS
     with connected(empty_database) as connection:
-        for table, wanted in COLUMNS.items():
+        for table, wanted in TABLES.items():
             assert columns(connection, table) == [
                 " ".join(column.split()) for column in wanted.split(",")
             ]

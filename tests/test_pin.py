@@ -10,6 +10,7 @@ import pytest
 
 from service.database import Connection
 from service.pin_attempt import ATTEMPTS, FLOOR_SECONDS
+from service.pin_turns import MAX_WAITING
 from tests.conftest import Running, Starter
 from tests.family import PASSWORD, PIN, Family, add_family
 
@@ -39,8 +40,10 @@ async def test_two_hundred_parallel_guesses_get_five_hashes(
     before = running.context.pins.hashed
     answers = await asyncio.gather(*(verify(running, family, guess) for guess in guesses))
     wrong = [a for a in answers if a.json() == {"detail": "Incorrect PIN"}]
-    locked = [a for a in answers if a.json() == LOCKED]
-    assert (len(wrong), len(locked)) == (ATTEMPTS, 200 - ATTEMPTS)
+    many = [a for a in answers if a.status_code == 429]
+    assert (len(wrong), len(many)) == (ATTEMPTS, 199 - MAX_WAITING)
+    assert {a.headers["retry-after"] for a in many} == {"1"}
+    assert (await verify(running, family, PIN)).json() == LOCKED
     assert running.context.pins.hashed - before == ATTEMPTS
     assert await failures(connection, family.account) == ATTEMPTS
     assert len(running.context.pin_turns) == 0
@@ -115,48 +118,89 @@ async def test_a_strangers_grant_costs_the_parent_no_attempt(
 async def test_a_lock_runs_out_and_one_more_wrong_pin_locks_again(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    now = datetime(2027, 1, 1, 12, tzinfo=UTC)
-    running.clock.fixed = now
     await connection.execute("update users set pin_failed_attempts = 4")
     assert (await verify(running, family, "0000")).status_code == 403
     locked = await verify(running, family, PIN)
     assert locked.json() == LOCKED
-    assert locked.headers["x-locked-until"] == "2027-01-01T12:30:00+00:00"
-    running.clock.fixed = now + timedelta(minutes=30)
+    until = await lock(connection, family)
+    assert locked.headers["x-locked-until"] == until.isoformat()
+    await run_out(connection)
     assert (await verify(running, family, "0000")).json() == {"detail": "Incorrect PIN"}
     assert (await verify(running, family, PIN)).json() == LOCKED
-    running.clock.fixed = now + timedelta(minutes=60)
+    await run_out(connection)
     assert (await verify(running, family, PIN)).status_code == 200
     assert await failures(connection, family.account) == 0
     assert (await verify(running, family, "0000")).json() == {"detail": "Incorrect PIN"}
     assert (await verify(running, family, PIN)).status_code == 200
 
 
+async def lock(connection: Connection, family: Family) -> Any:
+    """The stored end of the account's lock."""
+    return await connection.fetchval(
+        "select pin_lockout_until from users where id = $1", family.account
+    )
+
+
+async def run_out(connection: Connection) -> None:
+    """Moves the end of every lock to this moment."""
+    await connection.execute("update users set pin_lockout_until = now()")
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+async def test_a_lock_goes_by_the_clock_of_the_database(
+    running: Running, connection: Connection, family: Family, days: int
+) -> None:
+    running.clock.fixed = datetime.now(UTC) + timedelta(days=days)
+    for _ in range(ATTEMPTS):
+        assert (await verify(running, family, "0000")).json() == {"detail": "Incorrect PIN"}
+    assert (await verify(running, family, PIN)).json() == LOCKED
+    assert await connection.fetchval(
+        "select pin_lockout_until - now() between '29 minutes' and '30 minutes' from users"
+    )
+    await run_out(connection)
+    assert (await verify(running, family, PIN)).status_code == 200
+
+
+@pytest.mark.parametrize("stored", ["now() + interval '10 years'", "'infinity'"])
+@pytest.mark.parametrize("reader", ["attempt", "status"])
+async def test_no_lock_lasts_beyond_its_length_from_now(
+    running: Running, connection: Connection, family: Family, stored: str, reader: str
+) -> None:
+    await connection.execute(f"update users set pin_lockout_until = {stored}")
+    shown = set()
+    for _ in range(2):
+        if reader == "attempt":
+            locked = await verify(running, family, PIN)
+            assert locked.json() == LOCKED
+            shown.add(locked.headers["x-locked-until"])
+        else:
+            status = await running.client.get(f"{PARENTAL}/pin/status", headers=family.bearer)
+            shown.add(status.json()["locked_until"].replace("Z", "+00:00"))
+    until = await lock(connection, family)
+    assert shown == {until.isoformat()}
+    assert timedelta(minutes=29) < until - datetime.now(UTC) < timedelta(minutes=31)
+
+
 async def test_the_status_shows_the_latest_lock(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    running.clock.fixed = datetime(2027, 1, 1, 12, tzinfo=UTC)
-    for lock, shown in (
-        (datetime(2027, 1, 1, 12, 10, tzinfo=UTC), "2027-01-01T12:10:00Z"),
-        (datetime(2027, 1, 1, 11, 50, tzinfo=UTC), "2027-01-01T11:50:00Z"),
-        (None, None),
-    ):
-        await connection.execute("update users set pin_lockout_until = $1", lock)
+    noon = datetime.now(UTC).replace(microsecond=0)
+    for until in (noon + timedelta(minutes=10), noon - timedelta(minutes=10), None):
+        await connection.execute("update users set pin_lockout_until = $1", until)
         answer = await running.client.get(f"{PARENTAL}/pin/status", headers=family.bearer)
+        shown = until and until.isoformat().replace("+00:00", "Z")
         assert answer.json() == {"has_pin": True, "locked_until": shown}
 
 
 async def test_a_lock_is_told_before_a_missing_pin(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    now = running.clock.fixed = datetime(2027, 1, 1, 12, tzinfo=UTC)
-    await connection.execute(
-        "update users set pin_hash = null, pin_lockout_until = $1", now + timedelta(minutes=10)
-    )
+    until = datetime.now(UTC) + timedelta(minutes=10)
+    await connection.execute("update users set pin_hash = null, pin_lockout_until = $1", until)
     locked = await verify(running, family, PIN)
     assert (locked.status_code, locked.json()) == (403, LOCKED)
-    assert locked.headers["x-locked-until"] == "2027-01-01T12:10:00+00:00"
-    running.clock.fixed = now + timedelta(minutes=11)
+    assert locked.headers["x-locked-until"] == until.isoformat()
+    await run_out(connection)
     assert (await verify(running, family, PIN)).json() == {"detail": "No PIN set"}
 
 
