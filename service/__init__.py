@@ -25,7 +25,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     exchange            a body in within bounds, JSON out
     context             all that a handler may reach
     retention_schedule  retention every so many hours
-    pulse               the service watches its own event loop and its database
+    pulse, readiness    the service watches its own event loop; can it work?
     import_lines        an import's lines, read and checked
     records             accounts, profiles and titles as they are sent
     heartbeat_writer    heartbeats that wait travel together

@@ -105,8 +105,8 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("DELETE", f"{ADMIN}/titles/{{title_id}}", title_delete, seconds=TITLE_DELETE_SECONDS),
     _route("POST", f"{ADMIN}/import", import_records, streams=True),
     _route("GET", "/health/live", health_live),
-    _route("GET", "/health/ready", health_ready, seconds=4),
-    _route("GET", "/health", health_ready, seconds=4),
+    _route("GET", "/health/ready", health_ready),
+    _route("GET", "/health", health_ready),
     _route("GET", "/openapi.json", DESCRIPTION.openapi_json),
     _route("GET", "/docs", DESCRIPTION.docs),
 ]
@@ -222,7 +222,7 @@ def application(
             context = await build(settings, now, parts, telemetry, end)
             logger.info("started", extra={"fields": masked(settings)})
             tune_garbage_collector()
-            await parts.enter_async_context(pulse(context.pool, context.metrics))
+            await parts.enter_async_context(pulse(context.metrics))
             yield {"context": context}
             logger.info("stopping")
         logger.info("stopped")

@@ -137,9 +137,10 @@ def _clock(skew: float) -> Findings:
 def connections(chosen: Settings) -> int:
     """How many connections an instance holds at most.
 
-    Beside the pool's and the heartbeats': one that listens, one for an import or a deletion.
+    Beside the pool's and the heartbeats': one that listens, one that looks whether the
+    database is there, one for an import or a deletion.
     """
-    return chosen.pool_max_size + chosen.heartbeat_connections + 2
+    return chosen.pool_max_size + chosen.heartbeat_connections + 3
 
 
 def _connections(chosen: Settings, server: ServerRow, instances: int) -> Findings:

@@ -12,6 +12,7 @@ from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin_hasher import PinHasher
 from service.pin_turns import Turns
+from service.readiness import ReadinessWatch
 from service.settings import Settings
 from service.supervision import Supervisor
 
@@ -31,4 +32,5 @@ class Context:
     deadlines: Deadlines
     metrics: Metrics
     supervisor: Supervisor
+    readiness: ReadinessWatch
     now: Callable[[], datetime]

@@ -105,17 +105,6 @@ PREPARE: Final = Statement("connection_prepare", PreparedRow)
 PING: Final = Statement("health_ping", Ping)
 
 
-async def ping(pool: Pool, timeout: float) -> None:
-    """Asks the database for a sign of life; raises what stands in the way.
-
-    A server that takes no writes has handed over to another: the pool looks for that one.
-    """
-    async with asyncio.timeout(timeout):
-        if not (await PING.one(pool, timeout=timeout)).is_writable:
-            await pool.expire_connections()
-            raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
-
-
 async def _keep(connection: Connection) -> None:
     """Leaves a connection as it is when it comes back to the pool."""
 

@@ -139,8 +139,12 @@ FIELDS: Final[dict[str, Field]] = {
     "configurations": Field("Rows of configurations removed.", 1),
     "status": Field("`ok`, or `degraded` where no requests should be sent here.", "ok"),
     "checks": Field("What was looked at.", ...),
-    "database": Field("Whether the database answers.", "ok"),
-    "process": Field("There only when the process is about to stop.", "stopping"),
+    "database": Field("Whether the database answers and takes writes.", "ok"),
+    "schema": Field("There only when tables or migrations are missing.", "outdated"),
+    "heartbeats": Field("There only when heartbeats wait and none is written.", "stuck"),
+    "process": Field(
+        "There only when the process is about to stop, or a background task has died.", "stopping"
+    ),
     "uptime_seconds": Field("Seconds since start.", 86400.5),
     "heartbeat": Field("Heartbeats since start.", ...),
     "config_cache": Field("The configurations in memory.", ...),

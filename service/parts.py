@@ -19,6 +19,7 @@ from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin_hasher import PinHasher
 from service.pin_turns import Turns
+from service.readiness import ReadinessWatch
 from service.retention_schedule import RetentionSchedule
 from service.settings import Settings
 from service.supervision import Supervisor
@@ -67,6 +68,9 @@ async def build(
     schedule = RetentionSchedule(settings, now, metrics.retention_runs)
     schedule.start()
     parts.push_async_callback(schedule.stop)
+    readiness = ReadinessWatch(settings, pool, writer, metrics, supervisor)
+    await readiness.start()
+    parts.push_async_callback(readiness.stop)
     deadlines = Deadlines(settings.request_timeout_seconds)
     return Context(
         settings=settings,
@@ -80,6 +84,7 @@ async def build(
         deadlines=deadlines,
         metrics=metrics,
         supervisor=supervisor,
+        readiness=readiness,
         now=now,
     )
 

@@ -1,4 +1,4 @@
-"""The service watches itself: is its event loop held up, is its database there?"""
+"""The service watches its own event loop, and reports what is too much for a line each."""
 
 import asyncio
 import gc
@@ -8,45 +8,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import asyncpg
-
-from service import database
-from service.database import Pool
-from service.deadlines import within
 from service.metrics import Metrics
 from service.supervision import stopped, supervised
-from service.trace import blame
 
 logger = logging.getLogger("viewing_time.pulse")
 
 TICK_SECONDS: Final = 0.05
-LOOK_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 0.25
 SWEEPS: Final = 40
 TELL_SECONDS: Final = 1.0
-READY_SECONDS: Final = 3.0
-
-
-async def is_ready(pool: Pool, metrics: Metrics) -> bool:
-    """Does the database answer within 3 seconds? Kept in `metrics`."""
-    before = metrics.ready
-    try:
-        await within(READY_SECONDS, database.ping(pool, READY_SECONDS))
-        metrics.ready = True
-    except (*database.UNAVAILABLE, asyncpg.PostgresError) as fault:
-        metrics.ready = False
-        blame(fault)
-    if metrics.ready != before:
-        logger.warning("ready" if metrics.ready else "not_ready")
-    return metrics.ready
 
 
 @asynccontextmanager
-async def pulse(pool: Pool, metrics: Metrics) -> AsyncIterator[None]:
+async def pulse(metrics: Metrics) -> AsyncIterator[None]:
     """Watches until the block ends."""
     tasks: list[Task[None]] = [
         supervised("event loop watch", _tick(metrics)),
-        supervised("readiness", _look(pool, metrics)),
         supervised("sweeper", _sweep(metrics)),
         supervised("reporter", _tell(metrics)),
     ]
@@ -65,12 +42,6 @@ async def _tick(metrics: Metrics) -> None:
         lag = max(0.0, loop.time() - due)
         metrics.lag_seconds.add(lag)
         metrics.lag_most = max(metrics.lag_most, lag)
-
-
-async def _look(pool: Pool, metrics: Metrics) -> None:
-    while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        await is_ready(pool, metrics)
 
 
 async def _tell(metrics: Metrics) -> None:

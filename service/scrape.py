@@ -154,7 +154,9 @@ def _database(exposition: Exposition, context: Context) -> None:
         context.metrics.retention_runs,
     )
     exposition.gauge(
-        "ready", "Whether the database answered when last asked.", int(context.metrics.ready)
+        "ready",
+        "Whether the instance was ready for requests at the latest look.",
+        int(context.metrics.ready),
     )
 
 

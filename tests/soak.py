@@ -43,9 +43,9 @@ VIEWERS: Final = 30
 LIVES: Final = 8
 REST_SECONDS: Final = 0.1
 GROWTH: Final = 0.05
-# Of each instance the pool, the heartbeats' connections, the one that listens; one may be on its
-# way out.
-CONNECTIONS: Final = 2 * (int(SETTINGS["POOL_MAX_SIZE"]) + 2 + 1 + 1)
+# Of each instance the pool, the heartbeats' connections, the listener's, the one of readiness;
+# one may be on its way out.
+CONNECTIONS: Final = 2 * (int(SETTINGS["POOL_MAX_SIZE"]) + 2 + 1 + 1 + 1)
 
 
 def faults(scene: Scene) -> list[Callable[[], Fault]]:

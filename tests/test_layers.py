@@ -47,7 +47,7 @@ LAYERS = [
     ["context"],
     ["import_lines"],
     ["records"],
-    ["pulse", "retention_schedule"],
+    ["pulse", "readiness", "retention_schedule"],
     ["heartbeat_writer", "config_cache", "pin_hasher", "pin_turns", "keys", "retention", "export"],
     ["heartbeat_record", "migrate", "schema", "in_force"],
     ["database", "embedded", "jwks"],

@@ -74,7 +74,7 @@ async def loader(running: Running, family: Family, monkeypatch: pytest.MonkeyPat
         ("PIN hasher", None, hasher),
         ("retention", "service.retention_schedule.retain", nothing),
         ("event loop watch", "service.pulse._tick", nothing),
-        ("readiness", "service.pulse._look", nothing),
+        ("readiness", "service.readiness.ReadinessWatch._keep_looking", nothing),
         ("reporter", "service.pulse._tell", nothing),
         ("sweeper", "service.pulse._sweep", nothing),
     ],
