@@ -16,13 +16,13 @@ test: $(INSTALLED) ## run the whole test suite
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED) ## ruff, format check, mypy --strict
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 format: $(INSTALLED) ## let ruff put the code in order
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 bench: $(INSTALLED) ## measure; ARGS=--quick takes under a minute
 	@exec $(BIN)/python -m bench $(ARGS)

@@ -56,15 +56,20 @@ def serve_command(migrates: bool) -> None:
 
 @main.command("run")
 def run_command() -> None:
-    """Serve for development: embedded PostgreSQL, migrations, demo family, curl lines."""
+    """Serve for development: embedded PostgreSQL, migrations, demo family, curl lines.
+
+    Where DATABASE_URL is set, its database is migrated and served, and no demo family is loaded.
+    """
     environment = _environment()
+    _make_private_folder()
     if not _setting("jwt_secret", environment):
         environment["JWT_SECRET"] = _development_secret()
+    is_ours = not _setting("database_url", environment)
     with _database(environment):
         chosen = _settings(environment)
         with logging_to_stdout(chosen.log_level):
             _migrate(chosen.database_url)
-            is_demo = demo.load(chosen)
+            is_demo = is_ours and demo.load(chosen)
             _serve(chosen, lambda: _announce(chosen, is_demo))
 
 
@@ -208,9 +213,18 @@ def _database(environment: dict[str, str]) -> Iterator[None]:
         raise click.ClickException(str(fault)) from fault
 
 
+def _make_private_folder() -> None:
+    """Makes `.data/` for this account alone, as everything that is made after it."""
+    os.umask(0o077)
+    try:
+        DATA.mkdir(mode=0o700, exist_ok=True)
+        DATA.chmod(0o700)
+    except OSError as error:
+        raise click.ClickException(f"Cannot keep data in {DATA.absolute()}: {error}") from error
+
+
 def _development_secret() -> str:
     """A secret made once and kept under `.data/`, so that tokens outlive a restart."""
-    DATA.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as fresh:
         fresh.write(secrets.token_urlsafe(48))
         fresh.flush()

@@ -1,11 +1,15 @@
 """The command about what the platform owns: import."""
 
 import asyncio
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import dropwhile
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, Final
 
 import asyncpg
@@ -19,7 +23,8 @@ from service.import_merge import SECONDS, Import
 from service.settings import Settings
 
 SetUp = Callable[[], Settings]
-FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
+STANDARD_INPUT: Final = "-"
 MODE: Final = click.Choice(["all", "best"])
 PROGRESS_LINES: Final = 1000
 
@@ -27,12 +32,15 @@ PROGRESS_LINES: Final = 1000
 @click.command("import")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--mode", type=MODE, default="all", show_default=True)
+@click.option("--csv", "is_csv", is_flag=True, help="Read each FILE as CSV, whatever its name.")
 @click.option(
     "--from-line", default=1, type=click.IntRange(1), help="Where to begin in the first FILE."
 )
 @click.pass_obj
-def import_command(set_up: SetUp, files: tuple[Path, ...], mode: str, from_line: int) -> None:
-    """Bring in accounts, profiles and titles from each FILE.
+def import_command(
+    set_up: SetUp, files: tuple[str, ...], mode: str, is_csv: bool, from_line: int
+) -> None:
+    """Bring in accounts, profiles and titles from each FILE; - is standard input.
 
     Lines of JSON, or CSV where FILE ends in .csv. With --mode all, a FILE comes in whole or not at
     all. With --mode best, lines in error are left out, and the others come in batch by batch: an
@@ -40,10 +48,10 @@ def import_command(set_up: SetUp, files: tuple[Path, ...], mode: str, from_line:
     """
     chosen = set_up()
     refused = 0
-    for number, path in enumerate(files):
+    for number, name in enumerate(files):
         job = Import(None, utc_now(), whole=mode == "all")
         try:
-            _import(chosen, job, path, from_line)
+            _import(chosen, job, name, is_csv, from_line)
         except (
             *UNAVAILABLE,
             asyncpg.PostgresError,
@@ -52,13 +60,14 @@ def import_command(set_up: SetUp, files: tuple[Path, ...], mode: str, from_line:
             KeyboardInterrupt,
         ) as fault:
             first = max(job.line + 1, from_line)
-            left = map(str, files[number:])
-            again = ["viewing-time", "import", "--mode", mode, "--from-line", str(first), *left]
+            flags = ["--csv"] if is_csv else []
+            again = ["import", "--mode", mode, *flags, "--from-line", str(first), *files[number:]]
+            same = "" if Path(name).is_file() else ", the same input once more,"
             raise click.ClickException(
-                f"{_sentence(fault)}. Go on with\n{shlex.join(again)}"
+                f"{_sentence(fault)}. Go on{same} with\nviewing-time {shlex.join(again)}"
             ) from fault
         finally:
-            _tell(job, path)
+            _tell(job, name)
         if job.outcome.detail:
             raise click.ClickException(f"{job.outcome.detail}.")
         refused += job.outcome.error_count
@@ -67,15 +76,41 @@ def import_command(set_up: SetUp, files: tuple[Path, ...], mode: str, from_line:
         raise click.ClickException(f"{refused:,} lines are in error and were left out.")
 
 
-def _import(chosen: Settings, job: Import, path: Path, from_line: int) -> None:
+def _import(chosen: Settings, job: Import, name: str, is_csv: bool, from_line: int) -> None:
+    path = Path(name)
     with (
-        path.open("rb") as file,
-        click.progressbar(length=path.stat().st_size, label=path.name, file=sys.stderr) as bar,
+        _opened(name) as file,
+        click.progressbar(length=_size(file), label=path.name, file=sys.stderr) as bar,
     ):
         found = _watched(file, bar.update)
-        lines = rows(found) if path.suffix.lower() == ".csv" else objects(found)
+        lines = rows(found) if is_csv or path.suffix.lower() == ".csv" else objects(found)
         wanted = dropwhile(lambda line: line.number < from_line, lines)
         asyncio.run(_merge(chosen, job, wanted))
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    """The file `name` to read from; a pipe as a copy, read to its end.
+
+    While the import reads, it keeps a transaction open, which must not wait for another program.
+    """
+    if name == STANDARD_INPUT and sys.stdin is None:
+        raise click.ClickException("Standard input is closed.")
+    with ExitStack() as opened:
+        if name == STANDARD_INPUT:
+            file: BinaryIO = sys.stdin.buffer
+        else:
+            file = opened.enter_context(Path(name).open("rb"))
+        if not file.seekable():
+            copy = opened.enter_context(TemporaryFile())
+            shutil.copyfileobj(file, copy)
+            copy.seek(0)
+            file = copy
+        yield file
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 async def _merge(chosen: Settings, job: Import, lines: Iterator[Line]) -> None:
@@ -85,7 +120,7 @@ async def _merge(chosen: Settings, job: Import, lines: Iterator[Line]) -> None:
 
 def _watched(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Line]:
     """The lines of a file; tells now and then how many bytes were read since the last time."""
-    told = 0
+    told = file.tell()
     for line in numbered(file):
         if line.number % PROGRESS_LINES == 0:
             advance(file.tell() - told)
@@ -94,14 +129,14 @@ def _watched(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Line]:
     advance(file.tell() - told)
 
 
-def _tell(job: Import, path: Path) -> None:
+def _tell(job: Import, name: str) -> None:
     outcome = job.outcome
     for error in outcome.errors:
-        click.echo(f"{path}:{error.line}: {error.error}", err=True)
+        click.echo(f"{name}:{error.line}: {error.error}", err=True)
     if outcome.error_count > len(outcome.errors):
-        click.echo(f"{path}: {outcome.error_count - len(outcome.errors):,} more", err=True)
+        click.echo(f"{name}: {outcome.error_count - len(outcome.errors):,} more", err=True)
     click.echo(
-        f"{path}: {outcome.accounts:,} accounts, {outcome.profiles:,} profiles, "
+        f"{name}: {outcome.accounts:,} accounts, {outcome.profiles:,} profiles, "
         f"{outcome.titles:,} titles"
     )
 

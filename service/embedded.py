@@ -90,6 +90,7 @@ class _Server(threading.Thread):
     ) -> None:
         super().__init__(name="embedded-postgres", daemon=True)
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data.chmod(0o700)  # at any umask
         self.data, self.cluster, self.log = data, data / "cluster", data / "postgres.log"
         self.durable, self.database = durable, database
         self.options = {"listen_addresses": "", **({} if durable else NOT_DURABLE), **options}
@@ -187,6 +188,7 @@ class _Server(threading.Thread):
         if directory.exists():
             shutil.rmtree(directory)
         directory.mkdir(mode=0o700)
+        directory.chmod(0o700)
         if self.account:
             os.chown(directory, self.account["user"], self.account["group"])
 

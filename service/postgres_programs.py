@@ -107,7 +107,8 @@ def _readable_copy(binaries: Path) -> Path:
     with (binaries / "postgres").open("rb") as postgres:
         copy = COPIES / hashlib.file_digest(postgres, "sha256").hexdigest()[:16]
     if not copy.exists():
-        COPIES.mkdir(mode=0o755, parents=True, exist_ok=True)
+        COPIES.mkdir(parents=True, exist_ok=True)
+        COPIES.chmod(0o755)  # at any umask
         with tempfile.TemporaryDirectory(dir=COPIES) as unfinished:
             parts = Path(unfinished, "copy")
             unused = shutil.ignore_patterns("include", "doc", "*.a")

@@ -1,6 +1,7 @@
 """The HTTP server around the application: one process, one loop."""
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Callable
@@ -26,7 +27,7 @@ KEEP_ALIVE_SECONDS: Final = 75
 
 
 class PortTaken(Exception):
-    """The address is in use or not ours; one sentence."""
+    """The address cannot be listened on; one sentence that names the setting to change."""
 
 
 class BackgroundTaskDied(Exception):
@@ -183,18 +184,34 @@ class Server(uvicorn.Server):
 
 def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
     """The socket to serve on, bound before anything slow begins; raises PortTaken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        listener.bind((host, port))
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # `localhost` has addresses of both kinds: those in the field call the older one.
+        family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, ValueError) as fault:  # ValueError: no name could have this text
+        reason = fault.strerror if isinstance(fault, OSError) else "not the name of a machine"
+        raise PortTaken(f"Cannot serve on {where}: {reason}. {_remedy(None, variable)}") from fault
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
         listener.listen(2048)
     except OSError as fault:
         listener.close()
-        raise PortTaken(
-            f"Cannot serve on {host}:{port}: {fault.strerror}. Set {variable} to another."
-        ) from fault
+        remedy = _remedy(fault.errno, variable)
+        raise PortTaken(f"Cannot serve on {where}: {fault.strerror}. {remedy}") from fault
     return listener
+
+
+def _remedy(number: int | None, variable: str) -> str:
+    """What to set where the system gave error `number` for a port, or for its host."""
+    if number == errno.EADDRINUSE:
+        return f"Set {variable} to another."
+    if number in (errno.EACCES, errno.EPERM):
+        return f"Set {variable} to 1024 or more, or allow this process to bind lower ports."
+    host = variable.replace("PORT", "HOST")
+    return f"Set {host} to an address of this machine, such as 127.0.0.1, or to 0.0.0.0 for all."
 
 
 def serve(

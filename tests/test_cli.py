@@ -1,6 +1,7 @@
 """The command as a person uses it: run, stop, run again; what goes wrong is one clear sentence."""
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -21,8 +23,10 @@ from click.testing import CliRunner
 from service import cli, schema
 from service.database import Connection
 from service.dotenv import dotenv
+from service.server import PortTaken, bound
 from tests.conftest import ROOT, free_port, served
 from tests.family import SECRET
+from tests.test_embedded import ask
 
 COMMAND = [sys.executable, "-m", "service"]
 
@@ -34,7 +38,9 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def run(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def run(
+    folder: Path, port: int, **options: Any
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`viewing-time run` in `folder`, and the curl lines it printed."""
     process = subprocess.Popen(
         [*COMMAND, "run"],
@@ -43,6 +49,7 @@ def run(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], list[s
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **options,
     )
     try:
         curls: list[str] = []
@@ -104,6 +111,46 @@ def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Sign
         assert answer(again[0]).json()["used_minutes"] == 1.5
 
 
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
+def test_what_run_keeps_is_for_its_account_alone_at_any_umask(tmp_path: Path, umask: int) -> None:
+    with run(tmp_path, free_port(), preexec_fn=lambda: os.umask(umask)):
+        kept = [tmp_path / ".data", *(tmp_path / ".data").rglob("*")]
+        modes = {path: path.lstat().st_mode for path in kept}
+    assert {tmp_path / ".data" / name for name in ("jwt_secret", "postgres")} <= modes.keys()
+    assert {path: mode for path, mode in modes.items() if mode & 0o077} == {}
+
+
+def test_a_folder_that_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / ".data"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    with run(tmp_path, free_port()):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_run_loads_no_demo_family_into_a_database_of_somebody_else(
+    tmp_path: Path, empty_database: str
+) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [*COMMAND, "run"],
+        cwd=tmp_path,
+        env=environment(PORT=str(port), DATABASE_URL=empty_database),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        served_at = f"Serving on http://127.0.0.1:{port} (Ctrl-C stops).\n"
+        said = list(iter(process.stdout.readline, served_at))
+        assert any(line.startswith("applied 0001_tables") for line in said)
+        assert ask(empty_database, "select count(*) from users") == 0
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+    assert "curl" not in rest
+
+
 def refused(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     """Status and output of a command that is to fail."""
     done = subprocess.run(
@@ -134,6 +181,44 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
     assert said == (
         f"Error: Cannot serve on 127.0.0.1:{port}: Address already in use. Set PORT to another."
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("192.0.2.1", "Cannot assign requested address"),
+        ("no-such-machine.invalid", "(Name or service not known|Temporary failure in name res.*)"),
+        ("http://127.0.0.1", "(Name or service not known|Temporary failure in name res.*)"),
+        ("[::1]", "(Name or service not known|Temporary failure in name res.*)"),
+        ("tv..example", "not the name of a machine"),
+        ("2001:db8::1", "Cannot assign requested address|Address family not supported.*"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["PORT", "METRICS_PORT"])
+def test_a_wrong_host_is_what_is_blamed(variable: str, host: str, reason: str) -> None:
+    with pytest.raises(PortTaken) as caught:
+        bound(host, free_port(), variable)
+    setting = variable.replace("PORT", "HOST")
+    assert re.fullmatch(
+        rf"Cannot serve on \S+: ({reason})\. Set {setting} to an address of this machine, .*",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::1", "::"])
+def test_names_and_addresses_of_both_kinds_can_be_served_on(host: str) -> None:
+    with bound(host, 0) as listener:
+        address = "::1" if ":" in host else "127.0.0.1"
+        socket.create_connection((address, listener.getsockname()[1]), 5).close()
+
+
+def test_a_port_that_needs_rights_is_what_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(listener: socket.socket, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(PortTaken, match=r"Permission denied\. Set PORT to 1024 or more, or allow "):
+        bound("127.0.0.1", 80)
 
 
 def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
@@ -259,6 +344,7 @@ def test_a_token_is_signed_with_the_secret_that_was_made(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("JWT_SECRET", raising=False)
     account = "d0000000-0000-4000-8000-000000000001"
+    Path(".data").mkdir()
     secret = cli._development_secret()
     told = capsys.readouterr()
     assert (told.out, told.err.partition(":")[0]) == ("", "JWT_SECRET is not set")

@@ -683,6 +683,78 @@ async def test_the_command_takes_json_and_csv(
     assert [tuple(row) for row in stored] == [("Ada", True, "TV-MA"), ("Ben", False, "TV-Y")]
 
 
+def piped(how: str, line: str) -> str:
+    """A shell's words that give `line` to the command as a pipe of some kind."""
+    return {
+        "standard input": f"cat {line} | $IMPORT -",
+        "the file of standard input": f"cat {line} | $IMPORT /dev/stdin",
+        "a redirection": f"$IMPORT - < {line}",
+        "process substitution": f"$IMPORT <(cat {line})",
+        "two of them": f"$IMPORT <(head -n 1 {line}) <(tail -n +2 {line})",
+        "a fifo": f"mkfifo pipe.csv; cat {line} > pipe.csv & $IMPORT pipe.csv",
+        "a slow one": f"(head -n 1 {line}; sleep 1; tail -n +2 {line}) | $IMPORT -",
+        "a compressed one": f"gzip {line}; $IMPORT --csv <(zcat {line}.gz)",
+    }[how]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "standard input",
+        "the file of standard input",
+        "a redirection",
+        "process substitution",
+        "two of them",
+        "a fifo",
+        "a slow one",
+        "a compressed one",
+    ],
+)
+async def test_the_command_takes_pipes(
+    how: str, database: str, connection: Connection, tmp_path: Path
+) -> None:
+    parent = account()
+    if how in ("a fifo", "a compressed one"):
+        text = f"type,id,email,is_active\naccount,{parent['id']},a@x.test,true\n"
+    else:
+        text = ndjson([parent, account()]).decode()
+    (tmp_path / "records").write_text(text)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["bash", "-c", piped(how, "records")],
+        cwd=tmp_path,
+        env={**environment(database), "IMPORT": f"{sys.executable} -m service import"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Go on" not in done.stderr
+    count = len(text.splitlines()) - (text.startswith("type"))
+    assert await connection.fetchval("select count(*) from users") == count
+
+
+async def test_an_import_from_a_pipe_that_breaks_off_asks_for_the_same_input(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "b.csv").touch()
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command("", "--mode", "best", "-", "b.csv"),
+        cwd=tmp_path,
+        env=environment(f"postgresql:///nobody?host={tmp_path}"),
+        input=ndjson([account()]).decode(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        ". Go on, the same input once more, with\n"
+        "viewing-time import --mode best --from-line 1 - b.csv\n"
+    )
+
+
 async def test_the_command_leaves_out_the_one_row_whose_quote_is_not_closed(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:
