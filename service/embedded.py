@@ -29,6 +29,7 @@ from service.postgres_programs import (
     EmbeddedPostgresError,
     account_of,
     as_server,
+    at_plain_path,
     find_binaries,
     running,
 )
@@ -137,7 +138,8 @@ class _Server(threading.Thread):
             self._forget_dead_server()
             settings = [f"-c{name}={value}" for name, value in self.options.items()]
             arguments = ["-k", str(self.sockets), "-p", PORT, *settings]
-            with self._running("postgres", self.cluster, arguments, lock) as postgres:
+            program = self.binaries / "postgres"
+            with self._running(program, self.cluster, arguments, lock) as postgres:
                 if self._watch(postgres, lambda: self._pid() == postgres.pid):
                     if not self._has_database():
                         raise self._failed(f"has no database {self.database}")
@@ -158,7 +160,10 @@ class _Server(threading.Thread):
             arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         if not self.durable:
             arguments += ["--no-sync"]
-        with self._running("initdb", unfinished, arguments, lock) as initdb:
+        with (
+            at_plain_path(self.binaries) as binaries,
+            self._running(binaries / "initdb", unfinished, arguments, lock) as initdb,
+        ):
             self._watch(initdb, lambda: False)
         if initdb.returncode != 0:
             raise self._failed(f"was not initialised, initdb ended with {initdb.returncode}")
@@ -193,9 +198,8 @@ class _Server(threading.Thread):
             os.chown(directory, self.account["user"], self.account["group"])
 
     def _running(
-        self, name: str, directory: Path, arguments: list[str], lock: int
+        self, program: Path, directory: Path, arguments: list[str], lock: int
     ) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        program = self.binaries / name
         return running(program, self.account, directory, arguments, self.log, lock)
 
     def _watch(

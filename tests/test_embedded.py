@@ -177,18 +177,32 @@ def test_any_path_will_do(directory: Path, name: str) -> None:
         assert len(os.fsencode(socket_directory(dsn) / ".s.PGSQL.5432.lock")) < 107
 
 
+@pytest.mark.parametrize("name", ["a b", "a$HOME", 'a"b', "a'b", "a`b`", "a\\b", "é"])
+def test_programs_at_any_path_will_do(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, name: str
+) -> None:
+    directory.chmod(0o711)
+    monkeypatch.setenv("PG_BIN_DIR", str(copied_programs(directory / name)))
+    with embedded_postgres(directory / name / "data", durable=False) as dsn:
+        assert ask(dsn, "select 1") == 1
+
+
+def copied_programs(folder: Path) -> Path:
+    """A copy of PostgreSQL's programs below `folder`."""
+    package = postgres_programs.find_binaries().parents[1]
+    for part in (package, package.with_name("embedded_postgres.libs")):
+        if part.exists():
+            shutil.copytree(part, folder / part.name)
+    return folder / package.name / "pginstall" / "bin"
+
+
 @as_root
 def test_below_a_directory_of_root_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     directory.chmod(0o711)
     monkeypatch.delenv("PG_BIN_DIR", raising=False)
     monkeypatch.setattr(postgres_programs, "COPIES", directory / "copies")
     with own_directory("/root") as private:
-        package = postgres_programs.find_binaries().parents[1]
-        for part in (package, package.with_name("embedded_postgres.libs")):
-            if part.exists():
-                shutil.copytree(part, private / part.name)
-        bin_dir = private / package.name / "pginstall" / "bin"
-        monkeypatch.setenv("PG_BIN_DIR", str(bin_dir))
+        monkeypatch.setenv("PG_BIN_DIR", str(copied_programs(private)))
         with embedded_postgres(private / "data", durable=False) as dsn:
             assert ask(dsn, "select 1") == 1
             server = Path(f"/proc/{server_pid(private / 'data')}")
