@@ -6,6 +6,8 @@ Reading order, from the outside in; a file imports only what comes after it:
                         the command
     check               what would keep it from serving here
     demo, server        a family to try it with; the HTTP server
+    protocol, request_head, cycle
+                        HTTP on one connection: its bounds; a request's head; its response
     app                 every URL
     parts               what serves, opened in order and warmed, closed in reverse
     openapi, openapi_schemas, openapi_operations
@@ -17,6 +19,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     erasure             a handler for administrators: everything about a child, removed
     scrape, live        for operators: the numbers for Prometheus, a page of moving lines
     observed            every request counted, known by an id, logged
+    redirect            a slash too many at the end of a path
     faults              the error table: what each exception answers
     telemetry           spans, where OpenTelemetry is installed and asked for
     pin_attempt         one counted attempt at a parent's PIN

@@ -30,6 +30,7 @@ from service.parts import build, tune_garbage_collector
 from service.pin import pin_reset, pin_set, pin_status, pin_verify
 from service.profiles import profile_delete, profile_put
 from service.pulse import pulse
+from service.redirect import redirect_slashes
 from service.session import session_end
 from service.settings import Settings, masked
 from service.titles import TITLE_DELETE_SECONDS, title_delete, title_put
@@ -189,7 +190,9 @@ def _last_of_connection(send: Send) -> Send:
 
 def scrapes() -> Starlette:
     """What METRICS_PORT serves, on the lifespan of the service."""
-    return Starlette(routes=[SCRAPE])
+    app = Starlette(routes=[SCRAPE])
+    redirect_slashes(app)
+    return app
 
 
 class State(TypedDict):
@@ -228,7 +231,7 @@ def application(
         logger.info("stopped")
 
     kind = Service if telemetry is None else partial(TracedService, telemetry)
-    return kind(
+    app = kind(
         routes=[*ROUTES, LIVE] if settings.metrics_port else [*ROUTES, LIVE, SCRAPE],
         lifespan=lifespan,
         middleware=[
@@ -243,3 +246,5 @@ def application(
         ],
         exception_handlers=faults.TABLE,
     )
+    redirect_slashes(app)
+    return app

@@ -39,7 +39,7 @@ class Worker(SpawnProcess):
         # its first instruction on.
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
-        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             super().start()
         finally:

@@ -2,28 +2,27 @@
 
 import asyncio
 import errno
+import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import Service, application, scrapes
+from service.protocol import Protocol
 from service.settings import Settings
 
-HEAD_MOST: Final = 64 * 1024
-HEAD_SECONDS: Final = 10.0
-UNREAD_SECONDS: Final = 30.0  # without a client reading any of an answer that waits for it
+logger = logging.getLogger("viewing_time.server")
+
 # The event loop takes one new connection a turn from each listening socket. Where a thousand
 # players come at once to a single socket, the last waits a second while the first are served.
 TAKES: Final = 16
-# Longer than the 30 seconds between two beats, so that a player keeps its connection.
-KEEP_ALIVE_SECONDS: Final = 75
 
 
 class PortTaken(Exception):
@@ -32,102 +31,6 @@ class PortTaken(Exception):
 
 class BackgroundTaskDied(Exception):
     """The service has stopped, because it could not work any more; one sentence."""
-
-
-class Corked:
-    """A transport that sends the head of a response together with the first of its body.
-
-    The server writes the two apart, and each write is a call into the kernel: with answers as
-    small as ours that is a quarter of all the work for a heartbeat.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 1"):
-            self._head = data
-            return
-        self._transport.write(data)
-
-    def flush(self) -> None:
-        """Sends a head that no body followed: the answer to HEAD."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 over a corked transport, with an end to what a client may send before its request.
-
-    The parser itself takes a head of any length at any pace. A client that does not read its answer
-    has an end too.
-    """
-
-    _unread: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(Corked(transport))  # type: ignore[arg-type]
-        self._head = self._part = 0
-        self._patience = self.loop.call_later(HEAD_SECONDS, self._look, 0)
-        # Until its first byte, which takes the timer away: a client that never asks goes too.
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
-
-    def data_received(self, data: bytes) -> None:
-        self._part = len(data)
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._head = 0
-            return
-        self._head += len(data)
-        if self._head > HEAD_MOST and not self.transport.is_closing():
-            self.send_400_response("Request head too large")
-
-    def on_headers_complete(self) -> None:
-        """Raises ValueError, which the parser turns into a refusal, for a head that came whole."""
-        if self._head + self._part > HEAD_MOST:
-            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > HEAD_MOST:
-                raise ValueError("Request head too large")
-        super().on_headers_complete()
-
-    def on_response_complete(self) -> None:
-        cast(Corked, self.transport).flush()
-        super().on_response_complete()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._patience.cancel()
-        if self._unread is not None:
-            self._unread.cancel()
-        self._unset_keepalive_if_required()
-        super().connection_lost(exc)
-
-    def _look(self, before: int) -> None:
-        """Closes a connection whose head was already begun at the last look."""
-        if before and self._head >= before:
-            self.transport.close()
-        else:
-            self._patience = self.loop.call_later(HEAD_SECONDS, self._look, self._head)
 
 
 class Server(uvicorn.Server):
@@ -229,6 +132,7 @@ def serve(
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
+    _ignore_hang_up()
     service = application(settings, end=lambda: server.fail())
     config = _config(settings, service)
     server = Server(config, service, settings.shutdown_drain_seconds, ready)
@@ -256,9 +160,34 @@ def _config(settings: Settings, served: Starlette) -> uvicorn.Config:
         server_header=False,
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=settings.forwarded_allow_ips or None,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_seconds / 2)),
     )
+
+
+def _ignore_hang_up() -> None:
+    """Has a SIGHUP logged, and nothing else; where it says that the terminal is gone, it stops.
+
+    Its default action would end the process in the middle of its requests.
+    """
+    has_terminal = _has_terminal()
+
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        if has_terminal and not _has_terminal():
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            logger.warning("sighup_ignored")
+
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+        signal.signal(signal.SIGHUP, hang_up)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

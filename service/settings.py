@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: int = 0
     otel_exporter_otlp_endpoint: str = ""
     request_timeout_seconds: float = 2.0
+    # Longer than the 30 seconds between two beats, so that a player keeps its connection.
+    keep_alive_seconds: int = 75
     shutdown_grace_seconds: float = 10.0
     shutdown_drain_seconds: float = 1.0
     forwarded_allow_ips: str = ""
@@ -198,6 +200,7 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "metrics_port": _whole(0, 65_535),
     "otel_exporter_otlp_endpoint": _web_address,
     "request_timeout_seconds": _seconds(0.05, 600),
+    "keep_alive_seconds": _whole(1, 3600),
     "shutdown_grace_seconds": _seconds(0, 600),
     "shutdown_drain_seconds": _seconds(0, 600),
     "forwarded_allow_ips": _proxies,

@@ -1,6 +1,7 @@
 """The process and its sockets: an orderly end, and clients that are no players."""
 
 import asyncio
+import os
 import re
 import shutil
 import signal
@@ -19,11 +20,12 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from bench.procfs import resident_bytes
-from service import server
+from service import protocol
 from service.database import Connection
+from service.protocol import Protocol
 from tests.balancer import balanced, haproxied
 from tests.conftest import RunningService, free_port, served
-from tests.family import Family, add_family, session_seconds
+from tests.family import PIN, Family, add_family, session_seconds
 from tests.proxy import proxied
 from tests.watching import BEAT, add_viewers, all_watching, client_of
 
@@ -325,27 +327,27 @@ async def answers_never(scope: Scope, receive: Receive, send: Send) -> None:
     ("sends", "closes"),
     [
         ([b"GET / HTTP/1.1\r\nX: ", *[b"x"] * 100], True),  # never a whole head
-        ([b"GET / HTTP/1.1\r\n\r\n"], False),  # an answer that takes its time
+        ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"], False),  # an answer that takes its time
         ([], True),  # never anything
     ],
 )
 async def test_the_patience_with_a_client(
     sends: list[bytes], closes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.05)
-    config = uvicorn.Config(answers_never, http=server.Protocol, log_config=None, lifespan="off")
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
+    config = uvicorn.Config(answers_never, http=Protocol, log_config=None, lifespan="off")
     config.timeout_keep_alive = 0.2  # type: ignore[assignment]  # seconds, which may be a part
     config.load()
     state, transport = ServerState(), Transport()
-    protocol = server.Protocol(config, state, {})
-    protocol.connection_made(transport)
+    served_here = Protocol(config, state, {})
+    served_here.connection_made(transport)
     for part in sends:
         if transport.closed:
             break
-        protocol.data_received(part)
+        served_here.data_received(part)
         await asyncio.sleep(0.003)
     await asyncio.sleep(0 if transport.closed else 0.3)
-    protocol.connection_lost(ConnectionResetError())
+    served_here.connection_lost(ConnectionResetError())
     for task in state.tasks:
         task.cancel()
     assert transport.closed == closes
@@ -355,18 +357,119 @@ async def test_the_patience_with_a_client(
 async def test_the_patience_with_a_client_that_does_not_read(
     reads_again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.05)
-    config = uvicorn.Config(answers_never, http=server.Protocol, log_config=None, lifespan="off")
+    monkeypatch.setattr(protocol, "UNREAD_SECONDS", 0.05)
+    config = uvicorn.Config(answers_never, http=Protocol, log_config=None, lifespan="off")
     config.load()
     state, transport = ServerState(), Transport()
-    protocol = server.Protocol(config, state, {})
-    protocol.connection_made(transport)
-    protocol.data_received(b"GET / HTTP/1.1\r\n\r\n")
-    protocol.pause_writing()
+    served_here = Protocol(config, state, {})
+    served_here.connection_made(transport)
+    served_here.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    served_here.pause_writing()
     if reads_again:
-        protocol.resume_writing()
+        served_here.resume_writing()
     await asyncio.sleep(0.2)
-    protocol.connection_lost(ConnectionResetError())
+    served_here.connection_lost(ConnectionResetError())
     for task in state.tasks:
         task.cancel()
     assert transport.aborted != reads_again
+
+
+async def test_a_hang_up_cuts_no_request_off(database: str, connection: Connection) -> None:
+    families = [await add_family(connection) for _ in range(5)]
+    settings = {**SETTINGS, "SHUTDOWN_DRAIN_SECONDS": "0", "REQUEST_TIMEOUT_SECONDS": "3"}
+    async with served(database, **settings) as service, client_of(service.url) as client:
+        waiting = re.compile(r"^viewing_time_heartbeat_queue_length 5(\.0)?$", re.MULTILINE)
+        async with connection.transaction():
+            await connection.execute("lock table viewing_sessions")
+            beats = asyncio.gather(
+                *(client.post(BEAT, json=each.beat(), headers=each.bearer) for each in families)
+            )
+            while not waiting.search((await client.get("/metrics")).text):
+                await asyncio.sleep(0.01)
+            for process in children(service.process.pid):
+                os.kill(process, signal.SIGHUP)
+            assert (await client.get("/health/ready")).status_code == 200
+        assert {answer.json()["enforcement"] for answer in await beats} == {"allowed"}
+        headers = families[0].bearer
+        pin = {"pin": PIN}
+        verified = "/api/v1/parental-controls/pin/verify"
+        assert (await client.post(verified, json=pin, headers=headers)).status_code == 200
+        assert service.process.poll() is None
+
+
+async def test_an_idle_connection_is_kept_for_the_time_that_is_set(database: str) -> None:
+    async with (
+        served(database, **SETTINGS, KEEP_ALIVE_SECONDS="1") as service,
+        wire(service) as (reader, writer),
+    ):
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        begun = time.monotonic()
+        said = await until_closed(reader)
+        took = time.monotonic() - begun
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" not in said
+    assert 0.9 <= took < 10
+
+
+async def test_a_refused_beat_leaves_its_connection_usable(
+    database: str, connection: Connection, family: Family
+) -> None:
+    """More beats than may wait are refused before their body is read."""
+    settings = {**SETTINGS, "HEARTBEAT_QUEUE_MAX": "1", "REQUEST_TIMEOUT_SECONDS": "3"}
+    async with served(database, **settings) as service, client_of(service.url) as client:
+        async with connection.transaction(), wire(service) as (reader, writer):
+            await connection.execute("lock table viewing_sessions")
+            waiting = re.compile(r"^viewing_time_heartbeat_queue_length 1(\.0)?$", re.MULTILINE)
+            beat = asyncio.create_task(client.post(BEAT, json=family.beat(), headers=family.bearer))
+            while not waiting.search((await client.get("/metrics")).text):
+                await asyncio.sleep(0.01)
+            body = msgspec.json.encode(family.beat())
+            chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+            for framing, sent in (
+                (f"Content-Length: {len(body)}", body),
+                ("Transfer-Encoding: chunked", chunks),
+                ("Transfer-Encoding: chunked", b"8000\r\n" + b" " * 0x8000 + b"\r\n0\r\n\r\n"),
+            ):
+                writer.write(head(family, framing))
+                answer = await reader.readuntil(b'unavailable"}')
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"connection" not in answer
+                writer.write(sent + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                answer = await reader.readuntil(b'{"status":"ok"}')
+                assert answer.startswith(b"HTTP/1.1 200 ")
+        assert (await beat).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [
+        ("/health/live/", "/health/live"),
+        ("/health/live///?a=b%20c&d=//e", "/health/live?a=b%20c&d=//e"),
+        ("/health/live%2F", "/health/live"),
+        (
+            "/api/v1/viewing-time/balance/a%3Fb%0D%0Ac%25/",
+            "/api/v1/viewing-time/balance/a%3Fb%0D%0Ac%25",
+        ),
+        ("http://other.test/health/live/", "/health/live"),
+        ("//other.test/", None),
+        ("/%2F", None),
+        ("/health/none/", None),
+    ],
+)
+async def test_a_redirect_names_no_host(
+    service: RunningService, target: str, location: str | None
+) -> None:
+    lines = ["Host: evil.test", "X-Forwarded-Host: evil.test", "Connection: close"]
+    async with wire(service) as (reader, writer):
+        writer.write("\r\n".join([f"GET {target} HTTP/1.1", *lines, "", ""]).encode())
+        said = await until_closed(reader)
+    found = re.search(rb"^location: (.*)\r$", said, re.MULTILINE)
+    assert (found and found[1].decode()) == location
+    assert said.startswith(b"HTTP/1.1 307 " if location else b"HTTP/1.1 404 ")
+
+
+async def test_the_metrics_port_redirects_without_a_host(database: str) -> None:
+    settings = {**SETTINGS, "METRICS_PORT": str(free_port())}
+    async with served(database, **settings), httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{settings['METRICS_PORT']}/metrics/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/metrics")

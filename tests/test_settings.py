@@ -48,6 +48,7 @@ def test_values() -> None:
             "LOG_LEVEL": "debug",
             "JWT_REQUIRE_EXP": "Yes",
             "REQUEST_TIMEOUT_SECONDS": "0.5",
+            "KEEP_ALIVE_SECONDS": "600",
             "JWT_JWKS_URL": "https://accounts.example/jwks.json",
         }
     )
@@ -56,6 +57,7 @@ def test_values() -> None:
     assert chosen.log_level == "DEBUG"
     assert chosen.jwt_require_exp
     assert chosen.request_timeout_seconds == 0.5
+    assert chosen.keep_alive_seconds == 600
     assert chosen.jwt_jwks_url == "https://accounts.example/jwks.json"
 
 
@@ -73,6 +75,7 @@ def test_all_faults_at_once() -> None:
             "CORS_ORIGINS": "tv.example",
             "LOG_LEVEL": "loud",
             "REQUEST_TIMEOUT_SECONDS": "soon",
+            "KEEP_ALIVE_SECONDS": "0",
             "SHUTDOWN_GRACE_SECONDS": "nan",
         }
     ) == [
@@ -88,6 +91,7 @@ def test_all_faults_at_once() -> None:
         "not 'tv.example'.",
         "LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, not 'loud'.",
         "REQUEST_TIMEOUT_SECONDS must be a number of seconds from 0.05 to 600, not 'soon'.",
+        "KEEP_ALIVE_SECONDS must be a whole number from 1 to 3600, not '0'.",
         "SHUTDOWN_GRACE_SECONDS must be a number of seconds from 0 to 600, not 'nan'.",
         "POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.",
     ]

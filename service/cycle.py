@@ -1,0 +1,103 @@
+"""One request and its response, as the connection sees them.
+
+The head of a response leaves together with the first chunk of its body: each write is a call into
+the kernel, and with answers as small as ours a second one is a quarter of all the work for a
+heartbeat. Every later chunk leaves at once.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+
+class Flow(FlowControl):
+    """Flow control that passes on the bytes already received before it reads more of them."""
+
+    def __init__(self, transport: Any, parse_held: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._parse_held = parse_held
+
+    def resume_reading(self) -> None:
+        if self.read_paused:
+            self.read_paused = False
+            self._parse_held()
+            if not self.read_paused:
+                self._transport.resume_reading()
+
+
+class Cycle(RequestResponseCycle):
+    """Answers one request."""
+
+    _head = b""  # begun and not yet sent
+
+    async def send(self, message: Any) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if kind == "http.response.start" and not self.response_started:
+            self._start(message["status"], message.get("headers", ()))
+        elif kind == "http.response.body" and self.response_started and not self.response_complete:
+            self._continue(message.get("body", b""), message.get("more_body", False))
+        else:
+            raise RuntimeError(f"Unexpected ASGI message '{kind}'")
+
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        if self.waiting_for_100_continue and self.more_body and not self.body:
+            # Whether the client still sends its body after a final answer is unknown, and so is
+            # where its next request begins (RFC 9110, section 10.1.1).
+            self.keep_alive = False
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        lines = [STATUS_LINE[status]]
+        says_close = False
+        for given, value in (*self.default_headers, *headers):
+            name = given.lower()
+            if name == b"content-length" and self.chunked_encoding is None:
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+            elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                self.expected_content_length = 0
+                self.chunked_encoding = True
+            elif name == b"connection" and b"close" in value.lower().replace(b" ", b"").split(b","):
+                self.keep_alive = False
+                says_close = True
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if not self.keep_alive and not says_close:
+            lines.append(b"connection: close\r\n")
+        is_bodiless = self.scope["method"] == "HEAD" or status in (204, 304)
+        if self.chunked_encoding is None and not is_bodiless:
+            self.chunked_encoding = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        head = b"".join(lines)
+        if not head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
+            raise RuntimeError("A response header contains a line break or NUL")
+        self._head = head + b"\r\n"
+
+    def _continue(self, body: bytes, has_more: bool) -> None:
+        head, self._head = self._head, b""
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+            part = b""
+        elif self.chunked_encoding:
+            part = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if not has_more:
+                part += b"0\r\n\r\n"
+        else:
+            self.expected_content_length -= len(body)
+            if self.expected_content_length < 0:
+                raise RuntimeError("Response content longer than Content-Length")
+            part = body
+        if head or part:
+            self.transport.write(head + part)
+        if not has_more:
+            if self.expected_content_length:
+                raise RuntimeError("Response content shorter than Content-Length")
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            cast(Callable[[], None], self.on_response)()
