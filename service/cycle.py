@@ -6,10 +6,12 @@ heartbeat. Every later chunk leaves at once.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 
 
 class Flow(FlowControl):
@@ -54,9 +56,13 @@ class Cycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         lines = [STATUS_LINE[status]]
         says_close = False
+        count = 1
         for given, value in (*self.default_headers, *headers):
+            count += 1
             name = given.lower()
-            if name == b"content-length" and self.chunked_encoding is None:
+            if name not in FRAMING:
+                pass
+            elif name == b"content-length" and self.chunked_encoding is None:
                 self.expected_content_length = int(value)
                 self.chunked_encoding = False
             elif name == b"transfer-encoding" and value.lower() == b"chunked":
@@ -65,15 +71,17 @@ class Cycle(RequestResponseCycle):
             elif name == b"connection" and b"close" in value.lower().replace(b" ", b"").split(b","):
                 self.keep_alive = False
                 says_close = True
-            lines.append(b"%b: %b\r\n" % (name, value))
+            lines += (name, b": ", value, b"\r\n")
         if not self.keep_alive and not says_close:
             lines.append(b"connection: close\r\n")
+            count += 1
         is_bodiless = self.scope["method"] == "HEAD" or status in (204, 304)
         if self.chunked_encoding is None and not is_bodiless:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
+            count += 1
         head = b"".join(lines)
-        if not head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
+        if not head.count(b"\n") == head.count(b"\r") == count or b"\0" in head:
             raise RuntimeError("A response header contains a line break or NUL")
         self._head = head + b"\r\n"
 

@@ -41,19 +41,28 @@ class Protocol(HeadProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = Flow(transport, self._parse_held)
-        self._patience = self.loop.call_later(HEAD_SECONDS, self._look, None)
-        # Until its first request, which cancels the timer: a client that never asks is closed too.
-        self._await_request()
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(self._tick(), self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._patience.cancel()
+        self._timer.cancel()
         if self._unread is not None:
             self._unread.cancel()
-        self._unset_keepalive_if_required()
         self._held = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if (
+            self._is_whole
+            and not self._held
+            and len(data) <= PIECE_BYTES
+            and not self._is_answering()
+            and data.count(VERSION) < 2
+        ):
+            # Nearly always: one request, or a part of one, is parsed where it is.
+            data = data[len(data) - self._parse(data) :]
+            if not data:
+                return
         self._held = self._held[self._at :] + data if self._held else data
         self._at = 0
         if not self.flow.read_paused:
@@ -103,8 +112,8 @@ class Protocol(HeadProtocol):
         return left
 
     def on_message_begin(self) -> None:
-        self._unset_keepalive_if_required()
         self._is_whole = False
+        self._since = self.loop.time()
         super().on_message_begin()
 
     def on_chunk_header(self) -> None:
@@ -138,7 +147,7 @@ class Protocol(HeadProtocol):
         if self._refusal:
             self.send_400_response(self._refusal)
             return
-        self._await_request()
+        self._since = self.loop.time()
         self.flow.resume_reading()
 
     def eof_received(self) -> Any:
@@ -187,15 +196,19 @@ class Protocol(HeadProtocol):
         else:
             self.transport.close()
 
-    def _await_request(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+    def _tick(self) -> float:
+        return min(HEAD_SECONDS, self.timeout_keep_alive)
 
-    def _look(self, before: object) -> None:
-        """Closes a connection that was receiving the same request at the last look."""
-        now = None if self._is_whole or self._is_answering() else self.scope
-        if now is not None and now is before:
+    def _look(self) -> None:
+        """Closes a connection that is idle, or has been receiving a request, for too long.
+
+        One timer that looks now and then costs less than one for each request.
+        """
+        left = self._tick()
+        if not self._is_answering():
+            most = self.timeout_keep_alive if self._is_whole else HEAD_SECONDS
+            left = min(left, self._since + most - self.loop.time())
+        if left <= 0:
             self.transport.close()
         else:
-            self._patience = self.loop.call_later(HEAD_SECONDS, self._look, now)
+            self._timer = self.loop.call_later(left, self._look)

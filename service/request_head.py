@@ -84,7 +84,8 @@ class HeadProtocol(HttpToolsProtocol):
         path, query = _target(method, self.url)
         plain = path.decode("ascii")
         self.scope["method"] = method.decode("ascii")
-        self.scope["http_version"] = version
+        if not is_current:
+            self.scope["http_version"] = version
         self.scope["path"] = urllib.parse.unquote(plain) if "%" in plain else plain
         self.scope["raw_path"] = path
         self.scope["query_string"] = query
