@@ -190,9 +190,7 @@ def _last_of_connection(send: Send) -> Send:
 
 def scrapes() -> Starlette:
     """What METRICS_PORT serves, on the lifespan of the service."""
-    app = Starlette(routes=[SCRAPE])
-    redirect_slashes(app)
-    return app
+    return redirect_slashes(Starlette(routes=[SCRAPE]))
 
 
 class State(TypedDict):
@@ -246,5 +244,4 @@ def application(
         ],
         exception_handlers=faults.TABLE,
     )
-    redirect_slashes(app)
-    return app
+    return redirect_slashes(app)

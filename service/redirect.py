@@ -5,7 +5,7 @@ a proxy it is not the public one.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+Application = TypeVar("Application", bound=Starlette)
 UNQUOTED: Final = "/:@!$&'()*+,;="
 
 
@@ -35,7 +36,8 @@ class SlashRedirect:
         await Response(status_code=307, headers={"location": location})(scope, receive, send)
 
 
-def redirect_slashes(app: Starlette) -> None:
-    """Has an application's router redirect this way."""
+def redirect_slashes(app: Application) -> Application:
+    """The application, whose router redirects this way."""
     app.router.redirect_slashes = False
     app.router.default = SlashRedirect(app.router.routes, app.router.default)
+    return app
