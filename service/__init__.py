@@ -28,6 +28,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     exchange            a body in within bounds, JSON out
     context             all that a handler may reach
     retention_schedule  retention every so many hours
+    deletion            what is too much to be deleted at once, deleted in batches
     pulse, readiness    the service watches its own event loop; can it work?
     import_lines        an import's lines, read and checked
     records             accounts, profiles and titles as they are sent

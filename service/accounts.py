@@ -7,11 +7,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import auth, records, wire
+from service import auth, deletion, records, wire
 from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault
-from service.exchange import read, reply
+from service.exchange import deleted, read, reply
 from service.records import stored
 
 
@@ -26,15 +26,7 @@ class AccountPutRow(msgspec.Struct, frozen=True):
     account_is_active: bool
 
 
-class DeletedRow(msgspec.Struct, frozen=True):
-    is_active: bool
-    is_admin: bool
-    is_deleted: bool
-    told: int
-
-
 PUT: Final = Statement("account_put", AccountPutRow)
-DELETE: Final = Statement("account_delete", DeletedRow)
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -61,11 +53,12 @@ async def account_put(request: Request) -> Response:
 
 
 async def account_delete(request: Request) -> Response:
-    """DELETE an account, and with it its profiles and their viewing."""
+    """DELETE an account, and with it its profiles and their viewing; 202 where that is much."""
     context: Context = request.state.context
     caller_id = await auth.account(request)
     account_id = wire.path_uuid(request.path_params["account_id"], "account_id")
-    row = auth.administered(await DELETE.maybe(context.pool, caller_id, account_id))
-    if not row.is_deleted:
+    asked = (caller_id, False, account_id, deletion.MAX_ROWS_AT_ONCE)
+    row = auth.administered(await deletion.ACCOUNT.maybe(context.pool, *asked))
+    if not row.is_found:
         raise ClientFault(404, "Account not found")
-    return Response(status_code=204)
+    return deleted(context, row)

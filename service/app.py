@@ -33,7 +33,7 @@ from service.pulse import pulse
 from service.redirect import redirect_slashes
 from service.session import session_end
 from service.settings import Settings, masked
-from service.titles import TITLE_DELETE_SECONDS, title_delete, title_put
+from service.titles import title_delete, title_put
 from service.trace import CURRENT
 from service.viewing_config import viewing_config, viewing_config_update
 
@@ -103,7 +103,7 @@ ROUTES: Final[list[BaseRoute]] = [
         seconds=ERASE_SECONDS,
     ),
     _route("PUT", f"{ADMIN}/titles/{{title_id}}", title_put),
-    _route("DELETE", f"{ADMIN}/titles/{{title_id}}", title_delete, seconds=TITLE_DELETE_SECONDS),
+    _route("DELETE", f"{ADMIN}/titles/{{title_id}}", title_delete),
     _route("POST", f"{ADMIN}/import", import_records, streams=True),
     _route("GET", "/health/live", health_live),
     _route("GET", "/health/ready", health_ready),

@@ -38,7 +38,12 @@ def main(context: click.Context) -> None:
     context.obj = lambda: _settings(_environment())
 
 
-for command in (cli_data.retain_command, cli_data.erase_command, cli_data.export_command):
+for command in (
+    cli_data.retain_command,
+    cli_data.erase_command,
+    cli_data.export_command,
+    cli_data.delete_command,
+):
     main.add_command(command)
 main.add_command(cli_import.import_command)
 

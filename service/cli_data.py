@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import click
 
-from service import erasure, export, retention
+from service import deletion, erasure, export, retention
 from service.app import utc_now
 from service.database import UNAVAILABLE
 from service.logs import logging_to_stdout
@@ -95,6 +95,32 @@ def erase_command(set_up: SetUp, profile: UUID) -> None:
         f"removed: {erased.sessions:,} sessions, {erased.balances:,} balances, "
         f"{erased.grants:,} grants, {erased.configurations:,} configurations"
     )
+
+
+@click.command("delete")
+@click.argument("kind", type=click.Choice(["account", "profile", "title"]))
+@click.argument("key", metavar="ID", type=click.UUID)
+@click.confirmation_option(prompt="Delete it with all its viewing for good?")
+@click.pass_obj
+def delete_command(set_up: SetUp, kind: deletion.Kind, key: UUID) -> None:
+    """Delete an account, a profile or a title with its viewing, in small batches.
+
+    After an interruption, a running service goes on with it.
+    """
+    chosen, told = set_up(), monotonic()
+
+    def progress(rows: int) -> None:
+        nonlocal told
+        if monotonic() - told >= 1:
+            told = monotonic()
+            click.echo(f"deleted so far: {rows:,} rows")
+
+    try:
+        with _explained():
+            rows = asyncio.run(deletion.delete(chosen, kind, key, progress))
+    except LookupError:
+        raise click.ClickException(f"There is no {kind} {key}.") from None
+    click.echo(f"deleted {kind} {key}" + (f", {rows:,} rows of it in batches" if rows else ""))
 
 
 @click.command("export")

@@ -7,6 +7,7 @@ from datetime import datetime
 from service.config_cache import ConfigCache
 from service.database import Pool
 from service.deadlines import Deadlines
+from service.deletion import Deletions
 from service.heartbeat_writer import HeartbeatWriter
 from service.keys import Keys, Verified
 from service.metrics import Metrics
@@ -30,6 +31,7 @@ class Context:
     keys: Keys
     tokens: dict[str, Verified]
     deadlines: Deadlines
+    deletions: Deletions
     metrics: Metrics
     supervisor: Supervisor
     readiness: ReadinessWatch

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive
 from service import wire
 from service.context import Context
 from service.deadlines import within
+from service.deletion import Accepted, DeletedRow
 from service.errors import ClientFault
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -86,3 +87,11 @@ def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = 
     """A JSON answer, for its client alone."""
     told = PRIVATE if headers is None else {**PRIVATE, **headers}
     return Response(wire.encode(value), status, told, "application/json")
+
+
+def deleted(context: Context, row: DeletedRow) -> Response:
+    """The answer to a DELETE: 204 once it is done, 202 where it goes on in the background."""
+    if row.is_deleted:
+        return Response(status_code=204)
+    context.deletions.wake()
+    return reply(Accepted(), 202)

@@ -50,6 +50,7 @@ TOKEN: Final = "JWT of the platform: `sub` is the account's id, `exp` epoch seco
 CACHED: Final = {"Cache-Control": "max-age=300", "X-Content-Type-Options": "nosniff"}
 STATUSES: Final = {
     200: "Done.",
+    202: "Accepted; not done yet.",
     204: "Done; there is no body.",
     400: "Not possible as things stand.",
     401: "Nobody we know.",

@@ -15,6 +15,7 @@ from service import (
     admin,
     auth,
     balance,
+    deletion,
     erasure,
     grant,
     health,
@@ -89,6 +90,11 @@ TAGS: Final = {
 LOCKED: Final = "PIN locked due to too many failed attempts"
 NO_PIN: Final = "No PIN set"
 WRONG_PIN: Final = "Incorrect PIN"
+LATER: Final = [deletion.ACCEPTED]
+IN_BATCHES: Final = (
+    "With 5,000 sessions or more it is done in the background, in batches, also across restarts:"
+    " 202. The same request answers 202 until it is done, and 404 afterwards."
+)
 NO_TITLE: Final = "Title not found"
 NO_SESSION: Final = "Session not found"
 NO_PROFILE: Final = "Profile not found"
@@ -264,7 +270,10 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         {409: ["Email belongs to another account"]},
     ),
     ("DELETE", f"{ADMIN}/accounts/{{account_id}}"): Operation(
-        OWNERS, Caller.ADMINISTRATOR, refuses={404: ["Account not found"]}
+        OWNERS,
+        Caller.ADMINISTRATOR,
+        refuses={202: LATER, 404: ["Account not found"]},
+        note=IN_BATCHES,
     ),
     ("PUT", f"{ADMIN}/profiles/{{profile_id}}"): Operation(
         OWNERS,
@@ -274,7 +283,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         {422: [profiles.NO_ACCOUNT], 409: [profiles.NOT_MOVED]},
     ),
     ("DELETE", f"{ADMIN}/profiles/{{profile_id}}"): Operation(
-        OWNERS, Caller.ADMINISTRATOR, refuses={404: [NO_PROFILE]}
+        OWNERS, Caller.ADMINISTRATOR, refuses={202: LATER, 404: [NO_PROFILE]}, note=IN_BATCHES
     ),
     ("DELETE", f"{ADMIN}/profiles/{{profile_id}}/viewing-data"): Operation(
         OWNERS, Caller.ADMINISTRATOR, erasure.Erased, refuses={404: [NO_PROFILE]}
@@ -283,7 +292,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         OWNERS, Caller.ADMINISTRATOR, titles.Title, records.TitleBody
     ),
     ("DELETE", f"{ADMIN}/titles/{{title_id}}"): Operation(
-        OWNERS, Caller.ADMINISTRATOR, refuses={404: [NO_TITLE]}
+        OWNERS, Caller.ADMINISTRATOR, refuses={202: LATER, 404: [NO_TITLE]}, note=IN_BATCHES
     ),
     ("POST", f"{ADMIN}/import"): Operation(
         OWNERS,

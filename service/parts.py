@@ -14,6 +14,7 @@ from service.config_cache import ConfigCache
 from service.context import Context
 from service.database import Warmth, close_pool, open_pool
 from service.deadlines import Deadlines
+from service.deletion import Deletions
 from service.heartbeat_writer import HeartbeatWriter
 from service.keys import Keys, Verified
 from service.metrics import Metrics
@@ -71,6 +72,9 @@ async def build(
     readiness = ReadinessWatch(settings, pool, writer, metrics, supervisor)
     await readiness.start()
     parts.push_async_callback(readiness.stop)
+    deletions = Deletions(settings, pool)
+    deletions.start()
+    parts.push_async_callback(deletions.stop)
     deadlines = Deadlines(settings.request_timeout_seconds)
     return Context(
         settings=settings,
@@ -82,6 +86,7 @@ async def build(
         keys=keys,
         tokens=tokens,
         deadlines=deadlines,
+        deletions=deletions,
         metrics=metrics,
         supervisor=supervisor,
         readiness=readiness,

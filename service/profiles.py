@@ -7,11 +7,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import auth, records, wire
+from service import auth, deletion, records, wire
 from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault
-from service.exchange import read, reply
+from service.exchange import deleted, read, reply
 from service.records import stored
 
 
@@ -28,15 +28,7 @@ class ProfilePutRow(msgspec.Struct, frozen=True):
     told: str | None
 
 
-class ProfileDeleteRow(msgspec.Struct, frozen=True):
-    is_active: bool
-    is_admin: bool
-    account_id: UUID | None
-    told: str | None
-
-
 PUT: Final = Statement("profile_put", ProfilePutRow)
-DELETE: Final = Statement("profile_delete", ProfileDeleteRow)
 NO_ACCOUNT: Final = "Account not found"
 NOT_MOVED: Final = "Profile belongs to another account"
 
@@ -71,13 +63,14 @@ async def profile_put(request: Request) -> Response:
 
 
 async def profile_delete(request: Request) -> Response:
-    """DELETE a profile, and with it its viewing."""
+    """DELETE a profile, and with it its viewing; 202 where that is much."""
     context: Context = request.state.context
     caller_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
-    origin = context.configurations.origin
-    row = auth.administered(await DELETE.maybe(context.pool, caller_id, profile_id, origin))
-    if row.account_id is None:
+    asked = (caller_id, False, profile_id, deletion.MAX_ROWS_AT_ONCE)
+    row = auth.administered(await deletion.PROFILE.maybe(context.pool, *asked))
+    if not row.is_found:
         raise ClientFault(404, "Profile not found")
-    context.configurations.forget(row.account_id, profile_id, "profile deleted")
-    return Response(status_code=204)
+    if row.account_id is not None:
+        context.configurations.forget(row.account_id, profile_id, "profile deleted")
+    return deleted(context, row)

@@ -7,11 +7,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import auth, records, wire
+from service import auth, deletion, records, wire
 from service.context import Context
-from service.database import Statement, connected
+from service.database import Statement
 from service.errors import ClientFault
-from service.exchange import read, reply
+from service.exchange import deleted, read, reply
 from service.records import stored
 
 
@@ -25,15 +25,7 @@ class TitlePutRow(msgspec.Struct, frozen=True):
     is_educational: bool
 
 
-class TitleDeleteRow(msgspec.Struct, frozen=True):
-    is_active: bool
-    is_admin: bool
-    is_deleted: bool
-
-
 PUT: Final = Statement("title_put", TitlePutRow)
-DELETE: Final = Statement("title_delete", TitleDeleteRow)
-TITLE_DELETE_SECONDS: Final = 60.0
 
 
 class Title(msgspec.Struct, frozen=True):
@@ -56,15 +48,12 @@ async def title_put(request: Request) -> Response:
 
 
 async def title_delete(request: Request) -> Response:
-    """DELETE a title, and with it the sessions that watched it; counted minutes stay.
-
-    Finding the sessions is one scan of all of them: on a connection of its own, with time enough.
-    """
+    """DELETE a title, and with it its sessions; 202 where these are many. Counted minutes stay."""
     context: Context = request.state.context
+    caller_id = await auth.account(request)
     title_id = wire.path_uuid(request.path_params["title_id"], "title_id")
-    caller_id = await auth.admin(request)
-    async with connected(context.settings, TITLE_DELETE_SECONDS) as connection:
-        row = auth.administered(await DELETE.maybe(connection, caller_id, title_id))
-    if not row.is_deleted:
+    asked = (caller_id, False, title_id, deletion.MAX_ROWS_AT_ONCE)
+    row = auth.administered(await deletion.TITLE.maybe(context.pool, *asked))
+    if not row.is_found:
         raise ClientFault(404, "Title not found")
-    return Response(status_code=204)
+    return deleted(context, row)

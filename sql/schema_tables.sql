@@ -14,7 +14,7 @@ select
         select t.table_name
         from unnest(array[
             'users', 'profiles', 'titles', 'viewing_time_configs', 'viewing_time_balances',
-            'viewing_sessions', 'time_grants'
+            'viewing_sessions', 'time_grants', 'pending_deletions'
         ]) with ordinality as t (table_name, place)
         where to_regclass(t.table_name) is null
         order by t.place

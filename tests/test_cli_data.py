@@ -112,6 +112,29 @@ async def test_erase(database: str, connection: Connection, family: Family) -> N
     assert (unknown.returncode, unknown.stderr) == (1, f"Error: There is no profile {nobody}.\n")
 
 
+async def test_delete(database: str, connection: Connection, family: Family) -> None:
+    await connection.execute(
+        "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
+        "last_heartbeat_at, ended_at) select gen_random_uuid(), $1, $2, 'd', now(), now(), now() "
+        "from generate_series(1, 6000)",
+        family.child,
+        family.title,
+    )
+    unsure = run(database, "delete", "title", str(family.title))
+    assert unsure.returncode == 1
+    assert await connection.fetchval("select count(*) from viewing_sessions") == 6000
+    done = run(database, "delete", "title", str(family.title), "--yes")
+    told = f"deleted title {family.title}, 6,000 rows of it in batches\n"
+    assert (done.returncode, done.stdout.splitlines(keepends=True)[-1]) == (0, told)
+    assert await connection.fetchval("select count(*) from viewing_sessions") == 0
+    for kind, key in (("profile", family.child), ("account", family.account)):
+        done = run(database, "delete", kind, str(key), "--yes")
+        assert (done.returncode, done.stdout) == (0, f"deleted {kind} {key}\n")
+        again = run(database, "delete", kind, str(key), "--yes")
+        assert (again.returncode, again.stderr) == (1, f"Error: There is no {kind} {key}.\n")
+    assert await connection.fetchval("select count(*) from pending_deletions") == 0
+
+
 async def test_export(
     database: str, connection: Connection, family: Family, tmp_path: Path
 ) -> None:
@@ -129,7 +152,14 @@ async def test_export(
 
 
 @pytest.mark.parametrize(
-    "words", [["retain"], ["retain", "--dry-run"], ["erase", "{}", "--yes"], ["export", "{}"]]
+    "words",
+    [
+        ["retain"],
+        ["retain", "--dry-run"],
+        ["erase", "{}", "--yes"],
+        ["export", "{}"],
+        ["delete", "title", "{}", "--yes"],
+    ],
 )
 def test_a_database_that_is_away_is_one_sentence(words: list[str], tmp_path: Path) -> None:
     refused = run(

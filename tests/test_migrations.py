@@ -36,6 +36,8 @@ IDS = [
     "0010_recent_marks",
     "0011_vacuum_thresholds",
     "0012_pin_attempts",
+    "0013_ix_vs_title",
+    "0014_pending_deletions",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -130,6 +132,7 @@ CONSTRAINTS = {
 INDEXES = {
     "ix_vs_profile_active": "viewing_sessions using btree (profile_id) where (ended_at is null)",
     "ix_vs_profile_started": "viewing_sessions using btree (profile_id, started_at desc)",
+    "ix_vs_title": "viewing_sessions using btree (title_id)",
     "ix_profiles_user": "profiles using btree (user_id)",
     "ix_tg_profile": "time_grants using btree (profile_id)",
     "ix_tg_granted_by": "time_grants using btree (granted_by_user_id)",

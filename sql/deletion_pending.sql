@@ -1,0 +1,10 @@
+-- Lists the deletions that are asked for and not done, the oldest first.
+--
+-- row: kind text                   account, profile or title
+-- row: id uuid
+select
+    d.kind,
+    d.id
+from pending_deletions as d
+order by d.requested_at, d.kind, d.id
+limit 100
