@@ -2,7 +2,7 @@
 
 Reading order, from the outside in; a file imports only what comes after it:
 
-    cli, cli_data, cli_import
+    cli, cli_data, cli_import, cli_migrate
                         the command
     check               what would keep it from serving here
     demo, server        a family to try it with; the HTTP server
@@ -40,7 +40,8 @@ Reading order, from the outside in; a file imports only what comes after it:
     pin_hasher, pin_worker
                         bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it
-    migrate, schema     the schema, kept up; compared with what this version needs
+    migrate, migrate_session, schema
+                        the schema, kept up; compared with what this version needs
     in_force            the settings of a connection, compared with what is relied on
     database            the pool; a statement is a file of `sql/` and a row type
     connector           how a connection is made, with which settings in force
@@ -54,6 +55,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     dotenv              settings in a file
     supervision         tasks that must not die, and what nobody waits for
     exposition          metrics in Prometheus' text format
+    cures               what cures the errors of a database or a pooler
     driver              the errors of the PostgreSQL driver, told apart
     deadlines           no request waits for ever
     errors, settings, metrics, logs

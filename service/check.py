@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import msgspec
 
-from service import in_force, jwks, rules, schema, settings
+from service import cures, in_force, jwks, rules, schema, settings
 from service.database import UNAVAILABLE, Connection, Statement, connect, reach
 from service.errors import Unavailable
 from service.server import PortTaken, bound
@@ -69,7 +69,9 @@ async def _database(chosen: Settings, instances: int, now: Callable[[], datetime
     try:
         connection = await connect(chosen)
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-        remedy = "check DATABASE_URL, and that the server runs and lets this machine in"
+        remedy = cures.cure(error) or (
+            "check DATABASE_URL, and that the server runs and lets this machine in"
+        )
         return [Finding("FAULT", f"database cannot be reached ({_reason(error)})", remedy)]
     try:
         asked = now()
@@ -84,7 +86,7 @@ async def _database(chosen: Settings, instances: int, now: Callable[[], datetime
             *await _listening(chosen),
         ]
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-        remedy = "look into the server's log"
+        remedy = cures.cure(error) or "look into the server's log"
         return [Finding("FAULT", f"database does not answer ({_reason(error)})", remedy)]
     finally:
         connection.terminate()

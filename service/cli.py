@@ -15,7 +15,17 @@ from uuid import UUID
 import asyncpg
 import click
 
-from service import check, cli_data, cli_import, demo, in_force, migrate, schema, settings
+from service import (
+    check,
+    cli_data,
+    cli_import,
+    cli_migrate,
+    cures,
+    demo,
+    in_force,
+    schema,
+    settings,
+)
 from service.app import utc_now
 from service.database import UNAVAILABLE, connect
 from service.dotenv import dotenv
@@ -55,7 +65,7 @@ def serve_command(migrates: bool) -> None:
     chosen = _settings(_environment())
     with logging_to_stdout(chosen.log_level):
         if migrates:
-            _migrate(chosen.database_url)
+            cli_migrate.apply(chosen.database_direct_url or chosen.database_url)
         _serve(chosen, lambda: None)
 
 
@@ -73,28 +83,31 @@ def run_command() -> None:
     with _database(environment):
         chosen = _settings(environment)
         with logging_to_stdout(chosen.log_level):
-            _migrate(chosen.database_url)
+            cli_migrate.apply(chosen.database_direct_url or chosen.database_url)
             is_demo = is_ours and demo.load(chosen)
             _serve(chosen, lambda: _announce(chosen, is_demo))
 
 
 @main.command("migrate")
 @click.option("--list", "lists", is_flag=True, help="Only show which are applied.")
-@click.option("--rollback", is_flag=True, help="Take them back, newest first.")
-def migrate_command(lists: bool, rollback: bool) -> None:
-    """Bring the database at DATABASE_URL to the schema of this version."""
-    dsn = _setting("database_url", _environment())
-    if not dsn:
+@click.option("--rollback", is_flag=True, help="Take back the latest one.")
+@click.option("--to", "target", metavar="NAME", help="With --rollback: down to and with NAME.")
+@click.option("--yes", is_flag=True, help="Do not ask before a rollback that does harm.")
+def migrate_command(lists: bool, rollback: bool, target: str | None, yes: bool) -> None:
+    """Bring the database at DATABASE_DIRECT_URL or DATABASE_URL to the schema of this version."""
+    if target is not None and not rollback:
+        raise click.UsageError("--to goes with --rollback.")
+    environment = _environment()
+    urls = [_setting(name, environment) for name in ("database_direct_url", "database_url")]
+    dsn = next(filter(None, urls), None)
+    if dsn is None:
         raise click.ClickException("DATABASE_URL must be set.")
-    with _explained():
-        if lists:
-            for name, applied in migrate.listing(dsn):
-                click.echo(f"{'applied' if applied else 'pending':<8} {name}")
-        elif rollback:
-            for name in migrate.rollback(dsn):
-                click.echo(f"rolled back {name}")
-        else:
-            _migrate(dsn)
+    if lists:
+        cli_migrate.show(dsn)
+    elif rollback:
+        cli_migrate.take_back(dsn, target, yes=yes)
+    else:
+        cli_migrate.apply(dsn)
 
 
 @main.command("check")
@@ -146,21 +159,6 @@ def _setting(name: str, environment: dict[str, str]) -> str:
         raise click.ClickException(str(fault)) from fault
 
 
-def _migrate(dsn: str) -> None:
-    with _explained():
-        for name in migrate.migrate(dsn):
-            click.echo(f"applied {name}")
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Says in one sentence why the database could not be migrated."""
-    try:
-        yield
-    except migrate.MigrationError as fault:
-        raise click.ClickException(str(fault)) from fault
-
-
 def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
     scrape_listener = None
     try:
@@ -184,7 +182,9 @@ def _reach(chosen: Settings) -> None:
     try:
         fault = asyncio.run(_fault(chosen))
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-        raise click.ClickException(f"Cannot use the database at DATABASE_URL: {error}") from error
+        raise click.ClickException(
+            f"Cannot use the database at DATABASE_URL: {cures.sentence(error)}."
+        ) from error
     if fault:
         raise click.ClickException(f"Cannot use the database at DATABASE_URL: {fault}.")
 
@@ -212,7 +212,9 @@ def _database(environment: dict[str, str]) -> Iterator[None]:
         return
     try:
         with embedded_postgres(DATA / "postgres") as dsn:
-            environment["DATABASE_URL"] = dsn
+            # The direct address, if there is one, leads to another database.
+            environment |= {"DATABASE_URL": dsn, "DATABASE_DIRECT_URL": dsn}
+            environment.pop("DATABASE_DIRECT_URL_FILE", None)
             yield
     except EmbeddedPostgresError as fault:
         raise click.ClickException(str(fault)) from fault

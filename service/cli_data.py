@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import click
 
-from service import deletion, erasure, export, retention
+from service import cures, deletion, erasure, export, retention
 from service.app import utc_now
 from service.database import UNAVAILABLE
 from service.logs import logging_to_stdout
@@ -153,4 +153,4 @@ def _explained(
     except retention.RetentionRefused as refusal:
         raise click.ClickException(str(refusal)) from refusal
     except errors as fault:
-        raise click.ClickException(f"Cannot {what}: {fault}") from fault
+        raise click.ClickException(f"Cannot {what}: {cures.sentence(fault)}.") from fault

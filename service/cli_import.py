@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 import asyncpg
 import click
 
+from service import cures
 from service.app import utc_now
 from service.database import UNAVAILABLE, connected
 from service.errors import Overloaded
@@ -147,4 +148,4 @@ def _sentence(fault: BaseException) -> str:
             return "Interrupted"
         case Overloaded():
             return "Another changed the same rows meanwhile"
-    return str(fault) or type(fault).__name__
+    return cures.sentence(fault)

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from service import connector
+from service import connector, cures
 from service.database import Connection, Statement
 from service.settings import Settings
 
@@ -141,13 +141,7 @@ async def wrong(connection: Connection, settings: Settings) -> list[Wrong]:
 def _encoding(row: SettingRow) -> Iterator[Wrong]:
     if row.setting != "UTF8":
         what = f"database {row.database_name} has the encoding {row.setting}, not UTF8"
-        yield Wrong("refuse", what, NEW_DATABASE)
-
-
-NEW_DATABASE: Final = (
-    "some names cannot be stored in it; copy its rows into a database made with "
-    "`create database ... encoding 'UTF8' template template0`"
-)
+        yield Wrong("refuse", what, cures.NEW_DATABASE)
 
 
 def _direct(rows: dict[str, SettingRow]) -> Iterator[Wrong]:

@@ -8,33 +8,37 @@ stands in the way. Blocking: call it from the command line or a thread.
 import getpass
 import logging
 import os
-import ssl
+import re
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from glob import escape
-from typing import Any, Final
-from urllib.parse import urlencode
+from typing import Any, Final, NamedTuple
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from yoyo import get_backend, read_migrations
 
-from service import database_url
 from service.database import files
+from service.migrate_session import Connection, address, connected, explained, guarding, sql
+from service.migrate_session import MigrationError as MigrationError
 
-Connection = psycopg.Connection[tuple[Any, ...]]
-
-# For whatever sets no limit of its own, which is the building and dropping of indexes. A limit that
-# the role or the database sets for its statements would end a long build on every run.
-OPTIONS: Final = "-c lock_timeout=60s -c statement_timeout=0"
 POLL_SECONDS: Final = 0.1
+# What a rollback can take from the version that runs: an index costs time only.
+HARM: Final = re.compile(r"\bdrop\s+(table|column|function|constraint)\b")
 
 log = logging.getLogger(__name__)
 
 
-class MigrationError(Exception):
-    """The database is not at the version asked for: one sentence for the person who migrates."""
+class Plan(NamedTuple):
+    """The migrations that a rollback takes back, the latest first, and whom that hurts.
+
+    `harmful` are those that drop what this version needs; `services` counts the connections of
+    services that run on the database now.
+    """
+
+    ids: list[str]
+    harmful: list[str]
+    services: int
 
 
 def migrate(dsn: str) -> list[str]:
@@ -44,35 +48,46 @@ def migrate(dsn: str) -> list[str]:
     Raises MigrationError.
     """
     applied: list[str] = []
-    with _migrating(dsn) as (guard, yoyo, migrations):
+    with _migrating(dsn) as (guard, yoyo, migrations, _):
         _drop_invalid_indexes(guard, yoyo, migrations)
         for migration in yoyo.to_apply(migrations):
-            with _explained(f"Migration {migration.id}", guard):
+            with explained(f"Migration {migration.id}", guard):
                 yoyo.apply_one(migration)
             applied.append(migration.id)
             log.info("migration_applied", extra={"fields": {"migration": migration.id}})
     return applied
 
 
-def rollback(dsn: str, target: str | None = None) -> list[str]:
-    """Takes back all migrations, or the latest ones down to and with `target`; returns their ids.
+def rollback(
+    dsn: str, target: str | None = None, agreed: Callable[[Plan], bool] = lambda _: True
+) -> list[str]:
+    """Takes back the latest migration, or all down to and with `target`; returns their ids.
 
-    Tables and rows stay. Raises MigrationError, also when `target` is not applied.
+    Tables and rows stay. Nothing is taken back unless `agreed` returns true. Raises MigrationError,
+    also when `target` is not applied.
     """
     rolled_back: list[str] = []
-    with _migrating(dsn) as (guard, yoyo, migrations):
+    with _migrating(dsn) as (guard, yoyo, migrations, services):
         latest_first = list(yoyo.to_rollback(migrations))
-        if target is not None:
-            ids = [migration.id for migration in latest_first]
-            if target not in ids:
-                raise MigrationError(f"Migration {target} is not applied.")
-            latest_first = latest_first[: ids.index(target) + 1]
-        for migration in latest_first:
-            with _explained(f"Migration {migration.id}", guard):
+        ids = [migration.id for migration in latest_first]
+        if target is not None and target not in ids:
+            raise MigrationError(f"Migration {target} is not applied.")
+        count = 1 if target is None else ids.index(target) + 1
+        harmful = [name for name in ids[:count] if HARM.search(_rollback_code(name))]
+        if not ids or not agreed(Plan(ids[:count], harmful, services)):
+            return []
+        for migration in latest_first[:count]:
+            with explained(f"Migration {migration.id}", guard):
                 yoyo.rollback_one(migration)
             rolled_back.append(migration.id)
             log.info("migration_rolled_back", extra={"fields": {"migration": migration.id}})
     return rolled_back
+
+
+def _rollback_code(name: str) -> str:
+    """The statements of a rollback, without comments."""
+    path = files("migrations") / f"{name}.rollback.sql"
+    return re.sub(r"--[^\n]*", "", path.read_text(encoding="utf-8")) if path.exists() else ""
 
 
 def listing(dsn: str) -> list[tuple[str, bool]]:
@@ -80,45 +95,32 @@ def listing(dsn: str) -> list[tuple[str, bool]]:
 
     Raises MigrationError.
     """
-    with _connected(_address(dsn)) as connection:
+    with connected(address(dsn)) as connection:
         try:
-            applied = {row[0] for row in connection.execute(_sql("migration_applied"))}
+            applied = {row[0] for row in connection.execute(sql("migration_applied"))}
         except psycopg.errors.UndefinedTable:
             applied = set()  # nobody has ever migrated this database
     return [(migration.id, migration.id in applied) for migration in _migrations()]
 
 
 @contextmanager
-def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any]]:
-    """The session that holds the lock, yoyo on connections of its own, and all migrations."""
-    address = _address(dsn)
-    with _connected(address) as guard:
-        _refuse_encoding(guard)
+def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any, int]]:
+    """The session that holds the lock, yoyo on connections of its own, all migrations, services."""
+    with guarding(dsn) as (guard, yoyo_address, services):
         _take_lock(guard)
         _refuse_to_shadow(guard)
         _name_the_user()
-        with get_backend(_for_yoyo(address)) as yoyo:
+        with get_backend(yoyo_address) as yoyo:
             # With our lock in hand, a row in yoyo's lock table is a dead process's.
             yoyo.break_lock()
             with yoyo.lock():
-                yield guard, yoyo, _migrations()
-
-
-def _refuse_encoding(guard: Connection) -> None:
-    """Raises MigrationError where the database cannot store every name."""
-    encoding = guard.info.parameter_status("server_encoding")
-    if encoding != "UTF8":
-        raise MigrationError(
-            f"Database {guard.info.dbname} has the encoding {encoding}, not UTF8: some names "
-            "cannot be stored in it; copy its rows into a database made with "
-            "`create database ... encoding 'UTF8' template template0`."
-        )
+                yield guard, yoyo, _migrations(), services
 
 
 def _take_lock(guard: Connection) -> None:
     """Waits until this session is the only one that migrates the database."""
     while True:
-        is_taken, may_create = guard.execute(_sql("migration_lock")).fetchall()[0]
+        is_taken, may_create = guard.execute(sql("migration_lock")).fetchall()[0]
         if not may_create:
             raise MigrationError(
                 f"Role {guard.info.user} may not create tables in database {guard.info.dbname}: "
@@ -131,7 +133,7 @@ def _take_lock(guard: Connection) -> None:
 
 def _refuse_to_shadow(guard: Connection) -> None:
     """Raises MigrationError where new tables would hide those that are there already."""
-    row = guard.execute(_sql("migration_shadowed")).fetchone()
+    row = guard.execute(sql("migration_shadowed")).fetchone()
     if row is not None:
         table_name, its_schema, first_schema = row
         raise MigrationError(
@@ -150,7 +152,7 @@ def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None
     builders = {migration.id.partition("_")[2]: migration for migration in migrations}
     for index_name, drop_statement in _invalid_indexes(guard, list(builders)):
         builder = builders[index_name]
-        with _explained(f"Migration {builder.id}", guard):
+        with explained(f"Migration {builder.id}", guard):
             guard.execute(drop_statement)
             if yoyo.is_applied(builder):
                 yoyo.unmark_one(builder)
@@ -163,82 +165,10 @@ def _invalid_indexes(guard: Connection, names: list[str]) -> list[tuple[str, str
     The server goes on with a build after the process that asked for it has been killed.
     """
     while True:
-        rows = guard.execute(_sql("migration_invalid_indexes"), [names]).fetchall()
+        rows = guard.execute(sql("migration_invalid_indexes"), [names]).fetchall()
         if not any(is_being_built for _, _, is_being_built in rows):
             return [(index_name, drop_statement) for index_name, drop_statement, _ in rows]
         time.sleep(POLL_SECONDS)
-
-
-@contextmanager
-def _explained(subject: str, connection: Connection) -> Iterator[None]:
-    """Turns the database's errors into a MigrationError about `subject`."""
-    try:
-        yield
-    except psycopg.errors.LockNotAvailable as error:
-        raise MigrationError(
-            f"{subject} has given up waiting for a lock, {_holder(connection)}; "
-            "it can simply be run again."
-        ) from error
-    except psycopg.errors.ReadOnlySqlTransaction as error:
-        raise MigrationError(
-            f"{subject} needs a database that takes writes: this one is a standby, or "
-            "default_transaction_read_only is on for the role, the database or the server."
-        ) from error
-    except psycopg.Error as error:
-        raise MigrationError(f"{subject} has failed: {_on_one_line(error)}.") from error
-
-
-def _holder(connection: Connection) -> str:
-    row = connection.execute(_sql("migration_lock_holder")).fetchone()
-    if row is None:
-        return "which is free by now"
-    pid, application_name, query_start, query = row
-    start = f"{query_start:%Y-%m-%d %H:%M:%S %Z}" if query_start else "an unknown time"
-    name = application_name or "no application name"
-    return f"most likely held by pid {pid} ({name}) with a query started at {start}: {query}"
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Connection]:
-    try:
-        # Autocommit: an open transaction, even an idle one, would keep an index build waiting.
-        connection = psycopg.connect(address, autocommit=True, cursor_factory=psycopg.RawCursor)
-    except psycopg.OperationalError as error:
-        raise MigrationError(f"The database cannot be reached: {_on_one_line(error)}.") from error
-    with closing(connection), _explained("Migrating", connection):
-        yield connection
-
-
-def _address(dsn: str) -> str:
-    """`dsn` in the driver's own form, with what every session here is started with."""
-    try:
-        given = database_url.read(dsn).libpq if "://" in dsn else conninfo_to_dict(dsn)
-    except (ValueError, psycopg.ProgrammingError) as error:
-        # libpq's own text can quote a part of the password.
-        reason = f": it {error}" if isinstance(error, ValueError) else ""
-        raise MigrationError(
-            f"The database's address is not one that libpq can read{reason}."
-        ) from None
-    parameters = {name: str(value) for name, value in given.items()}
-    options = f"{parameters.get('options', '')} {OPTIONS}".strip()
-    _trust_the_system(parameters)
-    return make_conninfo(
-        **{**parameters, "options": options, "client_encoding": "UTF8"},
-        fallback_application_name="viewing-time migrate",
-    )
-
-
-def _trust_the_system(parameters: dict[str, str]) -> None:
-    """Tells the driver's own OpenSSL, which was built elsewhere, where the certificates are."""
-    if parameters.get("sslrootcert") == database_url.SYSTEM:
-        paths = ssl.get_default_verify_paths()
-        os.environ.setdefault("SSL_CERT_FILE", paths.cafile or paths.openssl_cafile)
-        os.environ.setdefault("SSL_CERT_DIR", paths.capath or paths.openssl_capath)
-
-
-def _for_yoyo(address: str) -> str:
-    """`address` as the URL that makes yoyo use psycopg 3: it hands on the query's parameters."""
-    return f"postgresql+psycopg:///?{urlencode(conninfo_to_dict(address))}"
 
 
 def _migrations() -> Any:
@@ -251,11 +181,3 @@ def _name_the_user() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["LOGNAME"] = str(os.getuid())
-
-
-def _sql(name: str) -> str:
-    return (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
-
-
-def _on_one_line(error: psycopg.Error) -> str:
-    return " ".join(str(error).split()).rstrip(".?")

@@ -74,8 +74,8 @@ async def test_statements_are_planned_once(
 
 
 @asynccontextmanager
-async def pooler(dsn: str) -> AsyncIterator[str]:
-    """PgBouncer in transaction mode in front of `dsn`."""
+async def pooler(dsn: str, **more: str) -> AsyncIterator[str]:
+    """PgBouncer in transaction mode in front of `dsn`, with `more` in its configuration."""
     assert PGBOUNCER is not None
     query = {name: values[0] for name, values in parse_qs(urlsplit(dsn).query).items()}
     database, port = urlsplit(dsn).path.removeprefix("/"), free_port()
@@ -90,6 +90,7 @@ async def pooler(dsn: str) -> AsyncIterator[str]:
             f"user={query['user']}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\n"
+            + "".join(f"{name} = {value}\n" for name, value in more.items())
         )
         process = subprocess.Popen(
             [PGBOUNCER, str(configuration)],

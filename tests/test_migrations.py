@@ -19,7 +19,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from service.database import files
-from service.migrate import MigrationError, listing, migrate, rollback
+from service.migrate import MigrationError, Plan, listing, migrate, rollback
+from tests.test_cli import refused
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -411,7 +412,7 @@ def test_rolling_back_and_forward_gives_the_same_schema(empty_database: str) -> 
     assert not [row for row in after if row[0] == "relation" and row[3] is not None]
     assert migrate(empty_database) == IDS
     assert catalogue(empty_database) == before
-    assert rollback(empty_database) == IDS[::-1]
+    assert rollback(empty_database, IDS[0]) == IDS[::-1]
     assert migrate(empty_database) == IDS
     assert catalogue(empty_database) == before
 
@@ -438,7 +439,7 @@ def test_a_rollback_loses_no_row_and_nothing_the_existing_application_has(
 ) -> None:
     rows, schema = contents(legacy_database), set(catalogue(legacy_database))
     migrate(legacy_database)
-    rollback(legacy_database)
+    rollback(legacy_database, IDS[0])
     assert contents(legacy_database) == rows
     lost = schema - set(catalogue(legacy_database))
     assert [row[:3] for row in lost] == [("column", "viewing_time_configs", "timezone")]
@@ -760,3 +761,66 @@ def test_every_migration_can_be_rolled_back_and_limits_its_waiting() -> None:
             assert text.count(";") == 1
         elif "function" not in text:
             assert "set local lock_timeout = '2s';" in text
+
+
+def test_a_rollback_takes_back_one_step(empty_database: str) -> None:
+    migrate(empty_database)
+    assert rollback(empty_database) == [IDS[-1]]
+    assert rollback(empty_database) == [IDS[-2]]
+    assert rollback(empty_database, IDS[-4]) == [IDS[-3], IDS[-4]]
+    assert [name for name, applied in listing(empty_database) if applied] == IDS[:-4]
+
+
+def test_a_rollback_that_is_not_agreed_to_changes_nothing(empty_database: str) -> None:
+    migrate(empty_database)
+    plans: list[Plan] = []
+
+    def refuse(plan: Plan) -> bool:
+        plans.append(plan)
+        return False
+
+    assert rollback(empty_database, IDS[0], refuse) == []
+    assert all(applied for _, applied in listing(empty_database))
+    (plan,) = plans
+    assert plan.ids == IDS[::-1]
+    assert "0004_viewing_sessions_end_open" in plan.harmful
+    assert "0007_ix_profiles_user" not in plan.harmful
+    assert plan.services == 0
+
+
+def test_a_rollback_under_a_running_service_needs_the_word(
+    empty_database: str, tmp_path: Path
+) -> None:
+    migrate(empty_database)
+    asked = ("migrate", "--rollback")
+    with connected(empty_database, application_name="viewing-time"):
+        status, said = refused(tmp_path, *asked, DATABASE_URL=empty_database)
+        assert status == 1
+        assert "A service is running: 1 connections of it are open." in said
+        assert said.endswith("pass --yes to do it all the same.")
+        assert all(applied for _, applied in listing(empty_database))
+        assert refused(tmp_path, *asked, "--yes", DATABASE_URL=empty_database) == (0, "")
+    target = ("--to", "0004_viewing_sessions_end_open")
+    status, said = refused(tmp_path, *asked, *target, DATABASE_URL=empty_database)
+    assert status == 1
+    assert "0004_viewing_sessions_end_open drops what this version needs." in said
+    assert refused(tmp_path, *asked, *target, "--yes", DATABASE_URL=empty_database) == (0, "")
+    assert [name for name, applied in listing(empty_database) if applied] == IDS[:3]
+    status, said = refused(tmp_path, *asked, "--to", "0009_x", DATABASE_URL=empty_database)
+    assert (status, said) == (1, "Error: Migration 0009_x is not applied.")
+    status, said = refused(tmp_path, "migrate", *target, DATABASE_URL=empty_database)
+    assert "--to goes with --rollback." in said
+
+
+def test_limits_of_the_role_do_not_end_a_migration(empty_database: str) -> None:
+    with connected(empty_database) as connection:
+        name = connection.info.dbname
+        limits = ["statement_timeout", "idle_in_transaction_session_timeout"]
+        limits += ["idle_session_timeout"] * (connection.info.server_version >= 140_000)
+        limits += ["transaction_timeout"] * (connection.info.server_version >= 170_000)
+        for limit in limits:
+            connection.execute(f"alter database {name} set {limit} = 100")
+        connection.execute(
+            f"alter database {name} set default_transaction_isolation = serializable"
+        )
+    assert migrate(empty_database) == IDS
