@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import service.parts
 from bench import pin_policy
-from service import pin_hasher
+from service import pin_pool
 from service.cli import main
 from service.pin_hasher import PinHasher, Turn
 
@@ -51,7 +51,7 @@ def choose(way: str) -> None:
     if way in hashers:
         vars(service.parts)["PinHasher"] = hashers[way]
     else:
-        vars(pin_hasher)["begin"] = POLICIES[way]
+        vars(pin_pool)["begin"] = POLICIES[way]
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     config_cache        configurations in memory
     retention, export   what is too old, deleted; a parent's copy of the rest
     pin_turns           one PIN of an account at a time
-    pin_hasher, pin_worker
+    pin_hasher, pin_pool, pin_worker
                         bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it
     migrate, migrate_session, schema

@@ -5,27 +5,20 @@ waits for the answers.
 """
 
 import asyncio
-import logging
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from heapq import heapify, heapreplace
 from itertools import count
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import bcrypt
 
 from service.errors import Overloaded
-from service.pin_worker import Spawn, begin, keep_secrets
+from service.pin_pool import MAX_SECONDS, PinPool
 from service.supervision import stopped, supervised
-
-logger = logging.getLogger("viewing_time.pin")
-
-T = TypeVar("T")
 
 MOST_BYTES: Final = 72
 SMOOTHING: Final = 1 / 8
@@ -41,15 +34,13 @@ WELL_FORMED: Final = re.compile(
 class PinHasher:
     """The queue before the workers.
 
-    `waiting` counts the turns admitted and not yet over, `hashed` the hashes computed, `restarts`
-    how often lost workers were replaced.
+    `waiting` counts the turns admitted and not yet over, `hashed` the hashes computed.
     """
 
     def __init__(self, *, workers: int, rounds: int, longest_wait: float = 5.0) -> None:
         """`rounds` is bcrypt's cost (log2); `longest_wait` is in seconds."""
         self.waiting = 0
         self.hashed = 0
-        self.restarts = 0
         self._workers = workers
         self._rounds = rounds
         self._longest_wait = longest_wait
@@ -59,61 +50,71 @@ class PinHasher:
         self._dummy = bcrypt.gensalt(rounds) + NO_DIGEST
         self._queue: asyncio.PriorityQueue[tuple[bool, int, _Job]] = asyncio.PriorityQueue()
         self._order = count()
-        self._pool: ProcessPoolExecutor | None = None
+        self._running: dict[Turn, float] = {}  # the hashes at work, and when each began
+        self._pool = PinPool(workers)
         self._servers: list[asyncio.Task[None]] = []
-        self._endings: set[asyncio.Task[None]] = set()
+
+    @property
+    def restarts(self) -> int:
+        """How often lost workers were replaced."""
+        return self._pool.restarts
 
     async def start(self) -> None:
         """Starts the workers; once it returns, a hash costs no more than the hash."""
-        self._pool = self._open()
-        try:
-            await self._compute(os.getpid)
-        except BaseException:
-            await self.stop()
-            raise
+        await self._pool.start()
         self._servers = [supervised("PIN hasher", self._serve()) for _ in range(self._workers)]
 
     async def stop(self) -> None:
-        """Cancels what waits and ends the workers, in the middle of a hash if need be.
-
-        One child stays: multiprocessing's resource tracker, which serves the whole process and
-        ends with it.
-        """
-        pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        await stopped(*self._servers)
-        self._servers.clear()
+        """Cancels what waits and ends the workers, in the middle of a hash if need be."""
+        servers, self._servers = self._servers, []
+        await stopped(*servers)
         while not self._queue.empty():
             self._queue.get_nowait()[-1].answer.cancel()
-        self._close(pool)
-        await asyncio.gather(*self._endings)
+        await self._pool.stop()
 
     @contextmanager
     def admit(self) -> Iterator["Turn"]:
-        """A place in the queue, given back on exit.
-
-        Raises Overloaded when the wait would be longer than `longest_wait`: what the average turn
-        takes, for each turn ahead, shared among the workers.
-        """
-        wait = self.waiting * self._turn_seconds / self._workers
-        if self.waiting >= self._workers and wait > self._longest_wait:
-            raise Overloaded(math.ceil(wait))
+        """A place in the queue, given back on exit; raises Overloaded as `_wait` says."""
+        wait = self._wait()
+        if wait > self._longest_wait:
+            raise Overloaded(math.ceil(min(wait, MAX_SECONDS)))
         self.waiting += 1
         turn = Turn(self)
         try:
             yield turn
         finally:
             self.waiting -= 1
-            if turn.seconds:
-                self._turn_seconds += SMOOTHING * (turn.seconds - self._turn_seconds)
+            turn.is_over = True
+            self._learn(turn)
+
+    def _wait(self) -> float:
+        """The seconds until a worker is free for one turn more.
+
+        A turn takes what turns took on average. A hash at work takes as long again as it has by
+        now, if that is more; it keeps its worker also when its caller has gone. New workers begin
+        their hashes anew.
+        """
+        now, opened = time.monotonic(), self._pool.opened
+        free = [
+            max(self._turn_seconds, now - max(began, opened)) for began in self._running.values()
+        ]
+        free += [0.0] * (self._workers - len(free))
+        heapify(free)
+        for _ in range(self.waiting - sum(not turn.is_over for turn in self._running)):
+            heapreplace(free, free[0] + self._turn_seconds)
+        return free[0]
+
+    def _learn(self, turn: "Turn") -> None:
+        """Takes what a turn cost into the average, once it and its last hash are over."""
+        if turn.is_over and turn.seconds and turn not in self._running:
+            self._turn_seconds += SMOOTHING * (turn.seconds - self._turn_seconds)
 
     async def _ask(self, turn: "Turn", function: Callable[..., Any], *arguments: bytes) -> Any:
         """Queues one hash and awaits its answer; a turn that has had a hash does not queue again.
 
         Raises Overloaded when the hasher does not run.
         """
-        if self._pool is None:
+        if not self._servers:
             raise Overloaded(1)
         job = _Job(turn, function, arguments, asyncio.get_running_loop().create_future())
         self._queue.put_nowait((turn.seconds == 0, next(self._order), job))
@@ -125,80 +126,23 @@ class PinHasher:
             *_, job = await self._queue.get()
             if job.answer.done():
                 continue
-            began = time.monotonic()
+            self._running[job.turn] = began = time.monotonic()
+            restarts = self.restarts
             try:
-                result = await self._compute(job.function, *job.arguments)
+                result = await self._pool.compute(job.function, *job.arguments)
             except Exception as fault:
                 if not job.answer.done():
                     job.answer.set_exception(fault)
             else:
                 self.hashed += 1
-                job.turn.seconds += time.monotonic() - began
+                if self.restarts == restarts:  # else it has waited for a new worker
+                    job.turn.seconds += time.monotonic() - began
                 if not job.answer.done():
                     job.answer.set_result(result)
             finally:
+                del self._running[job.turn]
+                self._learn(job.turn)
                 job.answer.cancel()
-
-    async def _compute(self, function: Callable[..., T], *arguments: bytes) -> T:
-        """Runs a function in a worker, once more where the worker was lost.
-
-        Raises BrokenProcessPool when it was lost again.
-        """
-        try:
-            return await self._attempt(function, *arguments)
-        except BrokenProcessPool:
-            return await self._attempt(function, *arguments)
-
-    async def _attempt(self, function: Callable[..., T], *arguments: bytes) -> T:
-        pool = self._pool
-        assert pool is not None
-        loop = asyncio.get_running_loop()
-        try:
-            call = loop.run_in_executor(pool, function, *arguments)
-            # `stop` cancels us, never the call: a pool that loses a worker while it holds a
-            # cancelled call fails to end the others. Somebody must look at how the call ended.
-            call.add_done_callback(asyncio.Future.exception)
-            return await asyncio.shield(call)
-        except BrokenProcessPool:
-            self._replace(pool)
-            raise
-
-    def _replace(self, broken: ProcessPoolExecutor) -> None:
-        """A pool that has lost a worker never works again; the first to notice replaces it."""
-        if self._pool is not broken:
-            return
-        self.restarts += 1
-        logger.warning("pin_worker_lost", extra={"fields": {"restarts": self.restarts}})
-        self._close(broken)
-        self._pool = self._open()
-
-    def _open(self) -> ProcessPoolExecutor:
-        """Starts all workers now: the pool would start each when it is first missed.
-
-        Must run on a thread that lives as long as the workers: the kernel takes that thread's end
-        for the parent's. The one call more makes the pool watch the last worker too.
-        """
-        keep_secrets()
-        pool = ProcessPoolExecutor(
-            self._workers, mp_context=Spawn(), initializer=begin, initargs=(os.getpid(),)
-        )
-        try:
-            for _ in range(self._workers + 1):
-                pool.submit(os.getpid)
-        except BaseException:
-            self._close(pool)
-            raise
-        return pool
-
-    def _close(self, pool: ProcessPoolExecutor) -> None:
-        """Kills the workers and has the pool clear up, on a thread, for `stop` to wait for."""
-        # The pool's own way would wait for running hashes; ProcessPoolExecutor.kill_workers comes
-        # with Python 3.14.
-        for worker in list((pool._processes or {}).values()):
-            worker.kill()
-        ending = supervised("end of a PIN pool", asyncio.to_thread(pool.shutdown))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
 
 
 class Turn:
@@ -206,6 +150,7 @@ class Turn:
 
     def __init__(self, hasher: PinHasher) -> None:
         self.seconds = 0.0
+        self.is_over = False
         self._hasher = hasher
 
     async def hash(self, secret: str) -> str:

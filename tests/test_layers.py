@@ -62,7 +62,7 @@ LAYERS = [
         "export",
         "deletion",
     ],
-    ["heartbeat_record", "migrate", "schema", "in_force"],
+    ["heartbeat_record", "migrate", "schema", "in_force", "pin_pool"],
     ["migrate_session"],
     ["database", "embedded", "jwks"],
     ["connector"],
