@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -29,9 +30,7 @@ from service import (
 from service.app import utc_now
 from service.database import UNAVAILABLE, connect
 from service.dotenv import dotenv
-from service.embedded import embedded_postgres
 from service.logs import logging_to_stdout
-from service.postgres_programs import EmbeddedPostgresError
 from service.server import BackgroundTaskDied, PortTaken, bound, serve
 from service.settings import Settings, SettingsError
 
@@ -39,12 +38,15 @@ logger = logging.getLogger("viewing_time.cli")
 
 DATA: Final = Path(".data")
 SECRET: Final = DATA / "jwt_secret"
+SYSTEMS: Final = "viewing-time runs on Linux, and on macOS where DATABASE_URL is set"
 
 
 @click.group()
 @click.pass_context
 def main(context: click.Context) -> None:
     """Counts how long children watch and enforces what their parents allow."""
+    if sys.platform in ("win32", "cygwin"):
+        raise click.ClickException(f"{SYSTEMS}; not on Windows.")
     context.obj = lambda: _settings(_environment())
 
 
@@ -76,10 +78,12 @@ def run_command() -> None:
     Where DATABASE_URL is set, its database is migrated and served, and no demo family is loaded.
     """
     environment = _environment()
+    is_ours = not _setting("database_url", environment)
+    if is_ours and sys.platform != "linux":
+        raise click.ClickException(f"{SYSTEMS}: the embedded PostgreSQL runs on Linux only.")
     _make_private_folder()
     if not _setting("jwt_secret", environment):
         environment["JWT_SECRET"] = _development_secret()
-    is_ours = not _setting("database_url", environment)
     with _database(environment):
         chosen = _settings(environment)
         with logging_to_stdout(chosen.log_level):
@@ -210,6 +214,10 @@ def _database(environment: dict[str, str]) -> Iterator[None]:
     if _setting("database_url", environment):
         yield
         return
+    # Both import modules that not every system has.
+    from service.embedded import embedded_postgres
+    from service.postgres_programs import EmbeddedPostgresError
+
     try:
         with embedded_postgres(DATA / "postgres") as dsn:
             # The direct address, if there is one, leads to another database.

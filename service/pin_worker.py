@@ -81,8 +81,12 @@ def begin(parent: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Has this process killed when its parent ends; at once when that has happened already."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Has this process killed when its parent ends, where the system can do that.
+
+    It ends at once when the parent has ended already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -96,6 +100,8 @@ def give_way() -> None:
     PostgreSQL is a session: there the worker becomes one too, and its group is what gives way.
     """
     os.setpriority(os.PRIO_PROCESS, 0, 19)
+    if sys.platform != "linux":
+        return
     try:
         group = os.open(AUTOGROUP, os.O_WRONLY)
     except OSError:  # no such kernel, or no such right: within the service's session, then

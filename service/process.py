@@ -1,7 +1,7 @@
 """What the kernel counts about this process, under the names that Prometheus' clients share."""
 
 import os
-import resource
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -21,14 +21,16 @@ class Usage(NamedTuple):
 
 
 def usage() -> Iterator[Usage]:
-    """Time in seconds, memory in bytes; nothing where there is no /proc."""
-    if not (PROC / "self/stat").exists():
+    """Time in seconds, memory in bytes; nothing except on Linux."""
+    if sys.platform != "linux" or not (PROC / "self/stat").exists():
         return
     stat = (PROC / "self/stat").read_text().rpartition(")")[2].split()
     times = os.times()
     cpu = times.user + times.system
     page = os.sysconf("SC_PAGE_SIZE")
     started = _booted() + int(stat[STAT_START]) / os.sysconf("SC_CLK_TCK")
+    import resource
+
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     resident, virtual = int(stat[STAT_RESIDENT]) * page, int(stat[STAT_VIRTUAL])
     files_open = sum(1 for _ in (PROC / "self/fd").iterdir())
