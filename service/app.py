@@ -135,7 +135,6 @@ class Service(Starlette):
             context: Context = scope["state"]["context"]
             if context.writer.is_full:
                 context.metrics.heartbeats_overloaded += 1
-                context.metrics.heartbeats_sent_away += 1
                 context.metrics.requests[HEARTBEAT_REFUSED] += 1
                 await HEARTBEAT.refuse(scope, send)
                 return

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault, FieldFault, RuleFault
-from service.keys import Signed, Verified
+from service.keys import NoKey, Signed, UnknownKey, Verified
 from service.settings import Settings
 
 FOREVER: Final = math.inf
@@ -92,12 +92,20 @@ async def verified(context: Context, header: str | None) -> UUID:
     try:
         signed = await context.keys.signed(token)
     except jwt.InvalidTokenError as fault:
-        raise ClientFault(401, INVALID_TOKEN) from fault
+        raise ClientFault(401, INVALID_TOKEN, reason=_unverified(fault)) from fault
     accepted = _accepted(context.settings, signed, context.now().timestamp())
     if len(context.tokens) >= TOKENS_MOST:
         del context.tokens[next(iter(context.tokens))]
     context.tokens[token] = accepted
     return accepted.account_id
+
+
+def _unverified(fault: jwt.InvalidTokenError) -> str:
+    """Why a token cannot be verified, for log and metrics."""
+    if isinstance(fault, UnknownKey | NoKey):
+        return "token_key_unknown"
+    is_signature = isinstance(fault, jwt.InvalidSignatureError)
+    return "token_signature_wrong" if is_signature else "token_malformed"
 
 
 def _accepted(settings: Settings, signed: Signed, now: float) -> Verified:
@@ -106,21 +114,33 @@ def _accepted(settings: Settings, signed: Signed, now: float) -> Verified:
     leeway = settings.jwt_leeway_seconds
     not_before = _time(claims.get("nbf"), 0) - leeway
     expires = _time(claims.get("exp"), 0 if settings.jwt_require_exp else FOREVER) + leeway
-    if not not_before <= now < expires or "purpose" in claims or not _is_for_us(settings, claims):
-        raise ClientFault(401, INVALID_TOKEN)
+    if reason := _refusal(settings, claims, now, not_before, expires):
+        raise ClientFault(401, INVALID_TOKEN, reason=reason)
     try:
         return Verified(UUID(claims.get("sub")), expires, signed.signer)
     except (ValueError, TypeError, AttributeError) as fault:
         raise ClientFault(401, INVALID_PAYLOAD) from fault
 
 
-def _is_for_us(settings: Settings, claims: dict[str, Any]) -> bool:
-    """Are the issuer and the audience those that are asked for, if any are?"""
+def _refusal(
+    settings: Settings, claims: dict[str, Any], now: float, not_before: float, expires: float
+) -> str:
+    """Why a token with a right signature is refused, for log and metrics; empty where it is not."""
+    if math.isnan(not_before) or math.isnan(expires):
+        return "token_time_malformed"
+    if now < not_before:
+        return "token_not_yet_valid"
+    if now >= expires:
+        return "token_without_expiry" if claims.get("exp") is None else "token_expired"
+    if "purpose" in claims:
+        return "token_of_a_pin"
+    if settings.jwt_issuer and claims.get("iss") != settings.jwt_issuer:
+        return "token_issuer_wrong"
     audience = claims.get("aud")
     audiences = audience if isinstance(audience, list) else [audience]
-    return (not settings.jwt_issuer or claims.get("iss") == settings.jwt_issuer) and (
-        not settings.jwt_audience or settings.jwt_audience in audiences
-    )
+    if settings.jwt_audience and settings.jwt_audience not in audiences:
+        return "token_audience_wrong"
+    return ""
 
 
 def _time(claim: object, absent: float) -> float:

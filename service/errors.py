@@ -4,19 +4,43 @@ Raised anywhere below the handlers, turned into responses by one table in `fault
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+# Labels of log and metrics. The fault of a token has one of its own: its sentence tells too little.
+REASONS: Final = {
+    "Idempotency-Key has been used before": "key_used_before",
+    "Incorrect account password": "password_wrong",
+    "Invalid token payload": "token_without_account",
+    "Not authenticated": "token_missing",
+    "Profile not found or access denied": "profile_denied",
+    "Request body did not arrive in time": "body_slow",
+    "Request body ended early": "body_ended_early",
+    "Request body too large": "body_too_large",
+    "Session does not belong to this profile": "session_denied",
+    "Session not found": "session_unknown",
+    "Title not found": "title_unknown",
+    "User not found or inactive": "account_inactive",
+}
 
 
 class ClientFault(Exception):
-    """A request the client must change: `status`, the contract's `detail`, extra headers."""
+    """A request the client must change: `status`, the contract's `detail`, extra headers.
+
+    `reason` is one of few words for log and metrics; no answer contains it.
+    """
 
     def __init__(
-        self, status: int, detail: object, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        detail: object,
+        headers: Mapping[str, str] | None = None,
+        reason: str = "",
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = headers
+        self.reason = reason or REASONS.get(str(detail), f"status_{status}")
 
 
 class MalformedJson(ClientFault):
@@ -30,7 +54,7 @@ class MalformedJson(ClientFault):
             "input": {},
             "ctx": {"error": error},
         }
-        super().__init__(422, [fault])
+        super().__init__(422, [fault], reason="json_malformed")
 
 
 class FieldFault(ClientFault):
@@ -47,7 +71,7 @@ class FieldFault(ClientFault):
         fault: dict[str, object] = {"type": kind, "loc": loc, "msg": msg, "input": value}
         if ctx is not None:
             fault["ctx"] = ctx
-        super().__init__(422, [fault])
+        super().__init__(422, [fault], reason="field_invalid")
 
 
 class RuleFault(ClientFault):
@@ -56,6 +80,8 @@ class RuleFault(ClientFault):
 
 class Overloaded(Exception):
     """More work than can be done in time: 503, to be tried again after `retry_after` seconds."""
+
+    reason: Final = "overloaded"
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"overloaded, retry after {retry_after} s")

@@ -17,7 +17,7 @@ from service.deadlines import within
 from service.driver import cause
 from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
 from service.exchange import reply
-from service.trace import blame
+from service.trace import blame, refuse
 
 CONSTRAINTS: Final = {
     "users_email_key": ClientFault(409, "Email belongs to another account"),
@@ -25,7 +25,11 @@ CONSTRAINTS: Final = {
 
 
 async def client_fault(request: Request, fault: ClientFault) -> Response:
-    """The client's fault, in the contract's words."""
+    """The client's fault, in the contract's words; log and metrics get its reason."""
+    refuse(fault.reason)
+    if fault.status == 401:
+        context: Context = request.state.context
+        context.metrics.unauthenticated[fault.reason] += 1
     return reply({"detail": fault.detail}, fault.status, fault.headers)
 
 
@@ -59,6 +63,7 @@ def _allowed(request: Request) -> dict[str, str]:
 async def overloaded(request: Request, fault: Overloaded) -> Response:
     """Too much to do: to be tried again."""
     blame(fault)
+    refuse(fault.reason)
     return _try_again(fault.retry_after)
 
 

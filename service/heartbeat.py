@@ -96,12 +96,14 @@ class Heartbeat:
                 account_id = caller or await auth.verified(context, authorization)
                 verdict = await _verdict(context, account_id, wanted, mark)
         except (ClientFault, Overloaded) as refusal:
-            _refused(context, refusal)
+            _refused(context, trace, wanted, refusal)
             raise
         except Exception as error:
             if wanted is None:
                 if isinstance(error, TimeoutError):
-                    raise slow_body() from error
+                    slow = slow_body()
+                    _refused(context, trace, wanted, slow)
+                    raise slow from error
                 raise
             failure = error
             verdict = _blocked(wanted)
@@ -169,7 +171,11 @@ def _blocked(wanted: HeartbeatBody) -> Verdict:
     return Verdict(wanted.session_id or uuid4(), "blocked", 0.0, 0.0, False)
 
 
-def _refused(context: Context, refusal: ClientFault | Overloaded) -> None:
+def _refused(
+    context: Context, trace: Trace, wanted: HeartbeatBody | None, refusal: ClientFault | Overloaded
+) -> None:
+    """Counts a refused heartbeat; `observed` has it reported with others, not by a line."""
+    trace.beat = "" if wanted is None else str(wanted.profile_id)
     if isinstance(refusal, ClientFault):
         context.metrics.heartbeats_refused += 1
     else:

@@ -49,6 +49,10 @@ class UnknownKey(jwt.InvalidTokenError):
     """A key that may have been published since the last reading."""
 
 
+class NoKey(jwt.InvalidSignatureError):
+    """None of the keys is the one that the token names."""
+
+
 class Keys:
     """The keys of one process; `tokens` loses what a key signed once that key is gone."""
 
@@ -150,14 +154,16 @@ class Keys:
 def _signed(token: str, keys: Iterable[tuple[Jwk | None, PyJWK]]) -> Signed:
     header = jwt.get_unverified_header(token)
     algorithm, kid = header.get("alg"), header.get("kid")
+    is_known = False
     for jwk, key in keys:
         named = jwk.kid if jwk is not None else None
         if algorithm == key.algorithm_name and (kid is None or named in (None, kid)):
+            is_known = True
             try:
                 return Signed(_claims(token, key), jwk)
             except jwt.InvalidSignatureError:
                 continue
-    raise jwt.InvalidSignatureError("No key verifies this token")
+    raise (jwt.InvalidSignatureError if is_known else NoKey)("No key verifies this token")
 
 
 def _claims(token: str, key: PyJWK) -> dict[str, Any]:

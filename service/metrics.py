@@ -82,7 +82,9 @@ class Metrics:
         self.heartbeats_failed_closed = 0
         self.heartbeats_refused = 0
         self.heartbeats_overloaded = 0
-        self.heartbeats_sent_away = 0  # of those the ones that were not even read
+        self.refusals: Counter[str] = Counter()  # of heartbeats, by reason
+        self.refused_beat: dict[str, object] = {}  # one of them, for the log
+        self.unauthenticated: Counter[str] = Counter()  # requests of every endpoint, by reason
         self.verdicts = {"allowed": 0, "warning_15": 0, "warning_5": 0, "blocked": 0}
         self.batch_sizes = Histogram(BATCH_SIZES)
         self.reports = Durations(REPORT_SECONDS)

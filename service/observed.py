@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import wire
 from service.context import Context
+from service.errors import Overloaded
 from service.trace import CURRENT, Trace
 
 logger = logging.getLogger("viewing_time.requests")
@@ -44,7 +45,11 @@ async def observed(
         failure = error
     finally:
         _count(scope, status or 500)
-    _log(scope, status, trace, failure)
+    latest = CURRENT.get() or trace  # a heartbeat has made its own
+    if latest.beat is not None and latest.reason:
+        _note_beat(scope, latest)
+    else:
+        _log(scope, status, trace, failure)
 
 
 def _begun(scope: Scope) -> Trace:
@@ -66,6 +71,17 @@ def _route(scope: Scope) -> str:
     return UNMATCHED if route is None else route.path
 
 
+def _note_beat(scope: Scope, trace: Trace) -> None:
+    """Counts a refused heartbeat by reason; keeps the first of each report as a sample."""
+    context: Context = scope["state"]["context"]
+    metrics = context.metrics
+    if trace.reason != Overloaded.reason:
+        metrics.refusals[trace.reason] += 1
+        if not metrics.refused_beat:
+            named: dict[str, object] = {"profile_id": trace.beat} if trace.beat else {}
+            metrics.refused_beat = {"reason": trace.reason, **named, **trace.fields()}
+
+
 def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> None:
     route = _route(scope)
     level = logging.DEBUG if route.startswith(PROBES) else logging.INFO
@@ -79,6 +95,7 @@ def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> 
         "db_ops": trace.statements,
         "duration_ms": round((monotonic() - trace.begun) * 1000, 3),
         **({"error": trace.cause} if trace.cause else {}),
+        **({"reason": trace.reason} if status == 401 else {}),
     }
     logger.log(
         level if status < 500 else logging.ERROR,

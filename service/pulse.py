@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 from asyncio import Task
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -45,13 +46,35 @@ async def _tick(metrics: Metrics) -> None:
 
 
 async def _tell(metrics: Metrics) -> None:
-    """Says how many heartbeats were sent away: a line for each would be work when there is most."""
-    told = 0
-    while True:
-        await asyncio.sleep(TELL_SECONDS)
-        if more := metrics.heartbeats_sent_away - told:
-            told += more
+    """Reports refused heartbeats once a second: a line for each costs most when there are most."""
+    report = Report(metrics)
+    try:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            report.tell()
+    finally:
+        report.tell()
+
+
+class Report:
+    """What was refused since the last report."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._overloaded = 0
+        self._refusals: Counter[str] = Counter()
+
+    def tell(self) -> None:
+        """Logs a line for each kind of refusal that there was."""
+        metrics = self._metrics
+        if more := metrics.heartbeats_overloaded - self._overloaded:
+            self._overloaded += more
             logger.error("heartbeats_sent_away", extra={"fields": {"heartbeats": more}})
+        if reasons := metrics.refusals - self._refusals:
+            self._refusals += reasons
+            sample, metrics.refused_beat = metrics.refused_beat, {}
+            fields = {"heartbeats": reasons.total(), "reasons": dict(reasons), "sample": sample}
+            logger.info("heartbeats_refused", extra={"fields": fields})
 
 
 async def _sweep(metrics: Metrics) -> None:

@@ -60,6 +60,12 @@ def _heartbeats(exposition: Exposition, context: Context) -> None:
         "Statements that heartbeats have cost, loads of configurations among them.",
         counts.heartbeat_statements,
     )
+    exposition.counters(
+        "heartbeats_refused_total",
+        "Heartbeats refused, by reason; those for load left out.",
+        "reason",
+        counts.refusals,
+    )
     exposition.histogram(
         "heartbeat_batch_size", "Heartbeats written by one statement.", counts.batch_sizes
     )
@@ -169,6 +175,12 @@ def _requests(exposition: Exposition, context: Context) -> None:
             (method, route, str(status)): count
             for (method, route, status), count in context.metrics.requests.items()
         },
+    )
+    exposition.counters(
+        "requests_unauthenticated_total",
+        "Requests answered 401, by reason.",
+        "reason",
+        context.metrics.unauthenticated,
     )
     exposition.counters(
         "failures_total",

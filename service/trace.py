@@ -16,16 +16,28 @@ class Trace:
 
     A request id is 1 to 64 visible ASCII characters without quotes and backslashes; another one
     is replaced. `traceparent` is read as W3C Trace Context says; another one is ignored. `begun`
-    is monotonic; `cause` is what a failed request failed for; a `nameless` request is logged
-    without the profile it is about.
+    is monotonic; `cause` is what a failed request failed for, `reason` why it was refused; a
+    `nameless` request is logged without the profile it is about. `beat` is there for a refused
+    heartbeat: the profile it names, if it could be read.
     """
 
-    __slots__ = ("_request_id", "_traceparent", "begun", "cause", "nameless", "statements")
+    __slots__ = (
+        "_request_id",
+        "_traceparent",
+        "beat",
+        "begun",
+        "cause",
+        "nameless",
+        "reason",
+        "statements",
+    )
 
     def __init__(self, request_id: bytes | None = None, traceparent: bytes | None = None) -> None:
         self.begun = monotonic()
         self.statements = 0
         self.cause = ""
+        self.reason = ""
+        self.beat: str | None = None
         self.nameless = False
         self._request_id = request_id
         self._traceparent = traceparent
@@ -63,6 +75,13 @@ def blame(fault: BaseException) -> None:
     trace = CURRENT.get()
     if trace is not None:
         trace.cause = f"{type(fault).__name__}: {fault}"
+
+
+def refuse(reason: str) -> None:
+    """Keeps why the request at work is refused."""
+    trace = CURRENT.get()
+    if trace is not None:
+        trace.reason = reason
 
 
 def name_nobody() -> None:
