@@ -35,6 +35,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     heartbeat_writer    heartbeats that wait travel together
     heartbeat_record    what their statement takes, gives back and refuses
     config_cache        configurations in memory
+    config_changes      changes of them, answered when every instance has heard
     retention, export   what is too old, deleted; a parent's copy of the rest
     pin_turns           one PIN of an account at a time
     pin_hasher, pin_pool, pin_worker

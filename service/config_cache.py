@@ -1,9 +1,9 @@
 """The configurations in memory: loaded once at a time, forgotten when a parent changes them.
 
 Kept by account and profile together, so a stranger's request never meets the owner's entry.
-A change made here is forgotten here right after its commit; every change is heard of through
-LISTEN, on a connection of its own, also one made here whose commit nobody could wait for; the TTL
-is the last resort.
+A change made here is forgotten here right after its commit; every change arrives through LISTEN, on
+a connection of its own, also one made here whose commit nobody could wait for, and is acknowledged.
+While that connection is lost nothing is believed; the TTL is the fallback.
 """
 
 import asyncio
@@ -11,14 +11,16 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
-from typing import Final, NamedTuple
-from uuid import UUID, uuid4
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import asyncpg
 import msgspec
 from async_lru import alru_cache
 
 from service import rules
+from service.config_changes import HEARD_CHANNEL, Changes
+from service.connector import is_pooled
 from service.database import PING, UNAVAILABLE, Connection, Pool, Statement, connect
 from service.driver import translated
 from service.errors import ClientFault, Overloaded
@@ -89,7 +91,7 @@ class ConfigCache:
         self._pool = pool
         self._metrics = metrics
         self._now = now
-        self.origin = uuid4().hex
+        self.changes = Changes()
         # Clearing the cache also clears its own counts.
         self._past_hits = self._past_misses = 0
         self._bad_zones: set[str] = set()
@@ -106,8 +108,9 @@ class ConfigCache:
 
     async def get(self, account_id: UUID, profile_id: UUID, is_for_beat: bool = False) -> Known:
         """What is known of a profile; raises ClientFault 401 or 403 for a stranger's."""
+        begun = monotonic()
         known = await self._cached(account_id, profile_id, is_for_beat)
-        if monotonic() - known.since > self._life:
+        if begun - known.since > self._life:
             self._cached.cache_invalidate(account_id, profile_id)
             known = await self._cached(account_id, profile_id, is_for_beat)
         return known
@@ -128,6 +131,7 @@ class ConfigCache:
 
     async def stop(self) -> None:
         await stopped(self._listener, self._loading)
+        await self.changes.stop()
 
     def listen_elsewhere(self) -> None:
         """Looks for the server that takes writes now, and forgets what was heard from the other."""
@@ -224,6 +228,9 @@ class ConfigCache:
         connection = await connect(self._settings, direct=True)
         try:
             with translated(connection):
+                await connection.add_listener(HEARD_CHANNEL, self.changes.acknowledged)
+                if not is_pooled(self._settings, direct=True):
+                    await self.changes.name(connection)
                 await connection.add_listener(CHANNEL, self._heard)
         except BaseException:
             connection.terminate()
@@ -231,9 +238,18 @@ class ConfigCache:
         self._connection = connection
         return connection
 
-    def _heard(self, *notification: object) -> None:
-        """Forgets what a notification names: `origin account profile`, or `origin everything`."""
-        origin, _, changed = str(notification[-1]).partition(" ")
+    def _heard(self, connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        """Takes a notification: `origin account profile`, or `origin everything`.
+
+        Where the origin ends in `.nonce`, it waits for our acknowledgement.
+        """
+        origin, _, changed = str(payload).partition(" ")
+        instance, _, nonce = origin.partition(".")
+        self._forget_changed(changed, is_own=instance == self.changes.origin)
+        if nonce:
+            self.changes.acknowledge(connection, instance, nonce)
+
+    def _forget_changed(self, changed: str, *, is_own: bool) -> None:
         if changed == EVERYTHING:
             self.clear("much changed at once")
             return
@@ -242,7 +258,7 @@ class ConfigCache:
         except ValueError:
             self.clear("notification not understood")
             return
-        if origin == self.origin:
+        if is_own:
             self.drop(account_id, profile_id)  # counted and told by who made the change
         else:
             self.forget(account_id, profile_id, "changed elsewhere")
@@ -254,11 +270,13 @@ class ConfigCache:
             connection.add_termination_listener(lambda _, lost=lost: lost.set())
             try:
                 if not connection.is_closed():
-                    await _until_lost(connection, lost)
+                    await _until_lost(connection, lost, self.changes.speaking)
             finally:
+                self._life = 0.0
                 connection.terminate()
             self.clear("listening connection lost")
             connection = await self._listen_again()
+            self._life = self._settings.config_cache_ttl_seconds
             self.clear("listening again")
 
     async def _listen_again(self) -> Connection:
@@ -273,7 +291,7 @@ class ConfigCache:
                 logger.warning("listening_connection_refused", extra={"fields": fields})
 
 
-async def _until_lost(connection: Connection, lost: asyncio.Event) -> None:
+async def _until_lost(connection: Connection, lost: asyncio.Event, speaking: asyncio.Lock) -> None:
     """Returns when a connection is gone, also when a network has swallowed it without a word."""
     while True:
         try:
@@ -283,7 +301,8 @@ async def _until_lost(connection: Connection, lost: asyncio.Event) -> None:
         except TimeoutError:
             pass  # nothing has been heard of its end: is it still there?
         try:
-            await PING.one(connection, timeout=ANSWER_SECONDS)
+            async with speaking:
+                await PING.one(connection, timeout=ANSWER_SECONDS)
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             fields = {"error": f"{type(error).__name__}: {error}"}
             logger.warning("listening_connection_silent", extra={"fields": fields})

@@ -33,6 +33,7 @@ class EraseRow(msgspec.Struct, frozen=True):
     grants: int
     configurations: int
     told: str | None
+    listeners: list[str]
 
 
 ERASE: Final = Statement("viewing_data_erase", EraseRow)
@@ -54,12 +55,13 @@ async def viewing_data_erase(request: Request) -> Response:
     name_nobody()
     caller_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
-    origin = context.configurations.origin
-    asked = (caller_id, False, profile_id, origin)
+    change = context.configurations.changes.begin()
+    asked = (caller_id, False, profile_id, change.origin)
     row = auth.administered(await ERASE.one(context.pool, *asked, timeout=ERASE_SECONDS))
     if row.account_id is None:
         raise ClientFault(404, "Profile not found")
     context.configurations.drop(row.account_id, profile_id)
+    await change.heard(row.listeners)
     return reply(_erased(context.settings, profile_id, row, _mark(context.settings, caller_id)))
 
 

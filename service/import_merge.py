@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from service import wire
 from service.auth import NOT_ADMIN
+from service.config_changes import Changes
 from service.database import Connection, Statement
 from service.errors import ClientFault, Overloaded
 from service.import_lines import Line, LineFault, record
@@ -28,6 +29,7 @@ SEEN_SETS: Final = 256  # a set of millions takes 100 ms to grow
 ERRORS_MOST: Final = 100  # told, of those counted; a statement tells no more either
 COLUMNS: Final = ("line", "type", "members")
 SECONDS: Final = 600.0  # the longest that a statement may take
+COMMAND: Final = "import"  # the origin of what changes at the command line
 TWICE: Final = "id: On an earlier line already"
 # Another transaction was faster: the next try finds what it left.
 OVERTAKEN: Final = (
@@ -61,6 +63,7 @@ class JudgedRow(MergedRow, frozen=True):
 
 class ProfilesRow(JudgedRow, frozen=True):
     told: str | None
+    listeners: list[str]
 
 
 BEGIN: Final = Statement("import_begin", BegunRow)
@@ -97,13 +100,16 @@ class Import:
     """One import; `outcome` and `line`, the last one that is in, hold also when it breaks off.
 
     `caller_id` is the administrator who asks, None the operator at the command line; `whole` is all
-    or nothing.
+    or nothing. With `changes` each batch is over when every instance has heard of it.
     """
 
-    def __init__(self, caller_id: UUID | None, now: datetime, *, whole: bool) -> None:
+    def __init__(
+        self, caller_id: UUID | None, now: datetime, changes: Changes | None = None, *, whole: bool
+    ) -> None:
         self.outcome = Outcome()
         self.line = 0
         self._arguments = (caller_id, now)
+        self._changes = changes
         self._whole = whole
         self._seen: Seen = {}
 
@@ -123,37 +129,50 @@ class Import:
             is_last = batch.is_last
 
     async def _merge(self, connection: Connection, batch: "_Batch") -> None:
+        change = self._changes.begin() if self._changes else None
         with contextlib.suppress(_NothingMerged):
             async with connection.transaction():
-                accounts, profiles, titles = await self._merged(connection, batch)
+                origin = change.origin if change else COMMAND
+                merged = await self._merged(connection, batch, origin)
                 if self._whole and batch.error_count:
                     raise _NothingMerged
-            self.outcome.accounts += accounts
-            self.outcome.profiles += profiles
-            self.outcome.titles += titles
+            self.outcome.accounts += merged.accounts
+            self.outcome.profiles += merged.profiles
+            self.outcome.titles += merged.titles
             self.line = batch.line or self.line
+            if change:
+                await change.heard(merged.listeners, is_forgotten_here=False)
         self.outcome.error_count += batch.error_count
         self.outcome.errors += sorted(batch.errors)[: ERRORS_MOST - len(self.outcome.errors)]
         if self._whole and batch.error_count:
             wrong = f"{batch.error_count} of {batch.count} lines are in error"
             self.outcome.detail = f"Nothing was imported: {wrong}"
 
-    async def _merged(self, connection: Connection, batch: "_Batch") -> tuple[int, int, int]:
-        """The lines merged of each type; accounts first, because profiles need theirs."""
+    async def _merged(self, connection: Connection, batch: "_Batch", origin: str) -> "_Merged":
+        """Merges the lines of each type; accounts first, because profiles need theirs."""
         await BEGIN.one(connection, timeout=SECONDS)
         await STAGE.maybe(connection)
         await connection.copy_records_to_table(
             "import_lines", records=batch.records(), columns=COLUMNS
         )
         accounts = await ACCOUNTS.one(connection, *self._arguments, timeout=SECONDS)
-        profiles = await PROFILES.one(connection, *self._arguments, timeout=SECONDS)
+        profiles = await PROFILES.one(connection, *self._arguments, origin, timeout=SECONDS)
         titles = await TITLES.one(connection, *self._arguments, timeout=SECONDS)
         if not (accounts.is_allowed and profiles.is_allowed and titles.is_allowed):
             raise ClientFault(403, NOT_ADMIN)
         for row in (accounts, profiles):
             batch.error_count += row.refused
             batch.errors += map(LineError, row.lines, row.faults)
-        return accounts.merged, profiles.merged, titles.merged
+        return _Merged(accounts.merged, profiles.merged, titles.merged, profiles.listeners)
+
+
+class _Merged(NamedTuple):
+    """Lines of a batch that are in, by type, and the instances that must hear of it."""
+
+    accounts: int
+    profiles: int
+    titles: int
+    listeners: list[str]
 
 
 class _Batch:

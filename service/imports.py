@@ -28,7 +28,7 @@ async def import_records(request: Request) -> Response:
     context: Context = request.state.context
     whole = _is_whole(request)
     caller_id = await auth.admin(request)
-    job = Import(caller_id, context.now(), whole=whole)
+    job = Import(caller_id, context.now(), context.configurations.changes, whole=whole)
     async with (
         _received(request.receive) as upload,
         connected(context.settings, SECONDS) as connection,

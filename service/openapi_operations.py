@@ -31,6 +31,7 @@ from service import (
     viewing_config,
     weekly_report,
 )
+from service.config_changes import MAX_WAIT_SECONDS
 from service.openapi_fields import CHILD
 from service.pin_turns import TOO_MANY
 
@@ -160,6 +161,11 @@ MODE: Final = Parameter(
 VIEWING: Final = "/api/v1/viewing-time"
 PARENTAL: Final = "/api/v1/parental-controls"
 PROFILE: Final = f"{PARENTAL}/profiles/{{profile_id}}"
+HEARD: Final = (
+    "Answered when every instance has heard of the change: heartbeats sent after the answer go by"
+    f" it. An instance that does not respond is waited for {MAX_WAIT_SECONDS * 1000:.0f}"
+    " milliseconds at most."
+)
 ADMIN: Final = "/api/v1/admin"
 
 OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
@@ -232,6 +238,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
                 "weekend_limit_minutes must be a multiple of 15 minutes",
             ],
         },
+        note=HEARD,
     ),
     ("POST", f"{PROFILE}/viewing-time/grant"): Operation(
         PARENTS,
@@ -281,12 +288,13 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         profiles.Profile,
         records.ProfileBody,
         {422: [profiles.NO_ACCOUNT], 409: [profiles.NOT_MOVED]},
+        note=HEARD,
     ),
     ("DELETE", f"{ADMIN}/profiles/{{profile_id}}"): Operation(
         OWNERS, Caller.ADMINISTRATOR, refuses={202: LATER, 404: [NO_PROFILE]}, note=IN_BATCHES
     ),
     ("DELETE", f"{ADMIN}/profiles/{{profile_id}}/viewing-data"): Operation(
-        OWNERS, Caller.ADMINISTRATOR, erasure.Erased, refuses={404: [NO_PROFILE]}
+        OWNERS, Caller.ADMINISTRATOR, erasure.Erased, refuses={404: [NO_PROFILE]}, note=HEARD
     ),
     ("PUT", f"{ADMIN}/titles/{{title_id}}"): Operation(
         OWNERS, Caller.ADMINISTRATOR, titles.Title, records.TitleBody

@@ -26,6 +26,7 @@ class ProfilePutRow(msgspec.Struct, frozen=True):
     is_kids: bool
     parental_rating: str
     told: str | None
+    listeners: list[str]
 
 
 PUT: Final = Statement("profile_put", ProfilePutRow)
@@ -51,15 +52,16 @@ async def profile_put(request: Request) -> Response:
     caller_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     asked = (caller_id, profile_id, wanted.account_id, wanted.name, wanted.is_kids)
-    rest = (stored(wanted.parental_rating), context.configurations.origin, context.now())
+    change = context.configurations.changes.begin()
+    rest = (stored(wanted.parental_rating), change.origin, context.now())
     row = auth.administered(await PUT.maybe(context.pool, *asked, *rest))
     if not row.is_account:
         raise ClientFault(422, NO_ACCOUNT)
     if not row.is_put:
         raise ClientFault(409, NOT_MOVED)
     context.configurations.forget(wanted.account_id, profile_id, "profile put")
-    profile = (row.name, row.is_kids, row.parental_rating)
-    return reply(Profile(profile_id, wanted.account_id, *profile))
+    await change.heard(row.listeners)
+    return reply(Profile(profile_id, wanted.account_id, row.name, row.is_kids, row.parental_rating))
 
 
 async def profile_delete(request: Request) -> Response:

@@ -40,6 +40,7 @@ class UpdatedRow(msgspec.Struct, frozen=True):
     timezone: str | None
     updated_at: datetime | None
     told: str | None
+    listeners: list[str]
 
 
 BODY: Final = wire.Body(ConfigurationBody)
@@ -79,11 +80,13 @@ async def viewing_config_update(request: Request) -> Response:
     mark = _permitted(context, account_id, wanted)
     asked = (account_id, profile_id, mark, *_members(wanted))
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
-    here = (context.configurations.origin, context.now())
+    change = context.configurations.changes.begin()
+    here = (change.origin, context.now())
     row = auth.owned(await UPDATE.maybe(context.pool, *asked, *defaults, *here))
     if not row.is_confirmed:
         raise _unconfirmed(wanted)
     context.configurations.forget(account_id, profile_id, "updated")
+    await change.heard(row.listeners)
     return _shown(profile_id, row)
 
 

@@ -26,6 +26,7 @@ select
         where a.datid is not null
             and coalesce(a.backend_type, 'client backend') = 'client backend'
             and a.application_name <> 'viewing-time'
+            and a.application_name not like 'viewing-time listener %'
     ) as connections_elsewhere
 from pg_database as d
 cross join pg_roles as r

@@ -2,6 +2,7 @@
 --
 -- $1 caller_id uuid                who asks; null: the operator, at the command line
 -- $2 now timestamptz
+-- $3 origin text                   the instance that asks and its change, for the notification
 --
 -- row: is_allowed bool             the caller is an active administrator
 -- row: merged int8                 lines that are in the table now, changed or found so
@@ -9,6 +10,7 @@
 -- row: lines int8[]                the first 100 of these, in step with the next
 -- row: faults text[]
 -- row: told text                   empty where the notification was sent, else null
+-- row: listeners text[]            instances that listen, to be waited for
 --
 -- A profile stays its account's. One that another transaction makes meanwhile, or whose account it
 -- deletes, fails at `profiles_pkey` or `profiles_user_id_fkey`: the batch is to be tried again.
@@ -83,8 +85,18 @@ select
         as faults,
     case
         when c.is_allowed and bool_or(a.is_turned and a.fault is null)
-        then pg_notify('viewing_config_changed', 'import everything')::text
-    end as told
+        then pg_notify('viewing_config_changed', concat_ws(' ', $3::text, 'everything'))::text
+    end as told,
+    case
+        when c.is_allowed and bool_or(a.is_turned and a.fault is null)
+        then (
+            select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
+            from pg_stat_activity as a
+            where a.datname = current_database()
+                and a.application_name like 'viewing-time listener %'
+        )
+        else '{}'
+    end as listeners
 from caller as c
 left join asked as a on true
 group by c.is_allowed

@@ -6,7 +6,7 @@
 -- $4 name text
 -- $5 is_kids bool                  a child, so viewing is counted and limited
 -- $6 parental_rating text          null: stays; new: TV-MA
--- $7 origin text                   the instance that asks, named in the notification
+-- $7 origin text                   the instance that asks and its change, for the notification
 -- $8 now timestamptz
 --
 -- row: is_active bool              the caller may ask
@@ -17,6 +17,7 @@
 -- row: is_kids bool
 -- row: parental_rating text
 -- row: told text                   always empty: the notification's own result
+-- row: listeners text[]            instances that listen, to be waited for
 --
 -- No row: the caller is unknown.
 -- The account is locked against its deletion first, so `profiles_user_id_fkey` cannot fail. No key
@@ -58,6 +59,16 @@ select
     p.name,
     p.is_kids,
     p.parental_rating,
-    p.told
+    p.told,
+    case
+        when p.told is not null
+        then (
+            select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
+            from pg_stat_activity as a
+            where a.datname = current_database()
+                and a.application_name like 'viewing-time listener %'
+        )
+        else '{}'
+    end as listeners
 from caller as c
 left join put as p on true

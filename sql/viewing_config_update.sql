@@ -15,7 +15,7 @@
 -- $13 default_reset_hour int
 -- $14 default_exempt bool
 -- $15 default_timezone text
--- $16 origin text                 the instance that asks, named in the notification
+-- $16 origin text                 the instance that asks and its change, for the notification
 -- $17 now timestamptz
 --
 -- row: is_active bool              the account may ask
@@ -28,6 +28,7 @@
 -- row: timezone text
 -- row: updated_at timestamptz
 -- row: told text                   always empty: the notification's own result
+-- row: listeners text[]            instances that listen, to be waited for
 --
 -- No row: the account is unknown.
 -- One upsert on `uq_vtc_profile`, so two parents at once change what each of them sent.
@@ -86,6 +87,16 @@ select
     c.educational_exempt,
     c.timezone,
     c.updated_at,
-    c.told
+    c.told,
+    case
+        when c.told is not null
+        then (
+            select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
+            from pg_stat_activity as a
+            where a.datname = current_database()
+                and a.application_name like 'viewing-time listener %'
+        )
+        else '{}'
+    end as listeners
 from owner as o
 left join changed as c on true

@@ -3,7 +3,7 @@
 -- $1 caller_id uuid                the administrator who asks; null where the next is true
 -- $2 is_operator bool              asked by somebody who has the database itself
 -- $3 profile_id uuid
--- $4 origin text                   the instance that asks, named in the notification
+-- $4 origin text                   the instance that asks and its change, for the notification
 --
 -- row: is_active bool              the caller may ask
 -- row: is_admin bool               the caller is an administrator
@@ -13,6 +13,7 @@
 -- row: grants int
 -- row: configurations int
 -- row: told text                   always empty: the notification's own result
+-- row: listeners text[]            instances that listen, to be waited for
 --
 -- Always one row; an unknown caller is not active. All or nothing, in one transaction. The profile is its account's and another service's to delete.
 -- Sessions go first, and the balances wait for them: a heartbeat locks its session before its
@@ -73,7 +74,17 @@ select
         then pg_notify(
             'viewing_config_changed', concat_ws(' ', $4::text, t.user_id::text, t.id::text)
         )::text
-    end as told
+    end as told,
+    case
+        when t.id is not null
+        then (
+            select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
+            from pg_stat_activity as a
+            where a.datname = current_database()
+                and a.application_name like 'viewing-time listener %'
+        )
+        else '{}'
+    end as listeners
 from caller as c
 cross join removed as r
 left join target as t on true

@@ -40,7 +40,7 @@ async def test_connections_are_open_before_the_first_request(
     settings = running.context.settings
     backends = await connection.fetchval(
         "select count(*) from pg_stat_activity "
-        "where datname = current_database() and application_name = 'viewing-time'"
+        "where datname = current_database() and application_name like 'viewing-time%'"
     )
     # The pool's, the writer's, the listener's, and readiness'.
     assert backends == settings.pool_min_size + settings.heartbeat_connections + 2

@@ -49,7 +49,7 @@ SETTINGS: Final = {
     "POOL_MIN_SIZE": "2",
     "POOL_MAX_SIZE": "4",
 }
-SERVICE: Final = "application_name = 'viewing-time'"
+SERVICE: Final = "application_name like 'viewing-time%'"
 
 
 class Server:

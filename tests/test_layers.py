@@ -64,6 +64,7 @@ LAYERS = [
     ],
     ["heartbeat_record", "migrate", "schema", "in_force", "pin_pool"],
     ["migrate_session"],
+    ["config_changes"],
     ["database", "embedded", "jwks"],
     ["connector"],
     ["report_page", "openapi_page", "openapi_fields"],
