@@ -32,9 +32,11 @@ Reading order, from the outside in; a file imports only what comes after it:
     pulse, readiness    the service watches its own event loop; can it work?
     import_lines        an import's lines, read and checked
     records             accounts, profiles and titles as they are sent
-    heartbeat_writer    heartbeats that wait travel together
-    heartbeat_record    what their statement takes, gives back and refuses
+    heartbeat_writer    heartbeats written in batches, over connections of their own
+    heartbeat_queue     the heartbeats that wait, and which may leave next
+    heartbeat_record    their statement: arguments, rows, refusals
     config_cache        configurations in memory
+    config_loader       configurations from the database, in batches
     config_changes      changes of them, answered when every instance has heard
     retention, export   what is too old, deleted; a parent's copy of the rest
     pin_turns           one PIN of an account at a time
@@ -51,6 +53,7 @@ Reading order, from the outside in; a file imports only what comes after it:
                         the description as a page; what each field means
     week, dates         a child's week, dates in the reader's language
     negotiation         what a client would rather have
+    ids                 ids of new rows, which sort by time
     rules               the viewing day, the limit, the verdict: pure
     wire                what a body, a path and a query may say
     dotenv              settings in a file

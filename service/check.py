@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import msgspec
 
-from service import cures, in_force, jwks, rules, schema, settings
+from service import config_loader, cures, in_force, jwks, rules, schema, settings
 from service.database import UNAVAILABLE, Connection, Statement, connect, reach
 from service.errors import Unavailable
 from service.server import PortTaken, bound
@@ -139,10 +139,11 @@ def _clock(skew: float) -> Findings:
 def connections(chosen: Settings) -> int:
     """How many connections an instance holds at most.
 
-    Beside the pool's and the heartbeats': one that listens, one that looks whether the
-    database is there, one for an import or a deletion.
+    Beside the pool's and the heartbeats': those that load configurations, one that listens, one
+    that looks whether the database is there, one for an import or a deletion.
     """
-    return chosen.pool_max_size + chosen.heartbeat_connections + 3
+    loads = config_loader.CONNECTIONS
+    return chosen.pool_max_size + chosen.heartbeat_connections + loads + 3
 
 
 def _connections(chosen: Settings, server: ServerRow, instances: int) -> Findings:

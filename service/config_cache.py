@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -20,10 +20,11 @@ from async_lru import alru_cache
 
 from service import rules
 from service.config_changes import HEARD_CHANNEL, Changes
+from service.config_loader import ConfigLoader
 from service.connector import is_pooled
-from service.database import PING, UNAVAILABLE, Connection, Pool, Statement, connect
+from service.database import PING, UNAVAILABLE, Connection, Pool, connect
 from service.driver import translated
-from service.errors import ClientFault, Overloaded
+from service.errors import ClientFault
 from service.metrics import Metrics
 from service.rules import Configuration
 from service.settings import Settings
@@ -33,26 +34,9 @@ logger = logging.getLogger("viewing_time.config_cache")
 
 CHANNEL: Final = "viewing_config_changed"
 EVERYTHING: Final = "everything"
-LOAD_MOST: Final = 256
 LOOK_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 2.0
 RECONNECT_SECONDS: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
-
-
-class ConfigurationRow(msgspec.Struct, frozen=True):
-    position: int
-    is_active: bool
-    is_owner: bool
-    is_child: bool
-    weekday_limit_minutes: int | None
-    weekend_limit_minutes: int | None
-    reset_hour: int | None
-    educational_exempt: bool | None
-    timezone: str | None
-    updated_at: datetime | None
-
-
-LOAD: Final = Statement("viewing_config_load", ConfigurationRow)
 
 
 class Known(msgspec.Struct):
@@ -63,21 +47,12 @@ class Known(msgspec.Struct):
     since: float
 
 
-class Asked(NamedTuple):
-    """A profile whose configuration is to be loaded, for a heartbeat or for somebody else."""
-
-    account_id: UUID
-    profile_id: UUID
-    row: asyncio.Future[ConfigurationRow]
-    is_for_beat: bool
-
-
 class ConfigCache:
     """Configurations by account and profile; at most `config_cache_max_size`, oldest use first out.
 
-    Single-flight: callers that miss one profile together share its load, and loads that wait for
-    the database travel together. A load in flight while its entry is forgotten gives its value to
-    those who already wait and is not kept, so nothing stale comes back. Failures are not kept.
+    Single-flight: callers that miss one profile together share its load. A load in flight while its
+    entry is forgotten gives its value to those who already wait and is not kept, so nothing stale
+    comes back. Failures are not kept.
 
     An entry is believed for `config_cache_ttl_seconds`. In the second half of that time a heartbeat
     brings the configuration back with its own statement and the entry starts anew; an entry that
@@ -87,18 +62,16 @@ class ConfigCache:
     def __init__(
         self, settings: Settings, pool: Pool, metrics: Metrics, now: Callable[[], datetime]
     ) -> None:
+        """`pool` is for loads alone."""
         self._settings = settings
-        self._pool = pool
         self._metrics = metrics
-        self._now = now
+        self._loader = ConfigLoader(settings, pool, metrics, now)
         self.changes = Changes()
         # Clearing the cache also clears its own counts.
         self._past_hits = self._past_misses = 0
         self._bad_zones: set[str] = set()
         self._listener: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
-        self._asked: list[Asked] = []
-        self._loading: asyncio.Task[None] | None = None
         self._life = settings.config_cache_ttl_seconds
         cached = alru_cache(
             maxsize=settings.config_cache_max_size,
@@ -130,7 +103,8 @@ class ConfigCache:
         self._listener = supervised("configuration listener", self._keep_listening(connection))
 
     async def stop(self) -> None:
-        await stopped(self._listener, self._loading)
+        await stopped(self._listener)
+        await self._loader.stop()
         await self.changes.stop()
 
     def listen_elsewhere(self) -> None:
@@ -169,51 +143,21 @@ class ConfigCache:
         return self._cached.cache_info().currsize
 
     async def _load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> Known:
-        """Loads one configuration, together with those that wait meanwhile.
-
-        Raises ClientFault 401 or 403 like every statement that acts for an account, Overloaded
-        when as many wait as heartbeats may.
-        """
-        if len(self._asked) >= self._settings.heartbeat_queue_max:
-            raise Overloaded(1)
+        """Loads one configuration; raises what the loader raises, and ClientFault 401 or 403."""
         since = monotonic()
-        row_to_come = asyncio.get_running_loop().create_future()
-        asked = Asked(account_id, profile_id, row_to_come, is_for_beat)
-        self._asked.append(asked)
-        if self._loading is None or self._loading.done():
-            self._loading = supervised("configuration loader", self._load_asked())
-        row = await asked.row
+        row = await self._loader.load(account_id, profile_id, is_for_beat)
         if not row.is_active:
             raise ClientFault(401, "User not found or inactive")
         if not row.is_owner:
             raise ClientFault(403, "Profile not found or access denied")
-        return Known(row.is_child, self._configuration(profile_id, row), since)
-
-    async def _load_asked(self) -> None:
-        """One statement after the other, each for all that wait; a failure is theirs to raise."""
-        defaults = msgspec.structs.astuple(rules.DEFAULTS)
-        while waiting := [asked for asked in self._asked if not asked.row.done()]:
-            batch, self._asked = waiting[:LOAD_MOST], waiting[LOAD_MOST:]
-            accounts, profiles, futures, are_for_beats = zip(*batch, strict=True)
-            self._metrics.heartbeat_statements += any(are_for_beats)
-            try:
-                rows = await LOAD.all(self._pool, accounts, profiles, False, *defaults, self._now())
-            except Exception as error:
-                for future in futures:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for future, row in zip(futures, rows, strict=True):
-                    if not future.done():
-                        future.set_result(row)
-
-    def _configuration(self, profile_id: UUID, row: ConfigurationRow) -> Configuration:
-        """The configuration in a row, or the defaults for a profile that has none."""
-        if row.reset_hour is None or row.educational_exempt is None or row.timezone is None:
-            return rules.DEFAULTS
-        limits = (row.weekday_limit_minutes, row.weekend_limit_minutes)
-        configuration = Configuration(*limits, row.reset_hour, row.educational_exempt, row.timezone)
-        return self._in_a_zone(profile_id, configuration)
+        configuration = rules.stored_or_default(
+            row.weekday_limit_minutes,
+            row.weekend_limit_minutes,
+            row.reset_hour,
+            row.educational_exempt,
+            row.timezone,
+        )
+        return Known(row.is_child, self._in_a_zone(profile_id, configuration), since)
 
     def _in_a_zone(self, profile_id: UUID, configuration: Configuration) -> Configuration:
         """The same; says once of each zone that is none that it counts as UTC."""

@@ -112,8 +112,8 @@ async def _keep(connection: Connection) -> None:
 Warmth = Iterable[tuple[Statement[Any], tuple[object, ...]]]
 
 
-async def open_pool(settings: Settings, warmth: Warmth) -> Pool:
-    """A pool with `pool_min_size` live connections, on each of which `warmth` has been run.
+async def open_pool(settings: Settings, warmth: Warmth, min_size: int, max_size: int) -> Pool:
+    """A pool with `min_size` live connections, on each of which `warmth` has been run.
 
     A statement's first run on a connection is planned and has the types of its arrays looked up,
     which takes three statements more: that is done before anybody waits for an answer.
@@ -126,8 +126,8 @@ async def open_pool(settings: Settings, warmth: Warmth) -> Pool:
                     await connection.fetch(statement.text, *arguments)
 
     return await asyncpg.create_pool(
-        min_size=settings.pool_min_size,
-        max_size=settings.pool_max_size,
+        min_size=min_size,
+        max_size=max_size,
         init=warm,
         reset=_keep,
         connect=partial(_pool_connection, settings),

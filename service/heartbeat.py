@@ -8,7 +8,7 @@ import logging
 import re
 from hashlib import blake2b
 from time import monotonic
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 from uuid import UUID, uuid4
 
 import msgspec
@@ -21,6 +21,7 @@ from service.driver import cause
 from service.errors import ClientFault, FieldFault, Overloaded
 from service.exchange import body, slow_body
 from service.heartbeat_record import Beat
+from service.ids import time_ordered_id
 from service.trace import CURRENT, Trace, count_statement
 
 logger = logging.getLogger("viewing_time.heartbeat")
@@ -91,10 +92,10 @@ class Heartbeat:
         try:
             with context.deadlines.watch():
                 wanted = BODY.read(await body(receive), content_type)
-                mark = None if key is None else _mark(wanted, key)
+                keyed = None if key is None else _keyed(wanted, key)
                 caller = auth.bearer(context, authorization)
                 account_id = caller or await auth.verified(context, authorization)
-                verdict = await _verdict(context, account_id, wanted, mark)
+                verdict = await _verdict(context, account_id, wanted, keyed)
         except (ClientFault, Overloaded) as refusal:
             _refused(context, trace, wanted, refusal)
             raise
@@ -114,28 +115,42 @@ class Heartbeat:
         await send({"type": "http.response.body", "body": answer})
 
 
-def _mark(wanted: HeartbeatBody, key: bytes) -> UUID:
-    """What is kept of an idempotency key: its hash together with the profile's id.
+class Keyed(NamedTuple):
+    """An idempotency key: the id of the session that its beat may start, and what is stored of it.
 
-    A first beat's session has this id, so its repetition finds the session that its sender has
-    not heard of yet. Raises FieldFault for what is not 1 to 64 visible ASCII characters.
+    The id is made from the key, so a repeated first beat finds the session whose id its sender does
+    not know. Stored are 8 bytes of the key's hash and 2 of the request's.
+    """
+
+    session_id: UUID
+    stored: bytes
+
+
+def _keyed(wanted: HeartbeatBody, key: bytes) -> Keyed:
+    """Hashes a key with the profile's id; raises FieldFault if it is not 1 to 64 visible ASCII.
+
+    The session is not part of the request's hash: a player may send its first beat again after it
+    has learned the session's id.
     """
     if not KEY.fullmatch(key):
         msg = "Idempotency-Key should be 1 to 64 visible ASCII characters"
         loc: list[str | int] = ["header", "idempotency-key"]
         raise FieldFault("string_pattern_mismatch", loc, msg, None)
     digest = blake2b(key, digest_size=16, key=wanted.profile_id.bytes).digest()
-    return UUID(bytes=digest, version=4)
+    request = (wanted.title_id, wanted.device_id, wanted.device_type, wanted.is_paused)
+    of_request = blake2b(wire.encode(request), digest_size=2).digest()
+    return Keyed(UUID(bytes=digest, version=4), digest[:8] + of_request)
 
 
 async def _verdict(
-    context: Context, account_id: UUID, wanted: HeartbeatBody, mark: UUID | None
+    context: Context, account_id: UUID, wanted: HeartbeatBody, keyed: Keyed | None
 ) -> Verdict:
     """Records the beat and judges the balance that came back from it."""
     known = await context.configurations.get(account_id, wanted.profile_id, is_for_beat=True)
     configuration = known.configuration
-    day = rules.viewing_day(configuration, context.now())
-    session_id = wanted.session_id or mark or uuid4()
+    now = context.now()
+    day = rules.viewing_day(configuration, now)
+    session_id = wanted.session_id or (keyed.session_id if keyed else time_ordered_id(now))
     count_statement()
     recorded = await context.writer.record(
         Beat(
@@ -149,7 +164,7 @@ async def _verdict(
             wanted.is_paused,
             day,
             configuration.educational_exempt,
-            mark,
+            keyed.stored if keyed else None,
             context.configurations.is_ageing(known),
         )
     )

@@ -1,13 +1,19 @@
-"""The statement that records heartbeats: what goes in, what comes back, what it refuses."""
+"""The statement that records heartbeats: its arguments, its rows, its refusals, its connections."""
 
-from datetime import date
+import asyncio
+from collections.abc import Callable
+from datetime import date, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from service.database import Statement
-from service.rules import Configuration
+from service.database import Connection, Statement, connect
+from service.errors import ClientFault
+from service.ids import time_ordered_id
+from service.metrics import Metrics
+from service.rules import Configuration, stored_or_default
+from service.settings import Settings
 
 
 class Beat(NamedTuple):
@@ -23,20 +29,24 @@ class Beat(NamedTuple):
     paused: bool
     day: date
     exempt: bool
-    mark: UUID | None
+    key: bytes | None
     renews: bool
 
 
 class Recorded(NamedTuple):
     """What the committed rows say: None for the balance of an adult profile, else seconds.
 
-    `renewed` is the configuration of a beat that asked for it and has one.
+    `renewed` is the configuration of a beat that asked for it; the defaults are an adult's.
     """
 
     is_educational: bool
     used_seconds: int | None
     override: bool
     renewed: Configuration | None
+
+
+# A beat and the future that gets its outcome.
+Waiting = tuple[Beat, asyncio.Future[Recorded]]
 
 
 class RecordedRow(msgspec.Struct, frozen=True):
@@ -49,9 +59,9 @@ class RecordedRow(msgspec.Struct, frozen=True):
     renewed: list[int] | None
     weekday_limits: list[int | None] | None
     weekend_limits: list[int | None] | None
-    reset_hours: list[int] | None
-    exemptions: list[bool] | None
-    timezones: list[str] | None
+    reset_hours: list[int | None] | None
+    exemptions: list[bool | None] | None
+    timezones: list[str | None] | None
 
     def balances(self) -> dict[UUID, tuple[int, bool]]:
         """Used seconds and override by child profile."""
@@ -67,11 +77,19 @@ class RecordedRow(msgspec.Struct, frozen=True):
             self.exemptions or (),
             self.timezones or (),
         )
-        found = map(Configuration, *columns)
+        found = map(stored_or_default, *columns)
         return dict(zip(self.renewed or (), found, strict=True))
 
 
+class HeldRow(msgspec.Struct, frozen=True):
+    """Positions in the arrays, from 1, of beats whose profile or whose title is held."""
+
+    profiles: list[int]
+    titles: list[int]
+
+
 RECORD: Final = Statement("heartbeat_record", RecordedRow)
+HELD: Final = Statement("heartbeat_held", HeldRow)
 
 REFUSALS: Final = {
     1: (401, "User not found or inactive"),
@@ -79,7 +97,7 @@ REFUSALS: Final = {
     3: (404, "Title not found"),
     4: (404, "Session not found"),
     5: (403, "Session does not belong to this profile"),
-    6: (422, "Idempotency-Key has been used before"),
+    6: (422, "Idempotency-Key has been used for another request"),
 }
 
 # A beat of nobody, which is refused: it takes a new connection the whole way once.
@@ -97,7 +115,80 @@ NOBODYS: Final = tuple(
         paused=False,
         day=date(2000, 1, 1),
         exempt=False,
-        mark=None,
+        key=None,
         renews=False,
     )
 )
+
+
+class HeartbeatStatement:
+    """Runs the statement for batches of waiting beats."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, now: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._now = now
+        self._timeout = settings.request_timeout_seconds
+
+    async def open(self, lock_seconds: float) -> Connection:
+        """A connection on which the statement is prepared, so that the first beat is no slower."""
+        connection = await connect(self._settings)
+        if self._settings.statement_cache_size:
+            try:
+                moment = self._moment(lock_seconds)
+                await RECORD.one(connection, *NOBODYS, *moment, timeout=self._timeout)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+    async def record(
+        self, connection: Connection, beats: list[Waiting], lock_seconds: float
+    ) -> None:
+        """Records beats, at most one for each profile, and gives each its outcome.
+
+        Waits for a lock no longer than `lock_seconds`.
+        """
+        # In profile order, as the locks are taken: see the header of the file.
+        beats.sort(key=lambda waiting: waiting[0].profile_id.int)
+        columns = zip(*(beat for beat, _ in beats), strict=True)
+        self._metrics.heartbeat_statements += 1
+        self._metrics.batch_sizes.add(len(beats))
+        moment = self._moment(lock_seconds)
+        row = await RECORD.one(connection, *columns, *moment, timeout=self._timeout)
+        balances, configurations = row.balances(), row.configurations()
+        for number, refusal, educational in zip(
+            row.beats, row.refusals, row.educational, strict=True
+        ):
+            beat, future = beats[number - 1]
+            if future.done():
+                continue
+            if refusal:
+                future.set_exception(ClientFault(*REFUSALS[refusal]))
+                continue
+            used_seconds, override = balances.get(beat.profile_id, (None, False))
+            renewed = configurations.get(number)
+            future.set_result(Recorded(bool(educational), used_seconds, override, renewed))
+
+    async def held(
+        self, connection: Connection, beats: list[Waiting], lock_seconds: float
+    ) -> tuple[list[Waiting], list[Waiting]]:
+        """The beats whose profile, and those whose title, another transaction holds."""
+        columns = zip(
+            *((b.profile_id, b.title_id, b.session_id, b.starts, b.day) for b, _ in beats),
+            strict=True,
+        )
+        row = await HELD.one(
+            connection, *columns, _lock_timeout(lock_seconds), timeout=self._timeout
+        )
+        profiles = [beats[position - 1] for position in row.profiles]
+        return profiles, [beats[position - 1] for position in row.titles]
+
+    def _moment(self, lock_seconds: float) -> tuple[str, datetime, str]:
+        """The prefix of new ids, the time, the longest wait for a lock."""
+        now = self._now()
+        return time_ordered_id(now).hex[:24], now, _lock_timeout(lock_seconds)
+
+
+def _lock_timeout(seconds: float) -> str:
+    return f"{max(1, int(seconds * 1000))}ms"

@@ -1,7 +1,7 @@
-"""The coalescer: heartbeats that wait for the database travel together.
+"""Writes heartbeats in batches: group commit without a timer.
 
-Group commit without a timer: a lone beat leaves at once; while the connections are busy,
-newcomers gather and leave with the next statement. A caller's answer follows the commit.
+A lone beat is sent at once. While a statement runs, further beats collect and leave with the next
+one. A caller's answer follows the commit.
 """
 
 import asyncio
@@ -9,25 +9,26 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
-from itertools import islice
+from math import inf
 from time import monotonic
 from typing import Final
-from uuid import UUID
 
 import asyncpg
 
-from service.database import UNAVAILABLE, Connection, connect
-from service.errors import ClientFault, Overloaded, Unsent
-from service.heartbeat_record import NOBODYS, RECORD, REFUSALS, Beat, Recorded
+from service.database import UNAVAILABLE, Connection
+from service.errors import Overloaded, Unsent
+from service.heartbeat_queue import HeartbeatQueue
+from service.heartbeat_record import Beat, HeartbeatStatement, Recorded, Waiting
 from service.metrics import Metrics
 from service.settings import Settings
 from service.supervision import supervised
 
 logger = logging.getLogger("viewing_time.heartbeat_writer")
 
-# A title that somebody deletes or changes at length is not asked for again for so long.
-HELD_SECONDS: Final = 1.0
-HELD_TITLE: Final = '"titles"'
+# A statement that runs longer than this is stuck: another connection goes on without it.
+STUCK_SECONDS: Final = 0.05
+# How long beats that share a statement wait for a lock: one held row must not delay the others.
+BATCH_LOCK_SECONDS: Final = 0.1
 # The server ends a connection between statements, so it may have committed the one before.
 CUT_OFF: Final = (
     asyncpg.PostgresConnectionError,
@@ -35,16 +36,14 @@ CUT_OFF: Final = (
     asyncpg.CrashShutdownError,
 )
 
-Waiting = tuple[Beat, asyncio.Future[Recorded]]
-
 
 class HeartbeatWriter:
     """Writes heartbeats through connections of its own, at most one of a profile at a time.
 
-    `handed_over` is told when the server takes no more writes, since another does.
+    `handed_over()` is called when the server has become read-only after a failover.
 
     `record` raises ClientFault for a refused beat, Overloaded when `heartbeat_queue_max` wait, and
-    what the database raised when nobody can tell whether the beat was counted.
+    the database's error when it is unknown whether the beat was counted.
     """
 
     def __init__(
@@ -56,208 +55,218 @@ class HeartbeatWriter:
     ) -> None:
         self._settings = settings
         self._handed_over = handed_over
-        self._metrics = metrics
-        self._now = now
-        self._ready: dict[UUID, Waiting] = {}
-        self._later: dict[UUID, deque[Waiting]] = {}
-        self._busy: set[UUID] = set()
+        self._statement = HeartbeatStatement(settings, metrics, now)
+        self._queue = HeartbeatQueue(settings.heartbeat_queue_max, settings.heartbeat_batch_max)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._lanes: list[asyncio.Task[None]] = []
-        self._held_titles: dict[UUID, tuple[float, Exception]] = {}
+        # When the statement of each lane that writes a batch was sent; probes do not count.
+        self._sent: dict[int, float] = {}
         self._closing = False
-        self.waiting = 0
+        self._second_look: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Opens the connections and prepares the statement on each."""
-        for _ in range(self._settings.heartbeat_connections):
+        for number in range(self._settings.heartbeat_connections):
             connection = await self._open()
-            self._lanes.append(supervised("heartbeat lane", self._lane(connection)))
+            self._lanes.append(supervised("heartbeat lane", self._lane(number, connection)))
 
     async def stop(self) -> None:
         """Takes no more beats, writes those that wait, then closes the connections."""
         self._closing = True
         while self._idle:
-            self._wake()
+            self._call_idle()
         await asyncio.gather(*self._lanes, return_exceptions=True)
+
+    @property
+    def waiting(self) -> int:
+        """How many beats have no outcome yet."""
+        return self._queue.waiting
 
     @property
     def is_full(self) -> bool:
         """Whether the next beat would be refused."""
-        return self._closing or self.waiting >= self._settings.heartbeat_queue_max
+        return self._closing or self._queue.is_full
 
     def record(self, beat: Beat) -> asyncio.Future[Recorded]:
         """Queues a beat; the future is done when its row is committed.
 
         A caller that goes away cancels its future, not its beat.
         """
-        if self.is_full:
+        if self._closing:
             raise Overloaded(1)
-        self.waiting += 1
-        future = asyncio.get_running_loop().create_future()
-        profile_id = beat.profile_id
-        if profile_id in self._busy or profile_id in self._ready:
-            self._later.setdefault(profile_id, deque()).append((beat, future))
-            return future
-        self._ready[profile_id] = (beat, future)
-        self._wake()
+        future = self._queue.add(beat)
+        if self._idle:
+            self._wake()
         return future
 
     def _wake(self) -> None:
-        """Sends an idle connection off: the first at once, a further one with a full batch only.
+        """Wakes an idle connection: for a probe, for a full batch, or if no statement is running.
 
-        Beats that join the next statement cost less than those that leave with one of their own.
+        Beats that join the next statement cost less than those that leave with one of their own,
+        so while a statement runs they wait for its end, but not for the end of one that is stuck.
         """
-        nobody_flies = len(self._idle) == len(self._lanes)
-        full = len(self._ready) >= self._settings.heartbeat_batch_max
-        if self._idle and (nobody_flies or full or self._closing):
-            wake = self._idle.popleft()
-            if not wake.done():  # a lane that died while it was idle has left it behind
-                wake.set_result(None)
+        if not self._idle:
+            return
+        if self._queue.has_probe or self._queue.has_batch:
+            self._call_idle()
+        elif self._queue.has_beats and self._second_look is None:
+            if max(self._sent.values(), default=-inf) < monotonic() - STUCK_SECONDS:
+                self._call_idle()
+            else:
+                loop = asyncio.get_running_loop()
+                self._second_look = loop.call_later(STUCK_SECONDS, self._look_again)
 
-    async def _lane(self, connection: Connection) -> None:
-        """One connection's life: wait for beats, take what is there, write it, again."""
+    def _look_again(self) -> None:
+        self._second_look = None
+        self._wake()
+
+    def _call_idle(self) -> None:
+        wake = self._idle.popleft()
+        if not wake.done():  # a lane that died while it was idle has left it behind
+            wake.set_result(None)
+
+    async def _lane(self, number: int, connection: Connection) -> None:
+        """Serves one connection: waits for beats, takes those that are ready, writes them."""
         try:
             while True:
-                while not self._ready:
+                batch = self._queue.take()
+                if batch is None:
                     if self._closing:
                         return
-                    wake = asyncio.get_running_loop().create_future()
-                    self._idle.append(wake)
-                    await wake
-                taken = list(islice(self._ready.values(), self._settings.heartbeat_batch_max))
-                for beat, _ in taken:
-                    del self._ready[beat.profile_id]
-                    self._busy.add(beat.profile_id)
-                if batch := self._wanted(taken):
-                    connection = await self._write(connection, batch)
-                self._release(taken)
+                    await self._rest()
+                    continue
+                if not batch.is_probe:
+                    self._sent[number] = monotonic()
+                connection = await self._write(connection, batch.beats, batch.is_probe)
+                self._sent.pop(number, None)
+                self._queue.release(batch)
+                if self._idle:
+                    self._wake()
         finally:
+            self._sent.pop(number, None)
             connection.terminate()
 
-    def _wanted(self, taken: Iterable[Waiting]) -> list[Waiting]:
-        """Those that are to be written.
-
-        Whoever was told `blocked` while the beat still waited is not charged for it. A beat that
-        starts a title which was just found locked fails at once: those with it need not wait too.
-        """
-        batch = [waiting for waiting in taken if not waiting[1].cancelled()]
-        if self._held_titles:
-            now = monotonic()
-            held = {title: (t, e) for title, (t, e) in self._held_titles.items() if now < t}
-            self._held_titles = held
-            for waiting in [w for w in batch if w[0].starts and w[0].title_id in held]:
-                batch.remove(waiting)
-                _fail([waiting], held[waiting[0].title_id][1])
-        return batch
-
-    def _release(self, batch: Iterable[Waiting]) -> None:
-        """Lets the next beat of each written profile take its turn."""
-        for beat, _ in batch:
-            self.waiting -= 1
-            self._busy.discard(beat.profile_id)
-            later = self._later.get(beat.profile_id)
-            if later:
-                self._ready[beat.profile_id] = later.popleft()
-                if not later:
-                    del self._later[beat.profile_id]
-        if self._ready:
-            self._wake()
+    async def _rest(self) -> None:
+        """Waits for `_wake`."""
+        if self._second_look is not None:
+            self._second_look.cancel()
+            self._second_look = None
+        wake = asyncio.get_running_loop().create_future()
+        self._idle.append(wake)
+        await wake
 
     async def _write(
-        self, connection: Connection, batch: list[Waiting], again: bool = True
+        self, connection: Connection, beats: list[Waiting], is_probe: bool, again: bool = True
     ) -> Connection:
-        """Writes a batch, answers each of its beats, and gives back a connection to go on with.
+        """Writes beats in one statement, answers each, and returns a connection to go on with.
 
         When the server says that the statement failed, nothing of it was applied: each beat is
         tried again alone, so that one bad beat fails alone. When the connection was lost or the
-        time ran out, nobody knows, and nothing is tried again.
+        time ran out, the outcome is unknown, and nothing is tried again.
         """
         try:
             if connection.is_closed():
                 connection = await self._open()
-            await self._send(connection, batch)
+            await self._send(connection, beats, is_probe)
         except asyncpg.ReadOnlySQLTransactionError as error:
-            # The server has handed over to another: there the whole batch is as good as new.
+            # Another server takes the writes now: there the whole batch can be sent again.
             connection.terminate()
             await self._handed_over()
             if again:
-                return await self._write(connection, batch, again=False)
-            _fail(batch, error)
+                return await self._write(connection, beats, is_probe, again=False)
+            _fail(beats, error)
         except Unsent as error:
             connection.terminate()
             if again:
-                return await self._write(connection, batch, again=False)
-            _fail(batch, error)
+                return await self._write(connection, beats, is_probe, again=False)
+            _fail(beats, error)
+        except asyncpg.LockNotAvailableError as error:
+            return await self._without_held(connection, beats, is_probe, error)
         except asyncpg.PostgresError as error:
             repeats = again and isinstance(error, asyncpg.UniqueViolationError)
             if isinstance(error, CUT_OFF):
                 connection.terminate()
-            if connection.is_closed() or (len(batch) == 1 and not repeats):
-                if isinstance(error, asyncpg.LockNotAvailableError) and _is_of_title(error):
-                    self._held_titles[batch[0][0].title_id] = (monotonic() + HELD_SECONDS, error)
-                _fail(batch, error)
+            if connection.is_closed() or (len(beats) == 1 and not repeats):
+                _fail(beats, error)
                 return connection
-            logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, batch)})
-            for waiting in batch:
-                # A session that another instance has just started is visible the second time.
-                if alone := self._wanted([waiting]):
-                    connection = await self._write(connection, alone, again=len(batch) > 1)
+            # A session that another instance has just started is visible the second time.
+            return await self._one_by_one(connection, beats, is_probe, error)
         except UNAVAILABLE as error:
-            _fail(batch, error)
+            _fail(beats, error)
             connection.terminate()
         except Exception as error:
-            # Told to those who wait, who log it. A connection's life must not end with it: the
-            # profiles of the batch would stay taken, and nobody would be sent off any more.
-            _fail(batch, error)
+            # The task must survive any error; otherwise its profiles stay marked busy and no
+            # connection is woken again. The callers log the error.
+            _fail(beats, error)
             connection.terminate()
+        else:
+            self._queue.clear(beats)
         return connection
 
-    async def _send(self, connection: Connection, batch: list[Waiting]) -> None:
-        """One statement for the batch, in profile order."""
-        batch.sort(key=lambda waiting: waiting[0].profile_id.int)
-        columns = zip(*(beat for beat, _ in batch), strict=True)
-        self._metrics.heartbeat_statements += 1
-        self._metrics.batch_sizes.add(len(batch))
-        row = await RECORD.one(
-            connection, *columns, self._now(), timeout=self._settings.request_timeout_seconds
-        )
-        balances, configurations = row.balances(), row.configurations()
-        for number, refusal, educational in zip(
-            row.beats, row.refusals, row.educational, strict=True
-        ):
-            beat, future = batch[number - 1]
-            if future.done():
-                continue
-            if refusal:
-                future.set_exception(ClientFault(*REFUSALS[refusal]))
-                continue
-            used_seconds, override = balances.get(beat.profile_id, (None, False))
-            renewed = configurations.get(number)
-            future.set_result(Recorded(bool(educational), used_seconds, override, renewed))
+    async def _without_held(
+        self, connection: Connection, beats: list[Waiting], is_probe: bool, error: Exception
+    ) -> Connection:
+        """Writes beats whose statement waited too long for a lock, without those that cause it.
+
+        A profile that a probe finds held is set aside, another becomes a suspect and is tried by
+        the next probe, which has more time.
+        """
+        try:
+            profiles, titles = await self._statement.held(
+                connection, beats, self._lock_seconds(False)
+            )
+        except (*UNAVAILABLE, asyncpg.PostgresError) as failure:
+            # Nothing can be locked, not even without waiting for rows: a whole table is held.
+            _fail(beats, failure)
+            return connection
+        if not profiles and not titles:
+            if len(beats) > 1:
+                return await self._one_by_one(connection, beats, is_probe, error)
+            profiles = beats
+        for beat, _ in titles:
+            self._queue.set_title_aside(beat.title_id, error)
+        for beat, _ in profiles:
+            if is_probe:
+                self._queue.set_aside(beat.profile_id, error)
+            else:
+                self._queue.suspect(beat.profile_id)
+        _fail(titles, error)
+        if is_probe:
+            _fail(profiles, error)
+        held = {beat.profile_id for beat, _ in profiles}
+        others = self._queue.wanted(w for w in beats if w[0].profile_id not in held)
+        fields = _cause(error, beats) | {"held": len(beats) - len(others)}
+        logger.warning("heartbeat_rows_held", extra={"fields": fields})
+        return await self._write(connection, others, is_probe) if others else connection
+
+    async def _one_by_one(
+        self, connection: Connection, beats: list[Waiting], is_probe: bool, error: Exception
+    ) -> Connection:
+        """Writes each beat of a failed statement alone."""
+        logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, beats)})
+        for waiting in beats:
+            if alone := self._queue.wanted([waiting]):
+                connection = await self._write(connection, alone, is_probe, again=len(beats) > 1)
+        return connection
+
+    async def _send(self, connection: Connection, beats: list[Waiting], is_probe: bool) -> None:
+        """Sends one statement for the beats, and gives each its outcome."""
+        await self._statement.record(connection, beats, self._lock_seconds(is_probe))
 
     async def _open(self) -> Connection:
-        """A connection on which the statement is prepared, so that the first beat is no slower."""
-        connection = await connect(self._settings)
-        if self._settings.statement_cache_size:
-            seconds = self._settings.request_timeout_seconds
-            try:
-                await RECORD.one(connection, *NOBODYS, self._now(), timeout=seconds)
-            except BaseException:
-                connection.terminate()
-                raise
-        return connection
+        """A connection on which the statement is prepared."""
+        return await self._statement.open(self._lock_seconds(False))
+
+    def _lock_seconds(self, is_probe: bool) -> float:
+        seconds = self._settings.request_timeout_seconds / 4
+        return seconds if is_probe else min(seconds, BATCH_LOCK_SECONDS)
 
 
-def _fail(batch: Iterable[Waiting], error: Exception) -> None:
-    for _, future in batch:
+def _fail(beats: Iterable[Waiting], error: Exception) -> None:
+    for _, future in beats:
         if not future.done():
-            future.set_exception(error)
+            future.set_exception(error.with_traceback(None))
 
 
-def _is_of_title(error: asyncpg.PostgresError) -> bool:
-    """Whether it was a title that a beat waited for: PostgreSQL quotes its own query for it."""
-    return HELD_TITLE in (error.context or "")
-
-
-def _cause(error: Exception, batch: list[Waiting]) -> dict[str, object]:
-    return {"error": f"{type(error).__name__}: {error}", "beats": len(batch)}
+def _cause(error: Exception, beats: list[Waiting]) -> dict[str, object]:
+    return {"error": f"{type(error).__name__}: {error}", "beats": len(beats)}

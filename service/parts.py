@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from service import balance, config_cache, history, pin_attempt, rules, weekly_report
+from service import balance, config_loader, history, pin_attempt, rules, weekly_report
 from service.config_cache import ConfigCache
 from service.context import Context
 from service.database import Warmth, close_pool, open_pool
@@ -52,14 +52,18 @@ async def build(
     pins = hasher(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
     await pins.start()
     parts.push_async_callback(pins.stop)
-    pool = await open_pool(settings, _warmth(now()))
+    sizes = (settings.pool_min_size, settings.pool_max_size)
+    pool = await open_pool(settings, _warmth(now()), *sizes)
     parts.push_async_callback(close_pool, pool, settings.shutdown_grace_seconds / 4)
-    configurations = ConfigCache(settings, pool, metrics, now)
+    loads = await open_pool(settings, _load_warmth(now()), 1, config_loader.CONNECTIONS)
+    parts.push_async_callback(close_pool, loads, settings.shutdown_grace_seconds / 4)
+    configurations = ConfigCache(settings, loads, metrics, now)
     await configurations.start()
     parts.push_async_callback(configurations.stop)
 
     async def handed_over() -> None:
         await pool.expire_connections()
+        await loads.expire_connections()
         configurations.listen_elsewhere()
 
     coalescer = HeartbeatWriter if telemetry is None else telemetry.writer
@@ -97,14 +101,20 @@ async def build(
 def _warmth(now: datetime) -> Warmth:
     """The statements that people wait for, asked for an account that does not exist."""
     nobody, today = UUID(int=0), now.date()
-    defaults = msgspec.structs.astuple(rules.DEFAULTS)
     return (
-        (config_cache.LOAD, ([nobody], [nobody], False, *defaults, now)),
+        *_load_warmth(now),
         (balance.READ, (nobody, nobody, today)),
         (history.LIST, (nobody, nobody, today, today, 1)),
         (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1, 1, None)),
         (pin_attempt.ATTEMPT, (nobody, None, 1, pin_attempt.LOCK, nobody)),
     )
+
+
+def _load_warmth(now: datetime) -> Warmth:
+    """The statement of the connections that only load configurations."""
+    nobody, defaults = UUID(int=0), msgspec.structs.astuple(rules.DEFAULTS)
+    arguments = ([nobody], [nobody], False, *defaults, now, config_loader.LOCK_TIMEOUT)
+    return ((config_loader.LOAD, arguments),)
 
 
 def tune_garbage_collector() -> None:

@@ -35,6 +35,20 @@ class Configuration(msgspec.Struct, frozen=True):
 DEFAULTS: Final = Configuration(120, 180, 6, True, "UTC")
 
 
+def stored_or_default(
+    weekday_limit_minutes: int | None,
+    weekend_limit_minutes: int | None,
+    reset_hour: int | None,
+    educational_exempt: bool | None,
+    timezone: str | None,
+) -> Configuration:
+    """The configuration in the columns of a row; the defaults where a null says there is none."""
+    if reset_hour is None or educational_exempt is None or timezone is None:
+        return DEFAULTS
+    limits = (weekday_limit_minutes, weekend_limit_minutes)
+    return Configuration(*limits, reset_hour, educational_exempt, timezone)
+
+
 class Verdict(NamedTuple):
     """What a player is told: the enforcement and the seconds left (None = unlimited)."""
 

@@ -20,8 +20,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.database import Connection
-from service.heartbeat_record import Beat, Recorded
-from service.heartbeat_writer import HeartbeatWriter, Waiting
+from service.heartbeat_record import Beat, Recorded, Waiting
+from service.heartbeat_writer import HeartbeatWriter
 from service.pin_hasher import PinHasher, Turn
 
 PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -42,13 +42,13 @@ class TracedWriter(HeartbeatWriter):
         self._requests[future] = Link(trace.get_current_span().get_span_context())
         return future
 
-    async def _send(self, connection: Connection, batch: list[Waiting]) -> None:
-        links = [link for _, future in batch if (link := self._requests.get(future))]
-        attributes = {"db.system.name": "postgresql", "db.operation.batch.size": len(batch)}
+    async def _send(self, connection: Connection, beats: list[Waiting], is_probe: bool) -> None:
+        links = [link for _, future in beats if (link := self._requests.get(future))]
+        attributes = {"db.system.name": "postgresql", "db.operation.batch.size": len(beats)}
         with self._tracer.start_as_current_span(
             "heartbeat_record", kind=SpanKind.CLIENT, links=links, attributes=attributes
         ):
-            await super()._send(connection, batch)
+            await super()._send(connection, beats, is_probe)
 
 
 class TracedPinHasher(PinHasher):

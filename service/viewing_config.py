@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import auth, rules, wire
-from service.config_cache import LOAD, ConfigurationRow
+from service.config_loader import LOAD, LOCK_TIMEOUT, ConfigurationRow
 from service.context import Context
 from service.database import Statement
 from service.errors import FieldFault, RuleFault
@@ -65,9 +65,8 @@ async def viewing_config(request: Request) -> Response:
     account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
-    row = auth.owned(
-        await LOAD.maybe(context.pool, [account_id], [profile_id], True, *defaults, context.now())
-    )
+    arguments = ([account_id], [profile_id], True, *defaults, context.now(), LOCK_TIMEOUT)
+    row = auth.owned(await LOAD.maybe(context.pool, *arguments))
     return _shown(profile_id, row)
 
 

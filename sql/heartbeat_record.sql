@@ -1,51 +1,58 @@
--- Records a batch of heartbeats, at most one for each profile, and tells what became of each.
+-- Records a batch of heartbeats, at most one for each profile, and returns the outcome of each.
 --
--- $1  profile_ids uuid[]         who watches
--- $2  account_ids uuid[]         whose token came with the beat
--- $3  title_ids uuid[]           what is watched
+-- $1  profile_ids uuid[]         the viewers
+-- $2  account_ids uuid[]         the accounts of the tokens that came with the beats
+-- $3  title_ids uuid[]           the titles that are watched
 -- $4  session_ids uuid[]         the session that goes on, or the id made for a new one
--- $5  starts bool[]              true: no session was named, this beat starts one
+-- $5  starts bool[]              true: the beat named no session and starts one
 -- $6  device_ids text[]          of a new session
 -- $7  device_types text[]        of a new session
--- $8  paused bool[]              the player stands still
+-- $8  paused bool[]              the player is paused
 -- $9  days date[]                the viewing day by the cached configuration
 -- $10 exempt bool[]              educational titles do not use up the limit
--- $11 marks uuid[]               of the beats' idempotency keys; null: the beat has none
--- $12 renews bool[]              the beat was judged by a configuration that is getting old
--- $13 now timestamptz            the moment of this statement
+-- $11 keys bytea[]               of the beats' idempotency keys: 8 bytes of the key's hash, then 2
+--                                of the request's; null: the beat has no key
+-- $12 renews bool[]              the cached configuration of the beat is in its second half
+-- $13 id_prefix text             24 hexadecimal digits, new for each statement, that sort by time
+-- $14 now timestamptz            the moment of this statement
+-- $15 lock_timeout text          how long this statement may wait for a lock
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
---                                5 session of another profile, 6 key used on an earlier day
+--                                5 session of another profile, 6 key used for another request
 -- row: educational bool[]        the title is educational (null where refused before the title)
--- row: children uuid[]           child profiles with a balance, in step with the next two
+-- row: children uuid[]           child profiles, in step with the next two
 -- row: used_seconds int4[]       today's balance after this beat
 -- row: overrides bool[]          a parent lifted the limit for today
 -- row: renewed int4[]            positions of $12 whose configuration follows, in step with the rest
 -- row: weekday_limits int4[]     null is unlimited
 -- row: weekend_limits int4[]     null is unlimited
--- row: reset_hours int4[]
+-- row: reset_hours int4[]        null, like the next two: an adult without a configuration
 -- row: exemptions bool[]
 -- row: timezones text[]
 --
 -- One result row of arrays: a row for each beat costs the driver more than the work itself.
 -- A refused beat touches nothing, so a stranger's beat cannot even hold a lock.
+-- The lock time-out is set here, for this transaction, because a statement with many beats may wait
+-- less than one with a single beat, and because a pooler gives the connection no setting of ours.
 -- `held` takes its locks in profile order, the balances are written in profile order: two
 -- statements that share profiles wait for each other and never deadlock.
 -- The session is locked before its pause is judged, so two instances count one pause once; a
 -- new session ends the open ones through a function, because only a function's own statement
 -- sees what another transaction committed after this statement began.
 -- A paused stretch counts for its first 300 seconds, playing or not: one expression serves both.
--- A beat whose mark the session has kept, or whose session exists though it starts one (the
--- caller made the session's id from the key), has been recorded before: it changes nothing and is
--- answered from the rows as they are. A session keeps its latest 8 marks, in a column without an
--- index.
+-- A session keeps the keys of its latest 100 beats, newest first, in a column without an index. A
+-- beat whose key is among them, or whose session exists though it starts one (the session's id is
+-- made from the key), has been recorded before: it writes nothing and is answered from the rows as
+-- they are. A key is compared with its request, so a second use for another one is refused.
 -- A beat may bring its configuration back: players come more often than a cached configuration
--- lives, and would otherwise cost a second statement every other time. The others look for a
--- null key, which is nowhere and costs no page.
+-- lives, and would otherwise cost a second statement every other time. A child without a
+-- configuration is not renewed, because loading it stores the defaults. The beats that renew
+-- nothing look for a null key, which is nowhere and costs no page.
 -- Balances add in the upsert itself (`uq_vtb_profile_date` decides), never read and write back.
--- A balance's id is made from what is unique about it: a random one would be drawn for every
--- beat and thrown away by all but the day's first.
+-- Only a beat that counts writes; the others read the balance that this statement's snapshot has.
+-- The id of a new balance is the statement's prefix and the beat's position: unique, in the order
+-- of time, so that new rows share index pages, and cheaper than a random id for every beat.
 with asked as materialized (
     select
         b.beat,
@@ -57,11 +64,11 @@ with asked as materialized (
         b.device_type,
         b.paused,
         b.day,
-        b.mark,
+        b.key,
         p.is_kids,
         t.is_educational,
         t.is_educational and b.exempt as is_exempt,
-        c.profile_id is not null as is_renewed,
+        b.renews and (c.profile_id is not null or not p.is_kids) as is_renewed,
         c.weekday_limit_minutes,
         c.weekend_limit_minutes,
         c.reset_hour,
@@ -75,15 +82,16 @@ with asked as materialized (
         end as refusal
     from unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bool[], $6::text[], $7::text[],
-        $8::bool[], $9::date[], $10::bool[], $11::uuid[], $12::bool[]
+        $8::bool[], $9::date[], $10::bool[], $11::bytea[], $12::bool[]
     ) with ordinality as b (
         profile_id, account_id, title_id, session_id, starts, device_id, device_type,
-        paused, day, exempt, mark, renews, beat
+        paused, day, exempt, key, renews, beat
     )
     left join users as u on u.id = b.account_id
     left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
     left join titles as t on t.id = b.title_id
     left join viewing_time_configs as c on c.profile_id = case when b.renews then p.id end
+    where (select set_config('lock_timeout', $15::text, true)) is not null
     order by b.profile_id
 ),
 held as materialized (
@@ -97,7 +105,7 @@ held as materialized (
         a.device_type,
         a.paused,
         a.day,
-        a.mark,
+        a.key,
         a.is_kids,
         a.is_educational,
         a.is_exempt,
@@ -109,26 +117,34 @@ held as materialized (
         a.timezone,
         case
             when a.refusal <> 0 then a.refusal
-            when a.starts and s.started_at < $13::timestamptz - interval '1 day' then 6
+            when s.earlier <> a.key then 6
+            when a.starts and s.started_at < $14::timestamptz - interval '1 day' then 6
             when a.starts or s.id is not null then 0
             when exists (select from viewing_sessions as x where x.id = a.session_id) then 5
             else 4
         end as refusal,
-        s.id is not null and (a.starts or coalesce(a.mark = any (s.recent_marks), false))
-            as is_repeated,
+        s.id is not null and (a.starts or s.earlier is not null) as is_repeated,
         case
-            when a.starts and s.id is not null or a.mark = any (s.recent_marks) then 0
-            when s.paused_at is null or $13::timestamptz - s.paused_at <= interval '300 seconds'
+            when a.starts and s.id is not null or s.earlier is not null then 0
+            when s.paused_at is null or $14::timestamptz - s.paused_at <= interval '300 seconds'
             then 30
             else 0
         end as seconds,
         case
             when a.starts and a.refusal = 0 and s.id is null
-            then viewing_sessions_end_open(a.profile_id, $13::timestamptz)
+            then viewing_sessions_end_open(a.profile_id, $14::timestamptz)
         end as ended
     from asked as a
     left join lateral (
-        select s.id, s.started_at, s.paused_at, s.recent_marks
+        select
+            s.id,
+            s.started_at,
+            s.paused_at,
+            substring(
+                s.recent_keys
+                from nullif(position(substring(a.key from 1 for 8) in s.recent_keys), 0)
+                for 10
+            ) as earlier
         from viewing_sessions as s
         where a.refusal = 0
             and s.id = a.session_id
@@ -139,12 +155,12 @@ held as materialized (
 continued as (
     update viewing_sessions as s
     set
-        last_heartbeat_at = $13::timestamptz,
+        last_heartbeat_at = greatest($14::timestamptz, s.started_at),
         total_seconds = s.total_seconds + h.seconds,
-        paused_at = case when h.paused then coalesce(s.paused_at, $13::timestamptz) end,
-        recent_marks = case
-            when h.mark is null then s.recent_marks
-            else (array_prepend(h.mark, s.recent_marks))[1:8]
+        paused_at = case when h.paused then coalesce(s.paused_at, $14::timestamptz) end,
+        recent_keys = case
+            when h.key is null then s.recent_keys
+            else substring(h.key || coalesce(s.recent_keys, '') from 1 for 1000)
         end
     from held as h
     where h.refusal = 0 and not h.starts and not h.is_repeated and s.id = h.session_id
@@ -152,7 +168,7 @@ continued as (
 started as (
     insert into viewing_sessions (
         id, profile_id, title_id, device_id, device_type, is_educational, started_at,
-        last_heartbeat_at, ended_at, total_seconds, paused_at, recent_marks
+        last_heartbeat_at, ended_at, total_seconds, paused_at, recent_keys
     )
     select
         h.session_id,
@@ -161,12 +177,12 @@ started as (
         h.device_id,
         h.device_type,
         h.is_educational,
-        $13::timestamptz,
-        $13::timestamptz,
+        $14::timestamptz,
+        $14::timestamptz,
         null,
         h.seconds,
-        case when h.paused then $13::timestamptz end,
-        case when h.mark is not null then array[h.mark] end
+        case when h.paused then $14::timestamptz end,
+        h.key
     from held as h
     where h.refusal = 0 and h.starts
 ),
@@ -176,15 +192,15 @@ balance as (
         updated_at
     )
     select
-        md5(h.profile_id::text || h.day::text)::uuid,
+        ($13::text || lpad(to_hex(h.beat::int4), 8, '0'))::uuid,
         h.profile_id,
         h.day,
         case when h.is_exempt then 0 else h.seconds end,
         case when h.is_exempt then h.seconds else 0 end,
         false,
-        $13::timestamptz
+        $14::timestamptz
     from held as h
-    where h.refusal = 0 and h.is_kids
+    where h.refusal = 0 and h.is_kids and h.seconds > 0
     order by h.profile_id
     on conflict (profile_id, reset_date) do update
     set
@@ -192,6 +208,15 @@ balance as (
         educational_seconds = v.educational_seconds + excluded.educational_seconds,
         updated_at = excluded.updated_at
     returning v.profile_id, v.used_seconds, v.is_unlimited_override
+),
+unchanged as (
+    select
+        h.profile_id,
+        coalesce(v.used_seconds, 0) as used_seconds,
+        coalesce(v.is_unlimited_override, false) as is_unlimited_override
+    from held as h
+    left join viewing_time_balances as v on v.profile_id = h.profile_id and v.reset_date = h.day
+    where h.refusal = 0 and h.is_kids and h.seconds = 0
 )
 select
     r.beats,
@@ -224,5 +249,11 @@ cross join (
         array_agg(b.profile_id) as children,
         array_agg(b.used_seconds) as used_seconds,
         array_agg(b.is_unlimited_override) as overrides
-    from balance as b
+    from (
+        select b.profile_id, b.used_seconds, b.is_unlimited_override
+        from balance as b
+        union all
+        select u.profile_id, u.used_seconds, u.is_unlimited_override
+        from unchanged as u
+    ) as b
 ) as c

@@ -11,6 +11,7 @@
 -- row: ended_at timestamptz        null where nothing was done
 --
 -- No row: the account is unknown.
+-- A session never ends before it starts, also where the clock that started it was ahead.
 -- The update takes the row lock and answers with the row it wrote, so a beat that is counted at
 -- the same moment is either in the answer's total or in the next one's.
 with owner as (
@@ -25,7 +26,7 @@ with owner as (
 ),
 ended as (
     update viewing_sessions as s
-    set ended_at = $3::timestamptz
+    set ended_at = greatest($3::timestamptz, s.started_at)
     from owner as o
     where o.is_active and s.id = o.session_id and s.profile_id = o.profile_id
     returning s.total_seconds, s.ended_at

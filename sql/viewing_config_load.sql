@@ -9,6 +9,7 @@
 -- $7 educational_exempt bool
 -- $8 timezone text
 -- $9 now timestamptz
+-- $10 lock_timeout text            how long this statement may wait for a lock
 --
 -- row: position int                in the arrays, from 1; there is a row for each
 -- row: is_active bool              the account may ask; false where it is unknown
@@ -42,6 +43,7 @@ with owner as materialized (
     left join users as u on u.id = a.account_id
     left join profiles as p on p.id = a.profile_id and p.user_id = u.id
     left join viewing_time_configs as k on k.profile_id = p.id
+    where (select set_config('lock_timeout', $10::text, true)) is not null
 ),
 stored as (
     insert into viewing_time_configs as c (

@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from service import config_cache, viewing_config
+from service import config_cache, config_loader, viewing_config
 from service.config_cache import CHANNEL
 from service.database import Connection
 from service.errors import ClientFault, Overloaded
@@ -92,7 +92,8 @@ async def test_a_load_in_flight_during_a_change_is_not_kept(
 ) -> None:
     """The load has read the old row, the change commits, the load comes back: in this order."""
     has_read, may_return = asyncio.Event(), asyncio.Event()
-    pool = running.context.pool
+    loader = running.context.configurations._loader
+    pool = loader._pool
 
     class SlowPool:
         async def fetch(self, *arguments: Any) -> Any:
@@ -101,7 +102,7 @@ async def test_a_load_in_flight_during_a_change_is_not_kept(
             await may_return.wait()
             return row
 
-    monkeypatch.setattr(running.context.configurations, "_pool", SlowPool())
+    monkeypatch.setattr(loader, "_pool", SlowPool())
     early = asyncio.create_task(limit(running, family))
     await has_read.wait()
     monkeypatch.undo()
@@ -143,14 +144,14 @@ async def test_no_more_wait_for_a_configuration_than_heartbeats_may(
     families = [await add_family(connection) for _ in range(7)]
     sizes: list[int] = []
     may_load = asyncio.Event()
-    load_all = config_cache.LOAD.all
+    load_all = config_loader.LOAD.all
 
     async def slowly(source: Any, accounts: Any, *arguments: Any) -> Any:
         sizes.append(len(accounts))
         await may_load.wait()
         return await load_all(source, accounts, *arguments)
 
-    monkeypatch.setattr(config_cache.LOAD, "all", slowly)
+    monkeypatch.setattr(config_loader.LOAD, "all", slowly)
     first = asyncio.create_task(limit(running, families[0]))
     while not sizes:
         await asyncio.sleep(0)

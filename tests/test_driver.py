@@ -167,7 +167,7 @@ async def test_whatever_keeps_from_connecting_is_an_outage(
 
 
 async def test_a_pool_that_is_closed_is_an_outage(settings: Settings) -> None:
-    pool = await open_pool(settings, ())
+    pool = await open_pool(settings, (), 1, 1)
     async with pool.acquire() as kept:
         kept.terminate()
         with pytest.raises(Unavailable):

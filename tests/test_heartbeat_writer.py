@@ -1,24 +1,41 @@
 """The coalescer under faults: what fails fails alone, and nobody is counted twice."""
 
 import asyncio
+import os
+import signal
+from datetime import date
+from time import monotonic
 from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
+import httpx
+import msgspec
 import pytest
 
 from service.database import Connection
-from service.heartbeat_record import RECORD, RecordedRow
-from tests.conftest import Running
+from service.errors import ClientFault
+from service.heartbeat_queue import HeartbeatQueue
+from service.heartbeat_record import RECORD, Beat, RecordedRow
+from service.settings import Settings
+from tests.conftest import Running, Starter
 from tests.family import Family, add_family, session_seconds, used_seconds
-from tests.test_heartbeat import beat
+from tests.test_heartbeat import URL, beat
 
 RECORDING = "query like '-- Records a batch of heartbeats%' and datname = current_database()"
 
 
 async def watching(running: Running, connection: Connection, count: int) -> dict[Family, str]:
-    """Families with an open session each."""
-    families = [await add_family(connection) for _ in range(count)]
+    """Families without a limit, with an open session each."""
+    families = [await add_family(connection, limit=None) for _ in range(count)]
     return {family: (await beat(running, family))["session_id"] for family in families}
+
+
+def beat_of(account: UUID) -> Beat:
+    """A beat of a new profile of the account."""
+    day = date(2026, 11, 26)
+    ids = (uuid4(), account, uuid4(), uuid4())
+    return Beat(*ids, False, "tv-1", "tv", False, day, True, None, False)
 
 
 async def all_beat(running: Running, sessions: dict[Family, str]) -> list[dict[str, Any]]:
@@ -77,6 +94,119 @@ async def test_a_locked_title_holds_up_those_who_start_it_and_nobody_else(
     while (await beat(running, starting[0], title_id=str(title)))["enforcement"] != "allowed":
         await asyncio.sleep(0.05)
     assert await used_seconds(connection, starting[0].child) == 60
+
+
+@pytest.mark.parametrize("connections", [2, 4])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "viewing_time_balances where profile_id = $1",
+        "viewing_sessions where profile_id = $1",
+        "profiles where id = $1",
+    ],
+)
+async def test_a_held_row_slows_only_its_own_child(
+    start: Starter,
+    settings: Settings,
+    connection: Connection,
+    caplog: pytest.LogCaptureFixture,
+    row: str,
+    connections: int,
+) -> None:
+    running = await start(msgspec.structs.replace(settings, heartbeat_connections=connections))
+    sessions = await watching(running, connection, 12)
+    held, *good = sessions
+    beats = 0
+
+    async def retry() -> None:
+        while True:  # a player that starts anew each time, as all rows are then needed
+            assert (await beat(running, held))["enforcement"] == "blocked"
+
+    async with connection.transaction():
+        await connection.execute(f"select from {row} for update", held.child)
+        player = asyncio.create_task(retry())
+        ends = monotonic() + 2.5
+        while monotonic() < ends:
+            verdicts = await asyncio.gather(
+                *(beat(running, family, session_id=sessions[family]) for family in good)
+            )
+            assert {verdict["enforcement"] for verdict in verdicts} == {"allowed"}
+            beats += 1
+        player.cancel()
+        await asyncio.gather(player, return_exceptions=True)
+    for family in good:
+        assert await session_seconds(connection, family.child) == 30 * (beats + 1)
+    # Others shared a statement with the held row once; after that it was tried apart from them.
+    shared = [
+        line
+        for line in (vars(record).get("fields", {}) for record in caplog.records)
+        if line.get("beats", 0) > 1 and "LockNotAvailable" in line.get("error", "")
+    ]
+    assert len(shared) <= 1
+    while (await beat(running, held))["enforcement"] != "allowed":
+        await asyncio.sleep(0.05)
+
+
+async def test_a_statement_that_is_stuck_delays_only_its_own_beats(
+    running: Running, connection: Connection
+) -> None:
+    sessions = await watching(running, connection, 30)
+    backend = await connection.fetchval(
+        f"select pid from pg_stat_activity where {RECORDING} order by pid limit 1"
+    )
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        tasks = []
+        for family, session in sessions.items():
+            tasks.append(asyncio.create_task(beat(running, family, session_id=session)))
+            await asyncio.wait(tasks[-1:], timeout=0.5)
+        verdicts = [task.result() for task in tasks if task.done()]
+        allowed = sum(verdict["enforcement"] == "allowed" for verdict in verdicts)
+        assert allowed >= len(sessions) - 1
+    finally:
+        os.kill(backend, signal.SIGCONT)
+        await asyncio.gather(*tasks)
+
+
+async def test_a_hot_profile_takes_no_place_of_others(
+    start: Starter, settings: Settings, connection: Connection
+) -> None:
+    running = await start(msgspec.structs.replace(settings, heartbeat_queue_max=500))
+    sessions = await watching(running, connection, 37)
+    hot, *others = sessions
+
+    async def send(family: Family) -> httpx.Response:
+        body = family.beat(session_id=sessions[family])
+        return await running.client.post(URL, json=body, headers=family.bearer)
+
+    flood = [asyncio.create_task(send(hot)) for _ in range(1500)]
+    answers = await asyncio.gather(*(send(family) for family in others for _ in range(3)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["enforcement"] for answer in answers} == {"allowed"}
+    of_hot = await asyncio.gather(*flood)
+    refused = [answer for answer in of_hot if answer.status_code == 429]
+    assert {answer.status_code for answer in of_hot} == {200, 429}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert {answer.text for answer in refused} == {'{"detail":"Too many heartbeats are waiting"}'}
+    accepted = len(of_hot) - len(refused)
+    counted = sum(
+        answer.json()["enforcement"] != "blocked" for answer in of_hot if answer.is_success
+    )
+    assert await session_seconds(connection, hot.child) >= 30 * (counted + 1)
+    assert accepted < 500
+
+
+async def test_an_account_with_many_profiles_takes_no_place_of_others() -> None:
+    queue = HeartbeatQueue(1000, 256)
+    account = uuid4()
+    beats = [beat_of(account) for _ in range(401)]
+    for one in beats[:400]:
+        queue.add(one)
+    with pytest.raises(ClientFault) as refused:
+        queue.add(beats[400])
+    assert refused.value.status == 429
+    queue.add(beat_of(uuid4()))
+    assert queue.waiting == 401
 
 
 async def test_a_connection_that_cannot_be_prepared_is_not_kept(
@@ -145,7 +275,7 @@ async def test_lost_connections_are_opened_again(
     assert running.context.metrics.heartbeats_failed_closed == 0
 
 
-async def test_beats_travel_together(running: Running, connection: Connection) -> None:
+async def test_beats_share_statements(running: Running, connection: Connection) -> None:
     sessions = await watching(running, connection, 100)
     before = running.context.metrics.heartbeat_statements
     await all_beat(running, sessions)

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -91,20 +91,82 @@ async def test_a_beat_at_the_same_instant_on_two_instances_is_counted_once(
     assert await counted(connection, family) == 30 * 21
 
 
-async def test_eight_keys_are_kept_across_a_restart(
+async def test_the_keys_of_a_hundred_beats_are_kept_across_a_restart(
     start: Starter, connection: Connection, family: Family
 ) -> None:
     before = await start()
     session = (await keyed(before, family, "0"))["session_id"]
-    for number in range(1, 9):
+    for number in range(1, 101):
         await keyed(before, family, f"{number}", session_id=session)
-    assert await counted(connection, family) == 9 * 30
+    assert await counted(connection, family) == 101 * 30
     after = await start()
-    for number in range(1, 9):
+    for number in range(1, 101):
         await keyed(after, family, f"{number}", session_id=session)
-    assert await counted(connection, family) == 9 * 30
+    assert await counted(connection, family) == 101 * 30
     await keyed(after, family, "0", session_id=session)
-    assert await counted(connection, family) == 10 * 30
+    assert await counted(connection, family) == 102 * 30
+
+
+async def test_buffered_beats_that_are_sent_twice_at_once_are_counted_once(
+    start: Starter, connection: Connection, family: Family
+) -> None:
+    instances = [await start(), await start()]
+    session = (await beat(instances[0], family))["session_id"]
+    await asyncio.gather(
+        *(
+            keyed(instance, family, f"{number}", session_id=session)
+            for instance in instances
+            for number in range(40)
+        )
+    )
+    assert await counted(connection, family) == 41 * 30
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"is_paused": True},
+        {"device_id": "tv-2"},
+        {"device_type": "tablet"},
+        {"title_id": "lesson"},
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_key_for_another_request_is_refused_and_counts_nothing(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    other: dict[str, Any],
+    is_first: bool,
+) -> None:
+    changed = {name: family.lesson if value == "lesson" else value for name, value in other.items()}
+    session = {} if is_first else {"session_id": (await beat(running, family))["session_id"]}
+    await keyed(running, family, "once", **session)
+    before = await counted(connection, family)
+    answer = await send(running, family, "once", **session, **changed)
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": "Idempotency-Key has been used for another request"}
+    assert await counted(connection, family) == before
+
+
+async def rows(connection: Connection) -> list[tuple[Any, ...]]:
+    """The rows that beats write, with their place and the transaction that wrote them."""
+    return [
+        tuple(row)
+        for table in ("viewing_sessions", "viewing_time_balances")
+        for row in await connection.fetch(f"select ctid, xmin::text, t.* from {table} as t")
+    ]
+
+
+async def test_a_repeated_beat_writes_no_row(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    session = (await keyed(running, family, "first"))["session_id"]
+    await keyed(running, family, "second", session_id=session)
+    before = await rows(connection)
+    await keyed(running, family, "first")
+    await keyed(running, family, "second", session_id=session)
+    assert await rows(connection) == before
 
 
 async def test_a_key_belongs_to_its_profile_and_its_session(
@@ -156,11 +218,11 @@ async def test_without_a_key_nothing_is_kept(
 ) -> None:
     session = (await beat(running, family))["session_id"]
     await beat(running, family, session_id=session)
-    assert await connection.fetchval("select count(recent_marks) from viewing_sessions") == 0
+    assert await connection.fetchval("select count(recent_keys) from viewing_sessions") == 0
     await keyed(running, family, "a", session_id=session)
-    kept = await connection.fetchval("select recent_marks from viewing_sessions")
+    kept = await connection.fetchval("select recent_keys from viewing_sessions")
     await beat(running, family, session_id=session)
-    assert await connection.fetchval("select recent_marks from viewing_sessions") == kept
+    assert await connection.fetchval("select recent_keys from viewing_sessions") == kept
     assert await counted(connection, family) == 4 * 30
 
 
@@ -169,9 +231,9 @@ async def test_what_is_kept_of_a_key_is_not_the_key(
 ) -> None:
     key = uuid4()
     await keyed(running, family, str(key))
-    [mark] = await connection.fetchval("select recent_marks from viewing_sessions")
-    assert isinstance(mark, UUID)
-    assert mark != key
+    stored = await connection.fetchval("select recent_keys from viewing_sessions")
+    assert len(stored) == 10
+    assert stored[:8] not in (key.bytes[:8], str(key).encode()[:8])
 
 
 async def test_a_repeated_pause_changes_nothing(
@@ -203,7 +265,7 @@ async def test_a_first_key_of_yesterday_starts_no_session_today(
     running.clock.fixed = NOON + timedelta(days=1, seconds=1)
     answer = await send(running, family, "start")
     assert answer.status_code == 422
-    assert answer.json() == {"detail": "Idempotency-Key has been used before"}
+    assert answer.json() == {"detail": "Idempotency-Key has been used for another request"}
     assert await counted(connection, family) == 30
 
 

@@ -39,6 +39,8 @@ IDS = [
     "0012_pin_attempts",
     "0013_ix_vs_title",
     "0014_pending_deletions",
+    "0015_recent_keys",
+    "0016_sessions_end_after_their_start",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -65,7 +67,7 @@ COLUMNS = {
         id uuid, profile_id uuid, title_id uuid, device_id varchar(100),
         device_type varchar(20) null, is_educational bool, started_at timestamptz,
         last_heartbeat_at timestamptz, ended_at timestamptz null, total_seconds int,
-        paused_at timestamptz null, recent_marks uuid[] null""",
+        paused_at timestamptz null, recent_marks uuid[] null, recent_keys bytea null""",
     "time_grants": """
         id uuid, profile_id uuid, granted_by_user_id uuid, granted_minutes int null,
         is_remote bool, granted_at timestamptz""",
@@ -284,7 +286,8 @@ def contents(dsn: str) -> dict[str, tuple[Any, ...]]:
         return {
             table: connection.execute(
                 "select count(*),"
-                " md5(string_agg((to_jsonb(t) - 'recent_marks')::text, ',' order by id)),"
+                " md5(string_agg((to_jsonb(t) - array['recent_marks', 'recent_keys'])::text,"
+                " ',' order by id)),"
                 f" md5(string_agg(ctid::text || xmin::text, ',' order by id)) from {table} as t"
             ).fetchall()[0]
             for table in COLUMNS

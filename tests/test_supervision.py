@@ -18,7 +18,7 @@ import httpx
 import msgspec
 import pytest
 
-from service import config_cache
+from service import config_loader
 from service.metrics import Metrics
 from service.settings import Settings
 from service.supervision import Supervisor, stopped, supervised
@@ -42,7 +42,7 @@ async def beat(running: Running, family: Family, *_: object) -> None:
 
 
 async def lane(running: Running, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running.context.writer, "_release", broken)
+    monkeypatch.setattr(running.context.writer._queue, "release", broken)
     await beat(running, family)
 
 
@@ -58,7 +58,7 @@ async def loader(running: Running, family: Family, monkeypatch: pytest.MonkeyPat
     async def too_few_rows(*_: object) -> list[object]:
         return []
 
-    monkeypatch.setattr(config_cache.LOAD, "all", too_few_rows)
+    monkeypatch.setattr(config_loader.LOAD, "all", too_few_rows)
     await beat(running, family)
 
 
@@ -201,10 +201,10 @@ async def test_a_thread_that_dies_ends_the_process() -> None:
 
 
 LANE_DIES = """
-from service.heartbeat_writer import HeartbeatWriter
+from service.heartbeat_queue import HeartbeatQueue
 def release(*_):
     raise RuntimeError("a bug in the lane")
-HeartbeatWriter._release = release
+HeartbeatQueue.release = release
 from service.cli import main
 main(["serve"])
 """

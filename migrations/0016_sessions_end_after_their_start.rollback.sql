@@ -1,0 +1,15 @@
+-- The function as 0004 made it.
+create or replace function viewing_sessions_end_open(profile uuid, at timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path from current
+as $$
+begin
+    perform pg_advisory_xact_lock(uuid_hash_extended(profile, 0));
+
+    update viewing_sessions
+    set ended_at = at
+    where profile_id = profile and ended_at is null;
+end;
+$$;
