@@ -1,5 +1,6 @@
 """What the service counted, for administrators."""
 
+from socket import gethostname
 from time import monotonic
 
 import msgspec
@@ -64,6 +65,9 @@ class PoolCounts(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
+    """The counts of one process: behind a balancer, the next answer may be another's."""
+
+    instance: str
     uptime_seconds: float
     heartbeat: HeartbeatCounts
     config_cache: CacheCounts
@@ -78,6 +82,7 @@ async def admin_metrics(request: Request) -> Response:
     await auth.admin(request)
     return reply(
         Counts(
+            instance=f"{gethostname()}:{context.settings.port}/{context.metrics.instance}",
             uptime_seconds=round(monotonic() - context.metrics.started, 3),
             heartbeat=_heartbeats(context),
             config_cache=_cache(context),

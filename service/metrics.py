@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import accumulate
+from secrets import token_hex
 from time import monotonic
 from typing import Final
 
@@ -75,6 +76,7 @@ class Metrics:
     """The counts of one service since its start."""
 
     def __init__(self) -> None:
+        self.instance = token_hex(4)  # another one for each start
         self.started = monotonic()
         self.ready = True
         self.heartbeats = Durations(HEARTBEAT_SECONDS)

@@ -145,6 +145,9 @@ FIELDS: Final[dict[str, Field]] = {
     "process": Field(
         "There only when the process is about to stop, or a background task has died.", "stopping"
     ),
+    "instance": Field(
+        "The process that counted: host, port, an id of its start.", "vt-1:8000/3f9a0c21"
+    ),
     "uptime_seconds": Field("Seconds since start.", 86400.5),
     "heartbeat": Field("Heartbeats since start.", ...),
     "config_cache": Field("The configurations in memory.", ...),
