@@ -7,7 +7,7 @@ only picks among the keys, so a public key is never taken for a secret.
 
 import asyncio
 import logging
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Final
@@ -26,8 +26,16 @@ logger = logging.getLogger("viewing_time.keys")
 WAIT_SECONDS: Final = 2.0
 UNKNOWN_KEY_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+MAX_TOKEN_BYTES: Final = 8 * 1024
 # The claims mean something to `auth` only, which has the clock.
 UNCHECKED: Final = ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")
+
+
+class JoseHeader(msgspec.Struct, frozen=True):
+    """The members of a token's header that pick its key; not to be trusted."""
+
+    alg: str | None = None
+    kid: str | None = None
 
 
 class Signed(msgspec.Struct, frozen=True):
@@ -77,7 +85,7 @@ class Keys:
 
     def own(self, token: str) -> dict[str, Any]:
         """The claims of a token signed with a secret; raises jwt.InvalidTokenError."""
-        return _signed(token, self._secrets).claims
+        return _signed(token, _header(token), self._secrets).claims
 
     async def signed(self, token: str) -> Signed:
         """The claims of a token signed with any key; raises jwt.InvalidTokenError.
@@ -85,23 +93,23 @@ class Keys:
         An unknown key is waited for, 2 seconds at most: for the reading that is under way, then, as
         that may have begun before the key was published, for one of its own, at most one a minute.
         """
+        header = _header(token)
         is_worth_it = True
         while is_worth_it:
             try:
-                return self._signed(token)
+                return self._signed(token, header)
             except UnknownKey:
                 is_worth_it = await self._look_for_unknown()
-        return self._signed(token)
+        return self._signed(token, header)
 
-    def _signed(self, token: str) -> Signed:
+    def _signed(self, token: str, header: JoseHeader) -> Signed:
         try:
-            return _signed(token, [*self._secrets, *self._published.items()])
+            return _signed(token, header, [*self._secrets, *self._published.items()])
         except jwt.InvalidSignatureError:
-            header = jwt.get_unverified_header(token)
             kids = {jwk.kid for jwk in self._published} - {None}
-            if self._keeper is None or header.get("alg") not in ALGORITHMS.values():
+            if self._keeper is None or header.alg not in ALGORITHMS.values():
                 raise
-            if header.get("kid") in kids:
+            if header.kid in kids:
                 raise
             raise UnknownKey from None
 
@@ -151,19 +159,39 @@ class Keys:
         return True
 
 
-def _signed(token: str, keys: Iterable[tuple[Jwk | None, PyJWK]]) -> Signed:
-    header = jwt.get_unverified_header(token)
-    algorithm, kid = header.get("alg"), header.get("kid")
+def _header(token: str) -> JoseHeader:
+    """The header of a token, which is not verified; raises jwt.InvalidTokenError."""
+    if len(token) > MAX_TOKEN_BYTES:
+        raise jwt.InvalidTokenError("The token is too long")
+    try:
+        return msgspec.json.decode(_bytes(token.partition(".")[0]), type=JoseHeader)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise jwt.DecodeError("The header cannot be read") from error
+
+
+def _signed(token: str, header: JoseHeader, keys: Iterable[tuple[Jwk | None, PyJWK]]) -> Signed:
+    """The claims of a token that one of the keys signed; raises jwt.InvalidTokenError.
+
+    The signature is verified first, because PyJWT needs 0.15 µs to parse a byte of any token.
+    """
+    signed, _, encoded = token.rpartition(".")
+    try:
+        message, signature = signed.encode(), _bytes(encoded)
+    except ValueError as error:
+        raise jwt.DecodeError("The signature cannot be read") from error
     is_known = False
     for jwk, key in keys:
         named = jwk.kid if jwk is not None else None
-        if algorithm == key.algorithm_name and (kid is None or named in (None, kid)):
+        if header.alg == key.algorithm_name and (header.kid is None or named in (None, header.kid)):
             is_known = True
-            try:
+            if key.Algorithm.verify(message, key.key, signature):
                 return Signed(_claims(token, key), jwk)
-            except jwt.InvalidSignatureError:
-                continue
     raise (jwt.InvalidSignatureError if is_known else NoKey)("No key verifies this token")
+
+
+def _bytes(encoded: str) -> bytes:
+    """Decodes base64url without padding, leniently; PyJWT is strict with what was signed."""
+    return urlsafe_b64decode(encoded + "==")
 
 
 def _claims(token: str, key: PyJWK) -> dict[str, Any]:

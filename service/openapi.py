@@ -46,7 +46,7 @@ REQUEST_ID: Final = {
     "example": "4bf92f3577b34da6a3ce929d0e0e4736",
 }
 REQUEST_ID_HEADER: Final = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
-TOKEN: Final = "JWT of the platform: `sub` is the account's id, `exp` epoch seconds."  # noqa: S105
+TOKEN: Final = "JWT of the platform: `sub` is the account's id, `exp` epoch seconds; at most 8 KiB."  # noqa: S105
 CACHED: Final = {"Cache-Control": "max-age=300", "X-Content-Type-Options": "nosniff"}
 STATUSES: Final = {
     200: "Done.",

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import jwt
@@ -11,9 +11,10 @@ import pytest
 
 from service import auth
 from service.database import Connection
+from service.keys import MAX_TOKEN_BYTES
 from service.settings import Settings
 from tests.conftest import Running, Starter
-from tests.family import SECRET, Family, bearer
+from tests.family import EXPIRES, SECRET, Family, bearer
 
 STATUS = "/api/v1/parental-controls/pin/status"
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -179,6 +180,100 @@ async def test_only_so_many_tokens_are_remembered(
     for token in tokens:
         assert await accepts(running, token)
     assert [*running.context.tokens] == [token["Authorization"][7:] for token in tokens[2:]]
+
+
+def padded(account: UUID, size: int, **claims: Any) -> str:
+    """A token with a right signature, of so many bytes."""
+    bare = len(bearer(account, **claims, pad="")["Authorization"][7:])
+    for length in range((size - bare) * 3 // 4 - 4, size):
+        token = bearer(account, **claims, pad="x" * length)["Authorization"][7:]
+        if len(token) == size:
+            return token
+    raise AssertionError("no token has this size")
+
+
+async def test_a_token_beyond_8_kib_is_refused_unparsed(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vouching = {"purpose": "pin_verified", "exp": int(EXPIRES.timestamp())}
+    largest = {"Authorization": f"Bearer {padded(family.account, MAX_TOKEN_BYTES)}"}
+    assert await accepts(running, largest)
+    parental = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+    pin_token = padded(family.account, MAX_TOKEN_BYTES, **vouching)
+
+    async def granted(token: str) -> httpx.Response:
+        body = {"minutes": 15, "pin_token": token}
+        return await running.client.post(f"{parental}/grant", json=body, headers=family.bearer)
+
+    async def changed(token: str) -> httpx.Response:
+        body = {"reset_hour": 3, "pin_token": token}
+        return await running.client.put(parental, json=body, headers=family.bearer)
+
+    assert (await granted(pin_token)).status_code == 200
+    assert (await changed(pin_token)).status_code == 200
+
+    def unexpected(*_: Any, **__: Any) -> Any:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr("service.keys.urlsafe_b64decode", unexpected)
+    monkeypatch.setattr("jwt.decode", unexpected)
+    monkeypatch.setattr("jwt.get_unverified_header", unexpected)
+    for size in (MAX_TOKEN_BYTES + 1, 60_000):
+        token = padded(family.account, size)
+        assert not await accepts(running, {"Authorization": f"Bearer {token}"})
+        assert not await accepts(running, {"Authorization": f"bearer {'x' * size}"})
+        assert max(map(len, running.context.tokens)) == MAX_TOKEN_BYTES
+        beat = await running.client.post(
+            "/api/v1/viewing-time/heartbeat",
+            json=family.beat(),
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        assert (beat.status_code, beat.json()) == (401, INVALID)
+        token = padded(family.account, size, **vouching)
+        answer = await granted(token)
+        assert (answer.status_code, answer.json()["detail"]) == (
+            403,
+            "Invalid or expired PIN token",
+        )
+        answer = await changed(token)
+        assert answer.status_code == 403
+        assert answer.json()["detail"] == "Valid PIN token required to change: reset_hour"
+
+
+async def test_a_token_is_parsed_once_its_signature_is_right(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parsing costs a hundred times what the signature does, and anyone may send garbage."""
+    parsed: list[str] = []
+    decode = jwt.decode
+
+    def counting(token: str, *arguments: Any, **options: Any) -> Any:
+        parsed.append(token)
+        return decode(token, *arguments, **options)
+
+    monkeypatch.setattr("jwt.decode", counting)
+    monkeypatch.delattr("jwt.get_unverified_header")
+    token = family.bearer["Authorization"][7:]
+    header, payload, signature = token.split(".")
+    for other in (
+        f"{header}.{payload}.{signature[:-4]}AAAA",
+        f"{header}.{'W1tb' * 1900}.{signature}",
+        f"{'W1tb' * 1900}.{payload}.{signature}",
+        f"{header}..",
+        f"{header}.{payload}.",
+        f"{header}.{payload}.{signature}.",
+        f"{header}.{payload}",
+        f"é.{payload}.{signature}",
+        f"{header}.é.{signature}",
+        f"{header}.{payload}.é",
+        f"A.{payload}.{signature}",
+    ):
+        answer = await status(running, {"Authorization": f"Bearer {other}".encode()})  # type: ignore[dict-item] # not ASCII
+        assert (answer.status_code, answer.json()) == (401, INVALID), other
+    assert parsed == []
+    assert await accepts(running, family.bearer)
+    assert await accepts(running, family.bearer)
+    assert parsed == [token]
 
 
 async def test_an_account_must_be_there_and_active(
