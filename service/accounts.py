@@ -20,6 +20,7 @@ class AccountPutRow(msgspec.Struct, frozen=True):
 
     is_active: bool
     is_admin: bool
+    is_pending: bool
     email: str
     subscription_tier: str
     account_is_admin: bool
@@ -27,6 +28,7 @@ class AccountPutRow(msgspec.Struct, frozen=True):
 
 
 PUT: Final = Statement("account_put", AccountPutRow)
+BEING_DELETED: Final = "Account is being deleted"
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -48,6 +50,8 @@ async def account_put(request: Request) -> Response:
     rest = (wanted.password_hash, wanted.subscription_tier, wanted.is_admin, wanted.is_active)
     asked = (caller_id, account_id, wanted.email, *map(stored, rest), context.now())
     row = auth.administered(await PUT.maybe(context.pool, *asked))
+    if row.is_pending:
+        raise ClientFault(409, BEING_DELETED)
     account = (row.email, row.subscription_tier, row.account_is_admin, row.account_is_active)
     return reply(Account(account_id, *account))
 

@@ -70,7 +70,7 @@ BEGIN: Final = Statement("import_begin", BegunRow)
 STAGE: Final = Statement("import_stage", StagedRow)
 ACCOUNTS: Final = Statement("import_accounts", JudgedRow)
 PROFILES: Final = Statement("import_profiles", ProfilesRow)
-TITLES: Final = Statement("import_titles", MergedRow)
+TITLES: Final = Statement("import_titles", JudgedRow)
 
 
 class LineError(msgspec.Struct, frozen=True, order=True):
@@ -160,7 +160,7 @@ class Import:
         titles = await TITLES.one(connection, *self._arguments, timeout=SECONDS)
         if not (accounts.is_allowed and profiles.is_allowed and titles.is_allowed):
             raise ClientFault(403, NOT_ADMIN)
-        for row in (accounts, profiles):
+        for row in (accounts, profiles, titles):
             batch.error_count += row.refused
             batch.errors += map(LineError, row.lines, row.faults)
         return _Merged(accounts.merged, profiles.merged, titles.merged, profiles.listeners)

@@ -274,7 +274,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.ADMINISTRATOR,
         accounts.Account,
         records.AccountBody,
-        {409: ["Email belongs to another account"]},
+        {409: ["Email belongs to another account", accounts.BEING_DELETED]},
     ),
     ("DELETE", f"{ADMIN}/accounts/{{account_id}}"): Operation(
         OWNERS,
@@ -287,7 +287,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.ADMINISTRATOR,
         profiles.Profile,
         records.ProfileBody,
-        {422: [profiles.NO_ACCOUNT], 409: [profiles.NOT_MOVED]},
+        {422: [profiles.NO_ACCOUNT], 409: [profiles.NOT_MOVED, profiles.BEING_DELETED]},
         note=HEARD,
     ),
     ("DELETE", f"{ADMIN}/profiles/{{profile_id}}"): Operation(
@@ -297,7 +297,11 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         OWNERS, Caller.ADMINISTRATOR, erasure.Erased, refuses={404: [NO_PROFILE]}, note=HEARD
     ),
     ("PUT", f"{ADMIN}/titles/{{title_id}}"): Operation(
-        OWNERS, Caller.ADMINISTRATOR, titles.Title, records.TitleBody
+        OWNERS,
+        Caller.ADMINISTRATOR,
+        titles.Title,
+        records.TitleBody,
+        {409: [titles.BEING_DELETED]},
     ),
     ("DELETE", f"{ADMIN}/titles/{{title_id}}"): Operation(
         OWNERS, Caller.ADMINISTRATOR, refuses={202: LATER, 404: [NO_TITLE]}, note=IN_BATCHES

@@ -20,6 +20,7 @@ class ProfilePutRow(msgspec.Struct, frozen=True):
 
     is_active: bool
     is_admin: bool
+    is_pending: bool
     is_account: bool
     is_put: bool
     name: str
@@ -30,6 +31,7 @@ class ProfilePutRow(msgspec.Struct, frozen=True):
 
 
 PUT: Final = Statement("profile_put", ProfilePutRow)
+BEING_DELETED: Final = "Profile is being deleted"
 NO_ACCOUNT: Final = "Account not found"
 NOT_MOVED: Final = "Profile belongs to another account"
 
@@ -58,7 +60,7 @@ async def profile_put(request: Request) -> Response:
     if not row.is_account:
         raise ClientFault(422, NO_ACCOUNT)
     if not row.is_put:
-        raise ClientFault(409, NOT_MOVED)
+        raise ClientFault(409, BEING_DELETED if row.is_pending else NOT_MOVED)
     context.configurations.forget(wanted.account_id, profile_id, "profile put")
     await change.heard(row.listeners)
     return reply(Profile(profile_id, wanted.account_id, row.name, row.is_kids, row.parental_rating))

@@ -20,12 +20,14 @@ class TitlePutRow(msgspec.Struct, frozen=True):
 
     is_active: bool
     is_admin: bool
+    is_pending: bool
     title: str
     title_type: str
     is_educational: bool
 
 
 PUT: Final = Statement("title_put", TitlePutRow)
+BEING_DELETED: Final = "Title is being deleted"
 
 
 class Title(msgspec.Struct, frozen=True):
@@ -44,6 +46,8 @@ async def title_put(request: Request) -> Response:
     title = (wanted.title, stored(wanted.title_type), wanted.is_educational)
     asked = (caller_id, title_id, *title, context.now())
     row = auth.administered(await PUT.maybe(context.pool, *asked))
+    if row.is_pending:
+        raise ClientFault(409, BEING_DELETED)
     return reply(Title(title_id, row.title, row.title_type, row.is_educational))
 
 

@@ -11,6 +11,7 @@
 --
 -- row: is_active bool              the caller may ask
 -- row: is_admin bool               the caller is an administrator
+-- row: is_pending bool             its deletion is pending, so nothing was done
 -- row: email text                  the account as it is now; null where nothing was done
 -- row: subscription_tier text
 -- row: account_is_admin bool
@@ -23,6 +24,11 @@ with caller as (
     select u.is_active, u.is_admin
     from users as u
     where u.id = $1::uuid
+),
+pending as (
+    select d.id
+    from pending_deletions as d
+    where d.kind = 'account' and d.id = $2::uuid
 ),
 put as (
     insert into users as a (
@@ -39,7 +45,7 @@ put as (
         $8::timestamptz,
         0
     from caller as c
-    where c.is_active and c.is_admin
+    where c.is_active and c.is_admin and not exists (select from pending)
     on conflict (id) do update
     set
         email = excluded.email,
@@ -52,6 +58,7 @@ put as (
 select
     c.is_active,
     c.is_admin,
+    exists (select from pending) as is_pending,
     p.email,
     p.subscription_tier,
     p.is_admin as account_is_admin,

@@ -30,6 +30,7 @@ asked as materialized (
         m.is_active,
         exists (select from users as u where u.id = m.id) as is_known,
         case
+            when d.id is not null then 'id: Account is being deleted'
             when l.line > min(l.line) over (partition by m.email)
                 or exists (select from users as u where u.email = m.email and u.id <> m.id)
             then 'email: Belongs to another account'
@@ -39,6 +40,7 @@ asked as materialized (
         id uuid, email text, password_hash text, subscription_tier text, is_admin bool,
         is_active bool
     )
+    left join pending_deletions as d on d.kind = 'account' and d.id = m.id
     where l.type = 'account'
 ),
 changed as (

@@ -32,6 +32,7 @@ asked as materialized (
         p.id is not null as is_known,
         p.is_kids <> m.is_kids as is_turned,
         case
+            when d.id is not null then 'id: Profile is being deleted'
             when p.user_id <> m.account_id then 'account_id: Profile belongs to another account'
             when u.id is null then 'account_id: Account not found'
         end as fault
@@ -40,7 +41,9 @@ asked as materialized (
         id uuid, account_id uuid, name text, parental_rating text, is_kids bool
     )
     left join profiles as p on p.id = m.id
-    left join users as u on u.id = m.account_id
+    left join pending_deletions as d on d.kind = 'profile' and d.id = m.id
+    left join pending_deletions as g on g.kind = 'account' and g.id = m.account_id
+    left join users as u on u.id = m.account_id and g.id is null
     where l.type = 'profile'
 ),
 changed as (

@@ -11,7 +11,8 @@
 --
 -- row: is_active bool              the caller may ask
 -- row: is_admin bool               the caller is an administrator
--- row: is_account bool             there is such an account
+-- row: is_pending bool             its deletion is pending, so nothing was done
+-- row: is_account bool             there is such an account, and it is not being deleted
 -- row: is_put bool                 false: the profile is another account's
 -- row: name text                   the profile as it is now; null where nothing was done
 -- row: is_kids bool
@@ -27,11 +28,21 @@ with caller as (
     from users as u
     where u.id = $1::uuid
 ),
+pending as (
+    select d.id
+    from pending_deletions as d
+    where d.kind = 'profile' and d.id = $2::uuid
+),
 account as materialized (
     select u.id
     from users as u
     cross join caller as c
-    where u.id = $3::uuid and c.is_active and c.is_admin
+    where u.id = $3::uuid
+        and c.is_active
+        and c.is_admin
+        and not exists (
+            select from pending_deletions as d where d.kind = 'account' and d.id = u.id
+        )
     for key share of u
 ),
 put as (
@@ -39,6 +50,7 @@ put as (
     select
         $2::uuid, a.id, $4::text, coalesce($6::text, 'TV-MA'), $5::bool, $8::timestamptz
     from account as a
+    where not exists (select from pending)
     on conflict (id) do update
     set
         name = excluded.name,
@@ -54,6 +66,7 @@ put as (
 select
     c.is_active,
     c.is_admin,
+    exists (select from pending) as is_pending,
     exists (select from account) as is_account,
     p.id is not null as is_put,
     p.name,

@@ -9,6 +9,7 @@
 --
 -- row: is_active bool              the caller may ask
 -- row: is_admin bool               the caller is an administrator
+-- row: is_pending bool             its deletion is pending, so nothing was done
 -- row: title text                  the title as it is now; null where nothing was done
 -- row: title_type text
 -- row: is_educational bool
@@ -21,12 +22,17 @@ with caller as (
     from users as u
     where u.id = $1::uuid
 ),
+pending as (
+    select d.id
+    from pending_deletions as d
+    where d.kind = 'title' and d.id = $2::uuid
+),
 put as (
     insert into titles as t (id, title, title_type, is_featured, is_educational, created_at)
     select
         $2::uuid, $3::text, coalesce($4::text, 'movie'), false, $5::bool, $6::timestamptz
     from caller as c
-    where c.is_active and c.is_admin
+    where c.is_active and c.is_admin and not exists (select from pending)
     on conflict (id) do update
     set
         title = excluded.title,
@@ -37,6 +43,7 @@ put as (
 select
     c.is_active,
     c.is_admin,
+    exists (select from pending) as is_pending,
     p.title,
     p.title_type,
     p.is_educational
