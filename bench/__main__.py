@@ -14,6 +14,7 @@ from bench.figure import Figure, Target, table
 from bench.harness import Bench, opened
 from bench.report import RESULTS, Report, machine, report
 from bench.seed import fresh_day
+from service import open_files
 
 Question = Callable[[Bench], Awaitable[list[Figure]]]
 
@@ -39,6 +40,7 @@ ALL: Final = {**QUESTIONS, **ONLY_WHEN_NAMED}
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where to write.")
 def main(questions: tuple[str, ...], quick: bool, own_client: bool, out: Path) -> None:
     """Measure the service on a PostgreSQL of its own, print one table, write JSON and a chart."""
+    open_files.raise_limit()
     with_wrk = wrk.installed() and not own_client
     try:
         result = asyncio.run(_run(questions or _usual(quick), quick, with_wrk))

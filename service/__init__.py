@@ -56,7 +56,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     ids                 ids of new rows, which sort by time
     rules               the viewing day, the limit, the verdict: pure
     wire                what a body, a path and a query may say
-    dotenv              settings in a file
+    dotenv, open_files  settings in a file; how many files may be open
     supervision         tasks that must not die, and what nobody waits for
     exposition          metrics in Prometheus' text format
     cures               what cures the errors of a database or a pooler

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import msgspec
 
-from service import config_loader, cures, in_force, jwks, rules, schema, settings
+from service import config_loader, cures, in_force, jwks, open_files, rules, schema, settings
 from service.database import UNAVAILABLE, Connection, Statement, connect, reach
 from service.errors import Unavailable
 from service.server import PortTaken, bound
@@ -59,10 +59,25 @@ def findings(
         yield from (Finding("FAULT", "settings", fault) for fault in error.faults)
         return
     yield Finding("ok", "settings can all be read")
+    yield from _players(chosen)
     yield from asyncio.run(_database(chosen, instances, now))
     yield from _zones()
     yield from _ports(chosen)
     yield from _published_keys(chosen)
+
+
+def _players(chosen: Settings) -> Findings:
+    limit = open_files.raise_limit()
+    most, wanted = open_files.for_connections(chosen, limit), chosen.heartbeat_queue_max
+    what = f"players: {most:,} can be connected at once, because {limit:,} files may be open"
+    if most < wanted:
+        remedy = (
+            f"raise the hard limit to {wanted + limit - most:,} or more (`ulimit -Hn`, "
+            "LimitNOFILE= of systemd), or lower HEARTBEAT_QUEUE_MAX"
+        )
+        yield Finding("FAULT", f"{what}; HEARTBEAT_QUEUE_MAX is {wanted:,}", remedy)
+    else:
+        yield Finding("ok", what)
 
 
 async def _database(chosen: Settings, instances: int, now: Callable[[], datetime]) -> list[Finding]:

@@ -24,6 +24,7 @@ from service import (
     cures,
     demo,
     in_force,
+    open_files,
     schema,
     settings,
 )
@@ -47,6 +48,7 @@ def main(context: click.Context) -> None:
     """Counts how long children watch and enforces what their parents allow."""
     if sys.platform in ("win32", "cygwin"):
         raise click.ClickException(f"{SYSTEMS}; not on Windows.")
+    open_files.raise_limit()
     context.obj = lambda: _settings(_environment())
 
 

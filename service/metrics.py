@@ -1,8 +1,9 @@
 """What the process counts about itself; plain numbers, added to on the event loop."""
 
+import sys
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from itertools import accumulate
 from secrets import token_hex
 from time import monotonic
@@ -72,6 +73,22 @@ class Durations:
         return [latest[-(-count * percent // 100) - 1] if count else 0.0 for percent in percents]
 
 
+class Connections:
+    """The clients that are connected; `open` is the server's own collection of them."""
+
+    def __init__(self) -> None:
+        self.open: Sized = ()
+        self.max = sys.maxsize
+        self.refused = 0
+        self.is_out_of_files = False
+        self.looks_out_of_files = 0  # one look a second
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a client that connects now is refused."""
+        return self.is_out_of_files or len(self.open) >= self.max
+
+
 class Metrics:
     """The counts of one service since its start."""
 
@@ -100,6 +117,7 @@ class Metrics:
         self.failures = {"own": 0, "database": 0, "deadline": 0}
         self.lag_seconds = Histogram(LAG_SECONDS)
         self.lag_most = 0.0
+        self.connections = Connections()
 
     @property
     def heartbeats_taken(self) -> int:

@@ -141,6 +141,7 @@ FIELDS: Final[dict[str, Field]] = {
     "checks": Field("What was looked at.", ...),
     "database": Field("Whether the database answers and takes writes.", "ok"),
     "schema": Field("There only when tables or migrations are missing.", "outdated"),
+    "connections": Field("There only when no more client can connect.", "exhausted"),
     "heartbeats": Field("There only when heartbeats wait and none is written.", "stuck"),
     "process": Field(
         "There only when the process is about to stop, or a background task has died.", "stopping"

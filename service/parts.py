@@ -9,7 +9,15 @@ from uuid import UUID
 
 import msgspec
 
-from service import balance, config_loader, history, pin_attempt, rules, weekly_report
+from service import (
+    balance,
+    config_loader,
+    history,
+    open_files,
+    pin_attempt,
+    rules,
+    weekly_report,
+)
 from service.config_cache import ConfigCache
 from service.context import Context
 from service.database import Warmth, close_pool, open_pool
@@ -41,6 +49,7 @@ async def build(
     `end` is called when a background task has died.
     """
     metrics = Metrics()
+    metrics.connections.max = open_files.for_connections(settings, open_files.raise_limit())
     supervisor = parts.enter_context(Supervisor(metrics, end))
     if telemetry is not None:
         parts.push_async_callback(telemetry.stop)

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from service.metrics import Metrics
+from service import open_files
+from service.metrics import Connections, Metrics
 from service.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.pulse")
@@ -18,6 +19,8 @@ TICK_SECONDS: Final = 0.05
 SWEEP_SECONDS: Final = 0.25
 SWEEPS: Final = 40
 TELL_SECONDS: Final = 1.0
+# A line where so much of the connections is in use, and not again before it was less than FEW.
+MANY, FEW = 0.8, 0.7
 
 
 @asynccontextmanager
@@ -27,6 +30,7 @@ async def pulse(metrics: Metrics) -> AsyncIterator[None]:
         supervised("event loop watch", _tick(metrics)),
         supervised("sweeper", _sweep(metrics)),
         supervised("reporter", _tell(metrics)),
+        supervised("connection watch", _watch(metrics.connections)),
     ]
     try:
         yield
@@ -75,6 +79,26 @@ class Report:
             sample, metrics.refused_beat = metrics.refused_beat, {}
             fields = {"heartbeats": reasons.total(), "reasons": dict(reasons), "sample": sample}
             logger.info("heartbeats_refused", extra={"fields": fields})
+
+
+async def _watch(connections: Connections) -> None:
+    """Looks once a second whether more clients can connect, and logs why not."""
+    told, is_told = 0, False
+    while True:
+        await asyncio.sleep(TELL_SECONDS)
+        number = {"open": len(connections.open), "max": connections.max}
+        if connections.refused > told:
+            fields = {"connections": connections.refused - told, **number}
+            told = connections.refused
+            logger.error("connections_refused", extra={"fields": fields})
+        connections.is_out_of_files = open_files.are_exhausted()
+        if connections.is_out_of_files:
+            connections.looks_out_of_files += 1
+            logger.error("open_files_exhausted", extra={"fields": number})
+        share = number["open"] / number["max"]
+        if share >= MANY and not is_told:
+            logger.warning("connections_many", extra={"fields": number})
+        is_told = share >= (FEW if is_told else MANY)
 
 
 async def _sweep(metrics: Metrics) -> None:

@@ -40,6 +40,7 @@ class Checks(msgspec.Struct, frozen=True):
     database: Literal["ok", "unreachable"] | UnsetType = UNSET
     schema: Literal["outdated"] | UnsetType = UNSET
     heartbeats: Literal["stuck"] | UnsetType = UNSET
+    connections: Literal["exhausted"] | UnsetType = UNSET
     process: Literal["stopping", "failed"] | UnsetType = UNSET
 
 
@@ -86,7 +87,11 @@ class ReadinessWatch:
         """What is known, at no cost."""
         if self._supervisor.has_died:
             return Checks(process="failed")
-        return Checks(process="stopping") if is_stopping else self._checks
+        if is_stopping:
+            return Checks(process="stopping")
+        if self._metrics.connections.is_full:
+            return msgspec.structs.replace(self._checks, connections="exhausted")
+        return self._checks
 
     async def look(self) -> None:
         """Looks once, for at most ANSWER_SECONDS; logs a change."""

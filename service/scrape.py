@@ -201,6 +201,23 @@ def _process(exposition: Exposition, context: Context) -> None:
     exposition.counter(
         "log_lines_dropped_total", "Log lines that nobody was ready to read.", LINES.dropped
     )
+    connections = counts.connections
+    exposition.gauge("connections", "Clients that are connected.", len(connections.open))
+    exposition.gauge(
+        "max_connections",
+        "How many clients can be connected, by the limit of open files.",
+        connections.max,
+    )
+    exposition.counter(
+        "connections_refused_total",
+        "Connections closed at once, because as many clients as can be are connected.",
+        connections.refused,
+    )
+    exposition.counter(
+        "open_files_exhausted_total",
+        "Looks, one a second, at which no more file could be opened.",
+        connections.looks_out_of_files,
+    )
     exposition.gauge(
         "build_info",
         "Always 1; the labels say what runs.",

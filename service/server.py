@@ -15,6 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from service.app import Service, application, scrapes
+from service.context import Context
 from service.protocol import Protocol
 from service.settings import Settings
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("viewing_time.server")
 # The event loop takes one new connection a turn from each listening socket. Where a thousand
 # players come at once to a single socket, the last waits a second while the first are served.
 TAKES: Final = 16
+OPERATORS: Final = 8  # connections to METRICS_PORT beyond those of clients
 
 
 class PortTaken(Exception):
@@ -31,6 +33,31 @@ class PortTaken(Exception):
 
 class BackgroundTaskDied(Exception):
     """The service has stopped, because it could not work any more; one sentence."""
+
+
+class Admitted(Protocol):
+    """The protocol of a connection, or its end where too many clients are connected.
+
+    A client whose connection nobody accepts waits in silence. One that is closed at once tries
+    another instance, and the files that this process needs for itself stay free.
+    """
+
+    spare = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        connections = self.app_state["context"].metrics.connections
+        if len(self.connections) < connections.max + self.spare:
+            super().connection_made(transport)
+        else:
+            connections.refused += 1
+            transport.set_protocol(asyncio.Protocol())
+            transport.close()
+
+
+class AdmittedOperator(Admitted):
+    """The same for METRICS_PORT, where operators can connect when clients no longer can."""
+
+    spare = OPERATORS
 
 
 class Server(uvicorn.Server):
@@ -57,11 +84,16 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        context: Context = self.lifespan.state["context"]
+        connections = context.metrics.connections
+        connections.open = self.server_state.connections
+        if connections.max < context.settings.heartbeat_queue_max:
+            logger.warning("connections_few", extra={"fields": {"max": connections.max}})
         self._loop = asyncio.get_running_loop()
         for listener, config in self._more:
             config.load()
             protocol = partial(
-                Protocol,
+                AdmittedOperator,
                 config=config,
                 server_state=self.server_state,
                 app_state=self.lifespan.state,
@@ -152,7 +184,7 @@ def _config(settings: Settings, served: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         served,
         loop="uvloop",
-        http=Protocol,
+        http=Admitted,
         ws="none",
         lifespan="on",
         log_config=None,

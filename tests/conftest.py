@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import asyncpg
@@ -21,7 +23,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service import migrate
+from service import migrate, open_files
 from service.app import application, utc_now
 from service.context import Context
 from service.database import Connection
@@ -30,6 +32,7 @@ from service.settings import Settings
 from tests.family import SECRET, Family, add_family, bearer
 
 ROOT = Path(__file__).parent.parent
+FILES = open_files.raise_limit()
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, which the processes that
 # they start would inherit; some tests send it.
@@ -210,8 +213,13 @@ class RunningService:
 
 
 @asynccontextmanager
-async def served(dsn: str, **variables: str) -> AsyncIterator[RunningService]:
-    """A service process on `dsn`, on a free port; stopped also when the test fails."""
+async def served(
+    dsn: str, log: IO[bytes] | None = None, files: int | None = None, /, **variables: str
+) -> AsyncIterator[RunningService]:
+    """A service process on `dsn`, on a free port; stopped also when the test fails.
+
+    It writes to `log`, and may open `files`.
+    """
     environment = {
         **os.environ,
         "DATABASE_URL": dsn,
@@ -220,13 +228,16 @@ async def served(dsn: str, **variables: str) -> AsyncIterator[RunningService]:
         "PORT": str(free_port()),
         **variables,
     }
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as own:
+        log = log or own
+        limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files or 0, files or 0))
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve"],
             cwd=ROOT,
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
+            preexec_fn=limit if files else None,
         )
         try:
             url = f"http://127.0.0.1:{environment['PORT']}"
@@ -240,6 +251,12 @@ async def served(dsn: str, **variables: str) -> AsyncIterator[RunningService]:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(process.wait, 20)
+
+
+def needs_files(count: int) -> None:
+    """Skips a test that opens so many files, where the machine does not let it."""
+    if count > FILES:
+        pytest.skip(f"the test opens {count:,} files, and the hard limit is {FILES:,}")
 
 
 def free_port() -> int:

@@ -74,7 +74,9 @@ async def test_the_wheel_serves_from_an_empty_directory(
     _, where = await run(programs / "python", "-c", code, cwd=tmp_path, env=environment())
     assert where.startswith(str(programs.parent))
     port = str(free_port())
-    chosen = environment(DATABASE_URL=empty_database, JWT_SECRET=SECRET, PORT=port)
+    chosen = environment(
+        DATABASE_URL=empty_database, JWT_SECRET=SECRET, PORT=port, HEARTBEAT_QUEUE_MAX="500"
+    )
     with (tmp_path.parent / f"{tmp_path.name}.log").open("w+") as log:
         process = subprocess.Popen(
             [programs / "viewing-time", "serve", "--migrate"],

@@ -70,7 +70,7 @@ LAYERS = [
     ["connector"],
     ["report_page", "openapi_page", "openapi_fields"],
     ["week", "dates", "negotiation"],
-    ["rules", "wire", "dotenv", "ids", "exposition"],
+    ["rules", "wire", "dotenv", "ids", "exposition", "open_files"],
     ["supervision"],
     ["driver", "cures"],
     ["errors", "deadlines", "pin_worker", "postgres_programs", "settings", "metrics", "logs"],

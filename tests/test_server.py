@@ -24,7 +24,7 @@ from service import protocol
 from service.database import Connection
 from service.protocol import Protocol
 from tests.balancer import balanced, haproxied
-from tests.conftest import RunningService, free_port, served
+from tests.conftest import RunningService, free_port, needs_files, served
 from tests.family import PIN, Family, add_family, session_seconds
 from tests.proxy import proxied
 from tests.watching import BEAT, add_viewers, all_watching, client_of
@@ -283,6 +283,7 @@ async def test_pipelined_requests_are_answered_in_order(
 async def test_a_thousand_idle_connections_cost_little_and_hold_nobody_up(
     service: RunningService, household: tuple[Connection, Family]
 ) -> None:
+    needs_files(1_200)
     connection, family = household
     async with AsyncExitStack() as idle:
         before = resident_bytes(service.process.pid)
