@@ -59,6 +59,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     dotenv, open_files  settings in a file; how many files may be open
     supervision         tasks that must not die, and what nobody waits for
     exposition          metrics in Prometheus' text format
+    refusals            what rules of the platform's own refuse
     cures               what cures the errors of a database or a pooler
     driver              the errors of the PostgreSQL driver, told apart
     deadlines           no request waits for ever

@@ -22,7 +22,7 @@ class AccountPutRow(msgspec.Struct, frozen=True):
     is_admin: bool
     is_pending: bool
     email: str
-    subscription_tier: str
+    subscription_tier: str | None
     account_is_admin: bool
     account_is_active: bool
 
@@ -36,7 +36,7 @@ class Account(msgspec.Struct, frozen=True):
 
     id: UUID
     email: str
-    subscription_tier: str
+    subscription_tier: str | None
     is_admin: bool
     is_active: bool
 

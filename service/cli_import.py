@@ -18,7 +18,7 @@ import click
 from service import cures
 from service.app import utc_now
 from service.database import UNAVAILABLE, connected
-from service.errors import Overloaded
+from service.errors import ClientFault, Overloaded
 from service.import_lines import Line, numbered, objects, rows
 from service.import_merge import SECONDS, Import
 from service.settings import Settings
@@ -57,6 +57,7 @@ def import_command(
             *UNAVAILABLE,
             asyncpg.PostgresError,
             OSError,  # the file cannot be read
+            ClientFault,  # a rule of the database refuses a line
             Overloaded,
             KeyboardInterrupt,
         ) as fault:

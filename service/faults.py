@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from service import auth
+from service import auth, refusals
 from service.context import Context
 from service.database import UNAVAILABLE
 from service.deadlines import within
@@ -19,6 +19,7 @@ from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
 from service.exchange import reply
 from service.trace import blame, refuse
 
+PLATFORM: Final = "/api/v1/admin/"
 CONSTRAINTS: Final = {
     "users_email_key": ClientFault(409, "Email belongs to another account"),
 }
@@ -78,13 +79,16 @@ async def unavailable(request: Request, fault: Exception) -> Response:
     return _try_again(1)
 
 
-async def constraint_fault(
-    request: Request, fault: asyncpg.IntegrityConstraintViolationError
-) -> Response:
-    """A rule that only the database can judge; where no client breaks it, the fault is our own."""
-    if fault.constraint_name not in CONSTRAINTS:
+async def refused(request: Request, fault: asyncpg.PostgresError) -> Response:
+    """A rule that only the database can judge: a client's, or one of the platform's own.
+
+    Only the platform's calls write to its tables. Where another breaks a rule, that is a bug.
+    """
+    known = CONSTRAINTS.get(fault.constraint_name or "")
+    if known is None and not request.scope["path"].startswith(PLATFORM):
         raise fault
-    return await client_fault(request, CONSTRAINTS[fault.constraint_name])
+    reason = refusals.reason(fault, is_deletion=request.method == "DELETE")
+    return await client_fault(request, known or ClientFault(409, reason))
 
 
 async def own_fault(request: Request, fault: Exception) -> Response:
@@ -105,7 +109,7 @@ TABLE: Final[dict[Any, Callable[[Request, Any], Awaitable[Response]]]] = {
     RuleFault: entitled_fault,
     HTTPException: http_fault,
     Overloaded: overloaded,
-    asyncpg.IntegrityConstraintViolationError: constraint_fault,
+    **dict.fromkeys(refusals.REFUSED, refused),
     **dict.fromkeys(UNAVAILABLE, unavailable),
     Exception: own_fault,
 }

@@ -16,7 +16,7 @@ import asyncpg
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from service import wire
+from service import refusals, wire
 from service.auth import NOT_ADMIN
 from service.config_changes import Changes
 from service.database import Connection, Statement
@@ -31,11 +31,14 @@ COLUMNS: Final = ("line", "type", "members")
 SECONDS: Final = 600.0  # the longest that a statement may take
 COMMAND: Final = "import"  # the origin of what changes at the command line
 TWICE: Final = "id: On an earlier line already"
-# Another transaction was faster: the next try finds what it left.
+# A concurrent transaction changed the same rows: the retry sees its result. Every other constraint
+# is the platform's own, and refuses the retry too.
 OVERTAKEN: Final = (
-    asyncpg.UniqueViolationError,
-    asyncpg.ForeignKeyViolationError,
-    asyncpg.DeadlockDetectedError,
+    "users_pkey",
+    "users_email_key",
+    "profiles_pkey",
+    "profiles_user_id_fkey",
+    "titles_pkey",
 )
 # The ids on earlier lines: by the type, and by the rest of a division.
 Seen: TypeAlias = dict[tuple[str, int], set[int]]
@@ -124,8 +127,12 @@ class Import:
             batch = _Batch(lines, None if self._whole else BATCH_LINES, self._seen)
             try:
                 await self._merge(connection, batch)
-            except OVERTAKEN as fault:
-                raise Overloaded(1) from fault
+            except asyncpg.DeadlockDetectedError as error:
+                raise Overloaded(1) from error
+            except refusals.REFUSED as error:
+                if error.constraint_name in OVERTAKEN:
+                    raise Overloaded(1) from error
+                raise ClientFault(409, refusals.reason(error, is_deletion=False)) from error
             is_last = batch.is_last
 
     async def _merge(self, connection: Connection, batch: "_Batch") -> None:

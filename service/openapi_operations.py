@@ -168,6 +168,10 @@ HEARD: Final = (
 )
 ADMIN: Final = "/api/v1/admin"
 
+# Rules that only the platform's database has, for example.
+REFERRED: Final = "Table watchlists still refers to it"
+RULE: Final = "Column country of table users needs a value"
+
 OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("POST", f"{VIEWING}/heartbeat"): Operation(
         PLAYERS,
@@ -274,12 +278,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.ADMINISTRATOR,
         accounts.Account,
         records.AccountBody,
-        {409: ["Email belongs to another account", accounts.BEING_DELETED]},
+        {409: ["Email belongs to another account", accounts.BEING_DELETED, RULE]},
     ),
     ("DELETE", f"{ADMIN}/accounts/{{account_id}}"): Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
-        refuses={202: LATER, 404: ["Account not found"]},
+        refuses={202: LATER, 404: ["Account not found"], 409: [REFERRED]},
         note=IN_BATCHES,
     ),
     ("PUT", f"{ADMIN}/profiles/{{profile_id}}"): Operation(
@@ -287,29 +291,40 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.ADMINISTRATOR,
         profiles.Profile,
         records.ProfileBody,
-        {422: [profiles.NO_ACCOUNT], 409: [profiles.NOT_MOVED, profiles.BEING_DELETED]},
+        {422: [profiles.NO_ACCOUNT], 409: [profiles.NOT_MOVED, profiles.BEING_DELETED, RULE]},
         note=HEARD,
     ),
     ("DELETE", f"{ADMIN}/profiles/{{profile_id}}"): Operation(
-        OWNERS, Caller.ADMINISTRATOR, refuses={202: LATER, 404: [NO_PROFILE]}, note=IN_BATCHES
+        OWNERS,
+        Caller.ADMINISTRATOR,
+        refuses={202: LATER, 404: [NO_PROFILE], 409: [REFERRED]},
+        note=IN_BATCHES,
     ),
     ("DELETE", f"{ADMIN}/profiles/{{profile_id}}/viewing-data"): Operation(
-        OWNERS, Caller.ADMINISTRATOR, erasure.Erased, refuses={404: [NO_PROFILE]}, note=HEARD
+        OWNERS,
+        Caller.ADMINISTRATOR,
+        erasure.Erased,
+        refuses={404: [NO_PROFILE], 409: [REFERRED]},
+        note=HEARD,
     ),
     ("PUT", f"{ADMIN}/titles/{{title_id}}"): Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
         titles.Title,
         records.TitleBody,
-        {409: [titles.BEING_DELETED]},
+        {409: [titles.BEING_DELETED, RULE]},
     ),
     ("DELETE", f"{ADMIN}/titles/{{title_id}}"): Operation(
-        OWNERS, Caller.ADMINISTRATOR, refuses={202: LATER, 404: [NO_TITLE]}, note=IN_BATCHES
+        OWNERS,
+        Caller.ADMINISTRATOR,
+        refuses={202: LATER, 404: [NO_TITLE], 409: [REFERRED]},
+        note=IN_BATCHES,
     ),
     ("POST", f"{ADMIN}/import"): Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
         import_merge.Outcome,
+        refuses={409: [RULE]},
         parameters=[MODE],
         note="Up to 100 MB of lines, each a JSON object of at most 1 MB: `type` (`account`,"
         " `profile` or `title`), `id`, and the members that a PUT of it takes, each of at most"

@@ -25,7 +25,7 @@ class ProfilePutRow(msgspec.Struct, frozen=True):
     is_put: bool
     name: str
     is_kids: bool
-    parental_rating: str
+    parental_rating: str | None
     told: str | None
     listeners: list[str]
 
@@ -41,7 +41,7 @@ class Profile(msgspec.Struct, frozen=True):
     account_id: UUID
     name: str
     is_kids: bool
-    parental_rating: str
+    parental_rating: str | None
 
 
 async def profile_put(request: Request) -> Response:

@@ -22,7 +22,7 @@ class TitlePutRow(msgspec.Struct, frozen=True):
     is_admin: bool
     is_pending: bool
     title: str
-    title_type: str
+    title_type: str | None
     is_educational: bool
 
 
@@ -33,7 +33,7 @@ BEING_DELETED: Final = "Title is being deleted"
 class Title(msgspec.Struct, frozen=True):
     id: UUID
     title: str
-    title_type: str
+    title_type: str | None
     is_educational: bool
 
 

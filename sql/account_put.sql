@@ -13,7 +13,7 @@
 -- row: is_admin bool               the caller is an administrator
 -- row: is_pending bool             its deletion is pending, so nothing was done
 -- row: email text                  the account as it is now; null where nothing was done
--- row: subscription_tier text
+-- row: subscription_tier text      null also in a row of an adopted table
 -- row: account_is_admin bool
 -- row: account_is_active bool
 --
@@ -53,7 +53,11 @@ put as (
         subscription_tier = coalesce($5::text, a.subscription_tier),
         is_admin = coalesce($6::bool, a.is_admin),
         is_active = coalesce($7::bool, a.is_active)
-    returning a.email, a.subscription_tier, a.is_admin, a.is_active
+    returning
+        a.email,
+        a.subscription_tier,
+        coalesce(a.is_admin, false) as is_admin,
+        coalesce(a.is_active, false) as is_active
 )
 select
     c.is_active,

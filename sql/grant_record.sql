@@ -45,7 +45,7 @@ balance as (
     on conflict (profile_id, reset_date) do update
     set
         used_seconds = greatest(0, b.used_seconds - 60 * coalesce($5::int, 0)),
-        is_unlimited_override = b.is_unlimited_override or $5::int is null,
+        is_unlimited_override = coalesce(b.is_unlimited_override, false) or $5::int is null,
         updated_at = excluded.updated_at
     returning b.profile_id, b.used_seconds, b.is_unlimited_override
 ),

@@ -29,10 +29,10 @@ select
     s.title_id,
     t.title as title_name,
     s.device_type,
-    s.is_educational,
+    coalesce(s.is_educational, false) as is_educational,
     s.started_at,
     s.ended_at,
-    s.total_seconds
+    coalesce(s.total_seconds, 0) as total_seconds
 from users as u
 left join profiles as p on p.id = $2::uuid and p.user_id = u.id
 left join lateral (

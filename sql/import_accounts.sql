@@ -13,7 +13,8 @@
 -- moves takes two imports, so that the order of the rows cannot matter to `users_email_key`.
 -- An account that another transaction makes meanwhile fails at `users_pkey` or `users_email_key`:
 -- the batch is to be tried again, and finds it.
--- Only rows that differ are written, each from the row as it is.
+-- Only rows that differ are written, each from the row as it is. A member that the line lacks stays
+-- as it is, also where an adopted table has a null.
 with caller as (
     select $1::uuid is null or exists (
         select from users as u where u.id = $1::uuid and u.is_active and u.is_admin
@@ -57,12 +58,13 @@ changed as (
         and a.fault is null
         and a.is_known
         and u.id = a.id
-        and (
-            u.email <> a.email
-            or u.password_hash <> a.password_hash
-            or u.subscription_tier <> a.subscription_tier
-            or u.is_admin <> a.is_admin
-            or u.is_active <> a.is_active
+        and (u.email, u.password_hash, u.subscription_tier, u.is_admin, u.is_active)
+        is distinct from (
+            a.email,
+            coalesce(a.password_hash, u.password_hash),
+            coalesce(a.subscription_tier, u.subscription_tier),
+            coalesce(a.is_admin, u.is_admin),
+            coalesce(a.is_active, u.is_active)
         )
 ),
 made as (

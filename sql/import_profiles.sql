@@ -14,7 +14,8 @@
 --
 -- A profile stays its account's. One that another transaction makes meanwhile, or whose account it
 -- deletes, fails at `profiles_pkey` or `profiles_user_id_fkey`: the batch is to be tried again.
--- Only rows that differ are written, and no key of theirs: heartbeats do not wait.
+-- Only rows that differ are written, and no key of theirs: heartbeats do not wait. A member that the
+-- line lacks stays as it is, also where an adopted table has a null.
 -- One notification, however many turned child or adult: each instance then loads what it needs.
 with caller as (
     select $1::uuid is null or exists (
@@ -30,10 +31,11 @@ asked as materialized (
         m.parental_rating,
         m.is_kids,
         p.id is not null as is_known,
-        p.is_kids <> m.is_kids as is_turned,
+        p.id is not null and p.is_kids is distinct from m.is_kids as is_turned,
         case
             when d.id is not null then 'id: Profile is being deleted'
-            when p.user_id <> m.account_id then 'account_id: Profile belongs to another account'
+            when p.id is not null and p.user_id is distinct from m.account_id
+            then 'account_id: Profile belongs to another account'
             when u.id is null then 'account_id: Account not found'
         end as fault
     from import_lines as l
@@ -58,11 +60,8 @@ changed as (
         and a.fault is null
         and a.is_known
         and p.id = a.id
-        and (
-            p.name <> a.name
-            or p.parental_rating <> a.parental_rating
-            or p.is_kids <> a.is_kids
-        )
+        and (p.name, p.parental_rating, p.is_kids)
+        is distinct from (a.name, coalesce(a.parental_rating, p.parental_rating), a.is_kids)
 ),
 made as (
     insert into profiles (id, user_id, name, parental_rating, is_kids, created_at)

@@ -11,7 +11,8 @@
 --
 -- A title that another transaction makes meanwhile fails at `titles_pkey`: the batch is to be
 -- tried again, and finds it.
--- Only rows that differ are written, and no key of theirs: heartbeats do not wait.
+-- Only rows that differ are written, and no key of theirs: heartbeats do not wait. A member that the
+-- line lacks stays as it is, also where an adopted table has a null.
 with caller as (
     select $1::uuid is null or exists (
         select from users as u where u.id = $1::uuid and u.is_active and u.is_admin
@@ -45,11 +46,8 @@ changed as (
         and a.fault is null
         and a.is_known
         and t.id = a.id
-        and (
-            t.title <> a.title
-            or t.title_type <> a.title_type
-            or t.is_educational <> a.is_educational
-        )
+        and (t.title, t.title_type, t.is_educational)
+        is distinct from (a.title, coalesce(a.title_type, t.title_type), a.is_educational)
 ),
 made as (
     insert into titles (id, title, title_type, is_featured, is_educational, created_at)

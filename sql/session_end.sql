@@ -29,7 +29,7 @@ ended as (
     set ended_at = greatest($3::timestamptz, s.started_at)
     from owner as o
     where o.is_active and s.id = o.session_id and s.profile_id = o.profile_id
-    returning s.total_seconds, s.ended_at
+    returning coalesce(s.total_seconds, 0) as total_seconds, s.ended_at
 )
 select
     o.is_active,

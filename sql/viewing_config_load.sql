@@ -80,10 +80,16 @@ select
         as weekday_limit_minutes,
     case when o.has_configuration then o.weekend_limit_minutes else s.weekend_limit_minutes end
         as weekend_limit_minutes,
-    coalesce(o.reset_hour, s.reset_hour) as reset_hour,
-    coalesce(o.educational_exempt, s.educational_exempt) as educational_exempt,
-    coalesce(o.timezone, s.timezone) as timezone,
-    coalesce(o.updated_at, s.updated_at) as updated_at
+    case when o.has_configuration then coalesce(o.reset_hour, $6::int) else s.reset_hour end
+        as reset_hour,
+    case
+        when o.has_configuration then coalesce(o.educational_exempt, $7::bool)
+        else s.educational_exempt
+    end as educational_exempt,
+    case when o.has_configuration then coalesce(o.timezone, $8::text) else s.timezone end
+        as timezone,
+    case when o.has_configuration then coalesce(o.updated_at, $9::timestamptz) else s.updated_at end
+        as updated_at
 from owner as o
 left join stored as s on s.profile_id = o.profile_id
 order by o.position

@@ -66,9 +66,9 @@ changed as (
     set
         weekday_limit_minutes = case when $4::bool then $5::int else c.weekday_limit_minutes end,
         weekend_limit_minutes = case when $6::bool then $7::int else c.weekend_limit_minutes end,
-        reset_hour = coalesce($8::int, c.reset_hour),
-        educational_exempt = coalesce($9::bool, c.educational_exempt),
-        timezone = coalesce($10::text, c.timezone),
+        reset_hour = coalesce($8::int, c.reset_hour, $13::int),
+        educational_exempt = coalesce($9::bool, c.educational_exempt, $14::bool),
+        timezone = coalesce($10::text, c.timezone, $15::text),
         updated_at = $17::timestamptz
     returning
         c.weekday_limit_minutes, c.weekend_limit_minutes, c.reset_hour, c.educational_exempt,

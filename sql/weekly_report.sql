@@ -58,7 +58,7 @@ left join lateral (
         select
             (v.started_at at time zone 'UTC')::date - $2::date as day,
             v.title_id,
-            sum(v.total_seconds) as seconds,
+            coalesce(sum(v.total_seconds), 0) as seconds,
             coalesce(sum(v.total_seconds) filter (where v.is_educational), 0) as educational
         from viewing_sessions as v
         where v.profile_id = p.id

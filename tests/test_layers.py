@@ -72,7 +72,7 @@ LAYERS = [
     ["week", "dates", "negotiation"],
     ["rules", "wire", "dotenv", "ids", "exposition", "open_files"],
     ["supervision"],
-    ["driver", "cures"],
+    ["driver", "cures", "refusals"],
     ["errors", "deadlines", "pin_worker", "postgres_programs", "settings", "metrics", "logs"],
     ["trace", "process", "version", "database_url"],
 ]
