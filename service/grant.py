@@ -73,10 +73,12 @@ async def _confirmed(
 ) -> str | None:
     """The mark of the PIN behind an on-device grant; None where there is none to compare.
 
-    A PIN is one counted attempt, as in `attempt`, whose faults this raises too.
+    A PIN is one counted attempt, as in `attempt`, whose faults this raises too. A foreign profile
+    is refused before it takes one of the account's few turns, which a parent's PIN may wait for.
     """
     if wanted.pin is not None:
         async with unhurried():
+            auth.owned(await auth.CHECK.maybe(context.pool, account_id, profile_id))
             async with turn_of(context, account_id) as turn:
                 pin_hash = await attempt(context, turn, account_id, profile_id, wanted.pin)
             if pin_hash is None:

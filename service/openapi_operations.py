@@ -201,7 +201,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         pin.PinDone,
         pin.SetBody,
         {
-            400: ["Current PIN required to change existing PIN", pin.WRONG_CURRENT, NO_PIN],
+            400: [pin.CURRENT_NEEDED, pin.WRONG_CURRENT, NO_PIN],
             403: [LOCKED],
             429: [TOO_MANY],
         },

@@ -67,6 +67,7 @@ SETTLE: Final = Statement("password_settle", SettledRow)
 FREE_FAILURES: Final = 5
 LONGEST_DELAY: Final = timedelta(minutes=15)
 
+CURRENT_NEEDED: Final = "Current PIN required to change existing PIN"
 WRONG_CURRENT: Final = "Current PIN is incorrect"
 WRONG_PASSWORD: Final = "Incorrect account password"  # noqa: S105 (a sentence, no secret)
 TOO_EARLY: Final = "Too many wrong account passwords, try again later"
@@ -105,21 +106,20 @@ async def pin_set(request: Request) -> Response:
     async with unhurried():
         wanted = read(request, SET_BODY)
         account_id = await auth.account(request)
+        row = auth.active(await STATUS.maybe(context.pool, account_id))
+        if row.has_pin and wanted.current_pin is None:
+            raise ClientFault(400, CURRENT_NEEDED)
+        current = wanted.current_pin if row.has_pin else None
         async with turn_of(context, account_id) as turn:
-            row = auth.active(await STATUS.maybe(context.pool, account_id))
-            old_hash = None
-            if row.has_pin:
-                old_hash = await _proven(context, turn, account_id, wanted.current_pin)
+            old_hash = current and await _proven(context, turn, account_id, current)
             new_hash = await turn.hash(wanted.new_pin)
         if await SET.maybe(context.pool, account_id, old_hash, new_hash) is None:
             raise ClientFault(400, WRONG_CURRENT)
     return reply(PinDone("PIN set successfully"))
 
 
-async def _proven(context: Context, turn: Turn, account_id: UUID, pin: str | None) -> str:
+async def _proven(context: Context, turn: Turn, account_id: UUID, pin: str) -> str:
     """The hash that the current PIN was right for; raises ClientFault 400."""
-    if pin is None:
-        raise ClientFault(400, "Current PIN required to change existing PIN")
     pin_hash = await attempt(context, turn, account_id, None, pin)
     if pin_hash is None:
         raise ClientFault(400, WRONG_CURRENT)

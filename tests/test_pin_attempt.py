@@ -395,15 +395,28 @@ async def test_what_is_counted_goes_with_its_account(
         assert await connection.fetchval(f"select count(*) from {table}") == 0
 
 
-async def test_endless_wrong_resets_do_not_keep_a_pin_waiting(
-    running: Running, connection: Connection, family: Family
+FLOODS: dict[str, tuple[str, dict[str, Any], set[int]]] = {
+    "resets": ("/pin/reset", {"password": "wrong", "new_pin": "4321"}, {401, 429}),
+    "changes without the PIN": ("/pin", {"new_pin": "4321"}, {400}),
+    "grants to others": (
+        f"/profiles/{UUID(int=1)}/viewing-time/grant",
+        {"minutes": 15, "pin": "0000"},
+        {403},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_endless_requests_that_count_nothing_do_not_keep_a_pin_waiting(
+    running: Running, connection: Connection, family: Family, name: str
 ) -> None:
     """A child with the family's token sends as many as it can."""
+    where, body, expected = FLOODS[name]
     statuses: list[int] = []
 
     async def flood() -> None:
         while True:
-            statuses.append((await reset(running, family, "wrong")).status_code)
+            statuses.append((await post(running, family, where, body)).status_code)
 
     floods = [asyncio.create_task(flood()) for _ in range(50)]
     try:
@@ -413,5 +426,5 @@ async def test_endless_wrong_resets_do_not_keep_a_pin_waiting(
         for task in floods:
             task.cancel()
         await asyncio.gather(*floods, return_exceptions=True)
-    assert set(statuses) <= {401, 429}
+    assert set(statuses) <= expected
     assert len(statuses) > 50
