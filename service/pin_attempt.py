@@ -83,13 +83,14 @@ async def turn_of(
 
 @asynccontextmanager
 async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIterator[UUID]:
-    """The id of an attempt, which is given back where the block could not judge it.
+    """The id of an attempt, which is given back when the block ends without a verdict.
 
-    Its statements count the attempt before the hash is computed. A client hears no verdict before
-    `judged` or the statement for a right secret has ended the attempt, so one that is given back
-    has taught nobody anything; a client that goes away stops nothing. What cannot be given back
-    now, since the database or this process is gone, the account's next attempt gives back once it
-    is UNFINISHED old, on whichever instance.
+    The block counts the attempt before the hash is computed, and its client gets a verdict only
+    after `judged`, or the statement for a right secret, has been committed: an attempt that is
+    given back has revealed nothing, however many of them run into their deadline. A client that
+    disconnects cancels nothing, so its guess is judged and counted. What cannot be given back now,
+    since the database or this process is gone, is given back by the account's next attempt on any
+    instance, once it is UNFINISHED old.
     """
     attempt_id = uuid4()
     await settle(context, account_id, None)

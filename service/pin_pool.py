@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Final, TypeVar
 
+from service.errors import Overloaded
 from service.pin_worker import Spawn, begin, keep_secrets
 from service.supervision import supervised
 
@@ -52,12 +53,15 @@ class PinPool:
     async def compute(self, function: Callable[..., T], *arguments: bytes) -> T:
         """Runs a function in a worker, once more where the worker was lost.
 
-        Raises BrokenProcessPool when it was lost again.
+        Raises Overloaded when it was lost again.
         """
         try:
             return await self._attempt(function, *arguments)
         except BrokenProcessPool:
-            return await self._attempt(function, *arguments)
+            try:
+                return await self._attempt(function, *arguments)
+            except BrokenProcessPool as error:
+                raise Overloaded(1) from error
 
     async def _attempt(self, function: Callable[..., T], *arguments: bytes) -> T:
         pool = self._pool

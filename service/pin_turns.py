@@ -34,11 +34,11 @@ class _Account:
 
 
 class Turns:
-    """Who is next, by account; an account that has no request takes no memory.
+    """The accounts that have requests, and for each the requests that wait.
 
-    Everybody with a family's token can send requests for the family's PIN. Those who send many wait
-    for themselves: no other account waits for them, a parent's PIN waits for one reset at most, and
-    a reset for MAX_PASSED PINs.
+    A child's device has the family's token, so it can send as many requests as it likes. No other
+    account waits for them. A parent's PIN waits for one reset at most, and a reset for MAX_PASSED
+    PINs.
     """
 
     def __init__(self) -> None:

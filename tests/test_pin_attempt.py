@@ -184,6 +184,29 @@ async def test_what_a_database_that_is_gone_keeps_is_given_back_later_by_any_ins
     assert (await verify(other, family)).status_code == 200
 
 
+async def test_connections_that_the_database_drops_during_hashes_cost_no_attempt(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = Turn.verify
+
+    async def during(turn: Turn, secret: str, hashed: str | None) -> bool:
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        return await check(turn, secret, hashed)
+
+    monkeypatch.setattr(Turn, "verify", during)
+    answers = [(await verify(running, family)).status_code for _ in range(2 * ATTEMPTS)]
+    assert set(answers) <= {200, 503}
+    monkeypatch.undo()
+    await grow_old(connection)
+    async with asyncio.timeout(10):
+        while (await verify(running, family)).status_code != 200:
+            await grow_old(connection)
+    assert await state(connection, family) == (0, False, 0)
+
+
 async def test_an_attempt_takes_only_its_own_failure_and_lock_back(
     running: Running, connection: Connection, family: Family, broken: Broken
 ) -> None:
