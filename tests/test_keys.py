@@ -310,7 +310,7 @@ async def test_a_platform_that_hangs_holds_up_nobody_else(
     trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys, "FETCH_SECONDS", 0.1)
-    monkeypatch.setattr(jwks, "FETCH_SECONDS", 1.0)
+    monkeypatch.setattr(jwks, "FETCH_SECONDS", 3.0)  # longer than a slow start
     platform.is_hanging = True
     running = await trusting(platform)
     answered: list[str] = []
