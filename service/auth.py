@@ -20,7 +20,7 @@ from starlette.requests import Request
 from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault, FieldFault, RuleFault
-from service.keys import NoKey, Signed, UnknownKey, Verified
+from service.keys import NoKey, Signed, TooLong, UnknownKey, Verified
 from service.settings import Settings
 
 FOREVER: Final = math.inf
@@ -102,6 +102,8 @@ async def verified(context: Context, header: str | None) -> UUID:
 
 def _unverified(fault: jwt.InvalidTokenError) -> str:
     """Why a token cannot be verified, for log and metrics."""
+    if isinstance(fault, TooLong):
+        return "token_too_long"
     if isinstance(fault, UnknownKey | NoKey):
         return "token_key_unknown"
     is_signature = isinstance(fault, jwt.InvalidSignatureError)

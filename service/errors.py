@@ -19,6 +19,8 @@ REASONS: Final = {
     "Session does not belong to this profile": "session_denied",
     "Session not found": "session_unknown",
     "Title not found": "title_unknown",
+    "Too many heartbeats are waiting": "too_many_waiting",
+    "Too many requests are waiting": "too_many_waiting",
     "User not found or inactive": "account_inactive",
 }
 

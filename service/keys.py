@@ -61,6 +61,10 @@ class NoKey(jwt.InvalidSignatureError):
     """None of the keys is the one that the token names."""
 
 
+class TooLong(jwt.InvalidTokenError):
+    """A token of more than MAX_TOKEN_BYTES."""
+
+
 class Keys:
     """The keys of one process; `tokens` loses what a key signed once that key is gone."""
 
@@ -162,7 +166,7 @@ class Keys:
 def _header(token: str) -> JoseHeader:
     """The header of a token, which is not verified; raises jwt.InvalidTokenError."""
     if len(token) > MAX_TOKEN_BYTES:
-        raise jwt.InvalidTokenError("The token is too long")
+        raise TooLong("The token is too long")
     try:
         return msgspec.json.decode(_bytes(token.partition(".")[0]), type=JoseHeader)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors

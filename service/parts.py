@@ -70,9 +70,12 @@ async def build(
     await configurations.start()
     parts.push_async_callback(configurations.stop)
 
-    async def handed_over() -> None:
+    async def expire() -> None:
         await pool.expire_connections()
         await loads.expire_connections()
+
+    async def handed_over() -> None:
+        await expire()
         configurations.listen_elsewhere()
 
     coalescer = HeartbeatWriter if telemetry is None else telemetry.writer
@@ -82,7 +85,7 @@ async def build(
     schedule = RetentionSchedule(settings, now, metrics.retention_runs)
     schedule.start()
     parts.push_async_callback(schedule.stop)
-    readiness = ReadinessWatch(settings, pool, writer, metrics, supervisor)
+    readiness = ReadinessWatch(settings, expire, writer, metrics, supervisor)
     await readiness.start()
     parts.push_async_callback(readiness.stop)
     deletions = Deletions(settings, pool)

@@ -53,7 +53,7 @@ CLEAR: Final = Statement("pin_clear", ClearedRow)
 JUDGE: Final = Statement("attempt_judge", JudgedRow)
 SETTLE: Final = Statement("pin_settle", SettledRow)
 
-NOT_SETTLED: Final = (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+NOT_SETTLED: Final = (*UNAVAILABLE, TimeoutError, asyncpg.PostgresError)
 Settle = Callable[[Context, UUID, UUID | None], Awaitable[None]]
 
 
@@ -99,7 +99,7 @@ async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIt
     except ClientFault:
         raise
     except BaseException:
-        with suppress(*UNAVAILABLE, *NOT_SETTLED):
+        with suppress(*NOT_SETTLED):
             async with asyncio.timeout(context.settings.request_timeout_seconds):
                 await settle(context, account_id, attempt_id)
         raise

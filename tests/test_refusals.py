@@ -33,6 +33,7 @@ CASES = [
     ("Basic dXNlcjp4", "token_missing", {"detail": "Not authenticated"}),
     ("Bearer nonsense", "token_malformed", INVALID),
     ("Bearer a.b.c", "token_malformed", INVALID),
+    (f"Bearer {token(padding='x' * 9000)}", "token_too_long", INVALID),
     (f"Bearer {token(OTHER_SECRET)}", "token_signature_wrong", INVALID),
     (f"Bearer {token(SECRET * 2, 'HS512')}", "token_key_unknown", INVALID),
     (f"Bearer {token(exp=1)}", "token_expired", INVALID),
