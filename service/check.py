@@ -155,10 +155,11 @@ def connections(chosen: Settings) -> int:
     """How many connections an instance holds at most.
 
     Beside the pool's and the heartbeats': those that load configurations, one that listens, one
-    that looks whether the database is there, one for an import or a deletion.
+    that looks whether the database is there, one for an import, one for deletions in the
+    background, two for retention.
     """
-    loads = config_loader.CONNECTIONS
-    return chosen.pool_max_size + chosen.heartbeat_connections + loads + 3
+    others = config_loader.CONNECTIONS + 4 + 2 * bool(chosen.retention_interval_hours)
+    return chosen.pool_max_size + chosen.heartbeat_connections + others
 
 
 def _connections(chosen: Settings, server: ServerRow, instances: int) -> Findings:

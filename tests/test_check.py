@@ -131,8 +131,10 @@ async def test_a_clock_that_is_off(environment: dict[str, str], ahead: float, sa
 async def test_more_connections_than_the_server_allows(
     environment: dict[str, str], connection: Connection
 ) -> None:
-    chosen = {**environment, "POOL_MAX_SIZE": "18", "HEARTBEAT_CONNECTIONS": "4"}
+    chosen = {**environment, "POOL_MAX_SIZE": "17", "HEARTBEAT_CONNECTIONS": "4"}
     assert await troubles(chosen, instances=7) == []
+    scheduled = {**chosen, "RETENTION_INTERVAL_HOURS": "24"}
+    assert "connections: 7 x 29" in "".join(await troubles(scheduled, instances=7))
     assert await troubles(chosen, instances=8) == [
         "FAULT connections: 8 x 27, of 197 that the server allows: "
         "lower POOL_MAX_SIZE, raise max_connections, or put a pooler between"
@@ -150,7 +152,7 @@ async def test_more_connections_than_the_server_allows(
 
 
 async def test_connections_that_others_hold(environment: dict[str, str], postgres_dsn: str) -> None:
-    chosen = {**environment, "POOL_MAX_SIZE": "92", "HEARTBEAT_CONNECTIONS": "1"}
+    chosen = {**environment, "POOL_MAX_SIZE": "91", "HEARTBEAT_CONNECTIONS": "1"}
     async with AsyncExitStack() as others:
         for _ in range(3):
             other = await asyncpg.connect(postgres_dsn)
@@ -176,7 +178,7 @@ async def test_a_role_with_a_limit_of_its_own(
 ) -> None:
     dsn = f"{environment['DATABASE_URL']}&user={narrow_role}"
     lines = await troubles({**environment, "DATABASE_URL": dsn})
-    assert any("1 x 15, of 9 that the server allows" in line for line in lines)
+    assert any("1 x 16, of 9 that the server allows" in line for line in lines)
 
 
 @pytest.mark.parametrize(
