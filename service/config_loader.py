@@ -18,7 +18,8 @@ import msgspec
 
 from service import rules
 from service.database import Pool, Statement
-from service.errors import ClientFault, Overloaded
+from service.errors import TOO_MANY_WAITING, ClientFault, Overloaded
+from service.ids import id_prefix
 from service.metrics import Metrics
 from service.settings import Settings
 from service.supervision import stopped, supervised
@@ -86,7 +87,7 @@ class ConfigLoader:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(1)
         if self._by_account[account_id] >= MAX_WAITING_ACCOUNT:
-            raise ClientFault(429, "Too many requests are waiting", {"Retry-After": "1"})
+            raise ClientFault(429, TOO_MANY_WAITING, {"Retry-After": "1"})
         load = Load(account_id, profile_id, asyncio.get_running_loop().create_future(), is_for_beat)
         self._by_account[account_id] += 1
         self._waiting.append(load)
@@ -133,7 +134,8 @@ class ConfigLoader:
         accounts, profiles, _, are_for_beats = zip(*batch, strict=True)
         self._metrics.heartbeat_statements += any(are_for_beats)
         defaults = msgspec.structs.astuple(rules.DEFAULTS)
-        arguments = (accounts, profiles, False, *defaults, self._now(), LOCK_TIMEOUT)
+        now = self._now()
+        arguments = (accounts, profiles, False, *defaults, now, LOCK_TIMEOUT, id_prefix(now))
         try:
             rows = await LOAD.all(self._pool, *arguments)
         except Exception as error:

@@ -6,9 +6,11 @@ Raised anywhere below the handlers, turned into responses by one table in `fault
 from collections.abc import Mapping
 from typing import Any, Final
 
+TOO_MANY_WAITING: Final = "Too many requests are waiting"
+
 # Labels of log and metrics. The fault of a token has one of its own: its sentence tells too little.
 REASONS: Final = {
-    "Idempotency-Key has been used before": "key_used_before",
+    "Idempotency-Key has been used for another request": "key_of_another_request",
     "Incorrect account password": "password_wrong",
     "Invalid token payload": "token_without_account",
     "Not authenticated": "token_missing",
@@ -19,8 +21,7 @@ REASONS: Final = {
     "Session does not belong to this profile": "session_denied",
     "Session not found": "session_unknown",
     "Title not found": "title_unknown",
-    "Too many heartbeats are waiting": "too_many_waiting",
-    "Too many requests are waiting": "too_many_waiting",
+    TOO_MANY_WAITING: "too_many_waiting",
     "User not found or inactive": "account_inactive",
 }
 

@@ -13,6 +13,7 @@ from service.context import Context
 from service.database import Statement
 from service.errors import ClientFault, RuleFault
 from service.exchange import read, reply
+from service.ids import id_prefix
 from service.pin_attempt import Pin, attempt, turn_of, unhurried
 
 
@@ -54,7 +55,7 @@ async def grant(request: Request) -> Response:
     now = context.now()
     day = rules.viewing_day(configuration, now)
     remote = wanted.pin is None and wanted.pin_token is None
-    asked = (account_id, profile_id, mark, day, wanted.minutes, remote, now)
+    asked = (account_id, profile_id, mark, day, wanted.minutes, remote, now, id_prefix(now))
     row = auth.owned(await RECORD.maybe(context.pool, *asked))
     return reply(_granted(wanted.minutes, rules.limit_minutes(configuration, day), row))
 

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from service.errors import ClientFault, Overloaded
+from service.errors import TOO_MANY_WAITING, ClientFault, Overloaded
 from service.heartbeat_record import Beat, Recorded, Waiting
 
 # A player that was offline sends its buffered beats at once; a session remembers 100 keys.
@@ -21,7 +21,6 @@ MAX_WAITING_ACCOUNT: Final = 400
 # Profiles and titles whose rows are held fail at once for so long.
 ASIDE_SECONDS: Final = 1.0
 FORGET_SECONDS: Final = 60.0
-TOO_MANY: Final = "Too many heartbeats are waiting"
 
 
 class Batch(NamedTuple):
@@ -86,7 +85,7 @@ class HeartbeatQueue:
         of_profile = len(self._later.get(profile_id, ()))
         of_account = self._by_account.get(beat.account_id, 0)
         if of_profile >= MAX_WAITING_PROFILE or of_account >= MAX_WAITING_ACCOUNT:
-            raise ClientFault(429, TOO_MANY, {"Retry-After": "1"})
+            raise ClientFault(429, TOO_MANY_WAITING, {"Retry-After": "1"})
         self.waiting += 1
         self._by_account[beat.account_id] = of_account + 1
         future = asyncio.get_running_loop().create_future()

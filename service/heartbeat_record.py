@@ -10,7 +10,7 @@ import msgspec
 
 from service.database import Connection, Statement, connect
 from service.errors import ClientFault
-from service.ids import time_ordered_id
+from service.ids import id_prefix
 from service.metrics import Metrics
 from service.rules import Configuration, stored_or_default
 from service.settings import Settings
@@ -187,7 +187,7 @@ class HeartbeatStatement:
     def _moment(self, lock_seconds: float) -> tuple[str, datetime, str]:
         """The prefix of new ids, the time, the longest wait for a lock."""
         now = self._now()
-        return time_ordered_id(now).hex[:24], now, _lock_timeout(lock_seconds)
+        return id_prefix(now), now, _lock_timeout(lock_seconds)
 
 
 def _lock_timeout(seconds: float) -> str:

@@ -18,3 +18,11 @@ def time_ordered_id(now: datetime) -> UUID:
     milliseconds = int(now.timestamp() * 1000)
     random = int.from_bytes(os.urandom(10)) & RANDOM
     return UUID(int=milliseconds << 80 | VERSION_7 | VARIANT | random)
+
+
+def id_prefix(now: datetime) -> str:
+    """The first 24 hexadecimal digits of a new time-ordered id, for the ids of one statement.
+
+    The statement adds the position of each row, so that no id is made for a row that is there.
+    """
+    return time_ordered_id(now).hex[:24]

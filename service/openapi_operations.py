@@ -32,6 +32,7 @@ from service import (
     weekly_report,
 )
 from service.config_changes import MAX_WAIT_SECONDS
+from service.errors import TOO_MANY_WAITING
 from service.openapi_fields import CHILD
 from service.pin_turns import TOO_MANY
 
@@ -116,7 +117,9 @@ KEY: Final = Parameter(
     "Idempotency-Key",
     "header",
     "1 to 64 visible ASCII characters. A beat that is sent again with its key is counted once:"
-    " use a new key for every beat, and the same one to repeat it.",
+    " use a new key for every beat, and the same one to repeat it. The keys of the latest 100 beats"
+    " of a session are remembered, on every instance; a key that comes with another request is"
+    " refused with 422.",
     {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[!-~]+$"},
     "7f9c24e8-3b12-4a3c",
 )
@@ -178,7 +181,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.OWNER,
         heartbeat.Verdict,
         heartbeat.HeartbeatBody,
-        {404: [NO_TITLE, NO_SESSION], 403: ["Session does not belong to this profile"]},
+        {
+            403: ["Session does not belong to this profile"],
+            404: [NO_TITLE, NO_SESSION],
+            422: ["Idempotency-Key has been used for another request"],
+            429: [TOO_MANY_WAITING],
+        },
         [KEY],
         "Sent every 30 seconds while a title plays; each counts 30 seconds. `remaining_minutes` is"
         " null without a limit. Fails closed: where viewing cannot be counted, the answer is"

@@ -24,6 +24,7 @@ from service.database import Warmth, close_pool, open_pool
 from service.deadlines import Deadlines
 from service.deletion import Deletions
 from service.heartbeat_writer import HeartbeatWriter
+from service.ids import id_prefix
 from service.keys import Keys, Verified
 from service.metrics import Metrics
 from service.pin_hasher import PinHasher
@@ -125,8 +126,8 @@ def _warmth(now: datetime) -> Warmth:
 def _load_warmth(now: datetime) -> Warmth:
     """The statement of the connections that only load configurations."""
     nobody, defaults = UUID(int=0), msgspec.structs.astuple(rules.DEFAULTS)
-    arguments = ([nobody], [nobody], False, *defaults, now, config_loader.LOCK_TIMEOUT)
-    return ((config_loader.LOAD, arguments),)
+    moment = (now, config_loader.LOCK_TIMEOUT, id_prefix(now))
+    return ((config_loader.LOAD, ([nobody], [nobody], False, *defaults, *moment)),)
 
 
 def tune_garbage_collector() -> None:

@@ -15,6 +15,7 @@ from service.context import Context
 from service.database import Statement
 from service.errors import FieldFault, RuleFault
 from service.exchange import read, reply
+from service.ids import id_prefix, time_ordered_id
 from service.records import stored
 
 
@@ -65,7 +66,8 @@ async def viewing_config(request: Request) -> Response:
     account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
-    arguments = ([account_id], [profile_id], True, *defaults, context.now(), LOCK_TIMEOUT)
+    moment = (now := context.now(), LOCK_TIMEOUT, id_prefix(now))
+    arguments = ([account_id], [profile_id], True, *defaults, *moment)
     row = auth.owned(await LOAD.maybe(context.pool, *arguments))
     return _shown(profile_id, row)
 
@@ -80,7 +82,7 @@ async def viewing_config_update(request: Request) -> Response:
     asked = (account_id, profile_id, mark, *_members(wanted))
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
     change = context.configurations.changes.begin()
-    here = (change.origin, context.now())
+    here = (change.origin, now := context.now(), time_ordered_id(now))
     row = auth.owned(await UPDATE.maybe(context.pool, *asked, *defaults, *here))
     if not row.is_confirmed:
         raise _unconfirmed(wanted)

@@ -7,6 +7,7 @@
 -- $5 minutes int                   null: unlimited for the day
 -- $6 is_remote bool                granted away from the device
 -- $7 now timestamptz
+-- $8 id_prefix text                24 hexadecimal digits, new for each statement, that sort by time
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               the profile is the account's
@@ -33,7 +34,7 @@ balance as (
         updated_at
     )
     select
-        gen_random_uuid(),
+        ($8::text || '00000000')::uuid,
         o.profile_id,
         $4::date,
         0,
@@ -54,7 +55,7 @@ granted as (
         id, profile_id, granted_by_user_id, granted_minutes, is_remote, granted_at
     )
     select
-        gen_random_uuid(),
+        ($8::text || '00000001')::uuid,
         b.profile_id,
         $1::uuid,
         $5::int,

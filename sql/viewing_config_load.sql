@@ -10,6 +10,7 @@
 -- $8 timezone text
 -- $9 now timestamptz
 -- $10 lock_timeout text            how long this statement may wait for a lock
+-- $11 id_prefix text               24 hexadecimal digits, new for each statement, that sort by time
 --
 -- row: position int                in the arrays, from 1; there is a row for each
 -- row: is_active bool              the account may ask; false where it is unknown
@@ -51,7 +52,7 @@ stored as (
         educational_exempt, timezone, created_at, updated_at
     )
     select
-        gen_random_uuid(),
+        ($11::text || lpad(to_hex(o.position), 8, '0'))::uuid,
         o.profile_id,
         $4::int,
         $5::int,

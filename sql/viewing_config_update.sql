@@ -17,6 +17,7 @@
 -- $15 default_timezone text
 -- $16 origin text                 the instance that asks and its change, for the notification
 -- $17 now timestamptz
+-- $18 id uuid                     of the configuration, where the profile has none
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               the profile is the account's
@@ -51,7 +52,7 @@ changed as (
         educational_exempt, timezone, created_at, updated_at
     )
     select
-        gen_random_uuid(),
+        $18::uuid,
         o.profile_id,
         case when $4::bool then $5::int else $11::int end,
         case when $6::bool then $7::int else $12::int end,
