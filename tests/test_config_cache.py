@@ -316,3 +316,103 @@ async def test_a_beat_brings_nothing_old_back_after_a_change(
     assert (await late)["remaining_minutes"] == 119.0
     assert await limit(running, family) == 15
     assert (await beat(running, family, session_id=session))["remaining_minutes"] == 13.5
+
+
+async def test_a_beat_of_an_adult_renews_what_is_known_of_it(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=2.0))
+    adult = {"profile_id": family.adult}
+    session = (await beat(running, family, **adult))["session_id"]
+    known = await running.context.configurations.get(family.account, family.adult)
+    before = await loads(connection)
+    for _ in range(4):
+        known.since -= 1.5
+        verdict = await beat(running, family, **adult, session_id=session)
+        assert (verdict["enforcement"], verdict["used_minutes"]) == ("allowed", 0.0)
+    assert await loads(connection) == before
+    assert running.context.metrics.heartbeat_statements == 1 + 5
+    stored = "select count(*) from viewing_time_configs where profile_id = $1"
+    assert await connection.fetchval(stored, family.adult) == 0
+
+
+async def test_an_adult_that_became_a_child_is_limited_after_a_renewal(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=2.0))
+    adult = {"profile_id": family.adult}
+    session = (await beat(running, family, **adult))["session_id"]
+    known = await running.context.configurations.get(family.account, family.adult)
+    await connection.execute("update profiles set is_kids = true where id = $1", family.adult)
+    known.since -= 1.5
+    for used in (0.5, 1.0):
+        verdict = await beat(running, family, **adult, session_id=session)
+        assert verdict["used_minutes"] == used
+    stored = "select count(*) from viewing_time_configs where profile_id = $1"
+    assert await connection.fetchval(stored, family.adult) == 1
+
+
+async def test_one_profile_whose_load_fails_fails_alone(
+    running: Running, connection: Connection
+) -> None:
+    families = [await add_family(connection) for _ in range(40)]
+    await connection.execute("delete from viewing_time_configs")
+    poisoned = families[20]
+    await connection.execute(
+        "alter table viewing_time_configs add constraint poisoned "
+        f"check (profile_id <> '{poisoned.child}')"
+    )
+    found = await asyncio.gather(
+        *(running.context.configurations.get(f.account, f.child) for f in families),
+        return_exceptions=True,
+    )
+    failed = [f for f, one in zip(families, found, strict=True) if isinstance(one, BaseException)]
+    assert failed == [poisoned]
+
+
+async def test_a_profile_that_is_held_delays_no_other_load(
+    running: Running, connection: Connection
+) -> None:
+    families = [await add_family(connection) for _ in range(40)]
+    await connection.execute("delete from viewing_time_configs")
+    held = families[20]
+    async with connection.transaction():
+        await connection.execute("select from profiles where id = $1 for update", held.child)
+        found = await asyncio.gather(
+            *(running.context.configurations.get(f.account, f.child) for f in families),
+            return_exceptions=True,
+        )
+    failed = [f for f, one in zip(families, found, strict=True) if isinstance(one, BaseException)]
+    assert failed == [held]
+    assert await limit(running, held) == 120
+
+
+async def test_slow_reports_delay_no_load(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    pool = running.context.pool
+    async with AsyncExitStack() as taken:
+        for _ in range(pool.get_max_size()):
+            await taken.enter_async_context(pool.acquire())
+        assert (await beat(running, family))["enforcement"] == "allowed"
+
+
+async def test_an_account_that_asks_for_many_profiles_delays_nobody(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = asyncio.Event()
+    load_all = config_loader.LOAD.all
+
+    async def slowly(*arguments: Any) -> Any:
+        await may_load.wait()
+        return await load_all(*arguments)
+
+    monkeypatch.setattr(config_loader.LOAD, "all", slowly)
+    get = running.context.configurations.get
+    asked = [asyncio.create_task(get(family.account, uuid4())) for _ in range(120)]
+    await asyncio.sleep(0.01)
+    may_load.set()
+    refused = await asyncio.gather(*asked, return_exceptions=True)
+    statuses = [error.status for error in refused if isinstance(error, ClientFault)]
+    assert sorted(statuses) == [403] * 100 + [429] * 20
+    assert await limit(running, family) == 120

@@ -18,7 +18,7 @@ import pytest
 from service.database import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter, free_port
-from tests.family import PIN, Family, session_seconds
+from tests.family import PIN, Family, add_family, session_seconds
 from tests.test_heartbeat import beat
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -118,6 +118,30 @@ async def _reached(url: str) -> None:
         else:
             return
     raise AssertionError("the pooler does not answer")
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+async def test_one_locked_session_behind_a_pooler_holds_nobody_else_up(
+    start: Starter, settings: Settings, connection: Connection
+) -> None:
+    async with pooler(settings.database_url) as url:
+        pooled = {"database_url": url, "database_direct_url": settings.database_url}
+        running = await start(msgspec.structs.replace(settings, statement_cache_size=0, **pooled))
+        families = [await add_family(connection) for _ in range(21)]
+        sessions = {family: (await beat(running, family))["session_id"] for family in families}
+        async with connection.transaction():
+            await connection.execute(
+                "select from viewing_sessions where profile_id = $1 for update", families[0].child
+            )
+            for _ in range(3):
+                first, *rest = await asyncio.gather(
+                    *(beat(running, f, session_id=session) for f, session in sessions.items())
+                )
+                assert first["enforcement"] == "blocked"
+                assert {verdict["enforcement"] for verdict in rest} == {"allowed"}
+        assert await session_seconds(connection, families[0].child) == 30
+        for family in families[1:]:
+            assert await session_seconds(connection, family.child) == 4 * 30
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")

@@ -340,3 +340,69 @@ async def test_bodies_are_bounded(client: httpx.AsyncClient, family: Family) -> 
     assert (await client.post(URL, json=fits, headers=family.bearer)).status_code == 200
     large = await client.post(URL, content=b" " * (1 << 20), headers=family.bearer)
     assert (large.status_code, large.headers["connection"]) == (413, "close")
+
+
+async def test_a_balance_that_an_operator_moved_blocks_no_later_day(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    session = (await beat(running, family))["session_id"]
+    await connection.execute("update viewing_time_balances set reset_date = reset_date - 7")
+    for used in (0.5, 1.0):
+        verdict = await beat(running, family, session_id=session)
+        assert (verdict["enforcement"], verdict["used_minutes"]) == ("allowed", used)
+
+
+async def test_ids_of_new_rows_sort_by_time(running: Running, connection: Connection) -> None:
+    families = [await add_family(connection) for _ in range(3)]
+    await connection.execute("delete from viewing_time_configs")
+    start = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    grants = "/api/v1/parental-controls/profiles/{}/viewing-time/grant"
+    for number, family in enumerate(families):
+        running.clock.fixed = start + timedelta(seconds=number)
+        await beat(running, family)
+        url = grants.format(family.child)
+        answer = await running.client.post(url, json={"minutes": 15}, headers=family.bearer)
+        assert answer.status_code == 200
+    tables = (
+        "viewing_sessions",
+        "viewing_time_balances",
+        "viewing_time_configs",
+        "time_grants",
+    )
+    for table in tables:
+        rows = await connection.fetch(f"select profile_id, id from {table} order by id")
+        assert [row["profile_id"] for row in rows] == [family.child for family in families]
+        assert {UUID(str(row["id"])).version for row in rows} == {7}
+
+
+async def test_a_clock_that_is_set_back_ends_no_session_before_its_start(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    first = (await beat(running, family))["session_id"]
+    running.clock.fixed -= timedelta(days=400)
+    await beat(running, family, session_id=first)
+    second = (await beat(running, family))["session_id"]
+    running.clock.fixed -= timedelta(hours=1)
+    url = f"/api/v1/viewing-time/session/{second}/end"
+    assert (await running.client.post(url, headers=family.bearer)).status_code == 200
+    early = await connection.fetchval(
+        "select count(*) from viewing_sessions "
+        "where ended_at < started_at or last_heartbeat_at < started_at"
+    )
+    assert (early, await open_sessions(connection, family.child)) == (0, 0)
+
+
+async def test_a_paused_beat_that_does_not_count_writes_no_balance(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    session = (await beat(running, family, is_paused=True))["session_id"]
+    before = await connection.fetch("select ctid, xmin::text from viewing_time_balances")
+    running.clock.fixed += timedelta(seconds=301)
+    verdict = await beat(running, family, session_id=session, is_paused=True)
+    assert (verdict["used_minutes"], verdict["remaining_minutes"]) == (0.5, 119.5)
+    assert await connection.fetch("select ctid, xmin::text from viewing_time_balances") == before
+    running.clock.fixed += timedelta(days=1)
+    verdict = await beat(running, family, session_id=session, is_paused=True)
+    assert (verdict["used_minutes"], verdict["remaining_minutes"]) == (0.0, 120.0)

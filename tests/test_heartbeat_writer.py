@@ -187,7 +187,7 @@ async def test_a_hot_profile_takes_no_place_of_others(
     refused = [answer for answer in of_hot if answer.status_code == 429]
     assert {answer.status_code for answer in of_hot} == {200, 429}
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
-    assert {answer.text for answer in refused} == {'{"detail":"Too many heartbeats are waiting"}'}
+    assert {answer.text for answer in refused} == {'{"detail":"Too many requests are waiting"}'}
     accepted = len(of_hot) - len(refused)
     counted = sum(
         answer.json()["enforcement"] != "blocked" for answer in of_hot if answer.is_success
