@@ -4,7 +4,8 @@ Reading order, from the outside in; a file imports only what comes after it:
 
     cli, cli_data, cli_import, cli_migrate
                         the command
-    check               what would keep it from serving here
+    check, check_database
+                        what would keep it from serving here
     demo, server        a family to try it with; the HTTP server
     protocol, request_head, cycle
                         HTTP on one connection: its bounds; a request's head; its response
@@ -43,6 +44,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     pin_hasher, pin_pool, pin_worker
                         bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it
+    rights              the rights of the role, compared with what the service needs
     migrate, migrate_session, schema
                         the schema, kept up; compared with what this version needs
     in_force            the settings of a connection, compared with what is relied on

@@ -39,6 +39,7 @@ CURES: Final = (
     ),
     (r"None of the hosts match the target attribute", f"no host takes writes: {READ_ONLY}"),
     (r"in a read-only transaction", READ_ONLY),
+    (r"^permission denied (for|to create temporary)", "`viewing-time check` names the right"),
 )
 NOT_MIGRATED: Final = (
     asyncpg.UndefinedTableError,

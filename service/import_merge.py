@@ -30,6 +30,7 @@ ERRORS_MOST: Final = 100  # told, of those counted; a statement tells no more ei
 COLUMNS: Final = ("line", "type", "members")
 SECONDS: Final = 600.0  # the longest that a statement may take
 COMMAND: Final = "import"  # the origin of what changes at the command line
+NO_RIGHT: Final = "The role of the service lacks a right; viewing-time check names it"
 TWICE: Final = "id: On an earlier line already"
 # A concurrent transaction changed the same rows: the retry sees its result. Every other constraint
 # is the platform's own, and refuses the retry too.
@@ -129,6 +130,8 @@ class Import:
                 await self._merge(connection, batch)
             except asyncpg.DeadlockDetectedError as error:
                 raise Overloaded(1) from error
+            except asyncpg.InsufficientPrivilegeError as error:
+                raise ClientFault(409, NO_RIGHT) from error
             except refusals.REFUSED as error:
                 if error.constraint_name in OVERTAKEN:
                     raise Overloaded(1) from error

@@ -1,5 +1,7 @@
 -- Looks for the tables of the service, and for the record of migrations, as the role sees them.
 --
+-- $1 tables text[]
+--
 -- row: missing text[]              tables that the search path does not lead to, in order
 -- row: elsewhere text              a schema with such tables that the search path does not lead to
 -- row: is_recorded bool            there is a record of migrations
@@ -12,10 +14,7 @@
 select
     array(
         select t.table_name
-        from unnest(array[
-            'users', 'profiles', 'titles', 'viewing_time_configs', 'viewing_time_balances',
-            'viewing_sessions', 'time_grants', 'pending_deletions'
-        ]) with ordinality as t (table_name, place)
+        from unnest($1::text[]) with ordinality as t (table_name, place)
         where to_regclass(t.table_name) is null
         order by t.place
     ) as missing,

@@ -13,9 +13,10 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from service import check, jwks, rules
+from service import check, check_database, jwks, rules
 from service.app import utc_now
-from service.check import Finding, ServerRow, findings
+from service.check import Finding, findings
+from service.check_database import ServerRow
 from service.cli import main
 from service.database import Connection
 from service.server import bound
@@ -62,10 +63,10 @@ async def troubles(
 
 async def test_nothing_in_the_way(environment: dict[str, str]) -> None:
     found_out = await found(environment)
-    assert [finding.level for finding in found_out] == ["ok"] * 9
+    assert [finding.level for finding in found_out] == ["ok"] * 10
     words = [finding.what.split()[0] for finding in found_out]
     assert words == [
-        "settings", "players:", "database", "settings", "migrations:",
+        "settings", "players:", "database", "settings", "migrations:", "the",
         "clock", "connections:", "time", "port:",
     ]  # fmt: skip
 
@@ -202,7 +203,7 @@ async def test_a_role_with_a_limit_of_its_own(
 )
 def test_versions(version: int, is_standby: bool, said: str) -> None:
     server = ServerRow(version, utc_now(), is_standby, 97, 0)
-    assert [str(finding) for finding in check._version(server)] == [said]
+    assert [str(finding) for finding in check_database._version(server)] == [said]
 
 
 async def test_a_machine_without_time_zones(
@@ -297,9 +298,9 @@ async def test_the_command(
         return result.exit_code, lines
 
     code, lines = await run()
-    assert (code, len(lines)) == (0, 9)
+    assert (code, len(lines)) == (0, 10)
     code, lines = await run("--instances", "1000")
-    assert (code, len(lines)) == (1, 9)
+    assert (code, len(lines)) == (1, 10)
     environment["PORT"] = "http"
     code, lines = await run()
     assert (code, len(lines)) == (1, 1)

@@ -1,0 +1,47 @@
+-- Finds what the role may not do, of what the service does.
+--
+-- $1 tables text[]
+--
+-- row: missing text[]              rights, as grants name them: `select, insert on table users`
+-- row: role_name text
+--
+-- A right to some columns counts: the platform may keep others for itself. What the search path does
+-- not lead to is left out: `schema_tables` reports it.
+select
+    array(
+        select m.what
+        from (
+            (
+                select
+                    string_agg(r.name, ', ' order by r.place) || ' on table ' || t.name as what,
+                    t.place
+                from unnest($1::text[]) with ordinality as t (name, place)
+                cross join unnest(array['select', 'insert', 'update', 'delete'])
+                    with ordinality as r (name, place)
+                where to_regclass(t.name) is not null
+                    and not has_table_privilege(to_regclass(t.name)::oid, r.name)
+                    and (
+                        r.name = 'delete'
+                        or not has_any_column_privilege(
+                            to_regclass(t.name)::oid,
+                            case when r.name = 'delete' then 'select' else r.name end
+                        )
+                    )
+                group by t.name, t.place
+            )
+            union all
+            (
+                select 'execute on function ' || f.name, 1000
+                from (values ('viewing_sessions_end_open(uuid, timestamptz)')) as f (name)
+                where to_regprocedure(f.name) is not null
+                    and not has_function_privilege(to_regprocedure(f.name)::oid, 'execute')
+            )
+            union all
+            (
+                select format('temporary on database %I', current_database()), 1001
+                where not has_database_privilege(current_database(), 'temporary')
+            )
+        ) as m
+        order by m.place
+    ) as missing,
+    quote_ident(current_user) as role_name
