@@ -71,11 +71,14 @@ class Protocol(HeadProtocol):
     def _parse_held(self) -> None:
         """Parses what was received, up to the end of a request that must be answered first."""
         data, at, size = self._held, self._at, len(self._held)
+        enough = at + PIECE_BYTES
         while at < size and not self._refusal and not self.transport.is_closing():
             is_next = self._is_whole or self._is_head
-            if self.flow.read_paused or (is_next and self._is_answering()):
+            if self.flow.read_paused or (is_next and self._is_answering()) or at >= enough:
                 self._held, self._at = data, at
                 self.flow.pause_reading()
+                if at >= enough:  # of one byte each, it holds thousands of chunks
+                    self.loop.call_soon(self.flow.resume_reading)
                 return
             # A piece holds the version of one request, the one that begins or has begun. A head
             # cannot end without its version, so at most one ends in the piece.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -427,6 +428,7 @@ async def test_what_is_no_body_has_a_bound(head: bytes, part: bytes) -> None:
         sent = 0
         while not client.transport.is_closed and sent < 4 * MAX_FRAMING_BYTES:
             await client.send(part)
+            await settled(lambda: client.transport.is_closed or not client.transport.is_paused)
             sent += len(part)
         assert [answer.status for answer in await client.answers(1)] == [400]
         assert client.transport.is_closed
@@ -449,6 +451,22 @@ async def test_a_body_in_small_chunks_is_read(chunk: int) -> None:
     )
     assert [answer.status for answer in answers] == [200, 200]
     assert answers[0].echo.body == str(len(body))
+
+
+async def test_many_small_chunks_let_others_in_between() -> None:
+    """At one read the connection may hand over as many as fit into 256 KB."""
+    body = b"x" * 42_000
+    async with peer() as client:
+        await client.send(request("POST /count HTTP/1.1", "Transfer-Encoding: chunked"))
+        client.served.data_received(chunked(body, 1))
+        parsed_at_once = []
+        while client.served._held:
+            parsed_at_once.append(client.served._at)
+            await asyncio.sleep(0)
+        steps = [b - a for a, b in pairwise([0, *parsed_at_once])]
+        assert max(steps) <= 2 * protocol.PIECE_BYTES
+        (answer,) = await client.answers(1)
+        assert answer.echo.body == str(len(body))
 
 
 async def test_a_long_body_is_read_as_fast_as_the_application_takes_it() -> None:
