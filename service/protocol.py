@@ -19,6 +19,7 @@ from service.request_head import MAX_HEADERS, TOO_LARGE, HeadProtocol, Refused
 MAX_FRAMING_BYTES: Final = 64 * 1024
 CHUNK_BYTES: Final = 16  # of each chunk's own line are free, since small chunks have many
 PIECE_BYTES: Final = 16 * 1024
+TURN_BYTES: Final = 64 * 1024  # then others have their turn: thousands of chunks fit into them
 HEAD_SECONDS: Final = 10.0
 UNREAD_SECONDS: Final = 30.0  # without a client reading any of an answer that waits for it
 VERSION: Final = b"HTTP/1."
@@ -71,13 +72,13 @@ class Protocol(HeadProtocol):
     def _parse_held(self) -> None:
         """Parses what was received, up to the end of a request that must be answered first."""
         data, at, size = self._held, self._at, len(self._held)
-        enough = at + PIECE_BYTES
+        enough = at + TURN_BYTES
         while at < size and not self._refusal and not self.transport.is_closing():
             is_next = self._is_whole or self._is_head
             if self.flow.read_paused or (is_next and self._is_answering()) or at >= enough:
                 self._held, self._at = data, at
                 self.flow.pause_reading()
-                if at >= enough:  # of one byte each, it holds thousands of chunks
+                if at >= enough:
                     self.loop.call_soon(self.flow.resume_reading)
                 return
             # A piece holds the version of one request, the one that begins or has begun. A head
@@ -174,6 +175,8 @@ class Protocol(HeadProtocol):
 
     def _refuse(self, message: str) -> None:
         """Answers 400 in the place of the request that is being received, and closes."""
+        if self.transport.is_closing():
+            return
         self.logger.warning(message)
         cycle = self.cycle
         if not self._is_answering():

@@ -464,7 +464,7 @@ async def test_many_small_chunks_let_others_in_between() -> None:
             parsed_at_once.append(client.served._at)
             await asyncio.sleep(0)
         steps = [b - a for a, b in pairwise([0, *parsed_at_once])]
-        assert max(steps) <= 2 * protocol.PIECE_BYTES
+        assert max(steps) <= protocol.TURN_BYTES
         (answer,) = await client.answers(1)
         assert answer.echo.body == str(len(body))
 
