@@ -8,6 +8,7 @@ so instances take turns, and one that stops in between loses nothing.
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Literal
@@ -134,9 +135,10 @@ async def _finish(connection: Connection, kind: Kind, key: UUID) -> DeletedRow:
 class Deletions:
     """Works on what is pending: when woken by a request of this instance, and every 30 seconds."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, outcomes: Counter[str]) -> None:
         self._settings = settings
         self._pool = pool
+        self._outcomes = outcomes
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -160,6 +162,7 @@ class Deletions:
             try:
                 await self._work()
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+                self._outcomes["failed"] += 1
                 logger.warning("deletion_failed", extra={"fields": {"error": str(error)}})
 
     async def _work(self) -> None:
@@ -183,7 +186,9 @@ class Deletions:
             is_done = await work(connection, entry.kind, entry.id, count)
         except asyncpg.IntegrityConstraintViolationError as error:
             fields |= {"error": str(error)}
+            self._outcomes["refused"] += 1
             logger.error("deletion_refused", extra={"fields": fields})
             return
         if is_done:
+            self._outcomes["done"] += 1
             logger.info("deletion_done", extra={"fields": {**fields, "rows": rows}})

@@ -112,6 +112,7 @@ class Metrics:
         self.pin_attempts = {"right": 0, "wrong": 0, "locked": 0, "refused": 0, "failed": 0}
         self.pin_lockouts = 0
         self.pin_seconds = Histogram(PIN_SECONDS)
+        self.deletions: Counter[str] = Counter(done=0, refused=0, failed=0)
         self.retention_runs: Counter[str] = Counter(done=0, elsewhere=0, refused=0, failed=0)
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.failures = {"own": 0, "database": 0, "deadline": 0}

@@ -89,7 +89,7 @@ async def build(
     readiness = ReadinessWatch(settings, expire, writer, metrics, supervisor)
     await readiness.start()
     parts.push_async_callback(readiness.stop)
-    deletions = Deletions(settings, pool)
+    deletions = Deletions(settings, pool, metrics.deletions)
     deletions.start()
     parts.push_async_callback(deletions.stop)
     deadlines = Deadlines(settings.request_timeout_seconds)

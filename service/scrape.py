@@ -154,6 +154,12 @@ def _database(exposition: Exposition, context: Context) -> None:
         {name: times for name, times in STATEMENT_TIMES.items() if any(times.counts)},
     )
     exposition.counters(
+        "deletions_total",
+        "Deletions in the background by outcome; one that is refused or fails is tried again.",
+        "outcome",
+        context.metrics.deletions,
+    )
+    exposition.counters(
         "retention_runs_total",
         "Scheduled runs of retention by outcome.",
         "outcome",

@@ -343,6 +343,8 @@ async def test_a_row_of_another_table_delays_a_deletion_and_nothing_else(
     await connection.execute("delete from bookmarks")
     await eventually_done(connection)
     assert (await counts(connection, family))[3] == 0
+    outcomes = running.context.metrics.deletions
+    assert (outcomes["done"], outcomes["refused"] > 0, outcomes["failed"]) == (2, True, 0)
 
 
 @pytest.mark.usefixtures("soon")
