@@ -84,6 +84,7 @@ def _note_beat(scope: Scope, trace: Trace) -> None:
 
 def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> None:
     route = _route(scope)
+    is_known = status < 500 or (status == 503 and route.startswith(PROBES))  # see `readiness`
     level = logging.DEBUG if route.startswith(PROBES) else logging.INFO
     profile_id = str(scope.get("path_params", {}).get("profile_id", ""))
     is_named = not trace.nameless and wire.UUID_FORM.fullmatch(profile_id)
@@ -98,8 +99,8 @@ def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> 
         **({"reason": trace.reason} if status == 401 else {}),
     }
     logger.log(
-        level if status < 500 else logging.ERROR,
-        "request_processed" if status < 500 else "request_failed",
+        level if is_known else logging.ERROR,
+        "request_processed" if is_known else "request_failed",
         extra={"fields": fields},
         exc_info=failure,
     )

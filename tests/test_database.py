@@ -42,8 +42,8 @@ async def test_connections_are_open_before_the_first_request(
         "select count(*) from pg_stat_activity "
         "where datname = current_database() and application_name like 'viewing-time%'"
     )
-    # The pool's, the writer's, the listener's, and readiness'.
-    assert backends == settings.pool_min_size + settings.heartbeat_connections + 2
+    # The pool's, the writer's, the loader's, the listener's, and readiness'.
+    assert backends == settings.pool_min_size + settings.heartbeat_connections + 3
 
 
 async def test_a_request_is_one_statement_and_nothing_around_it(

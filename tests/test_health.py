@@ -67,6 +67,7 @@ async def test_not_ready_without_a_database_and_ready_again(
     await server.close()
     await until(running, 200)
     assert running.context.metrics.ready is True
+    assert "request_failed" not in [line.getMessage() for line in caplog.records]
     [fell, rose] = [line for line in caplog.records if line.name == "viewing_time.readiness"]
     assert (fell.getMessage(), rose.getMessage()) == ("not_ready", "ready")
     assert "not currently accepting connections" in vars(fell)["fields"]["error"]
