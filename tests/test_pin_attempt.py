@@ -11,15 +11,19 @@ from uuid import UUID
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 
 from service import pin, pin_attempt
+from service.app import PIN_SECONDS
 from service.database import Connection
 from service.errors import Overloaded
 from service.pin_attempt import ATTEMPTS, UNFINISHED
 from service.pin_hasher import Turn
+from service.settings import Settings
 from tests.conftest import Running, RunningService, Starter
 from tests.family import PASSWORD, PIN, Family, add_family
+from tests.test_database import PGBOUNCER, pooler
 
 PARENTAL = "/api/v1/parental-controls"
 LOCKED = {"detail": "PIN locked due to too many failed attempts"}
@@ -205,6 +209,74 @@ async def test_connections_that_the_database_drops_during_hashes_cost_no_attempt
         while (await verify(running, family)).status_code != 200:
             await grow_old(connection)
     assert await state(connection, family) == (0, False, 0)
+
+
+async def test_a_row_that_another_application_holds_costs_no_attempt(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connection.transaction():
+        await connection.execute("select from users for update")
+        assert (await verify(running, family)).status_code == 503
+    assert await state(connection, family) == (0, False, 0)
+    check, holder = Turn.verify, connection.transaction()
+
+    async def hold(turn: Turn, secret: str, hashed: str | None) -> bool:
+        await holder.start()
+        await connection.execute("select from users for update")
+        return await check(turn, secret, hashed)
+
+    monkeypatch.setattr(Turn, "verify", hold)
+    assert (await verify(running, family)).status_code == 503
+    monkeypatch.undo()
+    await holder.rollback()
+    assert await state(connection, family) == (1, False, 1)
+    await grow_old(connection)
+    assert (await verify(running, family, "0000")).json() == WRONG
+    assert await state(connection, family) == (1, False, 0)
+
+
+def test_no_attempt_is_given_back_to_others_while_its_request_lasts() -> None:
+    assert UNFINISHED.total_seconds() > PIN_SECONDS
+
+
+async def test_a_count_that_is_null_on_an_adopted_table_still_locks(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("alter table users alter pin_failed_attempts drop not null")
+    await connection.execute("update users set pin_failed_attempts = null")
+    for _ in range(ATTEMPTS):
+        assert (await verify(running, family, "0000")).json() == WRONG
+    assert (await verify(running, family)).json() == LOCKED
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+async def test_counting_and_giving_back_work_through_a_pooler(
+    start: Starter,
+    settings: Settings,
+    connection: Connection,
+    family: Family,
+    broken: Broken,
+) -> None:
+    async with pooler(settings.database_url) as url:
+        pooled = msgspec.structs.replace(
+            settings,
+            database_url=url,
+            database_direct_url=settings.database_url,
+            statement_cache_size=0,
+        )
+        running = await start(pooled)
+        for _ in range(2):
+            assert (await verify(running, family, "0000")).json() == WRONG
+            assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
+        broken.hashes(Overloaded(1))
+        assert (await verify(running, family)).status_code == 503
+        assert (await reset(running, family)).status_code == 503
+        broken.mend()
+        assert await state(connection, family) == (2, False, 0)
+        assert (await delay(connection))[0] == 2
+        assert (await verify(running, family)).status_code == 200
+        assert (await reset(running, family)).status_code == 200
+        await running.context.writer.stop()
 
 
 async def test_an_attempt_takes_only_its_own_failure_and_lock_back(
