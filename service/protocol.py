@@ -121,7 +121,8 @@ class Protocol(HeadProtocol):
         super().on_message_begin()
 
     def on_chunk_header(self) -> None:
-        self._framing_bytes = max(self._framing_bytes - CHUNK_BYTES, 0)
+        if not self.cycle.response_complete:
+            self._framing_bytes = max(self._framing_bytes - CHUNK_BYTES, 0)
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle

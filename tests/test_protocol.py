@@ -524,14 +524,22 @@ async def test_a_connection_stays_usable_after_a_body_was_answered_unread(chunk:
         assert not is_closed
 
 
-async def test_the_rest_of_an_unread_body_has_a_bound() -> None:
+@pytest.mark.parametrize(
+    ("framing", "part"),
+    [
+        (f"Content-Length: {MEGABYTE}", b"x" * 1000),
+        ("Transfer-Encoding: chunked", b"1\r\nx\r\n" * 150),
+        ("Transfer-Encoding: chunked", b"384\r\n" + b"x" * 900 + b"\r\n"),
+    ],
+)
+async def test_the_rest_of_an_unread_body_has_a_bound(framing: str, part: bytes) -> None:
     async with peer() as client:
-        await client.send(request("POST /unread HTTP/1.1", f"Content-Length: {MEGABYTE}"))
+        await client.send(request("POST /unread HTTP/1.1", framing))
         assert len(await client.answers(1)) == 1
         sent = 0
         while not client.transport.is_closed and sent < MEGABYTE:
-            await client.send(b"x" * 1000)
-            sent += 1000
+            await client.send(part)
+            sent += len(part)
         assert MAX_FRAMING_BYTES <= sent + 1000 <= MAX_FRAMING_BYTES + 2000
         assert len(await client.answers(1)) == 1
 

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,8 +26,8 @@ from service import protocol
 from service.database import Connection
 from service.protocol import Protocol
 from tests.balancer import balanced, haproxied
-from tests.conftest import RunningService, free_port, needs_files, served
-from tests.family import PIN, Family, add_family, session_seconds
+from tests.conftest import ROOT, RunningService, answering, free_port, needs_files, served
+from tests.family import PIN, SECRET, Family, add_family, session_seconds
 from tests.proxy import proxied
 from tests.watching import BEAT, add_viewers, all_watching, client_of
 
@@ -396,6 +398,39 @@ async def test_a_hang_up_cuts_no_request_off(database: str, connection: Connecti
         verified = "/api/v1/parental-controls/pin/verify"
         assert (await client.post(verified, json=pin, headers=headers)).status_code == 200
         assert service.process.poll() is None
+
+
+ON_A_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "service", "serve"])
+"""
+
+
+async def test_it_stops_when_its_terminal_is_closed(database: str) -> None:
+    port = str(free_port())
+    environment = {**os.environ, **SETTINGS, "DATABASE_URL": database, "PORT": port}
+    ours, its = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL],
+        cwd=ROOT,
+        env={**environment, "JWT_SECRET": SECRET},
+        stdin=its,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(its)
+    try:
+        await answering(f"http://127.0.0.1:{port}", process)
+        process.send_signal(signal.SIGHUP)
+        await answering(f"http://127.0.0.1:{port}", process)
+        os.close(ours)
+        await gone(process, 20)
+        assert process.returncode == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            await asyncio.to_thread(process.wait, 20)
 
 
 async def test_an_idle_connection_is_kept_for_the_time_that_is_set(database: str) -> None:
