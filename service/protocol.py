@@ -17,9 +17,9 @@ from service.request_head import MAX_HEADERS, TOO_LARGE, HeadProtocol, Refused
 # Bytes of a request that are not its body: head, chunk sizes and extensions, trailers. The rest of
 # a body that was answered unread counts too.
 MAX_FRAMING_BYTES: Final = 64 * 1024
-CHUNK_BYTES: Final = 16  # of each chunk's own line are free, since small chunks have many
+CHUNK_BYTES: Final = 16  # that do not count for each chunk, because its length takes some
 PIECE_BYTES: Final = 16 * 1024
-TURN_BYTES: Final = 64 * 1024  # then others have their turn: thousands of chunks fit into them
+TURN_BYTES: Final = 64 * 1024  # parsed before other connections: ten thousand chunks fit into them
 HEAD_SECONDS: Final = 10.0
 UNREAD_SECONDS: Final = 30.0  # without a client reading any of an answer that waits for it
 VERSION: Final = b"HTTP/1."

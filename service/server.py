@@ -198,9 +198,9 @@ def _config(settings: Settings, served: Starlette) -> uvicorn.Config:
 
 
 def _ignore_hang_up() -> None:
-    """Has a SIGHUP logged, and nothing else; where it says that the terminal is gone, it stops.
+    """Logs SIGHUP and ignores it; stops as SIGTERM does when the terminal is gone.
 
-    Its default action would end the process in the middle of its requests.
+    The default action ends the process in the middle of its requests.
     """
     has_terminal = _has_terminal()
 
