@@ -5,6 +5,7 @@ fails is repeated for each of its callers alone, so that one profile fails alone
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -18,11 +19,14 @@ import msgspec
 
 from service import rules
 from service.database import Pool, Statement
+from service.driver import cause
 from service.errors import TOO_MANY_WAITING, ClientFault, Overloaded
 from service.ids import id_prefix
 from service.metrics import Metrics
 from service.settings import Settings
 from service.supervision import stopped, supervised
+
+logger = logging.getLogger("viewing_time.config_loader")
 
 CONNECTIONS: Final = 2
 MAX_BATCH: Final = 256
@@ -146,6 +150,9 @@ class ConfigLoader:
                     if not load.row.done():
                         await self._load([load])
                 return
+            if cause(error) == "own":  # logged here, because the callers get no traceback
+                fields = {"profiles": len(batch)}
+                logger.error("configurations_not_loaded", extra={"fields": fields}, exc_info=error)
             for load in batch:
                 if not load.row.done():
                     load.row.set_exception(error.with_traceback(None))

@@ -196,7 +196,9 @@ class HeartbeatWriter:
             connection.terminate()
         except Exception as error:
             # The task must survive any error; otherwise its profiles stay marked busy and no
-            # connection is woken again. The callers log the error.
+            # connection is woken again. The traceback is logged here: the callers get none.
+            fields = _cause(error, beats)
+            logger.error("heartbeat_statement_failed", extra={"fields": fields}, exc_info=error)
             _fail(beats, error)
             connection.terminate()
         else:

@@ -22,6 +22,7 @@ from service.database import (
 from service.deadlines import DeadlinePassed
 from service.driver import cause, translated
 from service.errors import Unavailable, Unsent
+from service.logs import JsonLine
 from service.settings import Settings
 from tests.conftest import Running, free_port
 from tests.family import Family
@@ -225,6 +226,31 @@ async def test_a_bug_in_a_handler_is_answered_500_logged_once_and_counted(
     assert line.exc_info is not None
     assert line.exc_info[1] is bug
     assert running.context.metrics.failures == {"own": 1, "database": 0, "deadline": 0}
+
+
+@pytest.mark.parametrize("place", ["service.heartbeat_record.RECORD", "service.config_loader.LOAD"])
+async def test_a_bug_behind_many_callers_is_logged_with_the_place_where_it_is(
+    running: Running,
+    family: Family,
+    place: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def the_buggy_function(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    for method in ("one", "all"):
+        monkeypatch.setattr(f"{place}.{method}", the_buggy_function)
+    with caplog.at_level("INFO", "viewing_time"):
+        beats = [
+            running.client.post(BEAT, json=family.beat(), headers=family.bearer) for _ in range(3)
+        ]
+        answers = await asyncio.gather(*beats)
+    assert {answer.json()["enforcement"] for answer in answers} == {"blocked"}
+    assert running.context.metrics.failures["own"] == 3
+    records = [line for line in caplog.records if line.exc_info]
+    texts = [JsonLine().formatException(line.exc_info) for line in records if line.exc_info]
+    assert any("the_buggy_function" in text for text in texts)
 
 
 @pytest.mark.parametrize("bug", BUGS)
