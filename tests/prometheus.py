@@ -1,6 +1,5 @@
 """Prometheus and promtool: those on the PATH, else Debian's, fetched for the run."""
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -22,10 +21,8 @@ def programs() -> tuple[str, str]:
     promtool, prometheus = shutil.which("promtool"), shutil.which("prometheus")
     if promtool and prometheus:
         return promtool, prometheus
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        pytest.skip(
-            "promtool and prometheus are not installed, and only root on Debian fetches them"
-        )
+    if not shutil.which("apt-get"):
+        pytest.skip("promtool and prometheus are not installed, and only Debian has a package here")
     folder = Path(_FOLDER.name)
     fetch = "apt-get -qq download prometheus && dpkg -x prometheus_*.deb ."
     try:
