@@ -6,7 +6,8 @@ Reading order, from the outside in; a file imports only what comes after it:
                         the command
     check, check_database
                         what would keep it from serving here
-    demo, server        a family to try it with; the HTTP server
+    demo, local_data    a family to try it with; what `run` keeps here
+    server              the HTTP server
     protocol, request_head, cycle
                         HTTP on one connection: its bounds; a request's head; its response
     app                 every URL

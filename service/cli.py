@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -24,6 +22,7 @@ from service import (
     cures,
     demo,
     in_force,
+    local_data,
     open_files,
     schema,
     settings,
@@ -37,8 +36,6 @@ from service.settings import Settings, SettingsError
 
 logger = logging.getLogger("viewing_time.cli")
 
-DATA: Final = Path(".data")
-SECRET: Final = DATA / "jwt_secret"
 SYSTEMS: Final = "viewing-time runs on Linux, and on macOS where DATABASE_URL is set"
 
 
@@ -83,10 +80,10 @@ def run_command() -> None:
     is_ours = not _setting("database_url", environment)
     if is_ours and sys.platform != "linux":
         raise click.ClickException(f"{SYSTEMS}: the embedded PostgreSQL runs on Linux only.")
-    _make_private_folder()
+    local_data.make_private_folder()
     if not _setting("jwt_secret", environment):
-        environment["JWT_SECRET"] = _development_secret()
-    with _database(environment):
+        environment["JWT_SECRET"] = local_data.made_secret()
+    with local_data.database(environment) if is_ours else contextlib.nullcontext():
         chosen = _settings(environment)
         with logging_to_stdout(chosen.log_level):
             cli_migrate.apply(chosen.database_direct_url or chosen.database_url)
@@ -137,7 +134,7 @@ def token_command(account: UUID, development: bool, minutes: int) -> None:
     if not development:
         raise click.ClickException("Tokens are the platform's to issue; pass --development.")
     environment = _environment()
-    secret = _setting("jwt_secret", environment) or _kept_secret()
+    secret = _setting("jwt_secret", environment) or local_data.kept_secret()
     issuer, audience = (_setting(name, environment) for name in ("jwt_issuer", "jwt_audience"))
     click.echo(demo.token(secret, account, timedelta(minutes=minutes), issuer, audience))
 
@@ -208,57 +205,6 @@ async def _fault(chosen: Settings) -> str:
         return f"{state.fault}: {state.remedy}" if state.fault else ""
     finally:
         connection.terminate()
-
-
-@contextlib.contextmanager
-def _database(environment: dict[str, str]) -> Iterator[None]:
-    """Leaves DATABASE_URL alone where it is set, else starts the embedded PostgreSQL."""
-    if _setting("database_url", environment):
-        yield
-        return
-    # Both import modules that not every system has.
-    from service.embedded import embedded_postgres
-    from service.postgres_programs import EmbeddedPostgresError
-
-    try:
-        with embedded_postgres(DATA / "postgres") as dsn:
-            # The direct address, if there is one, leads to another database.
-            environment |= {"DATABASE_URL": dsn, "DATABASE_DIRECT_URL": dsn}
-            environment.pop("DATABASE_DIRECT_URL_FILE", None)
-            yield
-    except EmbeddedPostgresError as fault:
-        raise click.ClickException(str(fault)) from fault
-
-
-def _make_private_folder() -> None:
-    """Makes `.data/` for this account alone, as everything that is made after it."""
-    os.umask(0o077)
-    try:
-        DATA.mkdir(mode=0o700, exist_ok=True)
-        DATA.chmod(0o700)
-    except OSError as error:
-        raise click.ClickException(f"Cannot keep data in {DATA.absolute()}: {error}") from error
-
-
-def _development_secret() -> str:
-    """A secret made once and kept under `.data/`, so that tokens outlive a restart."""
-    with tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as fresh:
-        fresh.write(secrets.token_urlsafe(48))
-        fresh.flush()
-        with contextlib.suppress(FileExistsError):
-            SECRET.hardlink_to(fresh.name)
-            click.echo(f"JWT_SECRET is not set: made one for development, in {SECRET}.", err=True)
-    return SECRET.read_text(encoding="ascii")
-
-
-def _kept_secret() -> str:
-    """The secret of `viewing-time run`; a fresh one would sign tokens that nobody accepts."""
-    try:
-        return SECRET.read_text(encoding="ascii")
-    except FileNotFoundError:
-        raise click.ClickException(
-            f"JWT_SECRET is not set, and `viewing-time run` has not made one in {SECRET} here."
-        ) from None
 
 
 def _announce(chosen: Settings, is_demo: bool) -> None:

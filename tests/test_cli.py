@@ -20,7 +20,7 @@ import jwt
 import pytest
 from click.testing import CliRunner
 
-from service import cli, schema
+from service import cli, local_data, schema
 from service.database import Connection
 from service.dotenv import dotenv
 from service.server import PortTaken, bound
@@ -345,7 +345,7 @@ def test_a_token_is_signed_with_the_secret_that_was_made(
     monkeypatch.delenv("JWT_SECRET", raising=False)
     account = "d0000000-0000-4000-8000-000000000001"
     Path(".data").mkdir()
-    secret = cli._development_secret()
+    secret = local_data.made_secret()
     told = capsys.readouterr()
     assert (told.out, told.err.partition(":")[0]) == ("", "JWT_SECRET is not set")
     printed = CliRunner().invoke(cli.main, ["token", account, "--development"])

@@ -15,7 +15,7 @@ LAYERS = [
     ["cli"],
     ["check"],
     ["check_database"],
-    ["demo", "server", "cli_data", "cli_import", "cli_migrate"],
+    ["demo", "local_data", "server", "cli_data", "cli_import", "cli_migrate"],
     ["protocol"],
     ["request_head"],
     ["cycle"],

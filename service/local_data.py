@@ -1,0 +1,62 @@
+"""What `viewing-time run` keeps in the working directory: a secret, and a PostgreSQL of its own."""
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+DATA: Final = Path(".data")
+SECRET: Final = DATA / "jwt_secret"
+
+
+def make_private_folder() -> None:
+    """Makes `.data/` for this account alone, as everything that is made after it."""
+    os.umask(0o077)
+    try:
+        DATA.mkdir(mode=0o700, exist_ok=True)
+        DATA.chmod(0o700)
+    except OSError as error:
+        raise click.ClickException(f"Cannot keep data in {DATA.absolute()}: {error}") from error
+
+
+def made_secret() -> str:
+    """A secret made once and kept under `.data/`, so that tokens outlive a restart."""
+    with tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as fresh:
+        fresh.write(secrets.token_urlsafe(48))
+        fresh.flush()
+        with contextlib.suppress(FileExistsError):
+            SECRET.hardlink_to(fresh.name)
+            click.echo(f"JWT_SECRET is not set: made one for development, in {SECRET}.", err=True)
+    return SECRET.read_text(encoding="ascii")
+
+
+def kept_secret() -> str:
+    """The secret of `viewing-time run`; a fresh one would sign tokens that nobody accepts."""
+    try:
+        return SECRET.read_text(encoding="ascii")
+    except FileNotFoundError:
+        raise click.ClickException(
+            f"JWT_SECRET is not set, and `viewing-time run` has not made one in {SECRET} here."
+        ) from None
+
+
+@contextlib.contextmanager
+def database(environment: dict[str, str]) -> Iterator[None]:
+    """Runs the embedded PostgreSQL on `.data/`, and points `environment` at it."""
+    # Both import modules that not every system has.
+    from service.embedded import embedded_postgres
+    from service.postgres_programs import EmbeddedPostgresError
+
+    try:
+        with embedded_postgres(DATA / "postgres") as dsn:
+            # The direct address, if there is one, leads to another database.
+            environment |= {"DATABASE_URL": dsn, "DATABASE_DIRECT_URL": dsn}
+            environment.pop("DATABASE_DIRECT_URL_FILE", None)
+            yield
+    except EmbeddedPostgresError as fault:
+        raise click.ClickException(str(fault)) from fault
