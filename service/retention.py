@@ -44,7 +44,8 @@ class TotalsRow(msgspec.Struct, frozen=True):
 
 class LockRow(msgspec.Struct, frozen=True):
     is_taken: bool
-    idle_seconds: str
+    idle_limit: str
+    transaction_limit: str | None
 
 
 class CountRow(msgspec.Struct, frozen=True):
@@ -170,11 +171,15 @@ async def _alone(settings: Settings) -> AsyncIterator[tuple[Connection, Connecti
     """
     guard = await connect(settings, BATCH_SECONDS, direct=True)
     try:
-        transaction = guard.transaction()
+        transaction = guard.transaction(isolation="read_committed")
         with translated(guard):
             await transaction.start()
         if not (await LOCK.one(guard, timeout=BATCH_SECONDS)).is_taken:
             raise RetentionRunning
+        # Until a further command, the server keeps that statement open, and its snapshot with it.
+        with translated(guard):
+            async with guard.transaction():
+                pass
         connection = await connect(settings, BATCH_SECONDS, direct=True)
         try:
             yield guard, connection

@@ -75,7 +75,10 @@ def zone(name: str) -> ZoneInfo | None:
 
     Live rows hold names that are not zones, such as `'UTC'` with the quotes in it.
     """
-    return ZoneInfo(name) if name in _zone_names() else None
+    try:
+        return ZoneInfo(name) if name in _zone_names() else None
+    except (ValueError, OSError):  # the machine's own file of this zone cannot be read
+        return None
 
 
 class ViewingDay(NamedTuple):

@@ -303,6 +303,25 @@ async def test_a_run_whose_lock_is_lost_ends(
     assert len(await sessions(connection)) == 1
 
 
+async def test_the_lock_outlasts_limits_of_transactions_and_keeps_no_vacuum_waiting(
+    settings: Settings, connection: Connection
+) -> None:
+    limits = ["idle_in_transaction_session_timeout = 50"]
+    limits += ["default_transaction_isolation = 'repeatable read'"]
+    if connection.get_server_version().major >= 17:
+        limits += ["transaction_timeout = 50"]
+    name = await connection.fetchval("select current_database()")
+    for limit in limits:
+        await connection.execute(f"alter database {name} set {limit}")
+    async with retention._alone(settings) as (guard, working):
+        await connection.fetchval("select pg_sleep(0.2)")
+        assert not guard.is_closed()
+        assert await locks(connection) == 1
+        xmin = "select backend_xmin from pg_stat_activity where pid = $1"
+        assert await connection.fetchval(xmin, guard.get_server_pid()) is None
+        assert await retention._due(working, KEEP, guard) == Removed()
+
+
 async def locks(connection: Connection) -> int:
     count: int = await connection.fetchval(
         "select count(*) from pg_locks where locktype = 'advisory' and database = "

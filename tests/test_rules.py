@@ -235,6 +235,20 @@ def test_a_link_that_somebody_put_among_the_zones_is_not_a_zone(tmp_path: Path) 
         zoneinfo.reset_tzpath()
 
 
+def test_a_zone_whose_file_cannot_be_read_is_not_a_zone(tmp_path: Path) -> None:
+    (tmp_path / "Antarctica").mkdir()
+    (tmp_path / "Antarctica" / "Vostok").write_bytes(b"not a zone file")
+    rules.zone.cache_clear()
+    zoneinfo.reset_tzpath([tmp_path])
+    ZoneInfo.clear_cache()
+    try:
+        assert rules.zone("Antarctica/Vostok") is None
+    finally:
+        zoneinfo.reset_tzpath()
+        ZoneInfo.clear_cache()
+        rules.zone.cache_clear()
+
+
 @pytest.mark.parametrize(
     "name",
     [
