@@ -16,7 +16,7 @@ import msgspec
 SHAPE: Final = "must look like postgresql://user:password@host:5432/database"
 SCHEMES: Final = ("postgresql://", "postgres://")
 SERVERS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
-TLS_VERSIONS: Final = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")  # Python warns of older ones
 # Parameters with a few values, of which only those that both drivers honour.
 CHOICES: Final = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),

@@ -25,7 +25,7 @@ select
         from pg_stat_activity as a
         where a.datid is not null
             and coalesce(a.backend_type, 'client backend') = 'client backend'
-            and a.application_name <> 'viewing-time'
+            and a.application_name <> current_setting('application_name')
             and a.application_name not like 'viewing-time listener %'
     ) as connections_elsewhere
 from pg_database as d
