@@ -42,11 +42,20 @@ def stored_or_default(
     educational_exempt: bool | None,
     timezone: str | None,
 ) -> Configuration:
-    """The configuration in the columns of a row; the defaults where a null says there is none."""
-    if reset_hour is None or educational_exempt is None or timezone is None:
-        return DEFAULTS
+    """The configuration in the columns of a row, the defaults where all of them are null.
+
+    An adopted table can have nulls beside limits: each of them is the default.
+    """
+    rest = (reset_hour, educational_exempt, timezone)
     limits = (weekday_limit_minutes, weekend_limit_minutes)
-    return Configuration(*limits, reset_hour, educational_exempt, timezone)
+    if {*limits, *rest} == {None}:
+        return DEFAULTS
+    return Configuration(
+        *limits,
+        DEFAULTS.reset_hour if reset_hour is None else reset_hour,
+        DEFAULTS.educational_exempt if educational_exempt is None else educational_exempt,
+        DEFAULTS.timezone if timezone is None else timezone,
+    )
 
 
 class Verdict(NamedTuple):

@@ -66,9 +66,10 @@ with asked as materialized (
         b.day,
         b.key,
         p.is_kids,
-        t.is_educational,
-        t.is_educational and b.exempt as is_exempt,
-        b.renews and (c.profile_id is not null or not p.is_kids) as is_renewed,
+        coalesce(t.is_educational, false) as is_educational,
+        coalesce(t.is_educational, false) and b.exempt as is_exempt,
+        b.renews and (c.profile_id is not null or p.id is not null and p.is_kids is not true)
+            as is_renewed,
         c.weekday_limit_minutes,
         c.weekend_limit_minutes,
         c.reset_hour,
@@ -156,7 +157,7 @@ continued as (
     update viewing_sessions as s
     set
         last_heartbeat_at = greatest($14::timestamptz, s.started_at),
-        total_seconds = s.total_seconds + h.seconds,
+        total_seconds = coalesce(s.total_seconds, 0) + h.seconds,
         paused_at = case when h.paused then coalesce(s.paused_at, $14::timestamptz) end,
         recent_keys = case
             when h.key is null then s.recent_keys
@@ -204,10 +205,13 @@ balance as (
     order by h.profile_id
     on conflict (profile_id, reset_date) do update
     set
-        used_seconds = v.used_seconds + excluded.used_seconds,
-        educational_seconds = v.educational_seconds + excluded.educational_seconds,
+        used_seconds = coalesce(v.used_seconds, 0) + excluded.used_seconds,
+        educational_seconds = coalesce(v.educational_seconds, 0) + excluded.educational_seconds,
         updated_at = excluded.updated_at
-    returning v.profile_id, v.used_seconds, v.is_unlimited_override
+    returning
+        v.profile_id,
+        v.used_seconds,
+        coalesce(v.is_unlimited_override, false) as is_unlimited_override
 ),
 unchanged as (
     select

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from service import migrate
+from service import migrate, rules
 from service.database import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter
@@ -126,6 +126,14 @@ async def test_nulls_in_an_adopted_database_are_answered(
     assert [profile["total_minutes"] for profile in report["profiles"]] == [0.0]
     ended = await answer("POST", f"{viewing}/session/{bare.child}/end")
     assert ended["total_seconds"] == 0
+    first = await answer("POST", f"{viewing}/heartbeat", **bare.beat())
+    assert (first["enforcement"], first["is_educational"]) == ("allowed", False)
+    old = await answer("POST", f"{viewing}/heartbeat", **bare.beat(session_id=bare.child))
+    assert old["used_minutes"] == 1.0
+    counted = "select total_seconds from viewing_sessions where id = $1"
+    assert await adopted.fetchval(counted, bare.child) == 30
+    alone = await answer("POST", f"{viewing}/heartbeat", **bare.beat(profile_id=bare.adult))
+    assert (alone["enforcement"], alone["used_minutes"]) == ("allowed", 0.0)
     await answer("GET", f"{parental}/pin/status")
     assert (await answer("POST", f"{parental}/pin/verify", pin=PIN))["verified"] is True
     await adopted.execute("delete from viewing_time_balances")
@@ -135,6 +143,9 @@ async def test_nulls_in_an_adopted_database_are_answered(
         bare.child,
         day,
     )
+    again = await answer("POST", f"{viewing}/heartbeat", **bare.beat(session_id=bare.child))
+    assert (again["enforcement"], again["used_minutes"]) == ("allowed", 0.5)
+    await adopted.execute("update viewing_time_balances set used_seconds = null")
     granted = await answer(
         "POST", f"{parental}/profiles/{bare.child}/viewing-time/grant", minutes=15
     )
@@ -326,3 +337,13 @@ async def test_a_rule_of_the_platforms_own_is_a_sentence_without_a_value(
             f"{ADMIN}/import?mode={mode}", content=content, headers=administrator
         )
         assert (answer.status_code, answer.json()) == (409, told)
+
+
+def test_limits_beside_nulls_are_kept() -> None:
+    assert rules.stored_or_default(60, None, None, None, None) == rules.Configuration(
+        60, None, 6, True, "UTC"
+    )
+    assert rules.stored_or_default(None, None, 4, None, None) == rules.Configuration(
+        None, None, 4, True, "UTC"
+    )
+    assert rules.stored_or_default(None, None, None, None, None) == rules.DEFAULTS
