@@ -4,7 +4,7 @@ A real PostgreSQL that syncs every commit, real service processes, real HTTP and
 figure is compared with runs in the same minutes on the same machine. Reading order:
 
     __main__      the command; the questions by name
-    statements, heartbeat, arrivals, cold, batching, observing
+    statements, heartbeat, keys, arrivals, cold, batching, observing
                   a question each: `measure(bench)` gives its figures
     harness       the database, the peers, a measured window
     seed          the families in the database and the requests that their players send

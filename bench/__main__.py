@@ -9,7 +9,19 @@ from typing import Final
 import click
 import msgspec
 
-from bench import arrivals, batching, chart, cold, heartbeat, observing, pin, reads, statements, wrk
+from bench import (
+    arrivals,
+    batching,
+    chart,
+    cold,
+    heartbeat,
+    keys,
+    observing,
+    pin,
+    reads,
+    statements,
+    wrk,
+)
 from bench.figure import Figure, Target, table
 from bench.harness import Bench, opened
 from bench.report import RESULTS, Report, machine, report
@@ -21,6 +33,7 @@ Question = Callable[[Bench], Awaitable[list[Figure]]]
 QUESTIONS: Final[Mapping[str, Question]] = {
     "statements": statements.measure,
     "heartbeat": heartbeat.measure,
+    "keys": keys.measure,
     "arrivals": arrivals.measure,
     "cold": cold.measure,
     "pin": pin.measure,

@@ -149,6 +149,18 @@ class Bench:
             Plan(peer.port, self.requests(viewers), connections, seconds, rate), peer
         )
 
+    async def keyed(
+        self, peer: Peer, viewers: list[Viewer], connections: int, seconds: float, *, keys: bool
+    ) -> Window:
+        """`connections` heartbeats in flight, each with an idempotency key of its own, or without.
+
+        Always by our own client, which makes the keys.
+        """
+        path = self.folder / f"{viewers[0].profile_id}-keys-{keys}.requests"
+        path.write_bytes(seed.heartbeats(viewers, keyed=keys))
+        plan = Plan(peer.port, str(path), connections, seconds, fresh_keys=True)
+        return await self._window(plan, peer)
+
     async def _window(self, plan: Plan, peer: Peer) -> Window:
         before = await self.reading(peer)
         service, postgres = cpu_seconds(peer.pid), cpu_seconds(self.postmaster)
@@ -184,7 +196,8 @@ class Bench:
 
     async def _load(self, plan: Plan) -> Outcome:
         """The load comes from a process of its own."""
-        if self.with_wrk and plan.seconds >= 1 and not plan.rate:  # wrk knows whole seconds only
+        own = plan.rate or plan.fresh_keys or plan.seconds < 1  # wrk knows whole seconds only
+        if self.with_wrk and not own:
             return await wrk.closed_loop(plan)
         return await self.client(plan)
 

@@ -5,12 +5,13 @@ or that fails closed (`blocked`), is an error.
 """
 
 import asyncio
+import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import cycle
+from itertools import count, cycle
 from math import ceil, inf
 from pathlib import Path
 from random import Random
@@ -19,6 +20,8 @@ from typing import Final, cast
 
 import msgspec
 import uvloop
+
+from bench.seed import KEY_PLACE
 
 KNOCK: Final = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 PATIENCE: Final = 120.0  # seconds until answers that do not come are a failure of the run
@@ -29,7 +32,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     `requests` is a file of requests, a zero byte after each. With `seconds`, every connection
     always has one in flight, of its own share of them; with a `rate` too, so many leave a second,
-    at random moments, whatever the answers do. With neither, each request is sent once.
+    at random moments, whatever the answers do. With neither, each request is sent once. With
+    `fresh_keys` each request gets an idempotency key of its own.
     """
 
     port: int
@@ -37,6 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
     connections: int
     seconds: float = 0.0
     rate: float = 0.0
+    fresh_keys: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -79,6 +84,8 @@ class Connection(asyncio.Protocol):
         """Sends a request whose latency counts from the instant `due`."""
         self.due = due
         self.in_flight = True
+        if self._loop.plan.fresh_keys:
+            request = request.replace(KEY_PLACE.encode(), next(self._loop.keys))
         self._transport.write(request)
 
     async def knock(self) -> None:
@@ -123,6 +130,8 @@ class ClosedLoop:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.requests = Path(plan.requests).read_bytes().split(b"\0")[:-1]
+        run = os.urandom(4).hex()
+        self.keys = (f"{run}{number:08}".encode() for number in count())
         self.latencies: list[float] = []
         self.errors = 0
         self.first_error = ""

@@ -13,6 +13,7 @@ from service.database import Connection
 SECRET: Final = "a secret of the benchmark, long enough for HS256"
 ADMIN: Final = UUID(int=1)
 MONTH: Final = 30
+KEY_PLACE: Final = "key-of-this-beat"  # as long as the keys that take its place
 
 # Ids are hashes, so that neighbours in the tables are no neighbours in the indexes. Limits are
 # the longest there are: 960 beats pass before a child is blocked by right.
@@ -144,12 +145,15 @@ def token(account_id: UUID) -> str:
     return jwt.encode({"sub": str(account_id), "exp": expires}, SECRET, algorithm="HS256")
 
 
-def heartbeats(viewers: Sequence[Viewer]) -> bytes:
-    """A heartbeat request of each, as it stands on the wire, a zero byte after each."""
-    return b"".join(_heartbeat(viewer) + b"\0" for viewer in viewers)
+def heartbeats(viewers: Sequence[Viewer], *, keyed: bool = False) -> bytes:
+    """A heartbeat request of each, as it stands on the wire, a zero byte after each.
+
+    A `keyed` one has an idempotency key, for which the client puts in a new one each time.
+    """
+    return b"".join(_heartbeat(viewer, keyed) + b"\0" for viewer in viewers)
 
 
-def _heartbeat(viewer: Viewer) -> bytes:
+def _heartbeat(viewer: Viewer, keyed: bool) -> bytes:
     members = {
         "profile_id": viewer.profile_id,
         "title_id": viewer.title_id,
@@ -158,7 +162,8 @@ def _heartbeat(viewer: Viewer) -> bytes:
         "device_type": "tv",
         "is_paused": False,
     }
-    return _post("/api/v1/viewing-time/heartbeat", viewer.account_id, members)
+    headers = f"Idempotency-Key: {KEY_PLACE}\r\n" if keyed else ""
+    return _post("/api/v1/viewing-time/heartbeat", viewer.account_id, members, headers)
 
 
 def verifications(parents: Sequence[Viewer], pin: str) -> bytes:
@@ -167,13 +172,14 @@ def verifications(parents: Sequence[Viewer], pin: str) -> bytes:
     return b"".join(_post(path, parent.account_id, {"pin": pin}) + b"\0" for parent in parents)
 
 
-def _post(path: str, account_id: UUID, members: object) -> bytes:
+def _post(path: str, account_id: UUID, members: object, headers: str = "") -> bytes:
     body = msgspec.json.encode(members)
     head = (
         f"POST {path} HTTP/1.1\r\n"
         "Host: 127.0.0.1\r\n"
         "User-Agent: player/1.0\r\n"
         "Accept: application/json\r\n"
+        f"{headers}"
         f"Authorization: Bearer {token(account_id)}\r\n"
         "Content-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
