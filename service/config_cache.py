@@ -171,11 +171,13 @@ class ConfigCache:
     async def _listen(self) -> Connection:
         connection = await connect(self._settings, direct=True)
         try:
-            with translated(connection):
-                await connection.add_listener(HEARD_CHANNEL, self.changes.acknowledged)
-                if not is_pooled(self._settings, direct=True):
-                    await self.changes.name(connection)
-                await connection.add_listener(CHANNEL, self._heard)
+            # A notification may arrive while the last statement is still running.
+            async with self.changes.speaking:
+                with translated(connection):
+                    await connection.add_listener(HEARD_CHANNEL, self.changes.acknowledged)
+                    if not is_pooled(self._settings, direct=True):
+                        await self.changes.name(connection)
+                    await connection.add_listener(CHANNEL, self._heard)
         except BaseException:
             connection.terminate()
             raise

@@ -13,6 +13,7 @@ from typing import Final
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
+import asyncpg
 import msgspec
 
 from service.database import UNAVAILABLE, Connection, Statement
@@ -117,7 +118,7 @@ class Changes:
             try:
                 async with self.speaking:
                     await HEARD.maybe(connection, f"{','.join(nonces)} {self.origin}")
-            except UNAVAILABLE as error:
+            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
                 self._heard.clear()
                 fields = {"error": f"{type(error).__name__}: {error}"}
                 logger.warning("config_change_unacknowledged", extra={"fields": fields})

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -276,3 +277,25 @@ async def test_processes_find_each_other(service: RunningService) -> None:
     finally:
         await connection.close()
     assert [len(row["application_name"]) for row in names] == [len(LISTENER) + 32]
+
+
+async def test_a_notification_during_the_last_statement_of_listening_ends_nothing(
+    running: Running, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The acknowledgement waits for its turn on the connection."""
+    configurations = running.context.configurations
+    listen = asyncpg.Connection.add_listener
+
+    async def notified(opened: Connection, channel: str, callback: Any) -> None:
+        await listen(opened, channel, callback)
+        if channel == CHANNEL:
+            told = f"{uuid4().hex}.{uuid4().hex} {uuid4()} {uuid4()}"
+            callback(opened, 1, channel, told)
+            await opened.execute("select pg_sleep(0.1)")
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", notified)
+    opened = await configurations._listen()
+    acknowledging = configurations.changes._acknowledging
+    assert acknowledging is not None
+    await acknowledging
+    opened.terminate()
