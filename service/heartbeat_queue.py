@@ -136,6 +136,7 @@ class HeartbeatQueue:
 
     def suspect(self, profile_id: UUID) -> None:
         """Lets a profile wait apart: its rows are held, so only probes try them."""
+        self._forget_old()
         self._profiles_aside[profile_id] = Aside(monotonic(), None)
 
     def set_aside(self, profile_id: UUID, error: Exception) -> None:
@@ -166,7 +167,6 @@ class HeartbeatQueue:
             wanted = self.wanted(picked)
             if len(wanted) < len(picked):
                 self._release(waiting for waiting in picked if waiting[1].done())
-                self._forget_old()
             if wanted:
                 return wanted
         return []

@@ -168,15 +168,11 @@ class HeartbeatWriter:
             if connection.is_closed():
                 connection = await self._open()
             await self._send(connection, beats, is_probe)
-        except asyncpg.ReadOnlySQLTransactionError as error:
-            # Another server takes the writes now: there the whole batch can be sent again.
+        except (asyncpg.ReadOnlySQLTransactionError, Unsent) as error:
             connection.terminate()
-            await self._handed_over()
-            if again:
-                return await self._write(connection, beats, is_probe, again=False)
-            _fail(beats, error)
-        except Unsent as error:
-            connection.terminate()
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                # Another server takes the writes now: there the whole batch can be sent again.
+                await self._handed_over()
             if again:
                 return await self._write(connection, beats, is_probe, again=False)
             _fail(beats, error)
