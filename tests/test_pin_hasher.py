@@ -309,54 +309,8 @@ async def test_the_slower_a_hash_the_shorter_the_queue() -> None:
     assert 1 <= await rooms(10) < await rooms(4)
 
 
-async def test_a_hash_at_work_counts_with_its_age() -> None:
-    async with started(longest_wait=0.1) as (hasher, processes):
-        (worker,) = processes.pids()
-        os.kill(worker, signal.SIGSTOP)
-        slow = asyncio.create_task(verify(hasher, PIN, FAST))
-        await asyncio.sleep(0)
-        assert room(hasher) > 2
-        await eventually(lambda: room(hasher) == 1)
-        with pytest.raises(Overloaded) as refusal, hasher.admit():
-            pytest.fail("admitted behind a hash that takes too long")
-        assert refusal.value.retry_after >= 1
-        os.kill(worker, signal.SIGCONT)
-        assert await slow is True
-
-
-async def test_a_worker_that_is_busy_for_long_leaves_the_others_to_do_their_work() -> None:
-    async with started(workers=2, longest_wait=0.5) as (hasher, processes):
-        slow = asyncio.create_task(verify(hasher, PIN, ENDLESS))
-        await eventually(processes.running)
-        assert room(hasher) > 2
-        assert await verify(hasher, PIN, FAST) is True
-        slow.cancel()
-        await asyncio.gather(slow, return_exceptions=True)
-
-
-async def test_a_hash_whose_caller_has_gone_counts_while_it_runs_and_teaches_what_it_took() -> None:
-    async with started(longest_wait=0.5) as (hasher, processes):
-        before = room(hasher)
-        (worker,) = processes.pids()
-        os.kill(worker, signal.SIGSTOP)
-        abandoned = asyncio.create_task(verify(hasher, PIN, FAST))
-        await eventually(lambda: room(hasher) == 1)
-        abandoned.cancel()
-        await asyncio.gather(abandoned, return_exceptions=True)
-        assert hasher.waiting == 0
-        with pytest.raises(Overloaded), hasher.admit():
-            pytest.fail("admitted although the worker is busy for long")
-        os.kill(worker, signal.SIGCONT)
-        await eventually(lambda: hasher.hashed)
-        learned = room(hasher)
-        assert 1 <= learned < before / 2
-        for _ in range(40):
-            assert await verify(hasher, PIN, FAST) is True
-        assert room(hasher) > learned
-
-
 async def test_a_worker_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pin_pool, "MAX_SECONDS", 3.0)
+    monkeypatch.setattr(pin_pool, "MAX_SECONDS", 5.0)
     async with started(longest_wait=0.1) as (hasher, processes):
         before = room(hasher)
         (frozen,) = processes.pids()
