@@ -36,7 +36,11 @@ async def test_rules_and_dashboard_name_metrics_that_exist(running: Running) -> 
     await running.client.get("/")
     names |= {sample.name for sample in await scrape(running.client)}
     # Their series begin with the first request and the first cause.
-    names |= {"viewing_time_config_cache_invalidations_total"}
+    names |= {
+        "viewing_time_config_cache_invalidations_total",
+        "viewing_time_heartbeats_refused_total",
+        "viewing_time_requests_unauthenticated_total",
+    }
     names |= set(RECORD.findall(RULES))
     used = set(NAME.findall("\n".join([RULES, *queries()])))
     assert used - names == set()
@@ -107,6 +111,7 @@ async def traffic(service: httpx.AsyncClient, family: Family) -> None:
     await service.post(f"{parental}/pin/verify", json={"pin": PIN}, headers=family.bearer)
     limits = f"{parental}/profiles/{family.child}/viewing-time"
     await service.put(limits, json={"weekday_limit_minutes": 60}, headers=family.bearer)
+    await service.post("/api/v1/viewing-time/heartbeat", json=family.beat())
 
 
 async def test_a_real_prometheus_scrapes_the_service_and_answers_the_dashboard(
