@@ -25,6 +25,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     faults              the error table: what each exception answers
     telemetry           spans, where OpenTelemetry is installed and asked for
     pin_attempt         one counted attempt at a parent's PIN
+    idempotency         a request that comes twice with one key, carried out once
     import_merge        an import's lines, staged and merged
     auth                who is calling
     exchange            a body in within bounds, JSON out

@@ -1,5 +1,6 @@
 """More time today, granted by a parent from afar or on the child's device."""
 
+from functools import partial
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -10,11 +11,12 @@ from starlette.responses import Response
 
 from service import auth, rules, wire
 from service.context import Context
-from service.database import Statement
-from service.errors import ClientFault, RuleFault
-from service.exchange import read, reply
+from service.database import Source, Statement
+from service.errors import RuleFault
+from service.exchange import read
+from service.idempotency import Once, once, repeatable
 from service.ids import id_prefix
-from service.pin_attempt import Pin, attempt, turn_of, unhurried
+from service.pin_attempt import Pin, Tried, attempt, turn_of, unhurried, wrong_pin
 
 
 class GrantBody(msgspec.Struct):
@@ -44,20 +46,29 @@ class Grant(msgspec.Struct, frozen=True):
     is_unlimited_override: bool
 
 
+@repeatable
 async def grant(request: Request) -> Response:
     """POST /grant: lowers today's used seconds, or lifts today's limit."""
     context: Context = request.state.context
     wanted = read(request, BODY)
     account_id = await auth.account(request)
     profile_id = wire.path_uuid(request.path_params["profile_id"], "profile_id")
-    mark = await _confirmed(context, account_id, profile_id, wanted)
+    carried_out = await once(request, account_id, (profile_id, wanted), profile_id)
+    mark = await _confirmed(context, carried_out, account_id, profile_id, wanted)
     configuration = (await context.configurations.get(account_id, profile_id)).configuration
     now = context.now()
     day = rules.viewing_day(configuration, now)
     remote = wanted.pin is None and wanted.pin_token is None
     asked = (account_id, profile_id, mark, day, wanted.minutes, remote, now, id_prefix(now))
-    row = auth.owned(await RECORD.maybe(context.pool, *asked))
-    return reply(_granted(wanted.minutes, rules.limit_minutes(configuration, day), row))
+    limit = rules.limit_minutes(configuration, day)
+    return await carried_out.answer(partial(_record, asked, wanted.minutes, limit))
+
+
+async def _record(
+    asked: tuple[object, ...], minutes: int | None, limit: int | None, source: Source
+) -> Grant:
+    row = auth.owned(await RECORD.maybe(source, *asked))
+    return _granted(minutes, limit, row)
 
 
 def _granted(minutes: int | None, limit: int | None, row: GrantRow) -> Grant:
@@ -70,7 +81,7 @@ def _granted(minutes: int | None, limit: int | None, row: GrantRow) -> Grant:
 
 
 async def _confirmed(
-    context: Context, account_id: UUID, profile_id: UUID, wanted: GrantBody
+    context: Context, once: Once, account_id: UUID, profile_id: UUID, wanted: GrantBody
 ) -> str | None:
     """The mark of the PIN behind an on-device grant; None where there is none to compare.
 
@@ -81,11 +92,10 @@ async def _confirmed(
         async with unhurried():
             auth.owned(await auth.CHECK.maybe(context.pool, account_id, profile_id))
             async with turn_of(context, account_id) as turn:
-                pin_hash = await attempt(context, turn, account_id, profile_id, wanted.pin)
-            if pin_hash is None:
-                raise ClientFault(403, "Incorrect PIN")
+                tried = Tried(account_id, profile_id, wanted.pin)
+                pin_hash = await attempt(context, turn, once, tried, wrong_pin())
         return auth.pin_mark(pin_hash)
-    if wanted.pin_token is not None:
+    if wanted.pin_token is not None and not once.is_repeated:
         refusal = RuleFault(403, BAD_TOKEN)
         return auth.confirmed_pin(context, account_id, wanted.pin_token, refusal)
     return None

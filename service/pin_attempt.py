@@ -5,17 +5,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 from msgspec import Meta
 
-from service import auth
+from service import auth, wire
 from service.context import Context
 from service.database import UNAVAILABLE, Statement
 from service.errors import ClientFault, Overloaded
+from service.idempotency import Once
 from service.pin_hasher import Turn
 
 ATTEMPTS: Final = 5
@@ -25,6 +26,14 @@ FLOOR_SECONDS: Final = 0.2
 LOCKED_UNTIL: Final = "X-Locked-Until"
 
 Pin = Annotated[str, Meta(min_length=4, max_length=4, pattern="^[0-9]{4}$")]
+
+
+class Tried(NamedTuple):
+    """A PIN that is tried for an account; `profile_id` is that of a grant."""
+
+    account_id: UUID
+    profile_id: UUID | None
+    pin: str
 
 
 class AttemptRow(msgspec.Struct, frozen=True):
@@ -105,10 +114,15 @@ async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIt
         raise
 
 
-async def judged(context: Context, attempt_id: UUID) -> None:
-    """Makes a wrong attempt count for good; raises Overloaded where it has been given back."""
-    if await JUDGE.maybe(context.pool, attempt_id) is None:
-        raise Overloaded(1)
+async def judged(once: Once, attempt_id: UUID, wrong: ClientFault) -> None:
+    """Makes a wrong attempt count for good, answered with `wrong` also when it comes again.
+
+    Raises Overloaded where it has been given back, Overtaken.
+    """
+    async with once.effect() as source:
+        if await JUDGE.maybe(source, attempt_id) is None:
+            raise Overloaded(1)
+        await once.keep(source, wrong.status, wire.encode({"detail": wrong.detail}))
 
 
 async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
@@ -116,17 +130,22 @@ async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None
     await SETTLE.maybe(context.pool, account_id, attempt_id, ATTEMPTS, LOCK, UNFINISHED)
 
 
-async def attempt(
-    context: Context, turn: Turn, account_id: UUID, profile_id: UUID | None, pin: str
-) -> str | None:
-    """Checks a PIN as one counted attempt; the hash it was right for, None where it was wrong.
+def wrong_pin() -> ClientFault:
+    """The answer to a wrong PIN, which does not say how many attempts are left."""
+    return ClientFault(403, "Incorrect PIN")
 
-    `profile_id` is that of a grant. Raises ClientFault: 401, 403 for a foreign profile or a lock
-    (`X-Locked-Until`), 400 where no PIN is set.
+
+async def attempt(
+    context: Context, turn: Turn, once: Once, tried: Tried, wrong: ClientFault
+) -> str:
+    """Checks a PIN as one counted attempt of `once`; the hash that it was right for.
+
+    Raises `wrong`, and ClientFault: 401, 403 for a foreign profile or a lock (`X-Locked-Until`),
+    400 where no PIN is set.
     """
     begun, outcome = monotonic(), "failed"
     try:
-        pin_hash = await _attempt(context, turn, account_id, profile_id, pin)
+        pin_hash = await _attempt(context, turn, once, tried, wrong)
         outcome = "wrong" if pin_hash is None else "right"
     except ClientFault as fault:
         outcome = "locked" if fault.headers and LOCKED_UNTIL in fault.headers else "refused"
@@ -134,12 +153,15 @@ async def attempt(
     finally:
         context.metrics.pin_attempts[outcome] += 1
         context.metrics.pin_seconds.add(monotonic() - begun)
+    if pin_hash is None:
+        raise wrong
     return pin_hash
 
 
 async def _attempt(
-    context: Context, turn: Turn, account_id: UUID, profile_id: UUID | None, pin: str
+    context: Context, turn: Turn, once: Once, tried: Tried, wrong: ClientFault
 ) -> str | None:
+    account_id, profile_id, pin = tried
     async with counted(context, account_id, settle_pin) as attempt_id:
         asked = (account_id, profile_id, ATTEMPTS, LOCK, attempt_id)
         row = auth.owned(await ATTEMPT.maybe(context.pool, *asked))
@@ -151,6 +173,6 @@ async def _attempt(
             raise ClientFault(400, "No PIN set")
         if is_right and await CLEAR.maybe(context.pool, account_id, row.pin_hash, attempt_id):
             return row.pin_hash
-        await judged(context, attempt_id)
+        await judged(once, attempt_id, wrong)
     context.metrics.pin_lockouts += row.locks
     return None

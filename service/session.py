@@ -1,6 +1,7 @@
 """The end of a viewing session."""
 
 from datetime import datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -10,9 +11,9 @@ from starlette.responses import Response
 
 from service import auth, wire
 from service.context import Context
-from service.database import Statement
+from service.database import Source, Statement
 from service.errors import ClientFault
-from service.exchange import reply
+from service.idempotency import once, repeatable
 
 
 class EndRow(msgspec.Struct, frozen=True):
@@ -32,14 +33,20 @@ class SessionEnd(msgspec.Struct, frozen=True):
     ended_at: datetime | None
 
 
+@repeatable
 async def session_end(request: Request) -> Response:
     """POST /session/{session_id}/end: ends a session; again moves its end."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     session_id = wire.path_uuid(request.path_params["session_id"], "session_id")
-    row = auth.active(await END.maybe(context.pool, account_id, session_id, context.now()))
+    carried_out = await once(request, account_id, session_id)
+    return await carried_out.answer(partial(_end, account_id, session_id, context.now()))
+
+
+async def _end(account_id: UUID, session_id: UUID, now: datetime, source: Source) -> SessionEnd:
+    row = auth.active(await END.maybe(source, account_id, session_id, now))
     if not row.is_known:
         raise ClientFault(404, "Session not found")
     if not row.is_owner:
         raise ClientFault(403, "Session access denied")
-    return reply(SessionEnd(session_id, row.total_seconds, row.ended_at))
+    return SessionEnd(session_id, row.total_seconds, row.ended_at)

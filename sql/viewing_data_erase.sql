@@ -18,6 +18,7 @@
 -- Always one row; an unknown caller is not active. All or nothing, in one transaction. The profile is its account's and another service's to delete.
 -- Sessions go first, and the balances wait for them: a heartbeat locks its session before its
 -- balance, so the two cannot deadlock. What a heartbeat starts meanwhile is not seen and stays.
+-- Answers that are stored for repeated requests can be about the child: all of its account go.
 -- Rides ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile and uq_vtc_profile.
 with caller as materialized (
     select
@@ -54,6 +55,11 @@ grants as (
     using target as t
     where g.profile_id = t.id
     returning g.id
+),
+answers as (
+    delete from viewing_time_request_keys as a
+    using target as t
+    where a.account_id = t.user_id
 ),
 configurations as (
     delete from viewing_time_configs as k

@@ -48,6 +48,7 @@ LAYERS = [
         "redirect",
     ],
     ["pin_attempt", "import_merge"],
+    ["idempotency"],
     ["auth", "exchange"],
     ["context"],
     ["import_lines"],

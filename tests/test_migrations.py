@@ -41,6 +41,7 @@ IDS = [
     "0014_pending_deletions",
     "0015_recent_keys",
     "0016_sessions_end_after_their_start",
+    "0017_request_keys",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -79,6 +80,9 @@ ADDED = {
         locked_until timestamptz null, is_forgiven bool""",
     "viewing_time_password_failures": """
         account_id uuid, failures int, next_attempt_at timestamptz""",
+    "viewing_time_request_keys": """
+        account_id uuid, mark uuid, digest bytea, status int, answer text,
+        created_at timestamptz""",
 }
 TABLES = {**COLUMNS, **ADDED}
 SHORT = {"character varying": "varchar", "boolean": "bool", "integer": "int"}
@@ -131,6 +135,10 @@ CONSTRAINTS = {
     "viewing_time_password_failures_account_id_fkey": (
         "foreign key (account_id) references users(id) on delete cascade"
     ),
+    "viewing_time_request_keys_pkey": "primary key (account_id, mark)",
+    "viewing_time_request_keys_account_id_fkey": (
+        "foreign key (account_id) references users(id) on delete cascade"
+    ),
 }
 INDEXES = {
     "ix_vs_profile_active": "viewing_sessions using btree (profile_id) where (ended_at is null)",
@@ -140,6 +148,7 @@ INDEXES = {
     "ix_tg_profile": "time_grants using btree (profile_id)",
     "ix_tg_granted_by": "time_grants using btree (granted_by_user_id)",
     "ix_vta_account": "viewing_time_attempts using btree (account_id)",
+    "ix_vtrk_created": "viewing_time_request_keys using btree (created_at)",
 }
 
 # Rows as the existing application leaves them: 20 accounts, 40 profiles, a year of sessions.

@@ -1,0 +1,190 @@
+"""A request that comes twice with one Idempotency-Key is carried out once.
+
+Its answer is stored in the transaction of what it changed and returned to the same request for
+24 hours, on every instance. A request that changed nothing leaves nothing, and can be repeated.
+Without the header nothing of this costs anything.
+
+A stored answer proves nothing: a request with a PIN or a password is checked first, as a counted
+attempt, also when it comes again. Only a wrong one that comes again is not counted again.
+"""
+
+import hmac
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from functools import wraps
+from hashlib import blake2b
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service import auth, wire
+from service.context import Context
+from service.database import Source, Statement
+from service.driver import translated
+from service.errors import ClientFault, FieldFault
+from service.exchange import PRIVATE
+
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+
+KEY: Final = re.compile(r"[!-~]{1,64}")
+USED: Final = "Idempotency-Key has been used for another request"
+MAX_KEYS: Final = 1000  # of an account
+
+
+class FoundRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_owner: bool
+    digest: bytes | None
+    status: int | None
+    answer: str | None
+
+
+class KeptRow(msgspec.Struct, frozen=True):
+    is_kept: bool
+
+
+FIND: Final = Statement("request_key_find", FoundRow)
+KEEP: Final = Statement("request_key_keep", KeptRow)
+
+
+class Overtaken(Exception):
+    """A copy of the request has stored its answer meanwhile; undoes what this one has changed."""
+
+
+def repeatable(endpoint: Endpoint) -> Endpoint:
+    """An endpoint that finds the answer of a copy of its request that was faster."""
+
+    @wraps(endpoint)
+    async def again(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Overtaken:
+            return await endpoint(request)
+        except ClientFault:
+            # What it asked for may be impossible for the very reason that its copy has done it.
+            carried_out: Once | None = getattr(request.state, "once", None)
+            if carried_out is None or not await carried_out.is_overtaken():
+                raise
+            return await endpoint(request)
+
+    return again
+
+
+class Once:
+    """A request that is carried out once; `is_repeated` when it has been already.
+
+    Without a key it is an ordinary request: `effect` opens no transaction, nothing is stored.
+    """
+
+    def __init__(self, context: Context, account_id: UUID, key: str | None, asked: object) -> None:
+        self._context = context
+        self._account_id = account_id
+        self._key = key
+        self._asked = b"" if key is None else wire.encode(asked)
+        self._is_same = True
+        self._answer: bytes | None = None
+
+    @property
+    def is_repeated(self) -> bool:
+        return self._answer is not None
+
+    async def look(self, profile_id: UUID | None) -> None:
+        """Looks for the answer; raises ClientFault: 401, 403, a stored refusal of the same request.
+
+        Another request with this key is refused with 422: by `require_same`, after the check of a
+        PIN, since a 422 before it would tell a guesser that the PIN is not the one that was right.
+        """
+        row = await self._found(profile_id)
+        if row is None or row.status is None or row.answer is None or row.digest is None:
+            return
+        self._is_same = any(hmac.compare_digest(row.digest, own) for own in self._digests())
+        if row.status >= 400:
+            self.require_same()
+            raise ClientFault(row.status, msgspec.json.decode(row.answer)["detail"])
+        self._answer = row.answer.encode()
+
+    async def is_overtaken(self) -> bool:
+        """Whether an answer has been stored since `look` found none."""
+        row = None if self.is_repeated else await self._found(None)
+        return row is not None and row.digest is not None
+
+    async def _found(self, profile_id: UUID | None) -> FoundRow | None:
+        if self._key is None:
+            return None
+        asked = (self._account_id, self._mark, profile_id)
+        return auth.owned(await FIND.maybe(self._context.pool, *asked))
+
+    def require_same(self) -> None:
+        """Raises ClientFault 422 where the key was used for another request."""
+        if not self._is_same:
+            raise ClientFault(422, USED)
+
+    @asynccontextmanager
+    async def effect(self) -> AsyncIterator[Source]:
+        """Where the statements run that change something, and `keep`: all of them or none."""
+        pool = self._context.pool
+        if self._key is None or self.is_repeated:
+            yield pool
+            return
+        with translated(pool):
+            async with pool.acquire() as connection, connection.transaction():
+                yield connection
+
+    async def keep(self, source: Source, status: int, answer: bytes) -> None:
+        """Stores the answer; raises Overtaken."""
+        if self._key is None or self.is_repeated:
+            return
+        digest = next(self._digests())
+        asked = (self._account_id, self._mark, digest, status, answer.decode(), MAX_KEYS)
+        if await KEEP.maybe(source, *asked) is None:
+            raise Overtaken
+
+    async def answer(self, work: Callable[[Source], Awaitable[msgspec.Struct]]) -> Response:
+        """The stored answer, else that of `work`, which changes something.
+
+        Raises ClientFault 422 where the key was used for another request, and what `work` raises.
+        """
+        self.require_same()
+        answer = self._answer
+        if answer is None:
+            async with self.effect() as source:
+                answer = wire.encode(await work(source))
+                await self.keep(source, 200, answer)
+        return Response(answer, 200, PRIVATE, "application/json")
+
+    @property
+    def _mark(self) -> UUID:
+        key = (self._key or "").encode()
+        return UUID(bytes=blake2b(key, digest_size=16, key=self._account_id.bytes).digest())
+
+    def _digests(self) -> Iterator[bytes]:
+        """The digest of this request by each secret; keyed, since a PIN has 10,000 values only."""
+        settings = self._context.settings
+        for secret in (settings.jwt_secret, settings.jwt_secret_previous):
+            if secret:
+                yield hmac.digest(secret.encode(), b"request" + self._asked, "sha256")
+
+
+async def once(
+    request: Request, account_id: UUID, asked: object, profile_id: UUID | None = None
+) -> Once:
+    """The request of an account, looked for where it has an Idempotency-Key.
+
+    `asked` is what it asks for, as it was read. Raises FieldFault for a key that is not 1 to 64
+    visible ASCII characters, and ClientFault as `Once.look`.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not KEY.fullmatch(key):
+        msg = "Idempotency-Key should be 1 to 64 visible ASCII characters"
+        loc: list[str | int] = ["header", "idempotency-key"]
+        raise FieldFault("string_pattern_mismatch", loc, msg, None)
+    route: Route = request.scope["route"]
+    carried_out = Once(request.state.context, account_id, key, (route.path, asked))
+    await carried_out.look(profile_id)
+    request.state.once = carried_out
+    return carried_out

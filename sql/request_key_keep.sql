@@ -1,0 +1,57 @@
+-- Keeps the answer to a request with an Idempotency-Key, in the transaction of what it changed.
+--
+-- $1 account_id uuid
+-- $2 mark uuid                     hash of the key
+-- $3 digest bytea                  HMAC of the request
+-- $4 status int
+-- $5 answer text
+-- $6 most int                      answers of an account; the oldest go
+--
+-- row: is_kept bool
+--
+-- No row: a copy of the request was faster, and what this one has changed must be undone. Of two
+-- copies at once the second waits at the primary key until the first has ended. A key that is older
+-- than 24 hours is a new one.
+-- Takes some rows away that are too old, whoever's they are, so that none stay for long; rows that
+-- another transaction is deleting are left to it.
+with kept as (
+    insert into viewing_time_request_keys as k (
+        account_id, mark, digest, status, answer, created_at
+    )
+    values ($1::uuid, $2::uuid, $3::bytea, $4::int, $5::text, now())
+    on conflict (account_id, mark) do update
+    set
+        digest = excluded.digest,
+        status = excluded.status,
+        answer = excluded.answer,
+        created_at = excluded.created_at
+    where k.created_at <= now() - interval '24 hours'
+    returning true as is_kept
+),
+old as (
+    select x.account_id, x.mark
+    from viewing_time_request_keys as x
+    where x.created_at <= now() - interval '24 hours'
+        and (x.account_id, x.mark) <> ($1::uuid, $2::uuid)
+    order by x.created_at
+    limit 10
+    for update skip locked
+),
+surplus as (
+    select x.account_id, x.mark
+    from viewing_time_request_keys as x
+    where x.account_id = $1::uuid and x.mark <> $2::uuid
+    order by x.created_at desc
+    offset $6::int - 1
+    limit 10
+),
+gone as (
+    delete from viewing_time_request_keys as x
+    where (x.account_id, x.mark) in (
+        select o.account_id, o.mark from old as o
+        union
+        select s.account_id, s.mark from surplus as s
+    )
+)
+select k.is_kept
+from kept as k
