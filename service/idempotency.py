@@ -8,6 +8,7 @@ A stored answer proves nothing: a request with a PIN or a password is checked fi
 attempt, also when it comes again. Only a wrong one that comes again is not counted again.
 """
 
+import contextlib
 import hmac
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -26,11 +27,12 @@ from service import auth, wire
 from service.context import Context
 from service.database import Source, Statement
 from service.driver import translated
-from service.errors import ClientFault, FieldFault
+from service.errors import ClientFault, FieldFault, Overloaded
 from service.exchange import PRIVATE
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
+KEY_HEADER: Final = "idempotency-key"
 KEY: Final = re.compile(r"[!-~]{1,64}")
 USED: Final = "Idempotency-Key has been used for another request"
 MAX_KEYS: Final = 1000  # of an account
@@ -52,8 +54,11 @@ FIND: Final = Statement("request_key_find", FoundRow)
 KEEP: Final = Statement("request_key_keep", KeptRow)
 
 
-class Overtaken(Exception):
+class Overtaken(Overloaded):
     """A copy of the request has stored its answer meanwhile; undoes what this one has changed."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
 
 
 def repeatable(endpoint: Endpoint) -> Endpoint:
@@ -150,12 +155,20 @@ class Once:
         Raises ClientFault 422 where the key was used for another request, and what `work` raises.
         """
         self.require_same()
-        answer = self._answer
-        if answer is None:
-            async with self.effect() as source:
-                answer = wire.encode(await work(source))
-                await self.keep(source, 200, answer)
-        return Response(answer, 200, PRIVATE, "application/json")
+        if self._answer is not None:
+            return _response(self._answer)
+        async with self.effect() as source:
+            answer = wire.encode(await work(source))
+            await self.keep(source, 200, answer)
+        return _response(answer)
+
+    async def first_answer(self, answer: bytes) -> Response:
+        """The stored answer, else `answer`: to work that can be done twice without harm."""
+        with contextlib.suppress(Overtaken):
+            await self.keep(self._context.pool, 200, answer)
+            return _response(self._answer or answer)
+        await self.look(None)
+        return _response(self._answer or answer)
 
     @property
     def _mark(self) -> UUID:
@@ -170,6 +183,10 @@ class Once:
                 yield hmac.digest(secret.encode(), b"request" + self._asked, "sha256")
 
 
+def _response(answer: bytes) -> Response:
+    return Response(answer, 200, PRIVATE, "application/json")
+
+
 async def once(
     request: Request, account_id: UUID, asked: object, profile_id: UUID | None = None
 ) -> Once:
@@ -178,10 +195,10 @@ async def once(
     `asked` is what it asks for, as it was read. Raises FieldFault for a key that is not 1 to 64
     visible ASCII characters, and ClientFault as `Once.look`.
     """
-    key = request.headers.get("idempotency-key")
+    key = request.headers.get(KEY_HEADER)
     if key is not None and not KEY.fullmatch(key):
         msg = "Idempotency-Key should be 1 to 64 visible ASCII characters"
-        loc: list[str | int] = ["header", "idempotency-key"]
+        loc: list[str | int] = ["header", KEY_HEADER]
         raise FieldFault("string_pattern_mismatch", loc, msg, None)
     route: Route = request.scope["route"]
     carried_out = Once(request.state.context, account_id, key, (route.path, asked))

@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import BinaryIO, Final
 
 from msgspec import UNSET
@@ -11,15 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service import auth
+from service import auth, wire
 from service.context import Context
 from service.database import connected
 from service.errors import ClientFault, FieldFault
 from service.exchange import BODY_SECONDS, CLOSE, reply, slow_body
+from service.idempotency import KEY_HEADER, once
 from service.import_lines import numbered, objects
 from service.import_merge import SECONDS, Import
 
 UPLOAD_MOST: Final = 100 * 1024 * 1024
+PART_BYTES: Final = 1024 * 1024
 MODES: Final = ("all", "best")
 
 
@@ -33,8 +36,28 @@ async def import_records(request: Request) -> Response:
         _received(request.receive) as upload,
         connected(context.settings, SECONDS) as connection,
     ):
-        await job.merge(connection, objects(numbered(upload)))
-    return reply(job.outcome, 200 if job.outcome.detail is UNSET else 422)
+        carried_out = await once(request, caller_id, (whole, await _digest(request, upload)))
+        carried_out.require_same()
+        if not carried_out.is_repeated:
+            await job.merge(connection, objects(numbered(upload)))
+    if job.outcome.detail is not UNSET:
+        return reply(job.outcome, 422)
+    return await carried_out.first_answer(wire.encode(job.outcome))
+
+
+async def _digest(request: Request, upload: BinaryIO) -> str:
+    """The digest of the body, where the request has a key to be known by."""
+    if KEY_HEADER not in request.headers:
+        return ""
+    return await asyncio.to_thread(_sha256, upload)
+
+
+def _sha256(upload: BinaryIO) -> str:
+    digest = sha256()
+    while part := upload.read(PART_BYTES):
+        digest.update(part)
+    upload.seek(0)
+    return digest.hexdigest()
 
 
 def _is_whole(request: Request) -> bool:

@@ -21,6 +21,7 @@ from service import (
     health,
     heartbeat,
     history,
+    idempotency,
     import_merge,
     imports,
     pin,
@@ -123,6 +124,20 @@ KEY: Final = Parameter(
     {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[!-~]+$"},
     "7f9c24e8-3b12-4a3c",
 )
+PROVED_AGAIN: Final = (
+    "With an `Idempotency-Key` that was used, a PIN or password is checked again, as an attempt;"
+    " only a wrong one that comes again with its key is not counted again."
+)
+REQUEST_KEY: Final = Parameter(
+    "Idempotency-Key",
+    "header",
+    "1 to 64 visible ASCII characters. A request that is sent again with its key within 24 hours is"
+    " carried out once, on any instance, and gets the same answer: also where the first answer was"
+    " lost, or both came at once. Use a new key for every request. A request that changed nothing"
+    f" can be sent again. The latest {idempotency.MAX_KEYS:,} keys of an account are remembered.",
+    {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[!-~]+$"},
+    "b1f0a6c2-5d0e-4a7b",
+)
 LANGUAGE: Final = Parameter(
     "Accept-Language",
     "header",
@@ -200,7 +215,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         PLAYERS,
         Caller.ACCOUNT,
         session.SessionEnd,
-        refuses={404: [NO_SESSION], 403: ["Session access denied"]},
+        refuses={404: [NO_SESSION], 403: ["Session access denied"], 422: [idempotency.USED]},
+        parameters=[REQUEST_KEY],
     ),
     ("GET", f"{PARENTAL}/pin/status"): Operation(PARENTS, Caller.ACCOUNT, pin.PinStatus),
     ("POST", f"{PARENTAL}/pin"): Operation(
@@ -211,25 +227,33 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         {
             400: [pin.CURRENT_NEEDED, pin.WRONG_CURRENT, NO_PIN],
             403: [LOCKED],
+            422: [idempotency.USED],
             429: [TOO_MANY],
         },
-        note=f"{COUNTED} {SLOW}",
+        [REQUEST_KEY],
+        f"{COUNTED} {SLOW} {PROVED_AGAIN}",
     ),
     ("POST", f"{PARENTAL}/pin/verify"): Operation(
         PARENTS,
         Caller.ACCOUNT,
         pin.PinVerified,
         pin.VerifyBody,
-        {400: [NO_PIN], 403: [WRONG_PIN, LOCKED], 429: [TOO_MANY]},
-        note=f"{COUNTED} {SLOW}",
+        {400: [NO_PIN], 403: [WRONG_PIN, LOCKED], 422: [idempotency.USED], 429: [TOO_MANY]},
+        [REQUEST_KEY],
+        f"{COUNTED} {SLOW} {PROVED_AGAIN} The token is a new one.",
     ),
     ("POST", f"{PARENTAL}/pin/reset"): Operation(
         PARENTS,
         Caller.ACCOUNT,
         pin.PinDone,
         pin.ResetBody,
-        {401: [pin.WRONG_PASSWORD], 429: [TOO_MANY, pin.TOO_EARLY]},
-        note=f"{SLOWED} {SLOW}",
+        {
+            401: [pin.WRONG_PASSWORD],
+            422: [idempotency.USED],
+            429: [TOO_MANY, pin.TOO_EARLY],
+        },
+        [REQUEST_KEY],
+        f"{SLOWED} {SLOW} {PROVED_AGAIN}",
     ),
     ("GET", f"{PROFILE}/viewing-time"): Operation(
         PARENTS, Caller.OWNER, viewing_config.ViewingConfiguration
@@ -257,9 +281,15 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         Caller.OWNER,
         grant.Grant,
         grant.GrantBody,
-        {400: [NO_PIN], 403: [WRONG_PIN, LOCKED, grant.BAD_TOKEN], 429: [TOO_MANY]},
-        note="With `pin` or `pin_token` a grant on the child's device, else a remote one."
-        f" {COUNTED}",
+        {
+            400: [NO_PIN],
+            403: [WRONG_PIN, LOCKED, grant.BAD_TOKEN],
+            422: [idempotency.USED],
+            429: [TOO_MANY],
+        },
+        [REQUEST_KEY],
+        "With `pin` or `pin_token` a grant on the child's device, else a remote one."
+        f" {COUNTED} {PROVED_AGAIN}",
     ),
     ("GET", f"{PROFILE}/history"): Operation(
         PARENTS,
@@ -332,8 +362,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         OWNERS,
         Caller.ADMINISTRATOR,
         import_merge.Outcome,
-        refuses={409: [RULE]},
-        parameters=[MODE],
+        refuses={409: [RULE], 422: [idempotency.USED]},
+        parameters=[MODE, REQUEST_KEY],
         note="Up to 100 MB of lines, each a JSON object of at most 1 MB: `type` (`account`,"
         " `profile` or `title`), `id`, and the members that a PUT of it takes, each of at most"
         " 64 KiB. The same lines again change nothing.",

@@ -17,6 +17,8 @@ from service.settings import Settings
 from tests.conftest import Running, Starter
 from tests.family import PASSWORD, PIN, Family, add_family
 from tests.test_heartbeat import beat
+from tests.test_imports import URL as IMPORT
+from tests.test_imports import ndjson, title
 
 PINS: Final = "/api/v1/parental-controls/pin"
 GRANT: Final = "/api/v1/parental-controls/profiles/{}/viewing-time/grant"
@@ -553,3 +555,39 @@ async def test_a_key_costs_two_statements_and_no_key_costs_none(
         await send(running, watched, asked, key)
         counts.append(await connection.fetchval(statements) - before)
     assert counts == [1, 3, 1]
+
+
+async def test_an_import_is_carried_out_once(
+    start: Starter, connection: Connection, admin: dict[str, str]
+) -> None:
+    """What was changed after it is not changed back when it comes again."""
+    instances = [await start(), await start()]
+    film = title(title="First")
+    lines = ndjson([film, "{"])
+    headers = {**admin, "Idempotency-Key": "import"}
+
+    async def post(running: Running, content: bytes, mode: str = "best") -> httpx.Response:
+        url = f"{IMPORT}?mode={mode}"
+        return await running.client.post(url, content=content, headers=headers)
+
+    answers = await asyncio.gather(*(post(running, lines) for running in instances * 2))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len({answer.content for answer in answers}) == 1
+    assert answers[0].json()["titles"] == 1
+    await connection.execute("update titles set title = 'Second'")
+    assert (await post(instances[1], lines)).content == answers[0].content
+    assert await connection.fetchval("select title from titles") == "Second"
+    for content, mode in ((lines, "all"), (ndjson([film]), "best")):
+        answer = await post(instances[0], content, mode)
+        assert told(answer) == (422, {"detail": USED})
+    assert await connection.fetchval("select title from titles") == "Second"
+
+
+async def test_an_import_that_changed_nothing_can_come_again_with_its_key(
+    running: Running, connection: Connection, admin: dict[str, str]
+) -> None:
+    headers = {**admin, "Idempotency-Key": "import"}
+    for content, status in ((ndjson([title(), "{"]), 422), (ndjson([title()]), 200)):
+        answer = await running.client.post(IMPORT, content=content, headers=headers)
+        assert answer.status_code == status
+    assert await connection.fetchval("select count(*) from titles") == 1
