@@ -34,6 +34,7 @@ TABLES: Final = (
     "viewing_time_attempts",
     "viewing_time_password_failures",
     "pending_deletions",
+    "viewing_time_request_keys",
 )
 
 

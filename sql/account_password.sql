@@ -14,6 +14,8 @@
 -- together, by this server's clock, and without a lock of the PIN. The upsert lets parallel
 -- attempts in one by one, as in `pin_attempt`. A delay that ends later than the longest one would
 -- comes from a clock that was wrong, and is over.
+-- `clock_timestamp`, because an attempt that waited for another one is older than what that one
+-- wrote, and would come too early without any delay.
 -- An attempt that was taken leaves a row in `viewing_time_attempts` until it is judged: see
 -- `attempt_judge` and `password_settle`.
 with owner as (
@@ -39,7 +41,7 @@ taken as (
             when f.failures < $3::int then now()
             else now() + least($4::interval, interval '1 second' * 2 ^ least(f.failures - $3::int, 30))
         end
-    where f.next_attempt_at <= now() or f.next_attempt_at > now() + $4::interval
+    where f.next_attempt_at <= clock_timestamp() or f.next_attempt_at > now() + $4::interval
     returning f.account_id, f.next_attempt_at
 ),
 begun as (

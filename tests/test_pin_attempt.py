@@ -523,3 +523,25 @@ async def test_endless_requests_that_count_nothing_do_not_keep_a_pin_waiting(
         await asyncio.gather(*floods, return_exceptions=True)
     assert set(statuses) <= expected
     assert len(statuses) > 50
+
+
+async def test_a_password_that_waited_for_another_attempt_does_not_come_too_early(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    """The other attempt is counted by a transaction that began later and ended first."""
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(
+        "insert into viewing_time_password_failures values ($1, 1, now())", family.account
+    )
+    waiting = asyncio.create_task(reset(running, family))
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(
+            "select exists (select from pg_locks where not granted)"
+        ):
+            await asyncio.sleep(0.01)
+    await connection.execute(
+        "update viewing_time_password_failures set next_attempt_at = clock_timestamp()"
+    )
+    await transaction.commit()
+    assert (await waiting).status_code == 200
