@@ -28,6 +28,8 @@ from bench.report import RESULTS, Report, machine, report
 from bench.seed import fresh_day
 from service import open_files
 
+MIN_FILES: Final = 1_200  # a thousand connections, and what else client and service have open
+
 Question = Callable[[Bench], Awaitable[list[Figure]]]
 
 QUESTIONS: Final[Mapping[str, Question]] = {
@@ -53,7 +55,10 @@ ALL: Final = {**QUESTIONS, **ONLY_WHEN_NAMED}
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where to write.")
 def main(questions: tuple[str, ...], quick: bool, own_client: bool, out: Path) -> None:
     """Measure the service on a PostgreSQL of its own, print one table, write JSON and a chart."""
-    open_files.raise_limit()
+    if (files := open_files.raise_limit()) < MIN_FILES:
+        raise click.ClickException(
+            f"{files:,} files may be open (`ulimit -Hn`), not {MIN_FILES:,}."
+        )
     with_wrk = wrk.installed() and not own_client
     try:
         result = asyncio.run(_run(questions or _usual(quick), quick, with_wrk))
