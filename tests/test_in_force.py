@@ -13,9 +13,10 @@ import pytest
 from service import connector, database, in_force, migrate
 from service.database import Connection
 from service.settings import Settings
-from tests.conftest import named
-from tests.family import SECRET
+from tests.conftest import Starter, named
+from tests.family import SECRET, Family, session_seconds
 from tests.test_cli import refused
+from tests.test_heartbeat import beat
 
 
 class Role:
@@ -215,3 +216,23 @@ async def test_a_pooler_that_ignores_start_parameters_is_noticed(role: Role) -> 
         "a pooler is between: set STATEMENT_CACHE_SIZE=0",
     )
     assert connector.ALWAYS["jit"] == "off"
+
+
+async def test_two_instances_do_not_fail_each_other_over_a_role_that_is_serializable(
+    role: Role, start: Starter, settings: Settings, family: Family
+) -> None:
+    await role.set("default_transaction_isolation = serializable")
+    chosen = msgspec.structs.replace(settings, database_url=role.url)
+    instances = [await start(chosen), await start(chosen)]
+    session = (await beat(instances[0], family))["session_id"]
+    url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time/grant"
+    answers = await asyncio.gather(
+        *(beat(running, family, session_id=session) for running in instances * 30),
+        *(
+            running.client.post(url, json={"minutes": 15}, headers=family.bearer)
+            for running in instances * 10
+        ),
+    )
+    assert {one["enforcement"] for one in answers if isinstance(one, dict)} == {"allowed"}
+    assert {one.status_code for one in answers if not isinstance(one, dict)} == {200}
+    assert await session_seconds(role.operator, family.child) == 61 * 30
