@@ -1,7 +1,6 @@
 """The rights that the service needs: enough, no more, and `check` names those that are missing."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -12,7 +11,7 @@ import pytest
 from service import rights
 from service.app import utc_now
 from service.check import findings
-from service.database import Connection, connect, files
+from service.database import Connection, connect
 from service.schema import TABLES
 from service.settings import Settings
 from tests.conftest import Running, Starter, free_port
@@ -24,15 +23,6 @@ TITLE = {"type": "title", "id": str(uuid4()), "title": "x", "is_educational": Tr
 RIGHTS = ("select", "insert", "update", "delete")
 # Run by the role that migrates, or for development only.
 NOT_SERVED = ("migration_applied", "demo_load", "import_stage")
-
-
-def test_every_table_of_the_migrations_is_looked_for() -> None:
-    made = {
-        name
-        for path in files("migrations").glob("*.sql")
-        for name in re.findall(r"create table if not exists (\w+)", path.read_text())
-    }
-    assert set(TABLES) == made
 
 
 class Narrow:

@@ -12,6 +12,7 @@ import pytest
 
 import service
 from service.database import Statement, files
+from service.schema import TABLES
 
 FOLDER = files("sql")
 PYTHON = sorted(Path(service.__file__).parent.glob("*.py"))
@@ -130,3 +131,12 @@ def test_no_id_is_derived_or_random() -> None:
         if re.search(r"\bmd5\(|gen_random_uuid\(", path.read_text())
     ]
     assert found == ["demo_load.sql"]
+
+
+def test_every_table_of_the_migrations_is_looked_for() -> None:
+    made = {
+        name
+        for path in files("migrations").glob("*.sql")
+        for name in re.findall(r"create table if not exists (\w+)", path.read_text())
+    }
+    assert set(TABLES) == made
