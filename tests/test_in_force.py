@@ -10,8 +10,9 @@ import asyncpg
 import msgspec
 import pytest
 
-from service import connector, database, in_force, migrate
+from service import cli, connector, cures, database, in_force, migrate
 from service.database import Connection
+from service.errors import Unavailable
 from service.settings import Settings
 from tests.conftest import Starter, named
 from tests.family import SECRET, Family, session_seconds
@@ -236,3 +237,23 @@ async def test_two_instances_do_not_fail_each_other_over_a_role_that_is_serializ
     assert {one["enforcement"] for one in answers if isinstance(one, dict)} == {"allowed"}
     assert {one.status_code for one in answers if not isinstance(one, dict)} == {200}
     assert await session_seconds(role.operator, family.child) == 61 * 30
+
+
+async def test_serve_goes_on_over_a_lost_commit_with_one_warning(
+    role: Role, caplog: pytest.LogCaptureFixture
+) -> None:
+    await role.set("synchronous_commit = off")
+    assert await cli._fault(settings_for(role)) == ""
+    assert [record.getMessage() for record in caplog.records] == ["database_setting"]
+
+
+async def test_a_read_only_default_is_named_where_a_host_that_writes_is_asked_for(
+    role: Role,
+) -> None:
+    await role.set("default_transaction_read_only = on")
+    chosen = msgspec.structs.replace(
+        settings_for(role), database_url=f"{role.url}&target_session_attrs=read-write"
+    )
+    with pytest.raises(Unavailable) as raised:
+        await database.connect(chosen)
+    assert "default_transaction_read_only is on" in cures.sentence(raised.value)
