@@ -121,7 +121,12 @@ held as materialized (
             when s.earlier <> a.key then 6
             when a.starts and s.started_at < $14::timestamptz - interval '1 day' then 6
             when a.starts or s.id is not null then 0
-            when exists (select from viewing_sessions as x where x.id = a.session_id) then 5
+            when exists (
+                select
+                from viewing_sessions as x
+                where x.id = a.session_id and x.profile_id <> a.profile_id
+            )
+            then 5
             else 4
         end as refusal,
         s.id is not null and (a.starts or s.earlier is not null) as is_repeated,
