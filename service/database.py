@@ -201,6 +201,17 @@ async def reach(settings: Settings, *, direct: bool = False) -> None:
         await connection.close()
 
 
+async def replace_idle(pool: Pool) -> None:
+    """Closes idle connections that have expired; the pool keeps them open until their next use."""
+
+    async def use() -> None:
+        with contextlib.suppress(*UNAVAILABLE), translated(pool):
+            async with pool.acquire():
+                pass
+
+    await asyncio.gather(*(use() for _ in range(pool.get_idle_size())))
+
+
 async def close_pool(pool: Pool, timeout: float) -> None:
     """Closes the pool; cuts off what is still running after `timeout` seconds."""
     try:

@@ -71,12 +71,9 @@ async def build(
     await configurations.start()
     parts.push_async_callback(configurations.stop)
 
-    async def expire() -> None:
+    async def handed_over() -> None:
         await pool.expire_connections()
         await loads.expire_connections()
-
-    async def handed_over() -> None:
-        await expire()
         configurations.listen_elsewhere()
 
     coalescer = HeartbeatWriter if telemetry is None else telemetry.writer
@@ -86,7 +83,7 @@ async def build(
     schedule = RetentionSchedule(settings, now, metrics.retention_runs)
     schedule.start()
     parts.push_async_callback(schedule.stop)
-    readiness = ReadinessWatch(settings, expire, writer, metrics, supervisor)
+    readiness = ReadinessWatch(settings, (pool, loads), writer, metrics, supervisor)
     await readiness.start()
     parts.push_async_callback(readiness.stop)
     deletions = Deletions(settings, pool, metrics.deletions)

@@ -6,8 +6,8 @@ after the other; that a pool is exhausted is seen in its own metrics and alert.
 """
 
 import logging
-from asyncio import Task, sleep
-from collections.abc import Awaitable, Callable
+from asyncio import Task, gather, sleep
+from collections.abc import Sequence
 from time import monotonic
 from typing import Final, Literal
 
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from service import schema
-from service.database import PING, UNAVAILABLE, Connection, connect
+from service.database import PING, UNAVAILABLE, Connection, Pool, connect, replace_idle
 from service.deadlines import within
 from service.heartbeat_writer import HeartbeatWriter
 from service.metrics import Metrics
@@ -54,15 +54,14 @@ class ReadinessWatch:
     def __init__(
         self,
         settings: Settings,
-        expire: Callable[[], Awaitable[None]],
+        pools: Sequence[Pool],
         writer: HeartbeatWriter,
         metrics: Metrics,
         supervisor: Supervisor,
     ) -> None:
-        """`expire` has every pooled connection replaced before its next use."""
         seconds = min(settings.request_timeout_seconds, CONNECT_SECONDS)
         self._settings = msgspec.structs.replace(settings, request_timeout_seconds=seconds)
-        self._expire = expire
+        self._pools = pools
         self._writer = writer
         self._metrics = metrics
         self._supervisor = supervisor
@@ -148,7 +147,10 @@ class ReadinessWatch:
     async def _asked(self, connection: Connection, seconds: float) -> None:
         if not (await PING.one(connection, timeout=seconds)).is_writable:
             # Another server has taken over: every connection of the pools looks for it.
-            await self._expire()
+            for pool in self._pools:
+                await pool.expire_connections()
+            if self._checks == OK:
+                await gather(*map(replace_idle, self._pools))
             raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
         if self._schema_fault or self._looks % LOOKS_PER_SCHEMA == 0:
             self._schema_fault = (await schema.state(connection)).fault

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from service import readiness
-from service.database import Connection
+from service.database import Connection, replace_idle
 from service.settings import Settings
 from tests.conftest import Running, Starter
 from tests.family import Family
@@ -196,3 +196,22 @@ async def test_a_look_ends_in_time_and_only_one_runs(
     while len(at_once) < 4:
         await asyncio.sleep(0.01)
     assert set(at_once) == {1}
+
+
+async def test_idle_connections_to_a_server_that_handed_over_are_closed(
+    running: Running, connection: Connection
+) -> None:
+    """Nothing of the service stays connected there until the next use."""
+    served = "select pid from pg_stat_activity where datname = current_database() and pid <> $1"
+    own = connection.get_server_pid()
+    before = {row[0] for row in await connection.fetch(served, own)}
+    pool = running.context.pool
+    async with pool.acquire() as one, pool.acquire() as another:
+        pooled = {one.get_server_pid(), another.get_server_pid()}
+    assert pooled <= before
+    await pool.expire_connections()
+    await replace_idle(pool)
+    async with asyncio.timeout(5):
+        while pooled & {row[0] for row in await connection.fetch(served, own)}:
+            await asyncio.sleep(0.01)
+    assert pool.get_idle_size() == 2
