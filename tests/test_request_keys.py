@@ -1,6 +1,7 @@
 """A request that comes twice with one Idempotency-Key is carried out once, on every instance."""
 
 import asyncio
+import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -14,8 +15,9 @@ from service import idempotency
 from service.database import Connection
 from service.idempotency import USED
 from service.settings import Settings
-from tests.conftest import Running, Starter
+from tests.conftest import Running, Starter, served
 from tests.family import PASSWORD, PIN, Family, add_family
+from tests.test_database import PGBOUNCER, pooler
 from tests.test_heartbeat import beat
 from tests.test_imports import URL as IMPORT
 from tests.test_imports import ndjson, title
@@ -591,3 +593,54 @@ async def test_an_import_that_changed_nothing_can_come_again_with_its_key(
         answer = await running.client.post(IMPORT, content=content, headers=headers)
         assert answer.status_code == status
     assert await connection.fetchval("select count(*) from titles") == 1
+
+
+async def test_grants_of_a_killed_process_are_carried_out_once(
+    database: str, connection: Connection, watched: Family
+) -> None:
+    """Some have their answer when it is killed, some are committed without, some not begun."""
+    keys = [f"{number}" for number in range(60)]
+    killed = asyncio.Event()
+
+    async def post(client: httpx.AsyncClient, key: str) -> int:
+        url = GRANT.format(watched.child)
+        headers = {**watched.bearer, "Idempotency-Key": key}
+        try:
+            return (await client.post(url, json={"minutes": 15}, headers=headers)).status_code
+        except httpx.TransportError:
+            return 0
+
+    async def kill(process: subprocess.Popen[bytes]) -> None:
+        while not await connection.fetchval("select count(*) > 15 from time_grants"):
+            await asyncio.sleep(0)
+        process.kill()
+        killed.set()
+
+    async with served(database) as first, httpx.AsyncClient(base_url=first.url) as client:
+        killing = asyncio.create_task(kill(first.process))
+        statuses = await asyncio.gather(*(post(client, key) for key in keys))
+        await killing
+    assert killed.is_set()
+    assert 0 in statuses
+    async with served(database) as second, httpx.AsyncClient(base_url=second.url) as client:
+        again = [await post(client, key) for key in keys]
+    assert again == [200] * 60
+    assert await connection.fetchval("select count(*) from time_grants") == 60
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+async def test_requests_are_carried_out_once_behind_a_pooler(
+    start: Starter, settings: Settings, connection: Connection, watched: Family
+) -> None:
+    async with pooler(settings.database_url) as url:
+        pooled = {"database_url": url, "database_direct_url": settings.database_url}
+        running = await start(msgspec.structs.replace(settings, statement_cache_size=0, **pooled))
+        for kind in (remote_grant, session_end, grant_with_pin, pin_change):
+            asked = await kind(running, watched)
+            answers = await asyncio.gather(
+                *(send(running, watched, asked, kind.__name__) for _ in range(3))
+            )
+            assert [answer.status_code for answer in answers] == [200] * 3
+            assert len({str(told(answer)) for answer in answers}) == 1
+        assert (await state(connection))[0] == 2
+        assert await kept(connection) == 4
