@@ -34,7 +34,7 @@ COMMAND = [sys.executable, "-m", "service"]
 def environment(**variables: str) -> dict[str, str]:
     """The environment without what this process was told, and with `variables`."""
     kept = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "JWT_SECRET")}
-    return {**kept, "PYTHONUNBUFFERED": "1", **variables}
+    return {**kept, "PYTHONUNBUFFERED": "1", "PORT": str(free_port()), **variables}
 
 
 @contextmanager

@@ -158,7 +158,7 @@ async def test_more_profiles_make_no_more_series(running: Running, connection: C
     assert {*await scrape(running.client)} == {*few} | {
         sample for sample in await scrape(running.client) if ("route", "/metrics") in sample.labels
     }
-    assert len(few) < 400
+    assert len(few) < 600  # the times of 70 statements are most of them
 
 
 async def test_the_database_that_is_away_is_not_ready(
