@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes, urlencode
 import msgspec
 
 SHAPE: Final = "must look like postgresql://user:password@host:5432/database"
+ENCODED: Final = f"{SHAPE}; percent-encode special characters in the password"
 SCHEMES: Final = ("postgresql://", "postgres://")
 SERVERS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")  # Python warns of older ones
@@ -106,16 +107,18 @@ class Address(msgspec.Struct, frozen=True):
 def read(url: str) -> Address:
     """Reads a URL; raises ValueError with a phrase that quotes no part of it but known names."""
     scheme = next((scheme for scheme in SCHEMES if url.startswith(scheme)), None)
-    if scheme is None or re.search(r"[\0#]", url):
+    if scheme is None:
         raise ValueError(SHAPE)
+    if re.search(r"[\0#]", url):
+        raise ValueError(ENCODED)
     head, _, query = url.removeprefix(scheme).partition("?")
     authority, _, path = head.partition("/")
     # A separator that stands here was meant as a part of the password.
     if re.search(r"[/@]", path):
-        raise ValueError(SHAPE)
+        raise ValueError(ENCODED)
     credentials, _, hosts = authority.rpartition("@")
     if "@" in credentials:
-        raise ValueError(SHAPE)
+        raise ValueError(ENCODED)
     user, _, password = credentials.partition(":")
     hosts, port = ("", hosts[1:]) if re.fullmatch(r":[0-9]+", hosts) else (hosts, "")
     places = {"host": hosts, "port": port, "user": user, "password": password, "dbname": path}
@@ -138,11 +141,11 @@ def read(url: str) -> Address:
 def _decoded(text: str) -> str:
     """The text without its percent-encoding, in which every sequence must be whole."""
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", text):
-        raise ValueError(SHAPE)
+        raise ValueError(ENCODED)
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
-        raise ValueError(SHAPE) from None
+        raise ValueError(ENCODED) from None
 
 
 def _parameters(query: str) -> dict[str, str]:
@@ -152,7 +155,7 @@ def _parameters(query: str) -> dict[str, str]:
     for part in query.split("&") if query else ():
         name, equals, value = part.partition("=")
         if not equals or re.search(r"@.*/", value):
-            raise ValueError(SHAPE)
+            raise ValueError(ENCODED)
         if (name, value) == ("ssl", "true"):
             name, value = "sslmode", "require"
         if name not in known:

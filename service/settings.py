@@ -272,6 +272,6 @@ def read(environment: Mapping[str, str]) -> Settings:
 
 
 def masked(settings: Settings) -> dict[str, object]:
-    """The settings as they may stand in a log line: secrets replaced by stars."""
+    """The settings as they may stand in a log line: secrets that are set replaced by stars."""
     shown: dict[str, object] = msgspec.to_builtins(settings)
-    return {name: "***" if name in MASKED else value for name, value in shown.items()}
+    return {name: "***" if value and name in MASKED else value for name, value in shown.items()}

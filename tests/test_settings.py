@@ -112,7 +112,6 @@ def test_what_is_no_whole_number(number: str) -> None:
         "postgresql:/h/d",
         "postgresql://u:p@h:abc/d",
         "postgresql://u:p@h:99999/d",
-        "postgresql://u:p#w@h/d",
         "postgresql://[::1/d",
         "host=h dbname=d",
     ],
@@ -120,6 +119,14 @@ def test_what_is_no_whole_number(number: str) -> None:
 def test_what_is_no_database(address: str) -> None:
     assert faults({**NEEDED, "DATABASE_URL": address}) == [
         "DATABASE_URL must look like postgresql://user:password@host:5432/database."
+    ]
+
+
+@pytest.mark.parametrize("password", ["p/w", "p@w", "p#w", "p?w", "p%zzw", "p%", "%ff", "p/@?%#w"])
+def test_a_password_that_is_not_encoded(password: str) -> None:
+    assert faults({**NEEDED, "DATABASE_URL": f"postgresql://u:{password}@h:5432/d"}) == [
+        "DATABASE_URL must look like postgresql://user:password@host:5432/database; "
+        "percent-encode special characters in the password."
     ]
 
 
@@ -261,6 +268,9 @@ def test_masked_shows_everything_but_secrets() -> None:
     chosen = read({**NEEDED, "JWT_SECRET_PREVIOUS": SECRET[::-1], "HOST": "0.0.0.0"})
     shown = masked(chosen)
     assert [*shown] == [*Settings.__struct_fields__]
-    assert {name for name, value in shown.items() if value == "***"} == MASKED
+    assert {name for name, value in shown.items() if value == "***"} == MASKED - {
+        "database_direct_url"
+    }
+    assert shown["database_direct_url"] == ""
     assert shown["host"] == "0.0.0.0"
     assert not any(text in str(shown) for text in (SECRET, SECRET[::-1], "pass@"))
