@@ -65,16 +65,20 @@ def _ports(chosen: Settings) -> Findings:
 
 def _port(variable: str, host: str, port: int, path: str, begins: bytes) -> Finding:
     """Whether the port is free; a service of ours there answers `path` with what `begins` so."""
-    subject, where = variable.lower().replace("_", " "), f"{host}:{port}"
+    subject, where = _subject(variable), f"{host}:{port}"
     try:
         bound(host, port, variable).close()
     except PortTaken as error:
         if _answer(host, port, path).startswith(begins):
             what = f"{subject}: a service answers on {where}"
             return Finding("warn", what, "stop it to serve there")
-        what, _, remedy = str(error).partition(". ")
-        return Finding("FAULT", f"{subject}: {what}", remedy)
+        what = f"{_subject(error.variable)}: {error.where} cannot be served on ({error.reason})"
+        return Finding("FAULT", what, error.remedy)
     return Finding("ok", f"{subject}: {where} is free")
+
+
+def _subject(variable: str) -> str:
+    return variable.lower().replace("_", " ")
 
 
 def _answer(host: str, port: int, path: str) -> bytes:

@@ -28,7 +28,14 @@ OPERATORS: Final = 8  # connections to METRICS_PORT beyond those of clients
 
 
 class PortTaken(Exception):
-    """The address cannot be listened on; one sentence that names the setting to change."""
+    """The address `where` cannot be listened on for a `reason`; `remedy` says what to set.
+
+    `variable` is the setting at fault. As text, two sentences.
+    """
+
+    def __init__(self, where: str, reason: str | None, variable: str, remedy: str) -> None:
+        super().__init__(f"Cannot serve on {where}: {reason}. {remedy[0].upper()}{remedy[1:]}.")
+        self.where, self.reason, self.variable, self.remedy = where, reason, variable, remedy
 
 
 class BackgroundTaskDied(Exception):
@@ -127,7 +134,7 @@ def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, ValueError) as fault:  # ValueError: no name could have this text
         reason = fault.strerror if isinstance(fault, OSError) else "not the name of a machine"
-        raise PortTaken(f"Cannot serve on {where}: {reason}. {_remedy(None, variable)}") from fault
+        raise PortTaken(where, reason, *_remedy(None, variable)) from fault
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -135,18 +142,22 @@ def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
     except OSError as fault:
         listener.close()
         remedy = _remedy(fault.errno, variable)
-        raise PortTaken(f"Cannot serve on {where}: {fault.strerror}. {remedy}") from fault
+        raise PortTaken(where, fault.strerror, *remedy) from fault
     return listener
 
 
-def _remedy(number: int | None, variable: str) -> str:
-    """What to set where the system gave error `number` for a port, or for its host."""
+def _remedy(number: int | None, variable: str) -> tuple[str, str]:
+    """The setting at fault where the system gave error `number` for a port, and the remedy."""
     if number == errno.EADDRINUSE:
-        return f"Set {variable} to another."
+        return variable, f"set {variable} to another"
     if number in (errno.EACCES, errno.EPERM):
-        return f"Set {variable} to 1024 or more, or allow this process to bind lower ports."
+        return (
+            variable,
+            f"set {variable} to 1024 or more, or allow this process to bind lower ports",
+        )
     host = variable.replace("PORT", "HOST")
-    return f"Set {host} to an address of this machine, such as 127.0.0.1, or to 0.0.0.0 for all."
+    remedy = f"set {host} to an address of this machine, such as 127.0.0.1, or to 0.0.0.0 for all"
+    return host, remedy
 
 
 def serve(

@@ -227,8 +227,8 @@ async def test_a_port_that_is_taken(environment: dict[str, str], service: Runnin
         port = listener.getsockname()[1]
         (line,) = await troubles({**environment, "PORT": str(port)})
     assert line == (
-        f"FAULT port: Cannot serve on 127.0.0.1:{port}: Address already in use: "
-        "Set PORT to another."
+        f"FAULT port: 127.0.0.1:{port} cannot be served on (Address already in use): "
+        "set PORT to another"
     )
 
 
@@ -245,9 +245,20 @@ async def test_the_port_of_metrics(environment: dict[str, str], database: str) -
         port = str(listener.getsockname()[1])
         (line,) = await troubles({**chosen, "METRICS_PORT": port})
     assert line == (
-        f"FAULT metrics port: Cannot serve on 127.0.0.1:{port}: Address already in use: "
-        "Set METRICS_PORT to another."
+        f"FAULT metrics port: 127.0.0.1:{port} cannot be served on (Address already in use): "
+        "set METRICS_PORT to another"
     )
+
+
+@pytest.mark.parametrize("prefix", ["", "METRICS_"])
+async def test_a_host_that_is_not_this_machines(environment: dict[str, str], prefix: str) -> None:
+    port = str(free_port())
+    chosen = {f"{prefix}HOST": "192.0.2.1", f"{prefix}PORT": port}
+    assert await troubles({**environment, **chosen}) == [
+        f"FAULT {prefix.lower().replace('_', ' ')}host: 192.0.2.1:{port} cannot be served on "
+        f"(Cannot assign requested address): set {prefix}HOST to an address of this machine, "
+        "such as 127.0.0.1, or to 0.0.0.0 for all"
+    ]
 
 
 async def test_published_keys(environment: dict[str, str], tmp_path: Path) -> None:
