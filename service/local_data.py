@@ -17,22 +17,23 @@ SECRET: Final = DATA / "jwt_secret"
 def make_private_folder() -> None:
     """Makes `.data/` for this account alone, as everything that is made after it."""
     os.umask(0o077)
-    try:
+    with _explained():
         DATA.mkdir(mode=0o700, exist_ok=True)
         DATA.chmod(0o700)
-    except OSError as error:
-        raise click.ClickException(f"Cannot keep data in {DATA.absolute()}: {error}") from error
 
 
 def made_secret() -> str:
     """A secret made once and kept under `.data/`, so that tokens outlive a restart."""
-    with tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as fresh:
+    with (
+        _explained(),
+        tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as fresh,
+    ):
         fresh.write(secrets.token_urlsafe(48))
         fresh.flush()
         with contextlib.suppress(FileExistsError):
             SECRET.hardlink_to(fresh.name)
             click.echo(f"JWT_SECRET is not set: made one for development, in {SECRET}.", err=True)
-    return SECRET.read_text(encoding="ascii")
+        return SECRET.read_text(encoding="ascii")
 
 
 def kept_secret() -> str:
@@ -43,6 +44,19 @@ def kept_secret() -> str:
         raise click.ClickException(
             f"JWT_SECRET is not set, and `viewing-time run` has not made one in {SECRET} here."
         ) from None
+    except (OSError, ValueError) as error:
+        raise click.ClickException(
+            f"JWT_SECRET is not set, and {SECRET} cannot be read: {error}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Says in one sentence why the folder cannot be used."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"Cannot keep data in {DATA}: {error}.") from error
 
 
 @contextlib.contextmanager

@@ -350,3 +350,25 @@ def test_a_token_is_signed_with_the_secret_that_was_made(
     assert (told.out, told.err.partition(":")[0]) == ("", "JWT_SECRET is not set")
     printed = CliRunner().invoke(cli.main, ["token", account, "--development"])
     assert jwt.decode(printed.stdout.strip(), secret, algorithms=["HS256"])["sub"] == account
+
+
+def test_a_kept_secret_that_cannot_be_read_is_one_clear_sentence(tmp_path: Path) -> None:
+    account = "d0000000-0000-4000-8000-000000000001"
+    (tmp_path / ".data" / "jwt_secret").mkdir(parents=True)
+    for words, said in (
+        (["token", account, "--development"], "JWT_SECRET is not set, and "),
+        (["run"], "Cannot keep data in .data: "),
+    ):
+        status, error = refused(tmp_path, *words)
+        assert status == 1
+        assert error.startswith(f"Error: {said}")
+        assert error.endswith("Is a directory: '.data/jwt_secret'.")
+
+
+def test_a_folder_of_data_that_is_a_file_is_one_clear_sentence(tmp_path: Path) -> None:
+    account = "d0000000-0000-4000-8000-000000000001"
+    (tmp_path / ".data").touch()
+    for words in (["token", account, "--development"], ["run"]):
+        status, error = refused(tmp_path, *words)
+        assert status == 1
+        assert len(error.splitlines()) == 1
