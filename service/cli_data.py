@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -18,7 +19,15 @@ from service.retention import Removed
 from service.settings import Settings
 
 SetUp = Callable[[], Settings]
+KINDS: Final = {
+    "account": "its profiles and all their sessions, balances, grants and limits",
+    "profile": "its sessions, balances, grants and limits",
+    "title": "all sessions of it",
+}
 DAYS = click.IntRange(retention.DAYS_LEAST, 36_500)
+
+
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command("retain")
@@ -82,10 +91,12 @@ def _tell(what: str, removed: Removed) -> None:
 
 @click.command("erase")
 @click.argument("profile", type=click.UUID)
-@click.confirmation_option(prompt="Remove everything about this child for good?")
+@YES
 @click.pass_obj
-def erase_command(set_up: SetUp, profile: UUID) -> None:
+def erase_command(set_up: SetUp, profile: UUID, yes: bool) -> None:
     """Remove sessions, balances, grants and limits of PROFILE; the profile itself stays."""
+    what = f"all sessions, balances, grants and limits of profile {profile}"
+    _confirm(f"Remove {what} for good (the profile itself stays)?", yes)
     chosen = set_up()
     with _explained(), logging_to_stdout(chosen.log_level):
         erased = asyncio.run(erasure.erase(chosen, profile))
@@ -100,13 +111,14 @@ def erase_command(set_up: SetUp, profile: UUID) -> None:
 @click.command("delete")
 @click.argument("kind", type=click.Choice(["account", "profile", "title"]))
 @click.argument("key", metavar="ID", type=click.UUID)
-@click.confirmation_option(prompt="Delete it with all its viewing for good?")
+@YES
 @click.pass_obj
-def delete_command(set_up: SetUp, kind: deletion.Kind, key: UUID) -> None:
+def delete_command(set_up: SetUp, kind: deletion.Kind, key: UUID, yes: bool) -> None:
     """Delete an account, a profile or a title with its viewing, in small batches.
 
     After an interruption, a running service goes on with it.
     """
+    _confirm(f"Delete {kind} {key} with {KINDS[kind]} for good?", yes)
     chosen, told = set_up(), monotonic()
 
     def progress(rows: int) -> None:
@@ -131,7 +143,9 @@ def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
     """Write a parent's copy of what is kept about PROFILE, as JSON and CSV."""
     chosen = set_up()
     target = folder or Path(f"viewing-data-{profile}")
-    if target.exists():
+    with _explained("write the copy", (OSError,)):
+        is_there = target.exists()
+    if is_there:
         raise click.ClickException(f"{target} is there already; choose another folder with --to.")
     try:
         with _explained(), _explained("write the copy", (OSError,)):
@@ -140,6 +154,12 @@ def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
         raise click.ClickException(f"There is no profile {profile}.") from None
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     click.echo(f"wrote {target}: {told}")
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Asks before something that cannot be undone; ends the command unless the answer is yes."""
+    if not yes:
+        click.confirm(question, abort=True)
 
 
 @contextmanager

@@ -98,7 +98,11 @@ async def test_two_retentions_at_once(database: str, connection: Connection) -> 
 async def test_erase(database: str, connection: Connection, family: Family) -> None:
     await add_old(connection, family, 1)
     unsure = run(database, "erase", str(family.child))
-    assert unsure.returncode == 1
+    assert (unsure.returncode, unsure.stderr) == (1, "Aborted!\n")
+    assert unsure.stdout.startswith(
+        f"Remove all sessions, balances, grants and limits of profile {family.child} for good "
+        "(the profile itself stays)? [y/N]: "
+    )
     assert await connection.fetchval("select count(*) from viewing_sessions") == 1
     done = run(database, "erase", str(family.child), "--yes")
     assert done.returncode == 0
@@ -121,7 +125,9 @@ async def test_delete(database: str, connection: Connection, family: Family) -> 
         family.title,
     )
     unsure = run(database, "delete", "title", str(family.title))
-    assert unsure.returncode == 1
+    assert (unsure.returncode, unsure.stderr) == (1, "Aborted!\n")
+    question = f"Delete title {family.title} with all sessions of it for good? [y/N]: "
+    assert unsure.stdout.startswith(question)
     assert await connection.fetchval("select count(*) from viewing_sessions") == 6000
     done = run(database, "delete", "title", str(family.title), "--yes")
     told = f"deleted title {family.title}, 6,000 rows of it in batches\n"
@@ -149,6 +155,17 @@ async def test_export(
     assert (again.returncode, again.stderr) == (1, told)
     unknown = run(database, "export", str(uuid4()), "--to", str(tmp_path / "other"))
     assert (unknown.returncode, "There is no profile" in unknown.stderr) == (1, True)
+
+
+def test_a_folder_that_cannot_be_looked_at_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql:///unused")
+    monkeypatch.setenv("JWT_SECRET", SECRET)
+    target = tmp_path / ("x" * 300)
+    asked = CliRunner().invoke(main, ["export", str(uuid4()), "--to", str(target)])
+    said = f"Error: Cannot write the copy: [Errno 36] File name too long: '{target}'.\n"
+    assert (asked.exit_code, asked.output) == (1, said)
 
 
 @pytest.mark.parametrize(
