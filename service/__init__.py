@@ -36,6 +36,7 @@ Reading order, from the outside in; a file imports only what comes after it:
     import_lines        an import's lines, read and checked
     records             accounts, profiles and titles as they are sent
     heartbeat_writer    heartbeats written in batches, over connections of their own
+    heartbeat_batch     one batch, whatever becomes of its statement
     heartbeat_queue     the heartbeats that wait, and which may leave next
     heartbeat_record    their statement: arguments, rows, refusals
     config_cache        configurations in memory

@@ -20,6 +20,8 @@ MAX_WAITING_PROFILE: Final = 100
 MAX_WAITING_ACCOUNT: Final = 400
 # Profiles and titles whose rows are held fail at once for so long.
 ASIDE_SECONDS: Final = 1.0
+# Suspects are probed this often, and a waiting beat of one fails after so many probes.
+PROBE_SECONDS: Final = 0.05
 FORGET_SECONDS: Final = 60.0
 
 
@@ -31,10 +33,14 @@ class Batch(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """Beats of a profile, or starts of a title, fail with `error` until `until` (monotonic)."""
+    """Beats of a profile, or starts of a title, fail with `error` until `until` (monotonic).
+
+    Without an error it is a suspect, which `probes` have found held since its beat waits.
+    """
 
     until: float
     error: Exception | None
+    probes: int = 0
 
 
 class HeartbeatQueue:
@@ -69,9 +75,18 @@ class HeartbeatQueue:
         return bool(self._ready)
 
     @property
+    def has_suspects(self) -> bool:
+        """Whether a suspect's beat waits."""
+        return bool(self._suspect)
+
+    @property
     def has_probe(self) -> bool:
-        """Whether a suspect's beat is ready; one probe is under way at a time."""
+        """Whether suspects may be probed now: one probe at a time, with a pause after each."""
         return bool(self._suspect) and not self._is_probing
+
+    def may_probe(self) -> None:
+        """Ends the pause after a probe."""
+        self._is_probing = False
 
     def add(self, beat: Beat) -> asyncio.Future[Recorded]:
         """Queues a beat; the future gets its outcome.
@@ -128,16 +143,20 @@ class HeartbeatQueue:
     def release(self, batch: Batch) -> None:
         """Ends a batch: the next beat of each profile is ready.
 
-        A beat without an outcome belongs to a profile that became a suspect: it waits for a probe.
+        A beat without an outcome belongs to a suspect: it waits for the next probe.
         """
-        if batch.is_probe:
-            self._is_probing = False
         self._release(batch.beats)
 
-    def suspect(self, profile_id: UUID) -> None:
-        """Lets a profile wait apart: its rows are held, so only probes try them."""
+    def suspect(self, profile_id: UUID) -> int:
+        """Lets a profile wait apart, since its rows are held: only probes try them.
+
+        Returns how often its waiting beat has been found held.
+        """
         self._forget_old()
-        self._profiles_aside[profile_id] = Aside(monotonic(), None)
+        aside = self._profiles_aside.get(profile_id)
+        probes = 1 if aside is None or aside.error is not None else aside.probes + 1
+        self._profiles_aside[profile_id] = Aside(monotonic(), None, probes)
+        return probes
 
     def set_aside(self, profile_id: UUID, error: Exception) -> None:
         """Fails the beats of a profile for a second, and lets it wait apart after that."""

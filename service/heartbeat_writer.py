@@ -5,42 +5,28 @@ one. A caller's answer follows the commit.
 """
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from math import inf
 from time import monotonic
 from typing import Final
 
-import asyncpg
-
-from service.database import UNAVAILABLE, Connection
-from service.errors import Overloaded, Unsent
-from service.heartbeat_queue import HeartbeatQueue
-from service.heartbeat_record import Beat, HeartbeatStatement, Recorded, Waiting
+from service.database import Connection
+from service.errors import Overloaded
+from service.heartbeat_batch import BatchWriter
+from service.heartbeat_queue import PROBE_SECONDS
+from service.heartbeat_record import Beat, Recorded
 from service.metrics import Metrics
 from service.settings import Settings
 from service.supervision import supervised
 
-logger = logging.getLogger("viewing_time.heartbeat_writer")
-
 # A statement that runs longer than this is stuck: another connection goes on without it.
 STUCK_SECONDS: Final = 0.05
-# How long beats that share a statement wait for a lock: one held row must not delay the others.
-BATCH_LOCK_SECONDS: Final = 0.1
-# The server ends a connection between statements, so it may have committed the one before.
-CUT_OFF: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-)
 
 
-class HeartbeatWriter:
+class HeartbeatWriter(BatchWriter):
     """Writes heartbeats through connections of its own, at most one of a profile at a time.
-
-    `handed_over()` is called when the server has become read-only after a failover.
 
     `record` raises ClientFault for a refused beat, Overloaded when `heartbeat_queue_max` wait, and
     the database's error when it is unknown whether the beat was counted.
@@ -53,10 +39,8 @@ class HeartbeatWriter:
         now: Callable[[], datetime],
         handed_over: Callable[[], Awaitable[None]],
     ) -> None:
-        self._settings = settings
-        self._handed_over = handed_over
-        self._statement = HeartbeatStatement(settings, metrics, now)
-        self._queue = HeartbeatQueue(settings.heartbeat_queue_max, settings.heartbeat_batch_max)
+        super().__init__(settings, metrics, now, handed_over)
+        self._connections = settings.heartbeat_connections
         self._idle: deque[asyncio.Future[None]] = deque()
         self._lanes: list[asyncio.Task[None]] = []
         # When the statement of each lane that writes a batch was sent; probes do not count.
@@ -66,7 +50,7 @@ class HeartbeatWriter:
 
     async def start(self) -> None:
         """Opens the connections and prepares the statement on each."""
-        for number in range(self._settings.heartbeat_connections):
+        for number in range(self._connections):
             connection = await self._open()
             self._lanes.append(supervised("heartbeat lane", self._lane(number, connection)))
 
@@ -131,20 +115,31 @@ class HeartbeatWriter:
             while True:
                 batch = self._queue.take()
                 if batch is None:
-                    if self._closing:
+                    if not self._closing:
+                        await self._rest()
+                    elif self._queue.has_suspects:
+                        await asyncio.sleep(PROBE_SECONDS)
+                    else:
                         return
-                    await self._rest()
                     continue
                 if not batch.is_probe:
                     self._sent[number] = monotonic()
-                connection = await self._write(connection, batch.beats, batch.is_probe)
+                connection = await self._serve(connection, batch)
                 self._sent.pop(number, None)
                 self._queue.release(batch)
+                if batch.is_probe:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(PROBE_SECONDS, self._probe_again)
                 if self._idle:
                     self._wake()
         finally:
             self._sent.pop(number, None)
             connection.terminate()
+
+    def _probe_again(self) -> None:
+        self._queue.may_probe()
+        if self._idle:
+            self._wake()
 
     async def _rest(self) -> None:
         """Waits for `_wake`."""
@@ -154,117 +149,3 @@ class HeartbeatWriter:
         wake = asyncio.get_running_loop().create_future()
         self._idle.append(wake)
         await wake
-
-    async def _write(
-        self, connection: Connection, beats: list[Waiting], is_probe: bool, again: bool = True
-    ) -> Connection:
-        """Writes beats in one statement, answers each, and returns a connection to go on with.
-
-        When the server says that the statement failed, nothing of it was applied: each beat is
-        tried again alone, so that one bad beat fails alone. When the connection was lost or the
-        time ran out, the outcome is unknown, and nothing is tried again.
-        """
-        try:
-            if connection.is_closed():
-                connection = await self._open()
-            await self._send(connection, beats, is_probe)
-        except (asyncpg.ReadOnlySQLTransactionError, Unsent) as error:
-            connection.terminate()
-            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-                # Another server takes the writes now: there the whole batch can be sent again.
-                await self._handed_over()
-            if again:
-                return await self._write(connection, beats, is_probe, again=False)
-            _fail(beats, error)
-        except asyncpg.LockNotAvailableError as error:
-            return await self._without_held(connection, beats, is_probe, error)
-        except asyncpg.PostgresError as error:
-            repeats = again and isinstance(error, asyncpg.UniqueViolationError)
-            if isinstance(error, CUT_OFF):
-                connection.terminate()
-            if connection.is_closed() or (len(beats) == 1 and not repeats):
-                _fail(beats, error)
-                return connection
-            # A session that another instance has just started is visible the second time.
-            return await self._one_by_one(connection, beats, is_probe, error)
-        except UNAVAILABLE as error:
-            _fail(beats, error)
-            connection.terminate()
-        except Exception as error:
-            # The task must survive any error; otherwise its profiles stay marked busy and no
-            # connection is woken again. The traceback is logged here: the callers get none.
-            fields = _cause(error, beats)
-            logger.error("heartbeat_statement_failed", extra={"fields": fields}, exc_info=error)
-            _fail(beats, error)
-            connection.terminate()
-        else:
-            self._queue.clear(beats)
-        return connection
-
-    async def _without_held(
-        self, connection: Connection, beats: list[Waiting], is_probe: bool, error: Exception
-    ) -> Connection:
-        """Writes beats whose statement waited too long for a lock, without those that cause it.
-
-        A profile that a probe finds held is set aside, another becomes a suspect and is tried by
-        the next probe, which has more time.
-        """
-        try:
-            profiles, titles = await self._statement.held(
-                connection, beats, self._lock_seconds(False)
-            )
-        except (*UNAVAILABLE, asyncpg.PostgresError) as failure:
-            # Nothing can be locked, not even without waiting for rows: a whole table is held.
-            _fail(beats, failure)
-            return connection
-        if not profiles and not titles:
-            if len(beats) > 1:
-                return await self._one_by_one(connection, beats, is_probe, error)
-            profiles = beats
-        for beat, _ in titles:
-            self._queue.set_title_aside(beat.title_id, error)
-        for beat, _ in profiles:
-            if is_probe:
-                self._queue.set_aside(beat.profile_id, error)
-            else:
-                self._queue.suspect(beat.profile_id)
-        _fail(titles, error)
-        if is_probe:
-            _fail(profiles, error)
-        held = {beat.profile_id for beat, _ in profiles}
-        others = self._queue.wanted(w for w in beats if w[0].profile_id not in held)
-        fields = _cause(error, beats) | {"held": len(beats) - len(others)}
-        logger.warning("heartbeat_rows_held", extra={"fields": fields})
-        return await self._write(connection, others, is_probe) if others else connection
-
-    async def _one_by_one(
-        self, connection: Connection, beats: list[Waiting], is_probe: bool, error: Exception
-    ) -> Connection:
-        """Writes each beat of a failed statement alone."""
-        logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, beats)})
-        for waiting in beats:
-            if alone := self._queue.wanted([waiting]):
-                connection = await self._write(connection, alone, is_probe, again=len(beats) > 1)
-        return connection
-
-    async def _send(self, connection: Connection, beats: list[Waiting], is_probe: bool) -> None:
-        """Sends one statement for the beats, and gives each its outcome."""
-        await self._statement.record(connection, beats, self._lock_seconds(is_probe))
-
-    async def _open(self) -> Connection:
-        """A connection on which the statement is prepared."""
-        return await self._statement.open(self._lock_seconds(False))
-
-    def _lock_seconds(self, is_probe: bool) -> float:
-        seconds = self._settings.request_timeout_seconds / 4
-        return seconds if is_probe else min(seconds, BATCH_LOCK_SECONDS)
-
-
-def _fail(beats: Iterable[Waiting], error: Exception) -> None:
-    for _, future in beats:
-        if not future.done():
-            future.set_exception(error.with_traceback(None))
-
-
-def _cause(error: Exception, beats: list[Waiting]) -> dict[str, object]:
-    return {"error": f"{type(error).__name__}: {error}", "beats": len(beats)}

@@ -42,13 +42,15 @@ class TracedWriter(HeartbeatWriter):
         self._requests[future] = Link(trace.get_current_span().get_span_context())
         return future
 
-    async def _send(self, connection: Connection, beats: list[Waiting], is_probe: bool) -> None:
+    async def _send(
+        self, connection: Connection, beats: list[Waiting], lock_seconds: float
+    ) -> None:
         links = [link for _, future in beats if (link := self._requests.get(future))]
         attributes = {"db.system.name": "postgresql", "db.operation.batch.size": len(beats)}
         with self._tracer.start_as_current_span(
             "heartbeat_record", kind=SpanKind.CLIENT, links=links, attributes=attributes
         ):
-            await super()._send(connection, beats, is_probe)
+            await super()._send(connection, beats, lock_seconds)
 
 
 class TracedPinHasher(PinHasher):

@@ -147,6 +147,90 @@ async def test_a_held_row_slows_only_its_own_child(
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.parametrize("kind", ["balances", "titles", "uncommitted balances"])
+async def test_many_held_rows_slow_nobody_else(
+    running: Running, connection: Connection, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    held = [*await watching(running, connection, 20)]
+    sessions = await watching(running, connection, 8)
+    if kind == "uncommitted balances":
+        await connection.execute(
+            "delete from viewing_time_balances where profile_id = any ($1)",
+            [family.child for family in held],
+        )
+    statements = {
+        "balances": "select from viewing_time_balances where profile_id = any ($1) for update",
+        "titles": "select from titles where id = any ($1) for update",
+        "uncommitted balances": "insert into viewing_time_balances "
+        "(id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override) "
+        "select gen_random_uuid(), id, (now() at time zone 'UTC')::date, 0, 0, false "
+        "from unnest($1::uuid[]) as h (id)",
+    }
+    ids = [family.title if kind == "titles" else family.child for family in held]
+
+    async def play(number: int, family: Family) -> None:
+        await asyncio.sleep(number * 0.1)  # one after the other, so that each must be found out
+        while True:
+            assert (await beat(running, family))["enforcement"] == "blocked"
+            await asyncio.sleep(0.3)
+
+    async with connection.transaction():
+        await connection.execute(statements[kind], ids)
+        players = [asyncio.create_task(play(*one)) for one in enumerate(held)]
+        ends = monotonic() + 2.5
+        while monotonic() < ends:
+            verdicts = await asyncio.gather(
+                *(beat(running, family, session_id=session) for family, session in sessions.items())
+            )
+            assert {verdict["enforcement"] for verdict in verdicts} == {"allowed"}
+        for player in players:
+            player.cancel()
+        await asyncio.gather(*players, return_exceptions=True)
+    lines = [
+        vars(record)["fields"]
+        for record in caplog.records
+        if record.getMessage() == "heartbeat_lock_timeout"
+    ]
+    shared = [line for line in lines if line["beats"] > 1]
+    if kind != "uncommitted balances":  # which nobody sees before a statement waits for them
+        assert len(shared) <= 2
+    for family in held:
+        async with asyncio.timeout(20):
+            while (await beat(running, family))["enforcement"] != "allowed":
+                await asyncio.sleep(0.05)
+
+
+async def test_a_row_held_for_a_moment_delays_its_beat_and_counts_it(
+    running: Running, connection: Connection
+) -> None:
+    sessions = await watching(running, connection, 10)
+    held = next(iter(sessions))
+    async with connection.transaction():
+        await connection.execute(
+            "select from viewing_sessions where profile_id = $1 for update", held.child
+        )
+        beats = asyncio.create_task(all_beat(running, sessions))
+        await asyncio.sleep(0.25)
+        assert not beats.done()
+    assert {verdict["enforcement"] for verdict in await beats} == {"allowed"}
+    assert await session_seconds(connection, held.child) == 60
+
+
+async def test_suspects_are_written_before_a_stop(running: Running, connection: Connection) -> None:
+    sessions = await watching(running, connection, 5)
+    held = next(iter(sessions))
+    async with connection.transaction():
+        await connection.execute(
+            "select from viewing_sessions where profile_id = $1 for update", held.child
+        )
+        beats = asyncio.create_task(all_beat(running, sessions))
+        await asyncio.sleep(0.2)
+        stop = asyncio.create_task(running.context.writer.stop())
+        await asyncio.sleep(0.05)
+    await stop
+    assert {verdict["enforcement"] for verdict in await beats} == {"allowed"}
+
+
 async def test_a_statement_that_is_stuck_delays_only_its_own_beats(
     running: Running, connection: Connection
 ) -> None:

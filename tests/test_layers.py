@@ -64,6 +64,7 @@ LAYERS = [
         "export",
         "deletion",
     ],
+    ["heartbeat_batch"],
     ["heartbeat_queue", "config_loader"],
     ["rights"],
     ["heartbeat_record", "migrate", "schema", "in_force", "pin_pool"],
