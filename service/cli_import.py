@@ -28,6 +28,7 @@ FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
 STANDARD_INPUT: Final = "-"
 MODE: Final = click.Choice(["all", "best"])
 PROGRESS_LINES: Final = 1000
+DATABASE: Final = (*UNAVAILABLE, asyncpg.PostgresError)
 
 
 @click.command("import")
@@ -54,13 +55,17 @@ def import_command(
         try:
             _import(chosen, job, name, is_csv, from_line)
         except (
-            *UNAVAILABLE,
-            asyncpg.PostgresError,
+            *DATABASE,
             OSError,  # the file cannot be read
             ClientFault,  # a rule of the database refuses a line
             Overloaded,
             KeyboardInterrupt,
         ) as fault:
+            if isinstance(fault, DATABASE) and not (job.line or number):
+                raise click.ClickException(
+                    f"Cannot use the database at DATABASE_URL: {_sentence(fault)}."
+                ) from fault
+            _tell(job, name)
             first = max(job.line + 1, from_line)
             flags = ["--csv"] if is_csv else []
             again = ["import", "--mode", mode, *flags, "--from-line", str(first), *files[number:]]
@@ -68,8 +73,9 @@ def import_command(
             raise click.ClickException(
                 f"{_sentence(fault)}. Go on{same} with\nviewing-time {shlex.join(again)}"
             ) from fault
-        finally:
-            _tell(job, name)
+        _tell(job, name)
+        if not job.line and not job.outcome.error_count:
+            click.echo(f"{name}: nothing to import{_from(from_line)}.", err=True)
         if job.outcome.detail:
             raise click.ClickException(f"{job.outcome.detail}.")
         refused += job.outcome.error_count
@@ -82,9 +88,9 @@ def _import(chosen: Settings, job: Import, name: str, is_csv: bool, from_line: i
     path = Path(name)
     with (
         _opened(name) as file,
-        click.progressbar(length=_size(file), label=path.name, file=sys.stderr) as bar,
+        _progress(_size(file), path.name) as advance,
     ):
-        found = _watched(file, bar.update)
+        found = _watched(file, advance)
         lines = rows(found) if is_csv or path.suffix.lower() == ".csv" else objects(found)
         wanted = dropwhile(lambda line: line.number < from_line, lines)
         asyncio.run(_merge(chosen, job, wanted))
@@ -109,6 +115,16 @@ def _opened(name: str) -> Iterator[BinaryIO]:
             copy.seek(0)
             file = copy
         yield file
+
+
+@contextmanager
+def _progress(size: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A bar for so many bytes; yields what advances it. Hidden except on a terminal."""
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    with click.progressbar(
+        length=size, label=label, file=sys.stderr, hidden=not is_terminal
+    ) as bar:
+        yield bar.update
 
 
 def _size(file: BinaryIO) -> int:
@@ -141,6 +157,10 @@ def _tell(job: Import, name: str) -> None:
         f"{name}: {outcome.accounts:,} accounts, {outcome.profiles:,} profiles, "
         f"{outcome.titles:,} titles"
     )
+
+
+def _from(line: int) -> str:
+    return f" from line {line:,} on" if line > 1 else ""
 
 
 def _sentence(fault: BaseException) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -21,10 +22,13 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 import pytest
+from click.testing import CliRunner
 
-from service import import_lines, import_merge, imports
+from service import cli_import, import_lines, import_merge, imports
+from service.cli import main
 from service.config_cache import CHANNEL
 from service.database import Connection
+from service.errors import Unavailable
 from service.import_lines import (
     LINE_MOST,
     MAX_PARSED_BYTES,
@@ -734,25 +738,64 @@ async def test_the_command_takes_pipes(
     assert await connection.fetchval("select count(*) from users") == count
 
 
-async def test_an_import_from_a_pipe_that_breaks_off_asks_for_the_same_input(
-    tmp_path: Path,
+def test_an_import_from_a_pipe_that_breaks_off_asks_for_the_same_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "b.csv").touch()
-    done = await asyncio.to_thread(
-        subprocess.run,
-        command("", "--mode", "best", "-", "b.csv"),
-        cwd=tmp_path,
-        env=environment(f"postgresql:///nobody?host={tmp_path}"),
-        input=ndjson([account()]).decode(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 1
+    """The first file is in, and then the database goes away."""
+
+    async def merge(settings: Settings, job: Import, lines: Iterator[import_lines.Line]) -> None:
+        if jobs:
+            raise Unavailable("gone")
+        jobs.append(job)
+        job.line = sum(1 for _ in lines)
+
+    jobs: list[Import] = []
+    for name, text in environment("postgresql:///unused").items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setattr(cli_import, "_merge", merge)
+    first, pipe, last = tmp_path / "a.ndjson", tmp_path / "pipe", tmp_path / "b.csv"
+    first.write_bytes(ndjson([title()]))
+    os.mkfifo(pipe)
+    last.touch()
+    writer = threading.Thread(target=pipe.write_bytes, args=(ndjson([account()]),), daemon=True)
+    writer.start()
+    done = CliRunner().invoke(main, ["import", "--mode", "best", *map(str, (first, pipe, last))])
+    writer.join(10)
+    assert done.exit_code == 1
     assert done.stderr.endswith(
-        ". Go on, the same input once more, with\n"
-        "viewing-time import --mode best --from-line 1 - b.csv\n"
+        "gone. Go on, the same input once more, with\n"
+        f"viewing-time import --mode best --from-line 1 {pipe} {last}\n"
     )
+
+
+@pytest.mark.parametrize("mode", ["all", "best"])
+async def test_an_import_of_nothing_says_so(mode: str, database: str, tmp_path: Path) -> None:
+    empty, short, header = (tmp_path / name for name in ("empty.csv", "short.ndjson", "header.csv"))
+    empty.touch()
+    short.write_bytes(ndjson([title(), title()]) + b"\n\n")
+    header.write_bytes(HEADER)
+    for file in (empty, header):
+        done = await run(database, "--mode", mode, file)
+        assert (done.returncode, done.stderr) == (0, f"{file}: nothing to import.\n")
+    done = await run(database, "--mode", mode, "--from-line", "3", short)
+    assert (done.returncode, done.stderr) == (0, f"{short}: nothing to import from line 3 on.\n")
+    done = await run(database, "--mode", mode, "--from-line", "2", short)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("mode", ["all", "best"])
+async def test_an_import_into_a_database_that_cannot_be_used_is_one_sentence(
+    mode: str, empty_database: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "titles.ndjson"
+    file.write_bytes(ndjson([title()]))
+    told = "Error: Cannot use the database at DATABASE_URL: "
+    done = await run(empty_database, "--mode", mode, file)
+    cure = 'relation "users" does not exist: run `viewing-time migrate`.\n'
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told + cure)
+    done = await run(f"postgresql:///nobody?host={tmp_path}", "--mode", mode, file)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert done.stderr.startswith(told)
 
 
 async def test_the_command_leaves_out_the_one_row_whose_quote_is_not_closed(
