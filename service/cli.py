@@ -5,9 +5,10 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from socket import socket
 from typing import Final
 from uuid import UUID
 
@@ -36,6 +37,7 @@ from service.settings import Settings, SettingsError
 
 logger = logging.getLogger("viewing_time.cli")
 
+ADDRESSES: Final = ("database_direct_url", "database_url")
 SYSTEMS: Final = "viewing-time runs on Linux, and on macOS where DATABASE_URL is set"
 
 
@@ -66,7 +68,8 @@ def serve_command(migrates: bool) -> None:
     chosen = _settings(_environment())
     with logging_to_stdout(chosen.log_level):
         if migrates:
-            cli_migrate.apply(chosen.database_direct_url or chosen.database_url)
+            _look_at_ports(chosen)
+            cli_migrate.apply(*_address(chosen.database_direct_url, chosen.database_url))
         _serve(chosen, lambda: None)
 
 
@@ -83,10 +86,13 @@ def run_command() -> None:
     local_data.make_private_folder()
     if not _setting("jwt_secret", environment):
         environment["JWT_SECRET"] = local_data.made_secret()
+    if is_ours:
+        local_data.point_at("postgresql:///", environment)  # until the database has an address
+    _look_at_ports(_settings(environment))
     with local_data.database(environment) if is_ours else contextlib.nullcontext():
         chosen = _settings(environment)
         with logging_to_stdout(chosen.log_level):
-            cli_migrate.apply(chosen.database_direct_url or chosen.database_url)
+            cli_migrate.apply(*_address(chosen.database_direct_url, chosen.database_url))
             is_demo = is_ours and demo.load(chosen)
             _serve(chosen, lambda: _announce(chosen, is_demo))
 
@@ -100,17 +106,18 @@ def migrate_command(lists: bool, rollback: bool, target: str | None, yes: bool) 
     """Bring the database at DATABASE_DIRECT_URL or DATABASE_URL to the schema of this version."""
     if target is not None and not rollback:
         raise click.UsageError("--to goes with --rollback.")
+    if lists and rollback:
+        raise click.UsageError("--list and --rollback exclude each other.")
     environment = _environment()
-    urls = [_setting(name, environment) for name in ("database_direct_url", "database_url")]
-    dsn = next(filter(None, urls), None)
-    if dsn is None:
+    address = _address(*(_setting(name, environment) for name in ADDRESSES))
+    if not address[0]:
         raise click.ClickException("DATABASE_URL must be set.")
     if lists:
-        cli_migrate.show(dsn)
+        cli_migrate.show(*address)
     elif rollback:
-        cli_migrate.take_back(dsn, target, yes=yes)
-    else:
-        cli_migrate.apply(dsn)
+        cli_migrate.take_back(*address, target, yes=yes)
+    elif not cli_migrate.apply(*address):
+        click.echo("Nothing to apply: the database is at the schema of this version.")
 
 
 @main.command("check")
@@ -162,15 +169,13 @@ def _setting(name: str, environment: dict[str, str]) -> str:
         raise click.ClickException(str(fault)) from fault
 
 
+def _address(direct: str, pooled: str) -> tuple[str, str]:
+    """The address to migrate at, and the variable that gives it."""
+    return (direct, "DATABASE_DIRECT_URL") if direct else (pooled, "DATABASE_URL")
+
+
 def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
-    scrape_listener = None
-    try:
-        listener = bound(chosen.host, chosen.port)
-        if chosen.metrics_port:
-            scrape_listener = bound(chosen.metrics_host, chosen.metrics_port, "METRICS_PORT")
-    except PortTaken as fault:
-        raise click.ClickException(str(fault)) from fault
-    with listener, scrape_listener or contextlib.nullcontext():
+    with _listening(chosen) as (listener, scrape_listener):
         _reach(chosen)
         try:
             has_started = serve(chosen, listener, scrape_listener, ready)
@@ -178,6 +183,30 @@ def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
             raise click.ClickException(str(fault)) from fault
         if not has_started:
             raise click.ClickException("The service could not start; the log says why.")
+
+
+def _look_at_ports(chosen: Settings) -> None:
+    """Raises ClickException where a port is taken, before anything is started or migrated.
+
+    A port that was bound while migrations run would keep clients waiting, so it is given back.
+    """
+    with _listening(chosen):
+        pass
+
+
+@contextlib.contextmanager
+def _listening(chosen: Settings) -> Iterator[tuple[socket, socket | None]]:
+    """The sockets to serve on, and to serve metrics on where METRICS_PORT is set."""
+    with contextlib.ExitStack() as opened:
+        try:
+            listener = opened.enter_context(bound(chosen.host, chosen.port))
+            scrape_listener = None
+            if port := chosen.metrics_port:
+                metrics = bound(chosen.metrics_host, port, "METRICS_PORT")
+                scrape_listener = opened.enter_context(metrics)
+        except PortTaken as fault:
+            raise click.ClickException(str(fault)) from fault
+        yield listener, scrape_listener
 
 
 def _reach(chosen: Settings) -> None:

@@ -59,6 +59,12 @@ def _explained() -> Iterator[None]:
         raise click.ClickException(f"Cannot keep data in {DATA}: {error}.") from error
 
 
+def point_at(dsn: str, environment: dict[str, str]) -> None:
+    """Points `environment` at a database; a direct address in it leads to another."""
+    environment |= {"DATABASE_URL": dsn, "DATABASE_DIRECT_URL": dsn}
+    environment.pop("DATABASE_DIRECT_URL_FILE", None)
+
+
 @contextlib.contextmanager
 def database(environment: dict[str, str]) -> Iterator[None]:
     """Runs the embedded PostgreSQL on `.data/`, and points `environment` at it."""
@@ -68,9 +74,7 @@ def database(environment: dict[str, str]) -> Iterator[None]:
 
     try:
         with embedded_postgres(DATA / "postgres") as dsn:
-            # The direct address, if there is one, leads to another database.
-            environment |= {"DATABASE_URL": dsn, "DATABASE_DIRECT_URL": dsn}
-            environment.pop("DATABASE_DIRECT_URL_FILE", None)
+            point_at(dsn, environment)
             yield
     except EmbeddedPostgresError as fault:
         raise click.ClickException(str(fault)) from fault

@@ -21,10 +21,13 @@ from yoyo import get_backend, read_migrations
 from service.database import files
 from service.migrate_session import Connection, address, connected, explained, guarding, sql
 from service.migrate_session import MigrationError as MigrationError
+from service.migrate_session import UnreachableError as UnreachableError
 
 POLL_SECONDS: Final = 0.1
 # What a rollback can take from the version that runs: an index costs time only.
-HARM: Final = re.compile(r"\bdrop\s+(table|column|function|constraint)\b")
+HARM: Final = re.compile(
+    r"\bdrop\s+(table|column|function|constraint)\s+(?:if\s+exists\s+)?([\w.]+)"
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +35,12 @@ log = logging.getLogger(__name__)
 class Plan(NamedTuple):
     """The migrations that a rollback takes back, the latest first, and whom that hurts.
 
-    `harmful` are those that drop what this version needs; `services` counts the connections of
-    services that run on the database now.
+    `harmful` are those that drop what this version needs, each with what it drops; `services`
+    counts the connections of services that run on the database now.
     """
 
     ids: list[str]
-    harmful: list[str]
+    harmful: dict[str, list[str]]
     services: int
 
 
@@ -73,7 +76,7 @@ def rollback(
         if target is not None and target not in ids:
             raise MigrationError(f"Migration {target} is not applied.")
         count = 1 if target is None else ids.index(target) + 1
-        harmful = [name for name in ids[:count] if HARM.search(_rollback_code(name))]
+        harmful = {name: dropped for name in ids[:count] if (dropped := _dropped(name))}
         if not ids or not agreed(Plan(ids[:count], harmful, services)):
             return []
         for migration in latest_first[:count]:
@@ -84,10 +87,11 @@ def rollback(
     return rolled_back
 
 
-def _rollback_code(name: str) -> str:
-    """The statements of a rollback, without comments."""
+def _dropped(name: str) -> list[str]:
+    """What the rollback of a migration drops that this version needs, such as `table users`."""
     path = files("migrations") / f"{name}.rollback.sql"
-    return re.sub(r"--[^\n]*", "", path.read_text(encoding="utf-8")) if path.exists() else ""
+    code = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [" ".join(each) for each in HARM.findall(re.sub(r"--[^\n]*", "", code))]
 
 
 def listing(dsn: str) -> list[tuple[str, bool]]:

@@ -1,6 +1,7 @@
 """The sessions that migrate a database: direct ones, with errors that say who stands in the way."""
 
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,6 +32,14 @@ class MigrationError(Exception):
     """The database is not at the version asked for: one sentence for the person who migrates."""
 
 
+class UnreachableError(MigrationError):
+    """No session with the database; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The database cannot be reached: {reason}.")
+        self.reason = reason
+
+
 @contextmanager
 def connected(address: str) -> Iterator[Connection]:
     """A session of its own; raises MigrationError for every error of the database in the block."""
@@ -38,7 +47,7 @@ def connected(address: str) -> Iterator[Connection]:
         # Autocommit: an open transaction, even an idle one, would keep an index build waiting.
         connection = psycopg.connect(address, autocommit=True, cursor_factory=psycopg.RawCursor)
     except psycopg.OperationalError as error:
-        raise MigrationError(f"The database cannot be reached: {_on_one_line(error)}.") from error
+        raise UnreachableError(_unreachable(error)) from error
     with closing(connection), explained("Migrating", connection):
         yield connection
 
@@ -127,6 +136,14 @@ def _for_yoyo(address: str, version: int) -> str:
 
 def sql(name: str) -> str:
     return (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _unreachable(error: psycopg.Error) -> str:
+    """Why there is no session, without the questions of libpq; of several attempts, each."""
+    text = re.sub(r"\n\t.*", "", str(error))
+    several = re.findall(r"^- host: .*?: ((?:connection|failed) .*)$", text, re.MULTILINE)
+    attempts = [re.sub(r"^connection (failed|is bad): ", "", each) for each in several or [text]]
+    return cures.sentence(psycopg.OperationalError("; ".join(dict.fromkeys(attempts))))
 
 
 def _on_one_line(error: psycopg.Error) -> str:

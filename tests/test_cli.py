@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from service import cli, local_data, schema
 from service.database import Connection
 from service.dotenv import dotenv
+from service.migrate import listing
 from service.server import PortTaken, bound
 from tests.conftest import ROOT, free_port, served
 from tests.family import SECRET
@@ -35,6 +36,13 @@ def environment(**variables: str) -> dict[str, str]:
     """The environment without what this process was told, and with `variables`."""
     kept = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "JWT_SECRET")}
     return {**kept, "PYTHONUNBUFFERED": "1", "PORT": str(free_port()), **variables}
+
+
+def invoked(monkeypatch: pytest.MonkeyPatch, dsn: str, *words: str) -> tuple[int, str]:
+    """Exit code and output of a command in this process."""
+    monkeypatch.setenv("DATABASE_URL", dsn)
+    done = CliRunner().invoke(cli.main, words)
+    return done.exit_code, done.output
 
 
 @contextmanager
@@ -304,11 +312,13 @@ async def test_a_service_that_could_not_start_says_where_to_look(
 def test_migrating_a_database_that_is_away_is_one_clear_sentence(
     tmp_path: Path, flags: list[str]
 ) -> None:
-    dsn = f"postgresql://nobody@127.0.0.1:{free_port()}/x"
-    status, said = refused(tmp_path, "migrate", *flags, DATABASE_URL=dsn)
-    assert status == 1
-    assert said.startswith("Error: The database cannot be reached: ")
-    assert len(said.splitlines()) == 1
+    port = free_port()
+    dsn = f"postgresql://nobody@127.0.0.1:{port}/x"
+    reason = f'connection to server at "127.0.0.1", port {port} failed: Connection refused'
+    for variable in ("DATABASE_URL", "DATABASE_DIRECT_URL"):
+        addresses = {"DATABASE_URL": "postgresql:///pooled", variable: dsn}
+        said = f"Error: Cannot use the database at {variable}: {reason}."
+        assert refused(tmp_path, "migrate", *flags, **addresses) == (1, said)
 
 
 def test_a_copy_of_the_example_settings_changes_nothing() -> None:
@@ -372,3 +382,58 @@ def test_a_folder_of_data_that_is_a_file_is_one_clear_sentence(tmp_path: Path) -
         status, error = refused(tmp_path, *words)
         assert status == 1
         assert len(error.splitlines()) == 1
+
+
+def test_migrating_what_is_migrated_is_one_line(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = (0, "Nothing is applied.\n")
+    assert invoked(monkeypatch, empty_database, "migrate", "--rollback") == nothing
+    assert invoked(monkeypatch, empty_database, "migrate")[0] == 0
+    nothing = (0, "Nothing to apply: the database is at the schema of this version.\n")
+    assert invoked(monkeypatch, empty_database, "migrate") == nothing
+
+
+def test_a_list_takes_nothing_back(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, said = invoked(monkeypatch, empty_database, "migrate", "--list", "--rollback")
+    assert status == 2
+    assert "--list and --rollback exclude each other." in said
+
+
+def test_a_rollback_asks_for_what_it_takes_back(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoked(monkeypatch, empty_database, "migrate")
+    names = [name for name, applied in listing(empty_database) if applied]
+    taken = ", ".join(reversed(names[names.index("0017_request_keys") :]))
+    monkeypatch.setattr("service.cli_migrate._is_asked", lambda: True)
+    words = ("migrate", "--rollback", "--to", "0017_request_keys")
+    status, said = invoked(monkeypatch, empty_database, *words)
+    assert status == 1
+    assert said.splitlines()[-2:] == [
+        "0017_request_keys drops what this version needs: table viewing_time_request_keys.",
+        f"Take back {taken}? [y/N]: Aborted!",
+    ]
+    assert all(applied for _, applied in listing(empty_database))
+
+
+@pytest.mark.parametrize("words", [["run"], ["serve", "--migrate"]])
+@pytest.mark.parametrize("variable", ["PORT", "METRICS_PORT"])
+def test_a_taken_port_is_noticed_before_anything_is_migrated(
+    words: list[str], variable: str, empty_database: str, tmp_path: Path
+) -> None:
+    variables = {"DATABASE_URL": empty_database, "JWT_SECRET": SECRET, "PORT": str(free_port())}
+    with bound("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        status, said = refused(tmp_path, *words, **{**variables, variable: port})
+    assert status == 1
+    assert said.endswith(f": Address already in use. Set {variable} to another.")
+    assert not any(applied for _, applied in listing(empty_database))
+
+
+def test_a_taken_port_is_noticed_before_postgres_is_started(tmp_path: Path) -> None:
+    with bound("127.0.0.1", 0) as taken:
+        status, said = refused(tmp_path, "run", PORT=str(taken.getsockname()[1]))
+    assert status == 1
+    assert said.endswith(": Address already in use. Set PORT to another.")
+    assert [path.name for path in (tmp_path / ".data").iterdir()] == ["jwt_secret"]

@@ -809,13 +809,15 @@ def test_a_rollback_under_a_running_service_needs_the_word(
         status, said = refused(tmp_path, *asked, DATABASE_URL=empty_database)
         assert status == 1
         assert "A service is running: 1 connections of it are open." in said
-        assert said.endswith("pass --yes to do it all the same.")
+        told = f"Nothing was taken back; pass --yes to take back {IDS[-1]} all the same."
+        assert said.endswith(told)
         assert all(applied for _, applied in listing(empty_database))
         assert refused(tmp_path, *asked, "--yes", DATABASE_URL=empty_database) == (0, "")
     target = ("--to", "0004_viewing_sessions_end_open")
     status, said = refused(tmp_path, *asked, *target, DATABASE_URL=empty_database)
     assert status == 1
-    assert "0004_viewing_sessions_end_open drops what this version needs." in said
+    dropped = "function viewing_sessions_end_open"
+    assert f"0004_viewing_sessions_end_open drops what this version needs: {dropped}." in said
     assert refused(tmp_path, *asked, *target, "--yes", DATABASE_URL=empty_database) == (0, "")
     assert [name for name, applied in listing(empty_database) if applied] == IDS[:3]
     status, said = refused(tmp_path, *asked, "--to", "0009_x", DATABASE_URL=empty_database)
