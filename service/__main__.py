@@ -1,4 +1,14 @@
-from service.cli import main
+"""The entry of `viewing-time`: it ends quietly at Ctrl-C, also while modules are imported."""
+
+
+def main() -> None:
+    try:
+        from service.cli import main as command
+
+        command(prog_name="viewing-time")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
 
 if __name__ == "__main__":
-    main(prog_name="viewing-time")
+    main()

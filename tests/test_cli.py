@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -437,3 +438,33 @@ def test_a_taken_port_is_noticed_before_postgres_is_started(tmp_path: Path) -> N
     assert status == 1
     assert said.endswith(": Address already in use. Set PORT to another.")
     assert [path.name for path in (tmp_path / ".data").iterdir()] == ["jwt_secret"]
+
+
+INTERRUPTED = """
+import signal
+import sys
+
+class Interrupter:
+    def find_spec(self, name, path, target=None):
+        if name == {!r}:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupter())
+from importlib.metadata import EntryPoint
+EntryPoint("viewing-time", {!r}, "console_scripts").load()()
+"""
+
+
+@pytest.mark.parametrize("module", ["service.cli", "click", "asyncpg", "starlette.applications"])
+def test_ctrl_c_during_the_imports_ends_quietly(module: str, tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    code = INTERRUPTED.format(module, project["scripts"]["viewing-time"])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
