@@ -10,6 +10,7 @@ It needs httpx, as the tests do.
 """
 
 import argparse
+import contextlib
 import getpass
 import os
 import sys
@@ -35,14 +36,14 @@ class Parent:
         return said
 
     def set_pin(self, options: argparse.Namespace) -> None:
-        body = {"new_pin": options.pin or getpass.getpass("New PIN: ")}
+        body = {"new_pin": options.pin or typed("New PIN")}
         if self.call("GET", "pin/status")["has_pin"]:
-            body["current_pin"] = options.current or getpass.getpass("Current PIN: ")
+            body["current_pin"] = options.current or typed("Current PIN")
         print(self.call("POST", "pin", json=body)["detail"])
 
     def verified(self, options: argparse.Namespace) -> str:
         """A PIN token, which for five minutes stands for the PIN."""
-        body = {"pin": options.pin or getpass.getpass("PIN: ")}
+        body = {"pin": options.pin or typed("PIN")}
         token: str = self.call("POST", "pin/verify", json=body)["pin_token"]
         return token
 
@@ -95,6 +96,19 @@ class Parent:
                 print(f"  {day['date']}  {minutes(day['minutes']):>12}  {bar}".rstrip())
             for title in profile["top_titles"]:
                 print(f"  {minutes(title['total_minutes']):>24}  {title['title_name']}")
+
+
+def typed(what: str) -> str:
+    """A secret typed at the terminal, or the next line of an input that is not one."""
+    text = ""
+    with contextlib.suppress(EOFError):  # Ctrl-D
+        if sys.stdin is not None and sys.stdin.isatty():
+            text = getpass.getpass(f"{what}: ")
+        elif sys.stdin is not None:
+            text = sys.stdin.readline().strip()
+    if not text:
+        sys.exit(f"{what} is needed: type it at a terminal, or pass it as an option")
+    return text
 
 
 def amount(text: str) -> int | None:
@@ -163,6 +177,8 @@ def main() -> None:
             options.call(Parent(client), options)
         except httpx.TransportError as error:
             sys.exit(f"The service does not answer: {error}")
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 if __name__ == "__main__":

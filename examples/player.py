@@ -38,6 +38,7 @@ class Player:
 
     def __init__(self, client: httpx.Client, options: argparse.Namespace) -> None:
         self.client = client
+        self.has_reached_the_service = False
         self.profile, self.interval = options.profile, options.interval
         self.body = {
             "profile_id": options.profile,
@@ -104,6 +105,7 @@ class Player:
                 print(f"  no answer: {type(error).__name__}", file=sys.stderr)
             else:
                 if answer.is_success:
+                    self.has_reached_the_service = True
                     said: dict[str, Any] = answer.json()
                     return said
                 if answer.status_code not in (408, 429) and answer.status_code < 500:
@@ -153,12 +155,15 @@ def main() -> None:
         headers={"Authorization": f"Bearer {token}"},
         timeout=5.0,
     ) as client:
+        player = Player(client, options)
         try:
-            Player(client, options).play(options.beats)
+            player.play(options.beats)
         except Refused as fault:
             sys.exit(f"BLOCKED  {fault}")
         except KeyboardInterrupt:
             print("stopped")
+        if not player.has_reached_the_service:
+            sys.exit("The service could not be reached")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ async def connection(service: RunningService) -> AsyncIterator[Connection]:
     await opened.close()
 
 
-async def run(name: str, family: Family, url: str, *arguments: str) -> tuple[int, str]:
-    """The exit code of an example, and what it printed."""
+async def run(
+    name: str, family: Family, url: str, *arguments: str, typed: bytes = b""
+) -> tuple[int, str]:
+    """The exit code of an example that is given `typed` as its input, and what it printed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(ROOT / "examples" / name),
@@ -34,12 +36,12 @@ async def run(name: str, family: Family, url: str, *arguments: str) -> tuple[int
         url,
         *arguments,
         env={**os.environ, "VIEWING_TIME_TOKEN": bearer(family.account)["Authorization"][7:]},
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        output, _ = await asyncio.wait_for(process.communicate(typed), 60)
     finally:
         if process.returncode is None:
             process.kill()
@@ -158,9 +160,13 @@ async def test_a_player_shows_the_block_screen_while_the_service_is_away(
     connection: Connection,
 ) -> None:
     family = await add_family(connection)
-    lines = await play(family, f"http://127.0.0.1:{free_port()}", 2)
+    chosen = ("--profile", str(family.child), "--title", str(family.title), *QUICK)
+    url = f"http://127.0.0.1:{free_port()}"
+    code, output = await run("player.py", family, url, *chosen, "--beats", "2")
+    lines = output.splitlines()
     shown = [line for line in lines if not line.startswith("  no answer: ConnectError")]
-    assert shown == ["BLOCKED  viewing cannot be counted at the moment"] * 2
+    blocked = ["BLOCKED  viewing cannot be counted at the moment"] * 2
+    assert (code, shown) == (1, [*blocked, "The service could not be reached"])
 
 
 async def test_a_player_goes_on_after_a_first_beat_that_could_not_be_counted(
@@ -216,6 +222,22 @@ async def test_a_parent(service: RunningService, connection: Connection) -> None
     assert (code, output.partition(":")[0]) == (1, "timezone")
     granted = await parent(family, url, "grant", child, "unlimited", "--pin", "4321")
     assert granted.splitlines() == ["granted   unlimited", "left      unlimited"]
+
+
+async def test_a_parent_without_a_terminal(service: RunningService, connection: Connection) -> None:
+    family = await add_family(connection)
+    needed = "{} is needed: type it at a terminal, or pass it as an option\n"
+    for name, words in (
+        ("Current PIN", ("set-pin", "--pin", "4321")),
+        ("New PIN", ("set-pin",)),
+        ("PIN", ("verify",)),
+        ("PIN", ("limits", str(family.child), "--reset-hour", "6")),
+    ):
+        said = await run("parent.py", family, service.url, *words)
+        assert said == (1, needed.format(name))
+    typed = f"4321\n{PIN}\n".encode()
+    said = await run("parent.py", family, service.url, "set-pin", typed=typed)
+    assert said == (0, "PIN set successfully\n")
 
 
 async def test_what_a_parent_sees_afterwards(
