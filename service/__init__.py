@@ -48,6 +48,7 @@ Reading order, from the outside in; a file imports only what comes after it:
                         bcrypt in processes of its own
     keys, jwks          what tokens are signed with, and where the platform publishes it
     rights              the rights of the role, compared with what the service needs
+    tables              the tables, compared with what the statements rely on
     migrate, migrate_session, schema
                         the schema, kept up; compared with what this version needs
     in_force            the settings of a connection, compared with what is relied on

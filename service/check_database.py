@@ -7,7 +7,7 @@ from typing import Final, Literal
 import asyncpg
 import msgspec
 
-from service import config_loader, cures, in_force, rights, schema
+from service import config_loader, cures, in_force, rights, schema, tables
 from service.database import UNAVAILABLE, Connection, Statement, connect, reach
 from service.errors import Unavailable
 from service.settings import Settings
@@ -59,7 +59,7 @@ async def database(chosen: Settings, instances: int, now: Callable[[], datetime]
         return [
             *_version(server),
             *await _in_force(connection, chosen),
-            *await _migrations(connection),
+            *await _schema(connection),
             *await _rights(connection),
             *_clock((server.clock - middle).total_seconds()),
             *_connections(chosen, server, instances),
@@ -88,11 +88,14 @@ def _version(server: ServerRow) -> Findings:
 
 async def _in_force(connection: Connection, chosen: Settings) -> list[Finding]:
     wrong = await in_force.wrong(connection, chosen)
-    if not wrong:
-        return [Finding("ok", "settings of the connection are as they must be")]
+    return _wrong(wrong, "settings of the connection are as they must be")
+
+
+def _wrong(found: list[in_force.Wrong], otherwise: str) -> list[Finding]:
+    """A finding for each; one that says `otherwise` where there is nothing wrong."""
     return [
-        Finding("warn" if one.level == "warn" else "FAULT", one.what, one.remedy) for one in wrong
-    ]
+        Finding("warn" if one.level == "warn" else "FAULT", one.what, one.remedy) for one in found
+    ] or [Finding("ok", otherwise)]
 
 
 async def _rights(connection: Connection) -> list[Finding]:
@@ -102,10 +105,16 @@ async def _rights(connection: Connection) -> list[Finding]:
     return [Finding("FAULT", what, line) for what, line in found]
 
 
-async def _migrations(connection: Connection) -> list[Finding]:
-    state, count = await schema.state(connection), len(schema.ours())
+async def _schema(connection: Connection) -> list[Finding]:
+    state = await schema.state(connection)
     if state.fault:
         return [Finding("FAULT", state.fault, state.remedy)]
+    wrong = await tables.wrong(connection)
+    return [*_migrations(state), *_wrong(wrong, "tables let the service read and write its rows")]
+
+
+def _migrations(state: schema.State) -> list[Finding]:
+    count = len(schema.ours())
     if state.unknown:
         what = f"migrations: {state.unknown[-1]} is not of this version"
         return [Finding("warn", what, "run the version that migrated the database, or a later one")]

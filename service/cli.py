@@ -27,6 +27,7 @@ from service import (
     open_files,
     schema,
     settings,
+    tables,
 )
 from service.app import utc_now
 from service.database import UNAVAILABLE, connect
@@ -225,15 +226,24 @@ async def _fault(chosen: Settings) -> str:
     """What keeps the service from serving, and the remedy; empty where nothing does."""
     connection = await connect(chosen)
     try:
-        for wrong in await in_force.wrong(connection, chosen):
-            if wrong.level == "refuse":
-                return f"{wrong.what}: {wrong.remedy}"
-            fields = {"what": wrong.what, "remedy": wrong.remedy}
-            logger.warning("database_setting", extra={"fields": fields})
+        if refused := _refused("database_setting", await in_force.wrong(connection, chosen)):
+            return refused
         state = await schema.state(connection)
-        return f"{state.fault}: {state.remedy}" if state.fault else ""
+        if state.fault:
+            return f"{state.fault}: {state.remedy}"
+        return _refused("database_table", await tables.wrong(connection))
     finally:
         connection.terminate()
+
+
+def _refused(event: str, found: list[in_force.Wrong]) -> str:
+    """The first that keeps the service from starting; before it, each other is logged."""
+    for wrong in found:
+        if wrong.level == "refuse":
+            return f"{wrong.what}: {wrong.remedy}"
+        fields = {"what": wrong.what, "remedy": wrong.remedy}
+        logger.warning(event, extra={"fields": fields})
+    return ""
 
 
 def _announce(chosen: Settings, is_demo: bool) -> None:

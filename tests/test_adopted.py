@@ -339,6 +339,35 @@ async def test_a_rule_of_the_platforms_own_is_a_sentence_without_a_value(
         assert (answer.status_code, answer.json()) == (409, told)
 
 
+@pytest.mark.parametrize(
+    ("change", "method", "path", "body"),
+    [
+        ("alter table time_grants add tenant uuid not null", "POST", "/grant", {"minutes": 15}),
+        (
+            "alter table viewing_time_configs add check (weekday_limit_minutes > 30)",
+            "PUT",
+            "",
+            {"weekday_limit_minutes": 15},
+        ),
+    ],
+)
+async def test_a_parent_cannot_cure_a_rule_of_the_platforms_own_so_it_is_our_fault(
+    operated: Running,
+    adopted: Connection,
+    bare: Family,
+    change: str,
+    method: str,
+    path: str,
+    body: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await adopted.execute(change)
+    url = f"/api/v1/parental-controls/profiles/{bare.child}/viewing-time{path}"
+    answer = await operated.client.request(method, url, json=body, headers=bare.bearer)
+    assert (answer.status_code, answer.json()) == (500, {"detail": "Internal Server Error"})
+    assert [line.levelname for line in caplog.records].count("ERROR") == 1
+
+
 def test_limits_beside_nulls_are_kept() -> None:
     assert rules.stored_or_default(60, None, None, None, None) == rules.Configuration(
         60, None, 6, True, "UTC"

@@ -66,7 +66,7 @@ LAYERS = [
     ],
     ["heartbeat_batch"],
     ["heartbeat_queue", "config_loader"],
-    ["rights"],
+    ["rights", "tables"],
     ["heartbeat_record", "migrate", "schema", "in_force", "pin_pool"],
     ["migrate_session"],
     ["config_changes"],
