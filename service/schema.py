@@ -35,7 +35,6 @@ TABLES: Final = (
     "viewing_time_password_failures",
     "pending_deletions",
     "viewing_time_request_keys",
-    "viewing_time_request_keys",
 )
 
 
