@@ -1,7 +1,8 @@
 """The way to PostgreSQL: the pool, and a statement as a file with a row type.
 
-The pool resets nothing when a connection comes back: every statement stands alone, sets nothing
-and opens no transaction, so the reset would only be a second round trip for each.
+The pool resets nothing when a connection comes back: a statement sets nothing for the session, and
+the transaction of a request with an Idempotency-Key has ended, with all that it set. The reset
+would only be a second round trip for each statement.
 """
 
 import asyncio

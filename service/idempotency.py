@@ -5,10 +5,10 @@ Its answer is stored in the transaction of what it changed and returned to the s
 Without the header nothing of this costs anything.
 
 A stored answer proves nothing: a request with a PIN or a password is checked first, as a counted
-attempt, also when it comes again. Only a wrong one that comes again is not counted again.
+attempt, also when it comes again. Only a wrong one that comes again is not counted again, since its
+refusal is stored, in place of an answer from before the PIN was changed.
 """
 
-import contextlib
 import hmac
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -50,8 +50,22 @@ class KeptRow(msgspec.Struct, frozen=True):
     is_kept: bool
 
 
+class BegunRow(msgspec.Struct, frozen=True):
+    idle_limit: str
+    statement_limit: str
+
+
+BEGIN: Final = Statement("request_key_begin", BegunRow)
 FIND: Final = Statement("request_key_find", FoundRow)
 KEEP: Final = Statement("request_key_keep", KeptRow)
+REFUSE: Final = Statement("request_key_refuse", KeptRow)
+
+
+class KeyUsed(ClientFault):
+    """The key was used for another request; undoes what this one has changed."""
+
+    def __init__(self) -> None:
+        super().__init__(422, USED)
 
 
 class Overtaken(Overloaded):
@@ -81,7 +95,7 @@ def repeatable(endpoint: Endpoint) -> Endpoint:
 
 
 class Once:
-    """A request that is carried out once; `is_repeated` when it has been already.
+    """A request that is carried out once.
 
     Without a key it is an ordinary request: `effect` opens no transaction, nothing is stored.
     """
@@ -91,63 +105,103 @@ class Once:
         self._account_id = account_id
         self._key = key
         self._asked = b"" if key is None else wire.encode(asked)
-        self._is_same = True
+        self._digest: bytes | None = None  # of the request that the key was used for
         self._answer: bytes | None = None
 
     @property
+    def is_used(self) -> bool:
+        """Whether the key was used, for this request or for another."""
+        return self._digest is not None
+
+    @property
     def is_repeated(self) -> bool:
+        """Whether this request has been carried out already."""
         return self._answer is not None
 
     async def look(self, profile_id: UUID | None) -> None:
         """Looks for the answer; raises ClientFault: 401, 403, a stored refusal of the same request.
 
         Another request with this key is refused with 422: by `require_same`, after the check of a
-        PIN, since a 422 before it would tell a guesser that the PIN is not the one that was right.
+        PIN, since a 422 before it would tell a guesser that the PIN is not the one of the request
+        that has been answered.
         """
-        row = await self._found(profile_id)
-        if row is None or row.status is None or row.answer is None or row.digest is None:
+        if self._key is None:
             return
-        self._is_same = any(hmac.compare_digest(row.digest, own) for own in self._digests())
-        if row.status >= 400:
-            self.require_same()
-            raise ClientFault(row.status, msgspec.json.decode(row.answer)["detail"])
-        self._answer = row.answer.encode()
+        row = auth.owned(await self._found(self._context.pool, profile_id))
+        if row.status is None or row.answer is None:
+            return
+        self._digest = row.digest
+        if self._is_own(row.digest):
+            if row.status >= 400:
+                raise ClientFault(row.status, msgspec.json.decode(row.answer)["detail"])
+            self._answer = row.answer.encode()
 
     async def is_overtaken(self) -> bool:
-        """Whether an answer has been stored since `look` found none."""
-        row = None if self.is_repeated else await self._found(None)
-        return row is not None and row.digest is not None
+        """Whether a copy of the request has stored an answer since `look` found none."""
+        if self._key is None or self.is_used:
+            return False
+        return self._is_own(await self._stored(self._context.pool))
 
-    async def _found(self, profile_id: UUID | None) -> FoundRow | None:
-        if self._key is None:
-            return None
-        asked = (self._account_id, self._mark, profile_id)
-        return auth.owned(await FIND.maybe(self._context.pool, *asked))
+    async def _found(self, source: Source, profile_id: UUID | None) -> FoundRow | None:
+        return await FIND.maybe(source, self._account_id, self._mark, profile_id)
+
+    async def _stored(self, source: Source) -> bytes | None:
+        """The digest of the request that the key was used for."""
+        row = await self._found(source, None)
+        return None if row is None else row.digest
+
+    def _is_own(self, digest: bytes | None) -> bool:
+        return digest is not None and any(
+            hmac.compare_digest(digest, own) for own in self._digests()
+        )
 
     def require_same(self) -> None:
-        """Raises ClientFault 422 where the key was used for another request."""
-        if not self._is_same:
-            raise ClientFault(422, USED)
+        """Raises KeyUsed, a ClientFault 422, where the key was used for another request."""
+        if self.is_used and not self._is_own(self._digest):
+            raise KeyUsed
 
     @asynccontextmanager
     async def effect(self) -> AsyncIterator[Source]:
         """Where the statements run that change something, and `keep`: all of them or none."""
-        pool = self._context.pool
-        if self._key is None or self.is_repeated:
-            yield pool
+        context = self._context
+        if self._key is None:
+            yield context.pool
             return
-        with translated(pool):
-            async with pool.acquire() as connection, connection.transaction():
+        most_ms = max(1, int(1000 * context.settings.request_timeout_seconds))
+        with translated(context.pool):
+            async with context.pool.acquire() as connection, connection.transaction():
+                await BEGIN.maybe(connection, most_ms)
                 yield connection
 
     async def keep(self, source: Source, status: int, answer: bytes) -> None:
-        """Stores the answer; raises Overtaken."""
-        if self._key is None or self.is_repeated:
+        """Stores the answer; raises Overtaken, KeyUsed where another request was faster."""
+        if self._key is None or self.is_repeated or await self._kept(source, status, answer):
             return
+        digest = await self._stored(source)
+        raise Overtaken if digest is None or self._is_own(digest) else KeyUsed
+
+    async def refuse(self, source: Source, wrong: ClientFault) -> None:
+        """Stores `wrong` for the request when it comes again; raises Overtaken.
+
+        The key of another request stays as it is: that is no reason to undo a verdict.
+        """
+        if self._key is None:
+            return
+        answer = wire.encode({"detail": wrong.detail})
+        if self.is_repeated:
+            asked = (self._account_id, self._mark, self._digest, wrong.status, answer.decode())
+            is_kept = await REFUSE.maybe(source, *asked) is not None
+        else:
+            is_kept = not self.is_used and await self._kept(source, wrong.status, answer)
+        if is_kept:
+            self._digest = next(self._digests())
+        elif self._is_own(await self._stored(source)):
+            raise Overtaken
+
+    async def _kept(self, source: Source, status: int, answer: bytes) -> bool:
         digest = next(self._digests())
         asked = (self._account_id, self._mark, digest, status, answer.decode(), MAX_KEYS)
-        if await KEEP.maybe(source, *asked) is None:
-            raise Overtaken
+        return await KEEP.maybe(source, *asked) is not None
 
     async def answer(self, work: Callable[[Source], Awaitable[msgspec.Struct]]) -> Response:
         """The stored answer, else that of `work`, which changes something.
@@ -164,10 +218,12 @@ class Once:
 
     async def first_answer(self, answer: bytes) -> Response:
         """The stored answer, else `answer`: to work that can be done twice without harm."""
-        with contextlib.suppress(Overtaken):
+        try:
             await self.keep(self._context.pool, 200, answer)
-            return _response(self._answer or answer)
-        await self.look(None)
+        except KeyUsed:
+            return _response(answer)  # the work is done
+        except Overtaken:
+            await self.look(None)
         return _response(self._answer or answer)
 
     @property

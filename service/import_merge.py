@@ -47,6 +47,7 @@ Seen: TypeAlias = dict[tuple[str, int], set[int]]
 
 class BegunRow(msgspec.Struct, frozen=True):
     lock_timeout: str
+    idle_limit: str
     lock: str
 
 

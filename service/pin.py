@@ -180,7 +180,7 @@ async def _reset(
         if row.retry_after_seconds is not None:
             raise ClientFault(429, TOO_EARLY, {"Retry-After": str(row.retry_after_seconds)})
         if await turn.verify(wanted.password, row.password_hash):
-            if once.is_repeated:
+            if once.is_used:
                 await _settle_password(context, account_id, attempt_id)
                 once.require_same()
                 return
@@ -190,7 +190,7 @@ async def _reset(
                 if await RESET.maybe(source, *done):
                     await once.keep(source, 200, NOTHING)
                     return
-        await judged(once, attempt_id, wrong)
+        await judged(context.pool, once, attempt_id, wrong)
     raise wrong
 
 

@@ -12,11 +12,11 @@ import asyncpg
 import msgspec
 from msgspec import Meta
 
-from service import auth, wire
+from service import auth
 from service.context import Context
-from service.database import UNAVAILABLE, Statement
+from service.database import UNAVAILABLE, Pool, Source, Statement
 from service.errors import ClientFault, Overloaded
-from service.idempotency import Once
+from service.idempotency import KeyUsed, Once
 from service.pin_hasher import Turn
 
 ATTEMPTS: Final = 5
@@ -105,24 +105,32 @@ async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIt
     await settle(context, account_id, None)
     try:
         yield attempt_id
-    except ClientFault:
-        raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, ClientFault) and not isinstance(error, KeyUsed):
+            raise
         with suppress(*NOT_SETTLED):
             async with asyncio.timeout(context.settings.request_timeout_seconds):
                 await settle(context, account_id, attempt_id)
         raise
 
 
-async def judged(once: Once, attempt_id: UUID, wrong: ClientFault) -> None:
+async def judged(pool: Pool, once: Once, attempt_id: UUID, wrong: ClientFault) -> None:
     """Makes a wrong attempt count for good, answered with `wrong` also when it comes again.
 
-    Raises Overloaded where it has been given back, Overtaken.
+    Another request with the key does not undo that, nor does one that keeps the key locked. Raises
+    Overloaded where the attempt has been given back, Overtaken where a copy has been answered.
     """
-    async with once.effect() as source:
-        if await JUDGE.maybe(source, attempt_id) is None:
-            raise Overloaded(1)
-        await once.keep(source, wrong.status, wire.encode({"detail": wrong.detail}))
+    try:
+        async with once.effect() as source:
+            await _judge(source, attempt_id)
+            await once.refuse(source, wrong)
+    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+        await _judge(pool, attempt_id)
+
+
+async def _judge(source: Source, attempt_id: UUID) -> None:
+    if await JUDGE.maybe(source, attempt_id) is None:
+        raise Overloaded(1)
 
 
 async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
@@ -173,6 +181,6 @@ async def _attempt(
             raise ClientFault(400, "No PIN set")
         if is_right and await CLEAR.maybe(context.pool, account_id, row.pin_hash, attempt_id):
             return row.pin_hash
-        await judged(once, attempt_id, wrong)
+        await judged(context.pool, once, attempt_id, wrong)
     context.metrics.pin_lockouts += row.locks
     return None

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import asyncpg
 import bcrypt
 import httpx
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 from service import idempotency
 from service.database import Connection
 from service.idempotency import USED
+from service.pin_hasher import Turn
 from service.settings import Settings
 from tests.conftest import Running, Starter, served
 from tests.family import PASSWORD, PIN, Family, add_family
@@ -368,8 +370,10 @@ async def test_a_wrong_secret_counts_once_and_another_guess_needs_another_key(
         assert told(await send(running, watched, asked, **wrong)) == told(first)
         assert await state(connection) == after
     guessed = dict.fromkeys(wrong, "1111")
-    assert told(await send(instances[1], watched, asked, **guessed)) == (422, {"detail": USED})
-    assert await state(connection) == after
+    assert told(await send(instances[1], watched, asked, **guessed)) == told(first)
+    assert (await counts(connection, watched))[0] == 2
+    right = await send(instances[1], watched, asked)
+    assert told(right) == (422, {"detail": USED})
     assert (await send(instances[1], watched, asked, "another")).status_code == 200
 
 
@@ -541,7 +545,7 @@ async def test_keys_go_with_their_account_and_with_an_erasure(
     assert await kept(connection) == 0
 
 
-async def test_a_key_costs_two_statements_and_no_key_costs_none(
+async def test_a_key_costs_three_statements_and_no_key_costs_none(
     running: Running, connection: Connection, watched: Family
 ) -> None:
     asked = await remote_grant(running, watched)
@@ -556,7 +560,7 @@ async def test_a_key_costs_two_statements_and_no_key_costs_none(
         before = await connection.fetchval(statements)
         await send(running, watched, asked, key)
         counts.append(await connection.fetchval(statements) - before)
-    assert counts == [1, 3, 1]
+    assert counts == [1, 4, 1]
 
 
 async def test_an_import_is_carried_out_once(
@@ -644,3 +648,180 @@ async def test_requests_are_carried_out_once_behind_a_pooler(
             assert len({str(told(answer)) for answer in answers}) == 1
         assert (await state(connection))[0] == 2
         assert await kept(connection) == 4
+
+
+SECRETS: Final = [
+    (grant_with_pin, "pin", 403),
+    (pin_verify, "pin", 403),
+    (pin_change, "current_pin", 400),
+    (pin_reset, "password", 401),
+]
+
+
+async def counts(connection: Connection, family: Family) -> tuple[int, bool, int]:
+    """Failures of PIN and password, whether the PIN is locked, attempts without a verdict."""
+    row = await connection.fetchrow(
+        "select pin_failed_attempts + coalesce((select failures from "
+        "viewing_time_password_failures where account_id = u.id), 0), "
+        "coalesce(pin_lockout_until > now(), false), "
+        "(select count(*)::int from viewing_time_attempts where account_id = u.id) "
+        "from users as u where id = $1",
+        family.account,
+    )
+    assert row is not None
+    return row[0], row[1], row[2]
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The secrets whose hashes were compared with a stored one, in order."""
+    seen: list[str] = []
+    verify = Turn.verify
+
+    async def noted(turn: Turn, secret: str, stored: str | None) -> bool:
+        is_right = await verify(turn, secret, stored)
+        if stored is not None:
+            seen.append(secret)
+        return is_right
+
+    monkeypatch.setattr(Turn, "verify", noted)
+    return seen
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_different_secrets_at_once_with_one_key_are_all_counted(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    hashed: list[str],
+    kind: Kind,
+    member: str,
+    status: int,
+    instances: int,
+) -> None:
+    services = [await start() for _ in range(instances)]
+    asked = await kind(services[0], watched)
+    for key in ("one", "two"):
+        await asyncio.gather(
+            *(
+                send(services[number % instances], watched, asked, key, **{member: f"{number:04}"})
+                for number in range(6)
+            )
+        )
+        count, is_locked, open_attempts = await counts(connection, watched)
+        assert (count, open_attempts) == (len(hashed), 0)
+        assert len(set(hashed)) == len(hashed) or key == "two"
+    assert len(hashed) >= 5
+    if kind is not pin_reset:
+        assert (len(hashed), is_locked) == (5, True)
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_a_right_secret_among_wrong_ones_with_its_key_frees_no_guess(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    hashed: list[str],
+    kind: Kind,
+    member: str,
+    status: int,
+    place: int,
+    instances: int,
+) -> None:
+    services = [await start() for _ in range(instances)]
+    asked = await kind(services[0], watched)
+    assert asked.body is not None
+    right = asked.body[member]
+    guesses = ["0000", "0001", "0002", "0003"]
+    guesses.insert(place, right)
+    answers = await asyncio.gather(
+        *(
+            send(services[number % instances], watched, asked, **{member: guess})
+            for number, guess in enumerate(guesses)
+        )
+    )
+    count, _, open_attempts = await counts(connection, watched)
+    assert open_attempts == 0
+    assert len(hashed) == len(set(hashed)) == len(guesses)
+    after_right = len(hashed) - 1 - hashed.index(right)
+    if instances == 1:
+        # A right password that changes nothing, because its key is used, clears nothing either.
+        assert count == after_right or (kind is pin_reset and count == len(guesses) - 1)
+    assert count < len(guesses)
+    for guess, answer in zip(guesses, answers, strict=True):
+        assert answer.status_code in ((200, 422) if guess == right else (status,))
+
+
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_a_wrong_secret_counts_where_its_answer_cannot_be_stored(
+    running: Running,
+    database: str,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    member: str,
+    status: int,
+) -> None:
+    """Another transaction holds the key: first longer than a statement may wait."""
+    asked = await kind(running, watched)
+    await send(running, watched, asked, **{member: "0000"})
+    await connection.execute(
+        "update viewing_time_request_keys set created_at = created_at - interval '25 hours'"
+    )
+    holder = await asyncpg.connect(database)
+    try:
+        async with holder.transaction():
+            await holder.execute("select from viewing_time_request_keys for update")
+            assert (await send(running, watched, asked, **{member: "0001"})).status_code == status
+    finally:
+        await holder.close()
+    assert await counts(connection, watched) == (2, False, 0)
+
+
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_an_answered_request_whose_secret_was_changed_counts_once(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    member: str,
+    status: int,
+) -> None:
+    instances = [await start(), await start()]
+    asked = await kind(instances[0], watched)
+    assert (await send(instances[0], watched, asked)).status_code == 200
+    changed = bcrypt.hashpw(b"1111", bcrypt.gensalt(4)).decode()
+    await connection.execute("update users set pin_hash = $1, password_hash = $1", changed)
+    answers = [await send(running, watched, asked) for running in instances * 4]
+    assert len({str(told(answer)) for answer in answers}) == 1
+    assert answers[0].status_code == status
+    assert await counts(connection, watched) == (1, False, 0)
+    guess = {"new_pin": "0000"} if kind is pin_change else {member: "0000"}
+    for expected in (2, 3):
+        refusal = await send(instances[1], watched, asked, **guess)
+        assert refusal.status_code == status
+        assert await counts(connection, watched) == (expected, False, 0)
+    assert told(await send(instances[1], watched, asked)) == told(answers[0])
+    assert await counts(connection, watched) == (3, False, 0)
+
+
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_copies_at_once_of_an_answered_request_whose_secret_was_changed_count_once(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    member: str,
+    status: int,
+) -> None:
+    instances = [await start(), await start()]
+    asked = await kind(instances[0], watched)
+    assert (await send(instances[0], watched, asked)).status_code == 200
+    changed = bcrypt.hashpw(b"1111", bcrypt.gensalt(4)).decode()
+    await connection.execute("update users set pin_hash = $1, password_hash = $1", changed)
+    answers = await asyncio.gather(*(send(running, watched, asked) for running in instances * 3))
+    assert [answer.status_code for answer in answers] == [status] * 6
+    assert await counts(connection, watched) == (1, False, 0)
