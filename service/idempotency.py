@@ -52,7 +52,7 @@ class KeptRow(msgspec.Struct, frozen=True):
 
 class BegunRow(msgspec.Struct, frozen=True):
     idle_limit: str
-    statement_limit: str
+    transaction_limit: str | None
 
 
 BEGIN: Final = Statement("request_key_begin", BegunRow)
@@ -169,9 +169,11 @@ class Once:
             return
         most_ms = max(1, int(1000 * context.settings.request_timeout_seconds))
         with translated(context.pool):
-            async with context.pool.acquire() as connection, connection.transaction():
-                await BEGIN.maybe(connection, most_ms)
-                yield connection
+            async with context.pool.acquire() as connection:
+                with translated(connection):
+                    async with connection.transaction():
+                        await BEGIN.maybe(connection, most_ms)
+                        yield connection
 
     async def keep(self, source: Source, status: int, answer: bytes) -> None:
         """Stores the answer; raises Overtaken, KeyUsed where another request was faster."""

@@ -1,8 +1,10 @@
 """A request that comes twice with one Idempotency-Key is carried out once, on every instance."""
 
 import asyncio
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -825,3 +827,72 @@ async def test_copies_at_once_of_an_answered_request_whose_secret_was_changed_co
     answers = await asyncio.gather(*(send(running, watched, asked) for running in instances * 3))
     assert [answer.status_code for answer in answers] == [status] * 6
     assert await counts(connection, watched) == (1, False, 0)
+
+
+@pytest.mark.parametrize(
+    "is_pooled",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_process_that_stands_still_keeps_no_row_locked(
+    database: str, connection: Connection, watched: Family, is_pooled: bool, is_known: bool
+) -> None:
+    """It is stopped while its last statement waits, so its transaction stays open.
+
+    A statement that the driver knows waits when it runs, another when it is parsed.
+    """
+    grant = GRANT.format(watched.child)
+    headers = {**watched.bearer, "Idempotency-Key": "k"}
+    if connection.get_server_version().major < 17 and (is_pooled or not is_known):
+        pytest.skip("the server knows no transaction_timeout")
+    async with AsyncExitStack() as stack:
+        variables = {}
+        url = database
+        if is_pooled:
+            name = await connection.fetchval("select current_database()")
+            for line in ("lock_timeout = '500ms'", "jit = off"):
+                await connection.execute(f"alter database {name} set {line}")
+            url = await stack.enter_async_context(pooler(database))
+            variables = {"STATEMENT_CACHE_SIZE": "0", "DATABASE_DIRECT_URL": database}
+        if is_known:
+            variables |= {"POOL_MIN_SIZE": "1", "POOL_MAX_SIZE": "1"}
+        stopped = await stack.enter_async_context(served(url, **variables))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=stopped.url, timeout=30)
+        )
+        stack.callback(stopped.process.send_signal, signal.SIGCONT)
+        before = 0
+        if is_known:
+            earlier = {**watched.bearer, "Idempotency-Key": "earlier"}
+            before = (await client.post(grant, json={"minutes": 15}, headers=earlier)).is_success
+        assert before == is_known
+        holder = await asyncpg.connect(database)
+        stack.push_async_callback(holder.close)
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute("lock table viewing_time_request_keys in exclusive mode")
+        granting = asyncio.create_task(client.post(grant, json={"minutes": 15}, headers=headers))
+        waiting = (
+            "select count(*) from pg_locks as l join pg_class as c on c.oid = l.relation "
+            "where c.relname = 'viewing_time_request_keys' and not l.granted"
+        )
+        async with asyncio.timeout(10):
+            while not await connection.fetchval(waiting):
+                await asyncio.sleep(0)
+        stopped.process.send_signal(signal.SIGSTOP)
+        await transaction.rollback()
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await connection.execute("select from viewing_time_balances for update nowait")
+        async with asyncio.timeout(10):
+            await connection.execute("select from viewing_time_balances for update")
+        assert await connection.fetchval("select count(*) from time_grants") == before
+        stopped.process.send_signal(signal.SIGCONT)
+        assert (await granting).status_code == 503
+        again = await client.post(grant, json={"minutes": 15}, headers=headers)
+        assert again.status_code == 200
+        assert await connection.fetchval("select count(*) from time_grants") == before + 1
