@@ -293,7 +293,9 @@ async def test_a_role_that_may_not_read_what_was_migrated_can_serve(
 async def test_a_service_that_could_not_start_says_where_to_look(
     tmp_path: Path, database: str, connection: Connection
 ) -> None:
-    await connection.execute("alter table users rename column is_active to active")
+    await connection.execute(
+        "alter function viewing_sessions_end_open(uuid, timestamptz) rename to gone"
+    )
     done = await asyncio.to_thread(
         subprocess.run,
         [*COMMAND, "serve"],
@@ -306,7 +308,9 @@ async def test_a_service_that_could_not_start_says_where_to_look(
     )
     said = "Error: The service could not start; the log says why.\n"
     assert (done.returncode, done.stderr) == (1, said)
-    assert "column u.is_active does not exist" in done.stdout
+    assert (
+        "function viewing_sessions_end_open(uuid, timestamp with time zone) does not" in done.stdout
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--list"], ["--rollback"]])
