@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -103,6 +104,13 @@ def test_the_command_can_be_imported_without_the_modules_that_windows_lacks(tmp_
     assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
 
 
+# Debian leaves out what Python itself imports on macOS.
+on_macos = pytest.mark.skipif(
+    find_spec("ctypes.macholib") is None, reason="this Python has no ctypes.macholib"
+)
+
+
+@on_macos
 async def test_on_macos_a_service_with_a_database_does_all_its_work(
     database: str, family: Family, connection: Connection, tmp_path: Path
 ) -> None:
@@ -121,6 +129,7 @@ async def test_on_macos_a_service_with_a_database_does_all_its_work(
         assert not [sample for sample in shown if sample.name == "process_open_fds"]
 
 
+@on_macos
 @pytest.mark.parametrize("command", [["migrate"], ["check"], ["retain", "--dry-run"]])
 def test_on_macos_commands_at_a_database_work(
     command: list[str], database: str, tmp_path: Path
