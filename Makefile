@@ -29,10 +29,10 @@ bench: $(INSTALLED) ## measure; ARGS=--quick takes under a minute
 
 fuzz: $(INSTALLED) ## two minutes of schemathesis over the API's description
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
-	@exec $(BIN)/python -m tests.fuzz $(ARGS)
+	@exec $(BIN)/python -m tests.openapi.fuzz $(ARGS)
 
 soak: $(INSTALLED) ## MINUTES=30 with a fault every five seconds
-	@exec $(BIN)/python -m tests.soak $(MINUTES) $(ARGS)
+	@exec $(BIN)/python -m tests.faults.soak $(MINUTES) $(ARGS)
 
 migrate: $(INSTALLED) ## apply the migrations to DATABASE_URL
 	@exec $(BIN)/python -m service migrate

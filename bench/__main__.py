@@ -26,7 +26,7 @@ from bench.figure import Figure, Target, table
 from bench.harness import Bench, opened
 from bench.report import RESULTS, Report, machine, report
 from bench.seed import fresh_day
-from service import open_files
+from service.observing import open_files
 
 MIN_FILES: Final = 1_200  # a thousand connections, and what else client and service have open
 

@@ -20,9 +20,9 @@ from bench.load import Outcome, Plan
 from bench.peer import Peer
 from bench.procfs import cpu_seconds
 from bench.seed import Viewer
-from service import migrate
-from service.database import Connection
-from service.embedded import USER, embedded_postgres
+from service.database import migrate
+from service.database.pool import Connection
+from service.embedded.supervisor import USER, embedded_postgres
 
 DATA: Final = Path(__file__).parent.parent / ".data"
 ROLE: Final = "served"  # the services' own, so that their statements can be told from ours

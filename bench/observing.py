@@ -11,9 +11,9 @@ from uuid import uuid4
 from bench.figure import Figure, Target
 from bench.harness import Bench
 from bench.peer import Peer
-from service import heartbeat
-from service.metrics import Metrics
-from service.trace import CURRENT, Trace, count_statement
+from service.observing.metrics import Metrics
+from service.observing.trace import CURRENT, Trace, count_statement
+from service.players import heartbeat
 
 RECORDINGS: Final = 20_000
 ROUNDS: Final = 9

@@ -16,7 +16,7 @@ from bench.harness import Bench, Window
 from bench.load import Outcome, Plan
 from bench.peer import Peer
 from bench.seed import Viewer
-from service.demo import PIN_HASH
+from service.command.demo import PIN_HASH
 
 RATE: Final = 200.0
 CONNECTIONS: Final = 64

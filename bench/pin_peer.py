@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-import service.parts
+import service.startup
 from bench import pin_policy
-from service import pin_pool
-from service.cli import main
-from service.pin_hasher import PinHasher, Turn
+from service.command.main import main
+from service.credentials import pin_pool
+from service.credentials.pin_hasher import PinHasher, Turn
 
 POLICIES: Final = {
     "SCHED_IDLE": pin_policy.sched_idle,
@@ -49,7 +49,7 @@ def choose(way: str) -> None:
     """Has the service hash in this way; raises KeyError for one that there is not."""
     hashers = {"threads": InThreads, "on the loop": OnTheLoop}
     if way in hashers:
-        vars(service.parts)["PinHasher"] = hashers[way]
+        vars(service.startup)["PinHasher"] = hashers[way]
     else:
         vars(pin_pool)["begin"] = POLICIES[way]
 

@@ -5,7 +5,7 @@ A module of its own, since a worker imports the one that its first function is i
 
 import os
 
-from service.pin_worker import die_with
+from service.credentials.pin_worker import die_with
 
 
 def sched_idle(parent: int) -> None:

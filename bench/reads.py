@@ -24,10 +24,10 @@ from bench.figure import Figure, Target
 from bench.harness import ROLE, Bench
 from bench.peer import Peer
 from bench.seed import token
-from service import migrate
-from service.database import Connection
-from service.embedded import USER
-from service.weekly_report import MAX_CHILDREN, REPORT
+from service.database import migrate
+from service.database.pool import Connection
+from service.embedded.supervisor import USER
+from service.parents.weekly_report import MAX_CHILDREN, REPORT
 
 CHILDREN: Final = (1, 5, 10)
 HISTORY_DAYS: Final = (30, 90)

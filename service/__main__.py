@@ -3,7 +3,7 @@
 
 def main() -> None:
     try:
-        from service.cli import main as command
+        from service.command.main import main as command
 
         command(prog_name="viewing-time")
     except KeyboardInterrupt:

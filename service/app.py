@@ -13,32 +13,35 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service import balance, faults, history, scrape, weekly_report
-from service.accounts import account_delete, account_put
-from service.admin import admin_metrics
 from service.context import Context
-from service.erasure import ERASE_SECONDS, viewing_data_erase
-from service.exchange import Endpoint, bounded
-from service.grant import grant
-from service.health import health_live, health_ready
-from service.heartbeat import Heartbeat
-from service.imports import import_records
-from service.live import live
-from service.observed import observed
-from service.openapi import Description
-from service.parts import build, tune_garbage_collector
-from service.pin import pin_reset, pin_set, pin_status, pin_verify
-from service.profiles import profile_delete, profile_put
-from service.pulse import pulse
-from service.redirect import redirect_slashes
-from service.session import session_end
+from service.http import error_responses
+from service.http.body_and_reply import Endpoint, bounded
+from service.http.redirect import redirect_slashes
+from service.http.request_log import observed
+from service.observing.event_loop import pulse
+from service.observing.trace import CURRENT
+from service.openapi.document import Description
+from service.operators import prometheus
+from service.operators.admin_metrics import admin_metrics
+from service.operators.health import health_live, health_ready
+from service.operators.live_page import live
+from service.parents import history, weekly_report
+from service.parents.grant import grant
+from service.parents.pin import pin_reset, pin_set, pin_status, pin_verify
+from service.parents.viewing_config import viewing_config, viewing_config_update
+from service.platform.accounts import account_delete, account_put
+from service.platform.erasure import ERASE_SECONDS, viewing_data_erase
+from service.platform.imports import import_records
+from service.platform.profiles import profile_delete, profile_put
+from service.platform.titles import title_delete, title_put
+from service.players import balance
+from service.players.heartbeat import Heartbeat
+from service.players.session import session_end
 from service.settings import Settings, masked
-from service.titles import title_delete, title_put
-from service.trace import CURRENT
-from service.viewing_config import viewing_config, viewing_config_update
+from service.startup import build, tune_garbage_collector
 
 if TYPE_CHECKING:
-    from service.telemetry import Telemetry
+    from service.operators.tracing import Telemetry
 
 logger = logging.getLogger("viewing_time.app")
 
@@ -113,7 +116,7 @@ ROUTES: Final[list[BaseRoute]] = [
 ]
 DESCRIPTION.describe(ROUTES)
 # For operators; no part of the API that is described.
-SCRAPE: Final = _route("GET", "/metrics", scrape.metrics)
+SCRAPE: Final = _route("GET", "/metrics", prometheus.metrics)
 LIVE: Final = _route("GET", "/admin/live", live)
 
 
@@ -142,7 +145,7 @@ class Service(Starlette):
             try:
                 await HEARTBEAT(scope, receive, send)
             except Exception as fault:
-                refusal = partial(faults.answer, fault=fault)
+                refusal = partial(error_responses.answer, fault=fault)
                 await observed(refusal, scope, receive, send, CURRENT.get())
             else:
                 context.metrics.requests[HEARTBEAT_ANSWERED] += 1
@@ -212,7 +215,7 @@ def application(
     Spans are made with `telemetry`, or where OTEL_EXPORTER_OTLP_ENDPOINT asks for them.
     """
     if settings.otel_exporter_otlp_endpoint and telemetry is None:
-        from service.telemetry import exporting
+        from service.operators.tracing import exporting
 
         telemetry = exporting(settings.otel_exporter_otlp_endpoint)
 
@@ -241,6 +244,6 @@ def application(
                 expose_headers=["X-Locked-Until", "Retry-After", "Link"],
             )
         ],
-        exception_handlers=faults.TABLE,
+        exception_handlers=error_responses.TABLE,
     )
     return redirect_slashes(app)

@@ -4,18 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from service.config_cache import ConfigCache
-from service.database import Pool
+from service.credentials.keys import Keys, Verified
+from service.credentials.pin_hasher import PinHasher
+from service.credentials.pin_turns import Turns
+from service.database.pool import Pool
 from service.deadlines import Deadlines
-from service.deletion import Deletions
-from service.heartbeat_writer import HeartbeatWriter
-from service.keys import Keys, Verified
-from service.metrics import Metrics
-from service.pin_hasher import PinHasher
-from service.pin_turns import Turns
-from service.readiness import ReadinessWatch
+from service.observing.metrics import Metrics
+from service.observing.supervision import Supervisor
+from service.operators.readiness import ReadinessWatch
 from service.settings import Settings
-from service.supervision import Supervisor
+from service.viewing.config_cache import ConfigCache
+from service.viewing.deletion import Deletions
+from service.viewing.heartbeat_writer import HeartbeatWriter
 
 
 @dataclass(frozen=True, slots=True)

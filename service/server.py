@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from service.app import Service, application, scrapes
 from service.context import Context
-from service.protocol import Protocol
+from service.http.protocol import Protocol
 from service.settings import Settings
 
 logger = logging.getLogger("viewing_time.server")

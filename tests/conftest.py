@@ -23,11 +23,12 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service import migrate, open_files
 from service.app import application, utc_now
 from service.context import Context
-from service.database import Connection
-from service.embedded import embedded_postgres
+from service.database import migrate
+from service.database.pool import Connection
+from service.embedded.supervisor import embedded_postgres
+from service.observing import open_files
 from service.settings import Settings
 from tests.family import SECRET, Family, add_family, bearer
 

@@ -8,7 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from service import connector, database, database_url
+from service import database_url
+from service.database import connector, pool
 from service.errors import Unavailable
 from service.settings import Settings
 from tests.conftest import free_port
@@ -124,7 +125,7 @@ WORKS = (
 
 async def test_every_accepted_parameter_works_for_both_drivers(database_over_tcp: str) -> None:
     url = f"{database_over_tcp}?{WORKS}"
-    connection = await database.connect(settings_for(url))
+    connection = await pool.connect(settings_for(url))
     try:
         assert isinstance(connection, connector.Socketed)
         kept = connection.socket
@@ -196,5 +197,5 @@ async def test_no_error_of_connecting_quotes_the_password() -> None:
         f"postgresql://u:{encoded('s@c:r/e#t')}@nowhere.invalid/d?sslmode=require",
     ):
         with pytest.raises(Unavailable) as raised:
-            await database.connect(settings_for(url))
+            await pool.connect(settings_for(url))
         assert "s@c" not in repr(raised.value) + repr(raised.value.__cause__)

@@ -60,7 +60,7 @@ def test_the_wheel_carries_every_file_it_needs(wheel: Path) -> None:
     for folder in FOLDERS:
         ours = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
         assert {f"service/{path.relative_to(ROOT)}" for path in ours} <= carried
-    modules = {f"service/{path.name}" for path in (ROOT / "service").glob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.py")}
     assert modules <= carried
     assert "service/py.typed" in carried
     others = [name for name in carried if not name.startswith("service/")]
@@ -107,7 +107,7 @@ def nothing(name):
     raise metadata.PackageNotFoundError(name)
 
 metadata.Distribution.from_name = nothing
-import service.cli
+import service.command.main
 from service.app import DESCRIPTION
 from service.version import VERSION
 print(VERSION)

@@ -16,10 +16,10 @@ import pytest
 from starlette.routing import Route
 
 from service.app import ROUTES, SCRAPE
-from service.database import Connection
+from service.database.pool import Connection
 from tests.conftest import ROOT, Running
 from tests.family import EXPIRES, PASSWORD, PIN, SECRET, Family, add_family, bearer
-from tests.test_heartbeat import URL, beat
+from tests.players.test_heartbeat import URL, beat
 
 Body = Callable[[Family], dict[str, Any]]
 
@@ -279,6 +279,6 @@ def test_the_embedded_database_is_reached_through_its_own_socket_only(postgres_d
 
 def test_what_the_security_page_names_is_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text()))
-    texts = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    texts = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40
     assert named - set(re.findall(r"^(?:async )?def (test_\w+)", texts, re.MULTILINE)) == set()

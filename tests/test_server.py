@@ -22,14 +22,14 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from bench.procfs import resident_bytes
-from service import protocol
-from service.database import Connection
-from service.protocol import Protocol
-from tests.balancer import balanced, haproxied
+from service.database.pool import Connection
+from service.http import protocol
+from service.http.protocol import Protocol
 from tests.conftest import ROOT, RunningService, answering, free_port, needs_files, served
 from tests.family import PIN, SECRET, Family, add_family, session_seconds
-from tests.proxy import proxied
-from tests.watching import BEAT, add_viewers, all_watching, client_of
+from tests.faults.balancer import balanced, haproxied
+from tests.faults.proxy import proxied
+from tests.faults.watching import BEAT, add_viewers, all_watching, client_of
 
 GRACE_SECONDS = 4.0
 SETTINGS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service import demo
+from service.command import demo
 from service.settings import MASKED, READERS, Settings, SettingsError, masked, read
 
 SECRET = "0123456789abcdef0123456789abcdef"

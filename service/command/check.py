@@ -1,0 +1,115 @@
+"""What would keep the service from working here: one finding a subject, with a remedy."""
+
+import asyncio
+import http.client
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from service import settings
+from service.command.check_database import Finding as Finding
+from service.command.check_database import Findings, database
+from service.credentials import jwks
+from service.observing import open_files
+from service.server import PortTaken, bound
+from service.settings import Settings, SettingsError
+from service.viewing import rules
+
+ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")
+
+
+def findings(
+    environment: Mapping[str, str], instances: int, now: Callable[[], datetime]
+) -> Findings:
+    """Everything that can be found out, one by one; blocks for seconds at worst."""
+    try:
+        chosen = settings.read(environment)
+    except SettingsError as error:
+        yield from (Finding("FAULT", "settings", fault) for fault in error.faults)
+        return
+    yield Finding("ok", "settings can all be read")
+    yield from _players(chosen)
+    yield from asyncio.run(database(chosen, instances, now))
+    yield from _zones()
+    yield from _ports(chosen)
+    yield from _published_keys(chosen)
+
+
+def _players(chosen: Settings) -> Findings:
+    limit = open_files.raise_limit()
+    most, wanted = open_files.for_connections(chosen, limit), chosen.heartbeat_queue_max
+    what = f"players: {most:,} can be connected at once, because {limit:,} files may be open"
+    if most < wanted:
+        remedy = (
+            f"raise the hard limit to {wanted + limit - most:,} or more (`ulimit -Hn`, "
+            "LimitNOFILE= of systemd), or lower HEARTBEAT_QUEUE_MAX"
+        )
+        yield Finding("FAULT", f"{what}; HEARTBEAT_QUEUE_MAX is {wanted:,}", remedy)
+    else:
+        yield Finding("ok", what)
+
+
+def _zones() -> Findings:
+    if unknown := [name for name in ZONES if rules.zone(name) is None]:
+        what = f"time zones are unknown ({', '.join(unknown)})"
+        yield Finding("FAULT", what, "install the Python package tzdata")
+    else:
+        yield Finding("ok", "time zones are known")
+
+
+def _ports(chosen: Settings) -> Findings:
+    status = ("/health/live", b'{"status":"ok"}')
+    yield _port("PORT", chosen.host, chosen.port, *status)
+    if chosen.metrics_port:
+        numbers = ("/metrics", b"# HELP viewing_time_")
+        yield _port("METRICS_PORT", chosen.metrics_host, chosen.metrics_port, *numbers)
+
+
+def _port(variable: str, host: str, port: int, path: str, begins: bytes) -> Finding:
+    """Whether the port is free; a service of ours there answers `path` with what `begins` so."""
+    subject, where = _subject(variable), f"{host}:{port}"
+    try:
+        bound(host, port, variable).close()
+    except PortTaken as error:
+        if _answer(host, port, path).startswith(begins):
+            what = f"{subject}: a service answers on {where}"
+            return Finding("warn", what, "stop it to serve there")
+        what = f"{_subject(error.variable)}: {error.where} cannot be served on ({error.reason})"
+        return Finding("FAULT", what, error.remedy)
+    return Finding("ok", f"{subject}: {where} is free")
+
+
+def _subject(variable: str) -> str:
+    return variable.lower().replace("_", " ")
+
+
+def _answer(host: str, port: int, path: str) -> bytes:
+    """The first of what is served there; empty where nothing is."""
+    connection = http.client.HTTPConnection(host, port, timeout=1)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read(100)
+    except (OSError, http.client.HTTPException):
+        return b""
+    finally:
+        connection.close()
+
+
+def _published_keys(chosen: Settings) -> Findings:
+    source = chosen.jwt_jwks_url or chosen.jwt_jwks_file
+    if not source:
+        return
+    try:
+        published = jwks.read_published(chosen).values()
+    except jwks.Unreadable as error:
+        remedy = "check JWT_JWKS_URL or JWT_JWKS_FILE"
+        yield Finding("FAULT", f"published keys cannot be read ({error})", remedy)
+        return
+    algorithms = ", ".join(sorted(key.algorithm_name for key in published))
+    what = f"published keys can be read ({algorithms})"
+    address = urlsplit(chosen.jwt_jwks_url)
+    if address.scheme == "http" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
+        yield Finding("warn", what, "who can change them on the way can sign tokens; use https")
+    else:
+        yield Finding("ok", what)

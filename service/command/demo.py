@@ -1,0 +1,79 @@
+"""A demo family, so that the first `curl` has something to show."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import jwt
+import msgspec
+
+from service.database.pool import Statement, connect
+from service.settings import Settings
+
+ACCOUNT: Final = UUID("d0000000-0000-4000-8000-000000000001")
+CHILD: Final = UUID("d0000000-0000-4000-8000-000000000011")
+SIBLING: Final = UUID("d0000000-0000-4000-8000-000000000012")
+TITLE: Final = UUID("d0000000-0000-4000-8000-000000000021")
+LESSON: Final = UUID("d0000000-0000-4000-8000-000000000022")
+# Of the password `correct horse` and the PIN 1234, which the README gives away.
+PASSWORD_HASH: Final = "$2b$12$YoG4b449C4UoHr36EJjxKubBY3Ies/pqA4UB.DOktrZqaUpQJ4LFW"  # noqa: S105
+PIN_HASH: Final = "$2b$12$rGX0FioDJUD2YvEaHnOh7uwrZz.PUug9IYfblgibyharVFCUJ3uKG"
+
+
+class DemoRow(msgspec.Struct, frozen=True):
+    is_demo: bool
+
+
+LOAD: Final = Statement("demo_load", DemoRow)
+
+
+def load(settings: Settings) -> bool:
+    """Loads the demo family into a database without accounts; False where there are others."""
+    return asyncio.run(_load(settings))
+
+
+async def _load(settings: Settings) -> bool:
+    connection = await connect(settings)
+    try:
+        row = await LOAD.one(
+            connection,
+            ACCOUNT,
+            CHILD,
+            SIBLING,
+            TITLE,
+            LESSON,
+            PASSWORD_HASH,
+            PIN_HASH,
+            datetime.now(UTC),
+            timeout=30,
+        )
+    finally:
+        connection.terminate()
+    return row.is_demo
+
+
+def token(secret: str, account_id: UUID, life: timedelta, issuer: str, audience: str) -> str:
+    """An access token as the platform's sign-in would issue it; no empty issuer or audience."""
+    now = datetime.now(UTC)
+    claims = {"sub": str(account_id), "iat": now, "exp": now + life}
+    named = {"iss": issuer, "aud": audience}
+    claims |= {name: value for name, value in named.items() if value}
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def curls(settings: Settings) -> str:
+    """Three lines to paste: a heartbeat, the balance, the weekly report."""
+    url = f"{settings.origin}/api/v1"
+    week = timedelta(days=7)
+    access = token(settings.jwt_secret, ACCOUNT, week, settings.jwt_issuer, settings.jwt_audience)
+    bearer = f"-H 'Authorization: Bearer {access}'"
+    beat = f'{{"profile_id":"{CHILD}","title_id":"{TITLE}","device_id":"tv-1","device_type":"tv"}}'
+    return "\n".join(
+        (
+            f"curl -s {bearer} -H 'Content-Type: application/json' "
+            f"-d '{beat}' {url}/viewing-time/heartbeat",
+            f"curl -s {bearer} {url}/viewing-time/balance/{CHILD}",
+            f"curl -s {bearer} {url}/parental-controls/weekly-report",
+        )
+    )

@@ -1,0 +1,213 @@
+"""The keys that access tokens are signed with: our secrets, and what the platform publishes.
+
+A published set (RFC 7517) is read at start and then over and over in the background; whatever a
+reading meets, the keys at hand stay. A key verifies one algorithm, its own: the token's header
+only picks among the keys, so a public key is never taken for a secret.
+"""
+
+import asyncio
+import logging
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+import jwt
+import msgspec
+from jwt import PyJWK
+
+from service.credentials.jwks import ALGORITHMS, FETCH_SECONDS, Jwk, Unreadable, read_published
+from service.observing.supervision import stopped, supervised
+from service.settings import Settings
+
+logger = logging.getLogger("viewing_time.keys")
+
+WAIT_SECONDS: Final = 2.0
+UNKNOWN_KEY_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+MAX_TOKEN_BYTES: Final = 8 * 1024
+# The claims mean something to `auth` only, which has the clock.
+UNCHECKED: Final = ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")
+
+
+class JoseHeader(msgspec.Struct, frozen=True):
+    """The members of a token's header that pick its key; not to be trusted."""
+
+    alg: str | None = None
+    kid: str | None = None
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """The claims of a token, and the published key that signed it; None for a secret."""
+
+    claims: dict[str, Any]
+    signer: Jwk | None
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """An accepted access token: whose it is, until when (epoch seconds), on whose word."""
+
+    account_id: UUID
+    expires: float
+    signer: Jwk | None
+
+
+class UnknownKey(jwt.InvalidTokenError):
+    """A key that may have been published since the last reading."""
+
+
+class NoKey(jwt.InvalidSignatureError):
+    """None of the keys is the one that the token names."""
+
+
+class TooLong(jwt.InvalidTokenError):
+    """A token of more than MAX_TOKEN_BYTES."""
+
+
+class Keys:
+    """The keys of one process; `tokens` loses what a key signed once that key is gone."""
+
+    def __init__(self, settings: Settings, tokens: dict[str, Verified]) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        secrets = (settings.jwt_secret, settings.jwt_secret_previous)
+        self._secrets = [(None, _secret(text)) for text in secrets if text]
+        self._published: dict[Jwk, PyJWK] = {}
+        self._reading: asyncio.Task[bool] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._read_for_unknown = -UNKNOWN_KEY_SECONDS
+
+    async def start(self) -> None:
+        """Reads the published keys, if there are any; goes on without them after 5 seconds."""
+        if self._settings.jwt_jwks_url or self._settings.jwt_jwks_file:
+            self._keeper = supervised("published keys", self._keep_reading())
+            await asyncio.wait({self._read()}, timeout=FETCH_SECONDS)
+
+    async def stop(self) -> None:
+        await stopped(self._keeper, self._reading)
+
+    def own(self, token: str) -> dict[str, Any]:
+        """The claims of a token signed with a secret; raises jwt.InvalidTokenError."""
+        return _signed(token, _header(token), self._secrets).claims
+
+    async def signed(self, token: str) -> Signed:
+        """The claims of a token signed with any key; raises jwt.InvalidTokenError.
+
+        An unknown key is waited for, 2 seconds at most: for the reading that is under way, then, as
+        that may have begun before the key was published, for one of its own, at most one a minute.
+        """
+        header = _header(token)
+        is_worth_it = True
+        while is_worth_it:
+            try:
+                return self._signed(token, header)
+            except UnknownKey:
+                is_worth_it = await self._look_for_unknown()
+        return self._signed(token, header)
+
+    def _signed(self, token: str, header: JoseHeader) -> Signed:
+        try:
+            return _signed(token, header, [*self._secrets, *self._published.items()])
+        except jwt.InvalidSignatureError:
+            kids = {jwk.kid for jwk in self._published} - {None}
+            if self._keeper is None or header.alg not in ALGORITHMS.values():
+                raise
+            if header.kid in kids:
+                raise
+            raise UnknownKey from None
+
+    async def _look_for_unknown(self) -> bool:
+        """Waits for a reading; whether one more may find what this one did not."""
+        reading = self._reading
+        if reading is not None and not reading.done():
+            await asyncio.wait({reading}, timeout=WAIT_SECONDS / 2)
+            return reading.done() and reading.result()
+        now = monotonic()
+        if now - self._read_for_unknown >= UNKNOWN_KEY_SECONDS:
+            self._read_for_unknown = now
+            await asyncio.wait({self._read()}, timeout=WAIT_SECONDS / 2)
+        return False
+
+    async def _keep_reading(self) -> None:
+        failures = 0
+        while True:
+            failures = 0 if await self._read() else failures + 1
+            pause = self._settings.jwt_jwks_refresh_seconds
+            if failures:
+                pause = min(pause, RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+            await asyncio.sleep(pause)
+
+    def _read(self) -> asyncio.Task[bool]:
+        """The reading that is under way, or a new one; its result is whether it succeeded."""
+        if self._reading is None or self._reading.done():
+            self._reading = supervised("reading of published keys", self._adopt_published())
+        return self._reading
+
+    async def _adopt_published(self) -> bool:
+        try:
+            published = await asyncio.to_thread(read_published, self._settings)
+        except Exception as error:
+            fields = {"error": str(error), "keys_kept": len(self._published)}
+            unexpected = None if isinstance(error, Unreadable) else error
+            logger.warning("jwks_unreadable", extra={"fields": fields}, exc_info=unexpected)
+            return False
+        removed = self._published.keys() - published.keys()
+        if published.keys() != self._published.keys():
+            fields = {"kids": [jwk.kid for jwk in published], "removed": len(removed)}
+            logger.info("jwks_changed", extra={"fields": fields})
+        self._published = published
+        if removed:
+            for token in [t for t, known in self._tokens.items() if known.signer in removed]:
+                del self._tokens[token]
+        return True
+
+
+def _header(token: str) -> JoseHeader:
+    """The header of a token, which is not verified; raises jwt.InvalidTokenError."""
+    if len(token) > MAX_TOKEN_BYTES:
+        raise TooLong("The token is too long")
+    try:
+        return msgspec.json.decode(_bytes(token.partition(".")[0]), type=JoseHeader)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise jwt.DecodeError("The header cannot be read") from error
+
+
+def _signed(token: str, header: JoseHeader, keys: Iterable[tuple[Jwk | None, PyJWK]]) -> Signed:
+    """The claims of a token that one of the keys signed; raises jwt.InvalidTokenError.
+
+    The signature is verified first, because PyJWT needs 0.15 µs to parse a byte of any token.
+    """
+    signed, _, encoded = token.rpartition(".")
+    try:
+        message, signature = signed.encode(), _bytes(encoded)
+    except ValueError as error:
+        raise jwt.DecodeError("The signature cannot be read") from error
+    is_known = False
+    for jwk, key in keys:
+        named = jwk.kid if jwk is not None else None
+        if header.alg == key.algorithm_name and (header.kid is None or named in (None, header.kid)):
+            is_known = True
+            if key.Algorithm.verify(message, key.key, signature):
+                return Signed(_claims(token, key), jwk)
+    raise (jwt.InvalidSignatureError if is_known else NoKey)("No key verifies this token")
+
+
+def _bytes(encoded: str) -> bytes:
+    """Decodes base64url without padding, leniently; PyJWT is strict with what was signed."""
+    return urlsafe_b64decode(encoded + "==")
+
+
+def _claims(token: str, key: PyJWK) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(
+        token,
+        key,
+        algorithms=[key.algorithm_name],
+        options={f"verify_{name}": False for name in UNCHECKED},  # type: ignore[arg-type]
+    )
+    return claims
+
+
+def _secret(text: str) -> PyJWK:
+    encoded = urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+    return PyJWK({"kty": "oct", "k": encoded}, "HS256")

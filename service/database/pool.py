@@ -1,0 +1,224 @@
+"""The way to PostgreSQL: the pool, and a statement as a file with a row type.
+
+The pool resets nothing when a connection comes back: a statement sets nothing for the session, and
+the transaction of a request with an Idempotency-Key has ended, with all that it set. The reset
+would only be a second round trip for each statement.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, Generic, TypeVar
+
+import asyncpg
+import msgspec
+
+from service import database_url
+from service.database import connector
+from service.database.connector import Socketed
+from service.database.driver import UNAVAILABLE as UNAVAILABLE
+from service.database.driver import UNREACHABLE, connecting, translated
+from service.database.driver import Connection as Connection
+from service.database.driver import Pool as Pool
+from service.database.driver import Session as Session
+from service.database.driver import Source as Source
+from service.observing.metrics import STATEMENT_SECONDS, WAIT_SECONDS, Histogram
+from service.observing.trace import count_statement
+from service.settings import Settings
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+# Of the whole process, as its statements are: runs by the file's name, waits for a connection.
+STATEMENT_TIMES: Final[dict[str, Histogram]] = {}
+POOL_WAIT: Final = Histogram(WAIT_SECONDS)
+
+
+def files(name: str) -> Path:
+    """The folder `name` (`sql`, `migrations`): inside the wheel, or beside the package."""
+    package = Path(__file__).parents[1]
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+class Statement(Generic[Row]):
+    """One file of `sql/` and the type of its rows, whose fields are the select list in order."""
+
+    def __init__(self, name: str, row: type[Row]) -> None:
+        self.name = name
+        self.row = row
+        self.text = (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+        self._times = STATEMENT_TIMES.setdefault(name, Histogram(STATEMENT_SECONDS))
+
+    async def all(self, source: Source, *arguments: Any) -> list[Row]:
+        """Every row of the answer."""
+        row = self.row
+        async with self._timed(source) as connection:
+            records = await connection.fetch(self.text, *arguments)
+        return [row(*record) for record in records]
+
+    async def maybe(self, source: Source, *arguments: Any) -> Row | None:
+        """The first row of the answer, if there is one."""
+        async with self._timed(source) as connection:
+            record = await connection.fetchrow(self.text, *arguments)
+        return None if record is None else self.row(*record)
+
+    async def one(self, source: Source, *arguments: Any, timeout: float) -> Row:
+        """The row of a statement that always has one; LookupError where it has none."""
+        async with self._timed(source) as connection:
+            record = await connection.fetchrow(self.text, *arguments, timeout=timeout)
+        if record is None:
+            raise LookupError(f"{self.name} answered without a row")
+        return self.row(*record)
+
+    @asynccontextmanager
+    async def _timed(self, source: Source) -> AsyncIterator[Session]:
+        """A connection for one run of the statement; counts the run, and the wait before it."""
+        if isinstance(source, asyncpg.Pool):
+            asked = monotonic()
+            with translated(source):
+                async with source.acquire() as connection:
+                    POOL_WAIT.add(monotonic() - asked)
+                    async with self._timed(connection):
+                        yield connection
+            return
+        count_statement()
+        begun = monotonic()
+        try:
+            with translated(source):
+                yield source
+        finally:
+            self._times.add(monotonic() - begun)
+
+
+class PreparedRow(msgspec.Struct, frozen=True):
+    synchronous_commit: str | None
+    idle_session_timeout: str | None
+    transaction_timeout: str | None
+
+
+class Ping(msgspec.Struct, frozen=True):
+    is_writable: bool
+
+
+PREPARE: Final = Statement("connection_prepare", PreparedRow)
+PING: Final = Statement("health_ping", Ping)
+
+
+async def _keep(connection: Connection) -> None:
+    """Leaves a connection as it is when it comes back to the pool."""
+
+
+Warmth = Iterable[tuple[Statement[Any], tuple[object, ...]]]
+
+
+async def open_pool(settings: Settings, warmth: Warmth, min_size: int, max_size: int) -> Pool:
+    """A pool with `min_size` live connections, on each of which `warmth` has been run.
+
+    A statement's first run on a connection is planned and has the types of its arrays looked up,
+    which takes three statements more: that is done before anybody waits for an answer.
+    """
+
+    async def warm(connection: Connection) -> None:
+        if settings.statement_cache_size:
+            for statement, arguments in warmth:
+                with translated(connection):
+                    await connection.fetch(statement.text, *arguments)
+
+    return await asyncpg.create_pool(
+        min_size=min_size,
+        max_size=max_size,
+        init=warm,
+        reset=_keep,
+        connect=partial(_pool_connection, settings),
+        connection_class=Socketed,
+    )
+
+
+async def _pool_connection(settings: Settings, dsn: None, **options: Any) -> Connection:
+    return await connect(settings, **options)
+
+
+async def connect(
+    settings: Settings, seconds: float | None = None, *, direct: bool = False, **options: Any
+) -> Connection:
+    """A connection; outside the pool for those who keep theirs for life or need more time.
+
+    Its statements may take `seconds`, or as long as a request. `direct` goes around a pooler, to
+    DATABASE_DIRECT_URL where that is set: notifications do not arrive through a pooler that shares
+    connections by the transaction. Each host of the address has its share of the time: the driver
+    would give all of them one, and a host that does not answer would keep it from those after it.
+    """
+    url = (settings.database_direct_url if direct else "") or settings.database_url
+    address = database_url.read(url)
+    with connecting():
+        hosts = connector.hosts(address)
+    options = {
+        "connection_class": Socketed,
+        "command_timeout": seconds or settings.request_timeout_seconds,
+        "timeout": settings.request_timeout_seconds / len(hosts),
+        "statement_cache_size": settings.statement_cache_size,
+        "max_cached_statement_lifetime": 0,
+        "server_settings": connector.session(settings, seconds, direct=direct),
+        **options,
+    }
+    with connecting():
+        for host in hosts[:-1]:
+            with contextlib.suppress(*UNREACHABLE):
+                connection = await connector.to_host(address, **host, **options)
+                break
+        else:
+            connection = await connector.to_host(address, **hosts[-1], **options)
+        if not connector.is_pooled(settings, direct=direct):
+            await _prepare(connection)
+    return connection
+
+
+async def _prepare(connection: Connection) -> None:
+    """Sets what cannot be sent with the start of a connection."""
+    try:
+        await connection.fetchrow(PREPARE.text)
+    except BaseException:
+        connection.terminate()
+        raise
+
+
+@asynccontextmanager
+async def connected(settings: Settings, seconds: float) -> AsyncIterator[Connection]:
+    """A connection for one piece of work, each of whose statements may take `seconds`."""
+    connection = await connect(settings, seconds)
+    try:
+        with translated(connection):
+            yield connection
+    finally:
+        connection.terminate()
+
+
+async def reach(settings: Settings, *, direct: bool = False) -> None:
+    """Connects once and leaves again; raises what stands in the way."""
+    connection = await connect(settings, direct=direct)
+    with translated(connection):
+        await connection.close()
+
+
+async def replace_idle(pool: Pool) -> None:
+    """Closes idle connections that have expired; the pool keeps them open until their next use."""
+
+    async def use() -> None:
+        with contextlib.suppress(*UNAVAILABLE), translated(pool):
+            async with pool.acquire():
+                pass
+
+    await asyncio.gather(*(use() for _ in range(pool.get_idle_size())))
+
+
+async def close_pool(pool: Pool, timeout: float) -> None:
+    """Closes the pool; cuts off what is still running after `timeout` seconds."""
+    try:
+        async with asyncio.timeout(timeout):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()

@@ -1,0 +1,125 @@
+"""The error table: what each exception answers."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import asyncpg
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from service.context import Context
+from service.database import refusals
+from service.database.driver import cause
+from service.database.pool import UNAVAILABLE
+from service.deadlines import within
+from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
+from service.http import auth
+from service.http.body_and_reply import reply
+from service.observing.trace import blame, refuse
+
+PLATFORM: Final = "/api/v1/admin/"
+CONSTRAINTS: Final = {
+    "users_email_key": ClientFault(409, "Email belongs to another account"),
+}
+
+
+async def client_fault(request: Request, fault: ClientFault) -> Response:
+    """The client's fault, in the contract's words; log and metrics get its reason."""
+    refuse(fault.reason)
+    if fault.status == 401:
+        context: Context = request.state.context
+        context.metrics.unauthenticated[fault.reason] += 1
+    return reply({"detail": fault.detail}, fault.status, fault.headers)
+
+
+async def entitled_fault(request: Request, fault: FieldFault | RuleFault) -> Response:
+    """A fault of fields or rules, told only to those who may see it."""
+    context: Context = request.state.context
+    try:
+        await within(context.settings.request_timeout_seconds, auth.entitled(request, fault))
+    except ClientFault as first:
+        return await client_fault(request, first)
+    except UNAVAILABLE as away:
+        return await unavailable(request, away)
+    return await client_fault(request, fault)
+
+
+async def http_fault(request: Request, fault: HTTPException) -> Response:
+    """No such path, no such method."""
+    headers = _allowed(request) if fault.status_code == 405 else fault.headers
+    return reply({"detail": fault.detail}, fault.status_code, headers)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Every method of the path: a route on its own knows only of the first."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.path_regex.match(request.scope["path"]):
+            methods |= route.methods or set()
+    return {"Allow": ", ".join(sorted(methods))}
+
+
+async def overloaded(request: Request, fault: Overloaded) -> Response:
+    """Too much to do: to be tried again."""
+    blame(fault)
+    refuse(fault.reason)
+    return _try_again(fault.retry_after)
+
+
+async def unavailable(request: Request, fault: Exception) -> Response:
+    """The database is away, or the time has passed: to be tried again."""
+    context: Context = request.state.context
+    if isinstance(fault, asyncpg.ReadOnlySQLTransactionError):
+        # The server has handed over to another: every connection of the pool looks for it.
+        await context.pool.expire_connections()
+    context.metrics.failures[cause(fault)] += 1
+    blame(fault)
+    return _try_again(1)
+
+
+async def refused(request: Request, fault: asyncpg.PostgresError) -> Response:
+    """A rule that only the database can judge: a client's, or one of the platform's own.
+
+    Only the platform's calls write to its tables. Where another breaks a rule, that is a bug.
+    """
+    known = CONSTRAINTS.get(fault.constraint_name or "")
+    if known is None and not request.scope["path"].startswith(PLATFORM):
+        raise fault
+    reason = refusals.reason(fault, is_deletion=request.method == "DELETE")
+    return await client_fault(request, known or ClientFault(409, reason))
+
+
+async def own_fault(request: Request, fault: Exception) -> Response:
+    """Our own fault; raised once more, and logged with its traceback."""
+    context: Context = request.state.context
+    context.metrics.failures["own"] += 1
+    return reply({"detail": "Internal Server Error"}, 500)
+
+
+def _try_again(seconds: int) -> Response:
+    detail = {"detail": "Service temporarily unavailable"}
+    return reply(detail, 503, {"Retry-After": str(seconds)})
+
+
+TABLE: Final[dict[Any, Callable[[Request, Any], Awaitable[Response]]]] = {
+    ClientFault: client_fault,
+    FieldFault: entitled_fault,
+    RuleFault: entitled_fault,
+    HTTPException: http_fault,
+    Overloaded: overloaded,
+    **dict.fromkeys(refusals.REFUSED, refused),
+    **dict.fromkeys(UNAVAILABLE, unavailable),
+    Exception: own_fault,
+}
+
+
+async def answer(scope: Scope, receive: Receive, send: Send, fault: Exception) -> None:
+    """Answers a fault by the table; raises it once more where it is our own."""
+    handler = next(TABLE[kind] for kind in type(fault).__mro__ if kind in TABLE)
+    response = await handler(Request(scope, receive), fault)
+    await response(scope, receive, send)
+    if handler is own_fault:
+        raise fault

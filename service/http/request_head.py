@@ -1,0 +1,134 @@
+"""The head of a request: what the parser accepts and HTTP/1.1 does not, refused.
+
+The parser (llhttp) is strict about line ends, spaces, field names and body lengths. It accepts
+versions that are not HTTP/1, any number of `Host` fields and every transfer coding before
+`chunked`, and it stops at an `Upgrade`.
+"""
+
+import asyncio
+import re
+import urllib.parse
+from typing import Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.http.cycle import Cycle
+
+MAX_HEADERS: Final = 128
+NOTED: Final = frozenset((b"host", b"expect", b"transfer-encoding"))
+HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
+TOO_LARGE: Final = "Request head too large"
+
+
+class Refused(Exception):
+    """A request that is answered 400; one sentence."""
+
+
+class HeadProtocol(HttpToolsProtocol):
+    """Starts a request when its head has been parsed.
+
+    Exceptions raised in the parser's callbacks come out of it as the context of its own error.
+    """
+
+    _is_head = False  # a request has begun that has not ended its head
+    _has_trailers = False
+    _is_chunked = False
+    _hosts = 0
+    _host: bytes | None = None  # the last valid one
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_head = True
+        self._has_trailers = self._is_chunked = False
+        self._hosts = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_head:
+            self._has_trailers = True  # and drops them
+            return
+        name = name.lower()
+        if name in NOTED:
+            self._note(name, value.strip())
+        self.headers.append((name, value))
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+            if value != self._host and not HOST.fullmatch(value):
+                raise Refused("The Host header is not valid")
+            self._host = value
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        else:
+            self._is_chunked = True
+            if value.lower() != b"chunked":
+                raise Refused("The transfer coding is not supported")
+
+    def on_headers_complete(self) -> None:
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise Refused("CONNECT is not supported")
+        if self.parser.should_upgrade():
+            return  # parsed again without it
+        version = self.parser.get_http_version()
+        is_current = version == "1.1"
+        if not is_current and (version != "1.0" or self._is_chunked):
+            raise Refused("The HTTP version is not supported")
+        if self._hosts > 1 or (is_current and not self._hosts):
+            raise Refused("A request needs one Host header")
+        if len(self.headers) > MAX_HEADERS:
+            raise Refused(TOO_LARGE)
+        if self._is_answering():
+            raise Refused("The request came out of turn")  # no piece of input allows it
+        path, query = _target(method, self.url)
+        plain = path.decode("ascii")
+        self.scope["method"] = method.decode("ascii")
+        if not is_current:
+            self.scope["http_version"] = version
+        self.scope["path"] = urllib.parse.unquote(plain) if "%" in plain else plain
+        self.scope["raw_path"] = path
+        self.scope["query_string"] = query
+        self._is_head = False
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=is_current and self.expect_100_continue,
+            keep_alive=is_current and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self._start_asgi_task(self.cycle, self.app)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def parse_without_upgrade(self) -> None:
+        """Parses the head again without `Upgrade`, so that the body behind it is a body.
+
+        A new parser takes over, because the old one may believe that the connection ends here.
+        """
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+
+def _target(method: bytes, url: bytes) -> tuple[bytes, bytes]:
+    """The path and the query of a request target."""
+    if url.startswith(b"/") and b"#" not in url:
+        path, _, query = url.partition(b"?")
+        return path, query
+    if url == b"*" and method != b"OPTIONS":
+        raise Refused("Only OPTIONS has the target *")
+    if url == b"*":
+        return url, b""
+    parsed = httptools.parse_url(url)
+    return parsed.path or b"/", parsed.query or b""

@@ -1,0 +1,125 @@
+"""Supervises what no caller waits for: long-lived tasks, callbacks of the event loop, threads.
+
+A background task that dies silently leaves requests waiting for it for ever. So its death is
+logged, makes the process unready and ends it through an orderly stop; whatever started the process
+starts it again.
+"""
+
+import asyncio
+import logging
+import threading
+import traceback
+from asyncio import AbstractEventLoop, Task
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Final, TypeVar
+from weakref import WeakSet
+
+from service.database.driver import DRIVER, cause
+from service.observing.metrics import Metrics
+
+logger = logging.getLogger("viewing_time.supervision")
+
+T = TypeVar("T")
+
+DIED: Final = "background_task_died"
+
+_stopping: Final[WeakSet[Task[Any]]] = WeakSet()
+
+
+def supervised(name: str, work: Coroutine[Any, Any, T]) -> Task[T]:
+    """Starts a task whose failure ends the process; it may return, or be ended by `stopped`."""
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    task.add_done_callback(_look)
+    return task
+
+
+async def stopped(*tasks: Task[Any] | None) -> None:
+    """Cancels supervised tasks and waits for their end."""
+    started = [task for task in tasks if task is not None]
+    for task in started:
+        _stopping.add(task)
+        task.cancel()
+    await asyncio.gather(*started, return_exceptions=True)
+
+
+def _look(task: Task[Any]) -> None:
+    """Reports a task that failed, or was cancelled by anything except `stopped`."""
+    loop = task.get_loop()
+    if task in _stopping:
+        return
+    if task.cancelled():
+        # The end of the event loop cancels all that is left, when nobody supervises any more.
+        if isinstance(loop.get_exception_handler(), Supervisor):
+            loop.call_exception_handler({"message": DIED, "task": task})
+    elif (error := task.exception()) is not None:
+        loop.call_exception_handler({"message": DIED, "task": task, "exception": error})
+
+
+class Supervisor:
+    """The exception handler of the event loop and of threads, while the block lasts.
+
+    `end` is called once, when the first background task or thread has died.
+    """
+
+    def __init__(self, metrics: Metrics, end: Callable[[], None]) -> None:
+        self.has_died = False
+        self._metrics = metrics
+        self._end = end
+
+    def __enter__(self) -> "Supervisor":
+        self._loop = asyncio.get_running_loop()
+        self._before = self._loop.get_exception_handler(), threading.excepthook
+        self._loop.set_exception_handler(self)
+        threading.excepthook = self._thread_failed
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        handler, threading.excepthook = self._before
+        self._loop.set_exception_handler(handler)
+
+    def __call__(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Logs what failed outside of every request; a task that died ends the process."""
+        error = context.get("exception")
+        if context["message"] == DIED:
+            self._died(context["task"].get_name(), error)
+        elif error is not None and _is_of_network(context, error):
+            fields = {"message": context["message"], "error": f"{type(error).__name__}: {error}"}
+            logger.warning("connection_failed", extra={"fields": fields})
+        else:
+            self._metrics.failures["own"] += 1
+            fields = {"message": context["message"]}
+            logger.error("callback_failed", extra={"fields": fields}, exc_info=error)
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Called in the thread that failed; the one that writes the log cannot report itself."""
+        if failure.exc_type is SystemExit:
+            return
+        name = "a thread" if failure.thread is None else f"thread {failure.thread.name}"
+        if name == "thread log":
+            threading.__excepthook__(failure)
+        self._loop.call_soon_threadsafe(self._died, name, failure.exc_value)
+
+    def _died(self, name: str, error: BaseException | None) -> None:
+        self._metrics.failures["own"] += 1
+        self._metrics.ready = False
+        logger.critical(DIED, extra={"fields": {"task": name}}, exc_info=error)
+        if not self.has_died:
+            self.has_died = True
+            self._end()
+
+
+def _is_of_network(context: dict[str, Any], error: BaseException) -> bool:
+    """Whether a peer or the database failed, not the service."""
+    if cause(error) != "own":
+        return True
+    if isinstance(error, OSError) and ("transport" in context or "socket" in context):
+        return True
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    is_of_driver = any("asyncpg" in frame.filename for frame in frames)
+    return isinstance(error, (OSError, *DRIVER)) and is_of_driver

@@ -1,0 +1,269 @@
+"""The API described by itself: OpenAPI 3.1, from the route table and the types that serve."""
+
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from service.http import auth, lenient_json
+from service.openapi import page
+from service.openapi.fields import field
+from service.openapi.operations import (
+    LOCKED,
+    OPERATIONS,
+    OWN_SENTENCES,
+    TAGS,
+    Caller,
+    Operation,
+    Parameter,
+    Struct,
+)
+from service.openapi.schemas import FieldFaults, Json, Refusal, example, reference, schemas
+from service.version import VERSION
+
+METHOD_AND_PATHS: Final = re.compile(r"[A-Z]+ /\S*(?:, /\S*)*: ")
+IN_PATH: Final = re.compile(r"\{(\w+)\}")
+ABOUT: Final = """\
+Counts how long children watch, and enforces what their parents allow.
+
+Times are UTC, in ISO 8601. Minutes are numbers with at most 2 decimals. Ids are UUIDs.
+
+A body is `application/json`, at most 64 KiB; members that are not named here are ignored. An \
+answer has every member that is named, null ones too. Checked in this order: JSON, token, fields, \
+profile, the rest. A path that is not listed is answered 404, a method that is not 405 with \
+`Allow`, a slash too many at the end of a path 307. 500 is a fault of the service's own.
+
+A request may name itself with `X-Request-ID` (1 to 64 visible ASCII characters without quotes and \
+backslashes) and its trace with `traceparent` (W3C Trace Context); both are in the log."""
+REQUEST_ID: Final = {
+    "description": "The id that came with the request, else one of ours; the answer to a heartbeat"
+    " that came without has none.",
+    "schema": {"type": "string", "maxLength": 64},
+    "example": "4bf92f3577b34da6a3ce929d0e0e4736",
+}
+REQUEST_ID_HEADER: Final = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
+TOKEN: Final = "JWT of the platform: `sub` is the account's id, `exp` epoch seconds; at most 8 KiB."  # noqa: S105
+CACHED: Final = {"Cache-Control": "max-age=300", "X-Content-Type-Options": "nosniff"}
+STATUSES: Final = {
+    200: "Done.",
+    202: "Accepted; not done yet.",
+    204: "Done; there is no body.",
+    400: "Not possible as things stand.",
+    401: "Nobody we know.",
+    403: "Not allowed.",
+    404: "Not there.",
+    408: "The body stopped coming for 10 seconds.",
+    409: "In conflict with what is stored.",
+    413: "The body is too large.",
+    422: "A field that cannot be read, or a rule that is broken.",
+    429: "Too many requests; try again after the seconds of `Retry-After`.",
+    503: "Not now; to be tried again.",
+}
+
+
+class Description:
+    """The description as it is served, made once from the route table."""
+
+    def __init__(self) -> None:
+        self._json = self._page = b""
+
+    def describe(self, routes: Iterable[BaseRoute]) -> None:
+        """Makes the document and the page."""
+        made = document(routes)
+        self._json = lenient_json.encode(made)
+        self._page = page.page(made).encode()
+
+    async def openapi_json(self, request: Request) -> Response:
+        """GET /openapi.json: this description for machines."""
+        return Response(self._json, 200, CACHED, "application/json")
+
+    async def docs(self, request: Request) -> Response:
+        """GET /docs: this description for people, in one page that needs nothing from elsewhere."""
+        return Response(self._page, 200, {**CACHED, **page.HEADERS}, "text/html")
+
+
+def document(routes: Iterable[BaseRoute]) -> Json:
+    """The OpenAPI document of `routes`, but those that are not in OPERATIONS."""
+    paths: dict[str, Json] = {}
+    for route in routes:
+        if isinstance(route, Route):
+            for method in route.methods or ():
+                if operation := OPERATIONS.get((method, route.path)):
+                    described = _operation(route, operation)
+                    paths.setdefault(route.path, {})[method.lower()] = described
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Viewing time",
+            "version": VERSION,
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "headers": {"RequestId": REQUEST_ID},
+            "securitySchemes": {
+                "accessToken": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": TOKEN,
+                }
+            },
+        },
+    }
+
+
+def _operation(route: Route, operation: Operation) -> Json:
+    told = inspect.getdoc(route.endpoint) or inspect.getdoc(type(route.endpoint)) or ""
+    summary, _, rest = METHOD_AND_PATHS.sub("", told, count=1).partition("\n")
+    named = getattr(route.endpoint, "__name__", type(route.endpoint).__name__).lower()
+    described: Json = {
+        "tags": [operation.tag],
+        "operationId": "health" if route.path == "/health" else named,
+        "summary": summary[:1].upper() + summary[1:].removesuffix("."),
+        "description": "\n\n".join(filter(None, (_prose(rest), operation.note))),
+        "parameters": [
+            *(_in_path(name) for name in IN_PATH.findall(route.path)),
+            *map(_parameter, operation.parameters),
+        ],
+        "responses": _responses(route.path, operation),
+    }
+    if operation.body is not None:
+        content = {"application/json": _content(operation.body)}
+        described["requestBody"] = {"required": True, "content": content}
+    if operation.lines:
+        described["requestBody"] = {"required": False, "content": _lines(operation.lines)}
+    if operation.caller is not Caller.ANYONE:
+        described["security"] = [{"accessToken": []}]
+    return {name: value for name, value in described.items() if value}
+
+
+def _prose(text: str) -> str:
+    """A docstring's paragraphs without the breaks of its lines."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def _in_path(name: str) -> Json:
+    meaning, example, _ = field("", name)
+    schema = {"type": "string", "format": "uuid"}
+    return _parameter(Parameter(name, "path", meaning, schema, example, True))
+
+
+def _parameter(parameter: Parameter) -> Json:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.required,
+        "description": parameter.meaning,
+        "schema": parameter.schema,
+        "example": parameter.example,
+    }
+
+
+def _content(kind: Struct) -> Json:
+    return {"schema": reference(kind), "example": example(kind)}
+
+
+def _lines(kinds: Sequence[Struct]) -> Json:
+    """NDJSON, for which OpenAPI 3.1 has no schema but that of a string."""
+    line = {"type": "title", "id": field("", "title_id").example, **example(kinds[-1])}
+    text = msgspec.json.encode(line).decode() + "\n"
+    references = [reference(kind) for kind in kinds]
+    schema = {
+        "type": "string",
+        "contentMediaType": "application/x-ndjson",
+        "contentSchema": {"anyOf": references},
+    }
+    return {
+        "text/plain": {"schema": schema, "example": text},
+        "application/x-ndjson": {"schema": schema},
+    }
+
+
+def _responses(path: str, operation: Operation) -> Json:
+    status = 204 if operation.answer is None and not operation.text else 200
+    done: Json = {"description": STATUSES[status], "headers": REQUEST_ID_HEADER}
+    content = {kind: _text(kind, about) for kind, about in operation.text.items()}
+    if operation.answer is not None:
+        content = {"application/json": _content(operation.answer), **content}
+    if content:
+        done["content"] = content
+    refused = {
+        refusal: _refusal(refusal, sentences, operation)
+        for refusal, sentences in sorted(_sentences(path, operation).items())
+    }
+    return {str(number): response for number, response in {status: done, **refused}.items()}
+
+
+def _text(kind: str, about: str) -> Json:
+    form = "object" if kind == "application/json" else "string"
+    return {"schema": {"type": form, "description": about}}
+
+
+def _sentences(path: str, operation: Operation) -> dict[int, list[str]]:
+    """By status, the sentences that an operation refuses with; 422 also where it has fields."""
+    said: dict[int, list[str]] = {}
+    has_body = operation.body is not None or bool(operation.lines)
+    if operation.caller is not Caller.ANYONE:
+        said |= {401: [*OWN_SENTENCES[401]], 503: [*OWN_SENTENCES[503]]}
+    if operation.caller is Caller.OWNER:
+        said[403] = [auth.NOT_OWNER]
+    if operation.caller is Caller.ADMINISTRATOR:
+        said[403] = [auth.NOT_ADMIN]
+    if has_body:
+        said |= {408: [*OWN_SENTENCES[408]], 413: [*OWN_SENTENCES[413]]}
+    if IN_PATH.search(path):
+        said[404] = [*OWN_SENTENCES[404]]
+    has_query = any(parameter.place == "query" for parameter in operation.parameters)
+    if has_body or has_query or IN_PATH.search(path):
+        said[422] = []
+    for status, sentences in operation.refuses.items():
+        said[status] = [*said.get(status, ()), *sentences]
+    for status in operation.also:
+        said.setdefault(status, [*OWN_SENTENCES.get(status, ())])
+    return said
+
+
+def _refusal(status: int, sentences: Sequence[str], operation: Operation) -> Json:
+    examples: dict[str, Json] = {
+        re.sub(r"\W+", "_", said).strip("_").lower(): {"value": {"detail": said}}
+        for said in sentences
+    }
+    kinds: list[Struct] = [Refusal] if sentences else []
+    if status == 422:
+        kinds.append(FieldFaults)
+        examples["a_field"] = {"value": example(FieldFaults)}
+    if status in operation.also:
+        kinds.append(operation.also[status])
+    references = [reference(kind) for kind in kinds]
+    schema = references[0] if len(references) == 1 else {"anyOf": references}
+    return {
+        "description": STATUSES[status],
+        "headers": _headers(status, sentences) | REQUEST_ID_HEADER,
+        "content": {"application/json": {"schema": schema, "examples": examples}},
+    }
+
+
+def _headers(status: int, sentences: Sequence[str]) -> Json:
+    """The headers that come with a refusal."""
+    if status == 401:
+        return {"WWW-Authenticate": _header("Where no token came with the request.", "Bearer")}
+    if status in (429, 503):
+        return {"Retry-After": _header("Seconds to wait.", 1, "integer")}
+    if LOCKED in sentences:
+        until = "2026-03-01T18:30:00+00:00"
+        return {"X-Locked-Until": _header("Where the PIN is locked: until when, UTC.", until)}
+    return {}
+
+
+def _header(meaning: str, value: object, kind: str = "string") -> Json:
+    return {"description": meaning, "schema": {"type": kind}, "example": value}

@@ -1,0 +1,34 @@
+"""Is the process alive, and can it do its work?"""
+
+from typing import Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.context import Context
+from service.http.body_and_reply import reply
+from service.operators.readiness import OK, Checks
+
+
+class Alive(msgspec.Struct, frozen=True):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    status: Literal["ok", "degraded"]
+    checks: Checks
+
+
+async def health_live(request: Request) -> Response:
+    """GET /health/live: waits for nothing."""
+    return reply(Alive())
+
+
+async def health_ready(request: Request) -> Response:
+    """GET /health/ready, /health: what is known since the latest look; waits for nothing."""
+    context: Context = request.state.context
+    checks = context.readiness.checks(is_stopping=request.app.draining)
+    if checks == OK:
+        return reply(Readiness("ok", checks))
+    return reply(Readiness("degraded", checks), 503)

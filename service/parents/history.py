@@ -1,0 +1,111 @@
+"""What a child has watched, day by day."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+from itertools import groupby
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.context import Context
+from service.database.pool import Statement
+from service.errors import RuleFault
+from service.http import auth, lenient_json
+from service.http.body_and_reply import reply
+from service.viewing import rules
+
+
+class HistoryRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_owner: bool
+    session_id: UUID | None
+    title_id: UUID | None
+    title_name: str | None
+    device_type: str | None
+    is_educational: bool | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    total_seconds: int | None
+
+
+LIST: Final = Statement("history_list", HistoryRow)
+
+
+class WatchedSession(msgspec.Struct, frozen=True):
+    session_id: UUID | None
+    title_id: UUID | None
+    title_name: str | None
+    device_type: str | None
+    is_educational: bool | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    duration_minutes: float
+
+
+class WatchedDay(msgspec.Struct, frozen=True):
+    """A UTC day; counted minutes are those that were not educational."""
+
+    date: date
+    total_minutes: float
+    educational_minutes: float
+    counted_minutes: float
+    sessions: list[WatchedSession]
+
+
+class History(msgspec.Struct, frozen=True):
+    profile_id: UUID
+    days: list[WatchedDay]
+
+
+async def history(request: Request) -> Response:
+    """GET /history?from_date&to_date: sessions by UTC day, newest first, 500 at most."""
+    context: Context = request.state.context
+    account_id = await auth.account(request)
+    profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
+    from_date = lenient_json.query_date(request.query_params, "from_date")
+    to_date = lenient_json.query_date(request.query_params, "to_date")
+    if from_date > to_date:
+        raise RuleFault(422, "from_date must not be after to_date")
+    if (to_date - from_date).days > rules.HISTORY_DAYS_MAX:
+        raise RuleFault(422, f"Date range must not exceed {rules.HISTORY_DAYS_MAX} days")
+    most = rules.HISTORY_SESSIONS_MAX
+    rows = await LIST.all(context.pool, account_id, profile_id, from_date, to_date, most)
+    auth.owned(rows[0] if rows else None)
+    days = groupby((row for row in rows if row.started_at is not None), key=_utc_day)
+    return reply(History(profile_id, [_day(day, sessions) for day, sessions in days]))
+
+
+def _utc_day(row: HistoryRow) -> date:
+    assert row.started_at is not None
+    return row.started_at.astimezone(UTC).date()
+
+
+def _day(day: date, rows: Iterable[HistoryRow]) -> WatchedDay:
+    total = educational = 0
+    sessions = []
+    for row in rows:
+        seconds = row.total_seconds or 0
+        total += seconds
+        educational += seconds if row.is_educational else 0
+        sessions.append(
+            WatchedSession(
+                row.session_id,
+                row.title_id,
+                row.title_name,
+                row.device_type,
+                row.is_educational,
+                row.started_at,
+                row.ended_at,
+                lenient_json.minutes(seconds),
+            )
+        )
+    return WatchedDay(
+        date=day,
+        total_minutes=lenient_json.minutes(total),
+        educational_minutes=lenient_json.minutes(educational),
+        counted_minutes=lenient_json.minutes(total - educational),
+        sessions=sessions,
+    )

@@ -1,0 +1,199 @@
+"""The parent's PIN: status, set and change, verify, reset."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.context import Context
+from service.credentials.pin_hasher import Turn
+from service.database.pool import Statement
+from service.errors import ClientFault
+from service.http import auth, lenient_json
+from service.http.body_and_reply import read, reply
+from service.http.idempotency import Once, once, repeatable
+from service.parents.pin_attempt import (
+    UNFINISHED,
+    Pin,
+    SettledRow,
+    Tried,
+    attempt,
+    counted,
+    judged,
+    settle_pin,
+    turn_of,
+    unhurried,
+    wrong_pin,
+)
+
+
+class SetBody(msgspec.Struct):
+    new_pin: Pin
+    current_pin: Pin | None = None
+
+
+class VerifyBody(msgspec.Struct):
+    pin: Pin
+
+
+class ResetBody(msgspec.Struct):
+    password: Annotated[str, Meta(min_length=1)]
+    new_pin: Pin
+
+
+class StatusRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    has_pin: bool
+    locked_until: datetime | None
+
+
+class SetRow(msgspec.Struct, frozen=True):
+    is_set: bool
+
+
+class PasswordRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    password_hash: str | None
+    retry_after_seconds: int | None
+
+
+STATUS: Final = Statement("pin_status", StatusRow)
+SET: Final = Statement("pin_set", SetRow)
+RESET: Final = Statement("pin_reset", SetRow)
+PASSWORD: Final = Statement("account_password", PasswordRow)
+SETTLE: Final = Statement("password_settle", SettledRow)
+
+FREE_FAILURES: Final = 5
+LONGEST_DELAY: Final = timedelta(minutes=15)
+
+NOTHING: Final = b"{}"  # stored of an answer that is always the same, or holds a token
+CURRENT_NEEDED: Final = "Current PIN required to change existing PIN"
+WRONG_CURRENT: Final = "Current PIN is incorrect"
+WRONG_PASSWORD: Final = "Incorrect account password"  # noqa: S105 (a sentence, no secret)
+TOO_EARLY: Final = "Too many wrong account passwords, try again later"
+
+SET_BODY: Final = lenient_json.Body(SetBody)
+VERIFY_BODY: Final = lenient_json.Body(VerifyBody)
+RESET_BODY: Final = lenient_json.Body(ResetBody)
+
+
+class PinStatus(msgspec.Struct, frozen=True):
+    has_pin: bool
+    locked_until: datetime | None
+
+
+class PinDone(msgspec.Struct, frozen=True):
+    detail: str
+
+
+class PinVerified(msgspec.Struct, frozen=True):
+    verified: bool
+    pin_token: str
+
+
+async def pin_status(request: Request) -> Response:
+    """GET /pin/status: has the account a PIN, and until when is it locked?"""
+    context: Context = request.state.context
+    account_id = await auth.account(request)
+    await settle_pin(context, account_id, None)
+    row = auth.active(await STATUS.maybe(context.pool, account_id))
+    return reply(PinStatus(row.has_pin, row.locked_until))
+
+
+@repeatable
+async def pin_set(request: Request) -> Response:
+    """POST /pin: sets the first PIN, or a new one in exchange for the current one."""
+    context: Context = request.state.context
+    async with unhurried():
+        wanted = read(request, SET_BODY)
+        account_id = await auth.account(request)
+        carried_out = await once(request, account_id, wanted)
+        row = auth.active(await STATUS.maybe(context.pool, account_id))
+        # When it comes again, the PIN is the new one.
+        current = wanted.new_pin if carried_out.is_repeated else wanted.current_pin
+        if row.has_pin and current is None:
+            raise ClientFault(400, CURRENT_NEEDED)
+        async with turn_of(context, account_id) as turn:
+            pins = (current if row.has_pin else None, wanted.new_pin)
+            await _set(context, turn, carried_out, account_id, *pins)
+    return reply(PinDone("PIN set successfully"))
+
+
+async def _set(
+    context: Context, turn: Turn, once: Once, account_id: UUID, current: str | None, new_pin: str
+) -> None:
+    """Changes the PIN, in exchange for the current one where there is one."""
+    wrong = ClientFault(400, WRONG_CURRENT)
+    old_hash = None
+    if current is not None:
+        old_hash = await attempt(context, turn, once, Tried(account_id, None, current), wrong)
+    once.require_same()
+    if not once.is_repeated:
+        new_hash = await turn.hash(new_pin)
+        async with once.effect() as source:
+            if await SET.maybe(source, account_id, old_hash, new_hash) is None:
+                raise wrong
+            await once.keep(source, 200, NOTHING)
+
+
+@repeatable
+async def pin_verify(request: Request) -> Response:
+    """POST /pin/verify: a PIN token of five minutes for the right PIN."""
+    context: Context = request.state.context
+    async with unhurried():
+        entered = read(request, VERIFY_BODY)
+        account_id = await auth.account(request)
+        carried_out = await once(request, account_id, entered)
+        async with turn_of(context, account_id) as turn:
+            tried = Tried(account_id, None, entered.pin)
+            pin_hash = await attempt(context, turn, carried_out, tried, wrong_pin())
+        carried_out.require_same()
+        await carried_out.keep(context.pool, 200, NOTHING)
+    return reply(PinVerified(True, auth.pin_token(context, account_id, pin_hash)))
+
+
+@repeatable
+async def pin_reset(request: Request) -> Response:
+    """POST /pin/reset: a new PIN in exchange for the account's password; lifts a lock."""
+    context: Context = request.state.context
+    async with unhurried():
+        wanted = read(request, RESET_BODY)
+        account_id = await auth.account(request)
+        carried_out = await once(request, account_id, wanted)
+        async with turn_of(context, account_id, is_password=True) as turn:
+            await _reset(context, turn, carried_out, account_id, wanted)
+    return reply(PinDone("PIN reset successfully"))
+
+
+async def _reset(
+    context: Context, turn: Turn, once: Once, account_id: UUID, wanted: ResetBody
+) -> None:
+    """One counted attempt at the password; raises ClientFault 401, 429 where it comes too early."""
+    wrong = ClientFault(401, WRONG_PASSWORD)
+    async with counted(context, account_id, _settle_password) as attempt_id:
+        asked = (account_id, attempt_id, FREE_FAILURES, LONGEST_DELAY)
+        row = auth.active(await PASSWORD.maybe(context.pool, *asked))
+        if row.retry_after_seconds is not None:
+            raise ClientFault(429, TOO_EARLY, {"Retry-After": str(row.retry_after_seconds)})
+        if await turn.verify(wanted.password, row.password_hash):
+            if once.is_used:
+                await _settle_password(context, account_id, attempt_id)
+                once.require_same()
+                return
+            new_hash = await turn.hash(wanted.new_pin)
+            async with once.effect() as source:
+                done = (account_id, row.password_hash, new_hash, attempt_id)
+                if await RESET.maybe(source, *done):
+                    await once.keep(source, 200, NOTHING)
+                    return
+        await judged(context.pool, once, attempt_id, wrong)
+    raise wrong
+
+
+async def _settle_password(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
+    """Gives back the attempts at a password that were not finished, `attempt_id` at once."""
+    await SETTLE.maybe(context.pool, account_id, attempt_id, UNFINISHED)

@@ -1,0 +1,144 @@
+"""A child's configuration: read and changed by the parent."""
+
+from datetime import datetime
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.context import Context
+from service.database.ids import id_prefix, time_ordered_id
+from service.database.pool import Statement
+from service.errors import FieldFault, RuleFault
+from service.http import auth, lenient_json
+from service.http.body_and_reply import read, reply
+from service.platform.bodies import stored
+from service.viewing import rules
+from service.viewing.config_loader import LOAD, LOCK_TIMEOUT, ConfigurationRow
+
+
+class ConfigurationBody(msgspec.Struct):
+    """The members to set; an absent one stays, a null limit is unlimited."""
+
+    weekday_limit_minutes: Annotated[int, Meta(ge=15, le=480)] | None | UnsetType = UNSET
+    weekend_limit_minutes: Annotated[int, Meta(ge=15, le=480)] | None | UnsetType = UNSET
+    reset_hour: Annotated[int, Meta(ge=0, le=23)] | UnsetType = UNSET
+    educational_exempt: bool | UnsetType = UNSET
+    timezone: Annotated[str, Meta(max_length=50)] | UnsetType = UNSET
+    pin_token: str | None = None
+
+
+class UpdatedRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_owner: bool
+    is_confirmed: bool
+    weekday_limit_minutes: int | None
+    weekend_limit_minutes: int | None
+    reset_hour: int | None
+    educational_exempt: bool | None
+    timezone: str | None
+    updated_at: datetime | None
+    told: str | None
+    listeners: list[str]
+
+
+BODY: Final = lenient_json.Body(ConfigurationBody)
+UPDATE: Final = Statement("viewing_config_update", UpdatedRow)
+SENSITIVE: Final = ("educational_exempt", "reset_hour")
+LIMITS: Final = ("weekday_limit_minutes", "weekend_limit_minutes")
+
+
+class ViewingConfiguration(msgspec.Struct, frozen=True):
+    profile_id: UUID
+    weekday_limit_minutes: int | None
+    weekend_limit_minutes: int | None
+    reset_hour: int | None
+    educational_exempt: bool | None
+    timezone: str | None
+    updated_at: datetime | None
+
+
+async def viewing_config(request: Request) -> Response:
+    """GET the configuration; the defaults are stored on the first read."""
+    context: Context = request.state.context
+    account_id = await auth.account(request)
+    profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
+    defaults = msgspec.structs.astuple(rules.DEFAULTS)
+    moment = (now := context.now(), LOCK_TIMEOUT, id_prefix(now))
+    arguments = ([account_id], [profile_id], True, *defaults, *moment)
+    row = auth.owned(await LOAD.maybe(context.pool, *arguments))
+    return _shown(profile_id, row)
+
+
+async def viewing_config_update(request: Request) -> Response:
+    """PUT any subset of the configuration; in force with the next heartbeat, everywhere."""
+    context: Context = request.state.context
+    wanted = read(request, BODY)
+    account_id = await auth.account(request)
+    profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
+    mark = _permitted(context, account_id, wanted)
+    asked = (account_id, profile_id, mark, *_members(wanted))
+    defaults = msgspec.structs.astuple(rules.DEFAULTS)
+    change = context.configurations.changes.begin()
+    here = (change.origin, now := context.now(), time_ordered_id(now))
+    row = auth.owned(await UPDATE.maybe(context.pool, *asked, *defaults, *here))
+    if not row.is_confirmed:
+        raise _unconfirmed(wanted)
+    context.configurations.forget(account_id, profile_id, "updated")
+    await change.heard(row.listeners)
+    return _shown(profile_id, row)
+
+
+def _shown(profile_id: UUID, row: ConfigurationRow | UpdatedRow) -> Response:
+    return reply(
+        ViewingConfiguration(
+            profile_id,
+            row.weekday_limit_minutes,
+            row.weekend_limit_minutes,
+            row.reset_hour,
+            row.educational_exempt,
+            row.timezone,
+            row.updated_at,
+        )
+    )
+
+
+def _members(wanted: ConfigurationBody) -> tuple[object, ...]:
+    """The members as the statement takes them; null is unlimited, so it is told of a limit too."""
+    return (
+        wanted.weekday_limit_minutes is not UNSET,
+        stored(wanted.weekday_limit_minutes),
+        wanted.weekend_limit_minutes is not UNSET,
+        stored(wanted.weekend_limit_minutes),
+        stored(wanted.reset_hour),
+        stored(wanted.educational_exempt),
+        stored(wanted.timezone),
+    )
+
+
+def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) -> str | None:
+    """The mark of the PIN that vouches for the change, None where there is none to compare.
+
+    Raises FieldFault, RuleFault.
+    """
+    if isinstance(wanted.timezone, str) and rules.zone(wanted.timezone) is None:
+        sentence = f"Invalid timezone: {wanted.timezone}"
+        raise FieldFault(
+            "value_error", ["body", "timezone"], f"Value error, {sentence}", wanted.timezone
+        )
+    for name in LIMITS:
+        minutes = getattr(wanted, name)
+        if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
+            step = rules.LIMIT_STEP_MINUTES
+            raise RuleFault(422, f"{name} must be a multiple of {step} minutes")
+    if all(getattr(wanted, name) is UNSET for name in SENSITIVE):
+        return None
+    return auth.confirmed_pin(context, account_id, wanted.pin_token or "", _unconfirmed(wanted))
+
+
+def _unconfirmed(wanted: ConfigurationBody) -> RuleFault:
+    changed = ", ".join(name for name in SENSITIVE if getattr(wanted, name) is not UNSET)
+    return RuleFault(403, f"Valid PIN token required to change: {changed}")

@@ -1,0 +1,183 @@
+"""The last seven days of every child of an account."""
+
+from datetime import UTC, date, timedelta
+from time import monotonic
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.context import Context
+from service.database.pool import Statement
+from service.errors import RuleFault
+from service.http import auth, lenient_json, negotiation
+from service.http.body_and_reply import reply
+from service.parents import dates, report_page
+from service.parents.week import Day, Title, Week
+from service.viewing import rules
+from service.viewing.rules import Configuration
+
+TOP_TITLES: Final = 3
+MAX_CHILDREN: Final = 50  # a page of HTML about so many takes 10 ms, which others wait
+TOO_MANY: Final = f"More than {MAX_CHILDREN} children: ask page by page with limit and after"
+VARY: Final = {"Vary": "Accept, Accept-Language"}
+
+
+class ReportRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_owner: bool
+    profile_id: UUID | None
+    profile_name: str | None
+    has_configuration: bool
+    weekday_limit_minutes: int | None
+    weekend_limit_minutes: int | None
+    watched_days: list[int] | None
+    watched_seconds: list[int] | None
+    educational_seconds: list[int] | None
+    title_ids: list[UUID] | None
+    title_names: list[str] | None
+    title_seconds: list[int] | None
+
+
+REPORT: Final = Statement("weekly_report", ReportRow)
+
+
+class DailyTotal(msgspec.Struct, frozen=True):
+    date: date
+    minutes: float
+
+
+class TopTitle(msgspec.Struct, frozen=True):
+    title_id: UUID
+    title_name: str
+    total_minutes: float
+
+
+class ChildWeek(msgspec.Struct, frozen=True):
+    """One child's week in minutes; usage in percent, null where no day has a limit."""
+
+    profile_id: UUID
+    profile_name: str
+    daily_totals: list[DailyTotal]
+    average_daily_minutes: float
+    total_minutes: float
+    educational_minutes: float
+    limit_usage_percent: float | None
+    top_titles: list[TopTitle]
+
+
+class WeeklyReport(msgspec.Struct, frozen=True):
+    week_start: date
+    week_end: date
+    profiles: list[ChildWeek]
+
+
+async def weekly_report(request: Request) -> Response:
+    """GET /weekly-report: the last 7 UTC days, today included; a page for who prefers HTML."""
+    context: Context = request.state.context
+    begun = monotonic()
+    account_id = await auth.account(request)
+    today = context.now().astimezone(UTC).date()
+    days = [today - timedelta(days=ago) for ago in reversed(range(rules.REPORT_DAYS))]
+    part = _part(request)
+    asked = (account_id, days[0], len(days), TOP_TITLES, (part.limit or MAX_CHILDREN) + 1)
+    rows = await REPORT.all(context.pool, *asked, part.after)
+    auth.owned(rows[0] if rows else None)
+    answer = _shown(request, part, [week for row in rows if (week := _week(row, days))], days)
+    ended = monotonic()
+    context.metrics.reports.add(ended, ended - begun)
+    context.metrics.report_statements += 1
+    return answer
+
+
+class Part(NamedTuple):
+    """The children asked for: so many at most, those after one of them; null: all."""
+
+    limit: int | None
+    after: UUID | None
+
+
+def _part(request: Request) -> Part:
+    params = request.query_params
+    return Part(
+        lenient_json.query_integer(params, "limit", 1, MAX_CHILDREN),
+        lenient_json.query_uuid(params, "after"),
+    )
+
+
+def _shown(request: Request, part: Part, weeks: list[Week], days: list[date]) -> Response:
+    """The report, with a link to the children after those asked for.
+
+    Raises RuleFault where all were asked for and they are too many.
+    """
+    limit = part.limit or MAX_CHILDREN
+    shown, left = weeks[:limit], weeks[limit:]
+    if left and part.limit is None:
+        raise RuleFault(422, TOO_MANY)
+    following = f"?limit={limit}&after={shown[-1].profile_id}" if left else ""
+    answer = _page(request, shown, days, following) or _json(shown, days)
+    if following:
+        answer.headers["Link"] = f'<{following}>; rel="next"'
+    return answer
+
+
+def _page(request: Request, weeks: list[Week], days: list[date], following: str) -> Response | None:
+    """The page, where the request prefers it to JSON."""
+    accept, languages = (
+        ", ".join(request.headers.getlist(name)) for name in ("accept", "accept-language")
+    )
+    if not negotiation.prefers(accept, "text/html", "application/json"):
+        return None
+    language = negotiation.language(languages, dates.LANGUAGES, dates.DEFAULT)
+    page = report_page.page(weeks, days, language, following)
+    page.headers.update(VARY)
+    return page
+
+
+def _json(weeks: list[Week], days: list[date]) -> Response:
+    children = [_child(week) for week in weeks]
+    return reply(WeeklyReport(days[0], days[-1], children), headers=VARY)
+
+
+def _child(week: Week) -> ChildWeek:
+    return ChildWeek(
+        profile_id=week.profile_id,
+        profile_name=week.name,
+        daily_totals=[DailyTotal(day.date, lenient_json.minutes(day.seconds)) for day in week.days],
+        average_daily_minutes=round(week.seconds / 60 / len(week.days), 2),
+        total_minutes=lenient_json.minutes(week.seconds),
+        educational_minutes=lenient_json.minutes(week.educational_seconds),
+        limit_usage_percent=week.limit_usage_percent,
+        top_titles=[TopTitle(t.id, t.name, lenient_json.minutes(t.seconds)) for t in week.titles],
+    )
+
+
+def _week(row: ReportRow, days: list[date]) -> Week | None:
+    """The week of a row's child; None in the one row of a childless account."""
+    if row.profile_id is None or row.profile_name is None:
+        return None
+    watched = zip(row.watched_seconds or (), row.educational_seconds or (), strict=True)
+    seconds = dict(zip(row.watched_days or (), watched, strict=True))
+    limits = _limits(row)
+    titles = zip(row.title_ids or (), row.title_names or (), row.title_seconds or (), strict=True)
+    return Week(
+        row.profile_id,
+        row.profile_name,
+        [
+            Day(day, *seconds.get(number, (0, 0)), rules.limit_minutes(limits, day))
+            for number, day in enumerate(days)
+        ],
+        [Title(*title) for title in titles],
+    )
+
+
+def _limits(row: ReportRow) -> Configuration:
+    if not row.has_configuration:
+        return rules.DEFAULTS
+    return msgspec.structs.replace(
+        rules.DEFAULTS,
+        weekday_limit_minutes=row.weekday_limit_minutes,
+        weekend_limit_minutes=row.weekend_limit_minutes,
+    )

@@ -1,0 +1,70 @@
+"""Accounts from the platform that owns them: put one by one, deleted with all that is theirs."""
+
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.context import Context
+from service.database.pool import Statement
+from service.errors import ClientFault
+from service.http import auth, lenient_json
+from service.http.body_and_reply import deleted, read, reply
+from service.platform import bodies
+from service.platform.bodies import stored
+from service.viewing import deletion
+
+
+class AccountPutRow(msgspec.Struct, frozen=True):
+    """Whether the caller may, then the account; null, and not to be read, where it was not put."""
+
+    is_active: bool
+    is_admin: bool
+    is_pending: bool
+    email: str
+    subscription_tier: str | None
+    account_is_admin: bool
+    account_is_active: bool
+
+
+PUT: Final = Statement("account_put", AccountPutRow)
+BEING_DELETED: Final = "Account is being deleted"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """An account as stored; hashes are never shown."""
+
+    id: UUID
+    email: str
+    subscription_tier: str | None
+    is_admin: bool
+    is_active: bool
+
+
+async def account_put(request: Request) -> Response:
+    """PUT an account: made or changed; deactivated, its next heartbeat is refused."""
+    context: Context = request.state.context
+    wanted = read(request, bodies.ACCOUNT)
+    caller_id = await auth.account(request)
+    account_id = lenient_json.path_uuid(request.path_params["account_id"], "account_id")
+    rest = (wanted.password_hash, wanted.subscription_tier, wanted.is_admin, wanted.is_active)
+    asked = (caller_id, account_id, wanted.email, *map(stored, rest), context.now())
+    row = auth.administered(await PUT.maybe(context.pool, *asked))
+    if row.is_pending:
+        raise ClientFault(409, BEING_DELETED)
+    account = (row.email, row.subscription_tier, row.account_is_admin, row.account_is_active)
+    return reply(Account(account_id, *account))
+
+
+async def account_delete(request: Request) -> Response:
+    """DELETE an account, and with it its profiles and their viewing; 202 where that is much."""
+    context: Context = request.state.context
+    caller_id = await auth.account(request)
+    account_id = lenient_json.path_uuid(request.path_params["account_id"], "account_id")
+    asked = (caller_id, False, account_id, deletion.MAX_ROWS_AT_ONCE)
+    row = auth.administered(await deletion.ACCOUNT.maybe(context.pool, *asked))
+    if not row.is_found:
+        raise ClientFault(404, "Account not found")
+    return deleted(context, row)

@@ -1,0 +1,52 @@
+"""The end of a viewing session."""
+
+from datetime import datetime
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.context import Context
+from service.database.pool import Source, Statement
+from service.errors import ClientFault
+from service.http import auth, lenient_json
+from service.http.idempotency import once, repeatable
+
+
+class EndRow(msgspec.Struct, frozen=True):
+    is_active: bool
+    is_known: bool
+    is_owner: bool
+    total_seconds: int | None
+    ended_at: datetime | None
+
+
+END: Final = Statement("session_end", EndRow)
+
+
+class SessionEnd(msgspec.Struct, frozen=True):
+    session_id: UUID
+    total_seconds: int | None
+    ended_at: datetime | None
+
+
+@repeatable
+async def session_end(request: Request) -> Response:
+    """POST /session/{session_id}/end: ends a session; again moves its end."""
+    context: Context = request.state.context
+    account_id = await auth.account(request)
+    session_id = lenient_json.path_uuid(request.path_params["session_id"], "session_id")
+    carried_out = await once(request, account_id, session_id)
+    return await carried_out.answer(partial(_end, account_id, session_id, context.now()))
+
+
+async def _end(account_id: UUID, session_id: UUID, now: datetime, source: Source) -> SessionEnd:
+    row = auth.active(await END.maybe(source, account_id, session_id, now))
+    if not row.is_known:
+        raise ClientFault(404, "Session not found")
+    if not row.is_owner:
+        raise ClientFault(403, "Session access denied")
+    return SessionEnd(session_id, row.total_seconds, row.ended_at)

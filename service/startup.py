@@ -1,0 +1,133 @@
+"""The parts that serve: opened in order, warmed before the first request, closed in reverse."""
+
+import gc
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from service.context import Context
+from service.credentials.keys import Keys, Verified
+from service.credentials.pin_hasher import PinHasher
+from service.credentials.pin_turns import Turns
+from service.database.ids import id_prefix
+from service.database.pool import Warmth, close_pool, open_pool
+from service.deadlines import Deadlines
+from service.observing import open_files
+from service.observing.metrics import Metrics
+from service.observing.supervision import Supervisor
+from service.operators.readiness import ReadinessWatch
+from service.parents import history, pin_attempt, weekly_report
+from service.platform.retention_schedule import RetentionSchedule
+from service.players import balance
+from service.settings import Settings
+from service.viewing import config_loader, rules
+from service.viewing.config_cache import ConfigCache
+from service.viewing.deletion import Deletions
+from service.viewing.heartbeat_writer import HeartbeatWriter
+
+if TYPE_CHECKING:
+    from service.operators.tracing import Telemetry
+
+
+async def build(
+    settings: Settings,
+    now: Callable[[], datetime],
+    parts: AsyncExitStack,
+    telemetry: "Telemetry | None",
+    end: Callable[[], None],
+) -> Context:
+    """Opens every part; what was opened is closed in reverse order, also when a later one fails.
+
+    `end` is called when a background task has died.
+    """
+    metrics = Metrics()
+    metrics.connections.max = open_files.for_connections(settings, open_files.raise_limit())
+    supervisor = parts.enter_context(Supervisor(metrics, end))
+    if telemetry is not None:
+        parts.push_async_callback(telemetry.stop)
+    tokens: dict[str, Verified] = {}
+    keys = Keys(settings, tokens)
+    await keys.start()
+    parts.push_async_callback(keys.stop)
+    hasher = PinHasher if telemetry is None else telemetry.pin_hasher
+    pins = hasher(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
+    await pins.start()
+    parts.push_async_callback(pins.stop)
+    sizes = (settings.pool_min_size, settings.pool_max_size)
+    pool = await open_pool(settings, _warmth(now()), *sizes)
+    parts.push_async_callback(close_pool, pool, settings.shutdown_grace_seconds / 4)
+    loads = await open_pool(settings, _load_warmth(now()), 1, config_loader.CONNECTIONS)
+    parts.push_async_callback(close_pool, loads, settings.shutdown_grace_seconds / 4)
+    configurations = ConfigCache(settings, loads, metrics, now)
+    await configurations.start()
+    parts.push_async_callback(configurations.stop)
+
+    async def handed_over() -> None:
+        await pool.expire_connections()
+        await loads.expire_connections()
+        configurations.listen_elsewhere()
+
+    coalescer = HeartbeatWriter if telemetry is None else telemetry.writer
+    writer = coalescer(settings, metrics, now, handed_over)
+    await writer.start()
+    parts.push_async_callback(writer.stop)
+    schedule = RetentionSchedule(settings, now, metrics.retention_runs)
+    schedule.start()
+    parts.push_async_callback(schedule.stop)
+    readiness = ReadinessWatch(settings, (pool, loads), writer, metrics, supervisor)
+    await readiness.start()
+    parts.push_async_callback(readiness.stop)
+    deletions = Deletions(settings, pool, metrics.deletions)
+    deletions.start()
+    parts.push_async_callback(deletions.stop)
+    deadlines = Deadlines(settings.request_timeout_seconds)
+    return Context(
+        settings=settings,
+        pool=pool,
+        configurations=configurations,
+        writer=writer,
+        pins=pins,
+        pin_turns=Turns(),
+        keys=keys,
+        tokens=tokens,
+        deadlines=deadlines,
+        deletions=deletions,
+        metrics=metrics,
+        supervisor=supervisor,
+        readiness=readiness,
+        now=now,
+    )
+
+
+def _warmth(now: datetime) -> Warmth:
+    """The statements that people wait for, asked for an account that does not exist."""
+    nobody, today = UUID(int=0), now.date()
+    return (
+        *_load_warmth(now),
+        (balance.READ, (nobody, nobody, today)),
+        (history.LIST, (nobody, nobody, today, today, 1)),
+        (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1, 1, None)),
+        (pin_attempt.ATTEMPT, (nobody, None, 1, pin_attempt.LOCK, nobody)),
+    )
+
+
+def _load_warmth(now: datetime) -> Warmth:
+    """The statement of the connections that only load configurations."""
+    nobody, defaults = UUID(int=0), msgspec.structs.astuple(rules.DEFAULTS)
+    moment = (now, config_loader.LOCK_TIMEOUT, id_prefix(now))
+    return ((config_loader.LOAD, ([nobody], [nobody], False, *defaults, *moment)),)
+
+
+def tune_garbage_collector() -> None:
+    """Keeps what was built at start out of every later collection, and collects less often.
+
+    A request makes no cycles; with the default thresholds a full collection walks every connection
+    and every cached token again and again, which is where latencies above a second came from.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)

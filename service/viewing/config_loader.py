@@ -1,0 +1,162 @@
+"""Loads configurations: callers that wait at the same time share a statement, and nothing else.
+
+The loads have connections of their own, so that a slow report delays no heartbeat. A statement that
+fails is repeated for each of its callers alone, so that one profile fails alone.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from math import inf
+from time import monotonic
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from service.database.driver import cause
+from service.database.ids import id_prefix
+from service.database.pool import Pool, Statement
+from service.errors import TOO_MANY_WAITING, ClientFault, Overloaded
+from service.observing.metrics import Metrics
+from service.observing.supervision import stopped, supervised
+from service.settings import Settings
+from service.viewing import rules
+
+logger = logging.getLogger("viewing_time.config_loader")
+
+CONNECTIONS: Final = 2
+MAX_BATCH: Final = 256
+MAX_WAITING_ACCOUNT: Final = 100
+# A load that takes longer is stuck: the other connection goes on without it.
+STUCK_SECONDS: Final = 0.05
+LOCK_TIMEOUT: Final = "100ms"
+
+
+class ConfigurationRow(msgspec.Struct, frozen=True):
+    position: int
+    is_active: bool
+    is_owner: bool
+    is_child: bool
+    weekday_limit_minutes: int | None
+    weekend_limit_minutes: int | None
+    reset_hour: int | None
+    educational_exempt: bool | None
+    timezone: str | None
+    updated_at: datetime | None
+
+
+LOAD: Final = Statement("viewing_config_load", ConfigurationRow)
+
+
+class Load(NamedTuple):
+    """A profile whose configuration is to be loaded, for a heartbeat or for another request."""
+
+    account_id: UUID
+    profile_id: UUID
+    row: asyncio.Future[ConfigurationRow]
+    is_for_beat: bool
+
+
+class ConfigLoader:
+    """Batches loads: one statement at a time, and another beside one that is stuck."""
+
+    def __init__(
+        self, settings: Settings, pool: Pool, metrics: Metrics, now: Callable[[], datetime]
+    ) -> None:
+        self._max_waiting = settings.heartbeat_queue_max
+        self._pool = pool
+        self._metrics = metrics
+        self._now = now
+        self._waiting: list[Load] = []
+        self._by_account: Counter[UUID] = Counter()
+        self._sent: dict[asyncio.Task[None], float] = {}
+        self._second_look: asyncio.TimerHandle | None = None
+
+    async def stop(self) -> None:
+        """Cancels the loads that are under way."""
+        if self._second_look is not None:
+            self._second_look.cancel()
+        await stopped(*self._sent)
+
+    async def load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> ConfigurationRow:
+        """The configuration of a profile, stored with the defaults for a child without one.
+
+        Raises Overloaded when as many wait as heartbeats may, ClientFault 429 when too many of the
+        account do, and the database's error.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(1)
+        if self._by_account[account_id] >= MAX_WAITING_ACCOUNT:
+            raise ClientFault(429, TOO_MANY_WAITING, {"Retry-After": "1"})
+        load = Load(account_id, profile_id, asyncio.get_running_loop().create_future(), is_for_beat)
+        self._by_account[account_id] += 1
+        self._waiting.append(load)
+        self._wake()
+        try:
+            return await load.row
+        finally:
+            self._by_account[account_id] -= 1
+            if not self._by_account[account_id]:
+                del self._by_account[account_id]
+
+    def _wake(self) -> None:
+        """Starts a load unless one is running that is not stuck."""
+        if not self._waiting or len(self._sent) == CONNECTIONS or self._second_look is not None:
+            return
+        if max(self._sent.values(), default=-inf) < monotonic() - STUCK_SECONDS:
+            self._sent[supervised("configuration loader", self._load_waiting())] = monotonic()
+        else:
+            loop = asyncio.get_running_loop()
+            self._second_look = loop.call_later(STUCK_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._second_look = None
+        self._wake()
+
+    async def _load_waiting(self) -> None:
+        """Loads batch after batch until nobody waits."""
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while waiting := [load for load in self._waiting if not load.row.done()]:
+                batch, self._waiting = waiting[:MAX_BATCH], waiting[MAX_BATCH:]
+                self._sent[task] = monotonic()
+                await self._load(batch)
+            self._waiting.clear()
+        finally:
+            del self._sent[task]
+            if self._second_look is not None:
+                self._second_look.cancel()
+                self._second_look = None
+
+    async def _load(self, batch: Sequence[Load]) -> None:
+        """Loads a batch; an error is raised to its callers."""
+        accounts, profiles, _, are_for_beats = zip(*batch, strict=True)
+        self._metrics.heartbeat_statements += any(are_for_beats)
+        defaults = msgspec.structs.astuple(rules.DEFAULTS)
+        now = self._now()
+        arguments = (accounts, profiles, False, *defaults, now, LOCK_TIMEOUT, id_prefix(now))
+        try:
+            rows = await LOAD.all(self._pool, *arguments)
+        except Exception as error:
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                await self._pool.expire_connections()  # another server takes the writes now
+            elif isinstance(error, asyncpg.PostgresError) and len(batch) > 1:
+                for load in batch:
+                    if not load.row.done():
+                        await self._load([load])
+                return
+            if cause(error) == "own":  # logged here, because the callers get no traceback
+                fields = {"profiles": len(batch)}
+                logger.error("configurations_not_loaded", extra={"fields": fields}, exc_info=error)
+            for load in batch:
+                if not load.row.done():
+                    load.row.set_exception(error.with_traceback(None))
+        else:
+            for load, row in zip(batch, rows, strict=True):
+                if not load.row.done():
+                    load.row.set_result(row)

@@ -1,0 +1,194 @@
+"""The statement that records heartbeats: its arguments, its rows, its refusals, its connections."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import date, datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from service.database.ids import id_prefix
+from service.database.pool import Connection, Statement, connect
+from service.errors import ClientFault
+from service.observing.metrics import Metrics
+from service.settings import Settings
+from service.viewing.rules import Configuration, stored_or_default
+
+
+class Beat(NamedTuple):
+    """One heartbeat as the statement takes it; the fields are the statement's arrays in order."""
+
+    profile_id: UUID
+    account_id: UUID
+    title_id: UUID
+    session_id: UUID
+    starts: bool
+    device_id: str
+    device_type: str
+    paused: bool
+    day: date
+    exempt: bool
+    key: bytes | None
+    renews: bool
+
+
+class Recorded(NamedTuple):
+    """What the committed rows say: None for the balance of an adult profile, else seconds.
+
+    `renewed` is the configuration of a beat that asked for it; the defaults are an adult's.
+    """
+
+    is_educational: bool
+    used_seconds: int | None
+    override: bool
+    renewed: Configuration | None
+
+
+# A beat and the future that gets its outcome.
+Waiting = tuple[Beat, asyncio.Future[Recorded]]
+
+
+class RecordedRow(msgspec.Struct, frozen=True):
+    beats: list[int]
+    refusals: list[int]
+    educational: list[bool | None]
+    children: list[UUID] | None
+    used_seconds: list[int] | None
+    overrides: list[bool] | None
+    renewed: list[int] | None
+    weekday_limits: list[int | None] | None
+    weekend_limits: list[int | None] | None
+    reset_hours: list[int | None] | None
+    exemptions: list[bool | None] | None
+    timezones: list[str | None] | None
+
+    def balances(self) -> dict[UUID, tuple[int, bool]]:
+        """Used seconds and override by child profile."""
+        used = zip(self.used_seconds or (), self.overrides or (), strict=True)
+        return dict(zip(self.children or (), used, strict=True))
+
+    def configurations(self) -> dict[int, Configuration]:
+        """Configurations by the position of the beat that asked for them."""
+        columns = (
+            self.weekday_limits or (),
+            self.weekend_limits or (),
+            self.reset_hours or (),
+            self.exemptions or (),
+            self.timezones or (),
+        )
+        found = map(stored_or_default, *columns)
+        return dict(zip(self.renewed or (), found, strict=True))
+
+
+class HeldRow(msgspec.Struct, frozen=True):
+    """Positions in the arrays, from 1, of beats whose profile or whose title is held."""
+
+    profiles: list[int]
+    titles: list[int]
+
+
+RECORD: Final = Statement("heartbeat_record", RecordedRow)
+HELD: Final = Statement("heartbeat_held", HeldRow)
+
+REFUSALS: Final = {
+    1: (401, "User not found or inactive"),
+    2: (403, "Profile not found or access denied"),
+    3: (404, "Title not found"),
+    4: (404, "Session not found"),
+    5: (403, "Session does not belong to this profile"),
+    6: (422, "Idempotency-Key has been used for another request"),
+}
+
+# A beat of nobody, which is refused: it takes a new connection the whole way once.
+NOBODY: Final = UUID(int=0)
+NOBODYS: Final = tuple(
+    [member]
+    for member in Beat(
+        profile_id=NOBODY,
+        account_id=NOBODY,
+        title_id=NOBODY,
+        session_id=NOBODY,
+        starts=False,
+        device_id="",
+        device_type="",
+        paused=False,
+        day=date(2000, 1, 1),
+        exempt=False,
+        key=None,
+        renews=False,
+    )
+)
+
+
+class HeartbeatStatement:
+    """Runs the statement for batches of waiting beats."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, now: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._now = now
+        self._timeout = settings.request_timeout_seconds
+
+    async def open(self, lock_seconds: float) -> Connection:
+        """A connection on which the statement is prepared, so that the first beat is no slower."""
+        connection = await connect(self._settings)
+        if self._settings.statement_cache_size:
+            try:
+                moment = self._moment(lock_seconds)
+                await RECORD.one(connection, *NOBODYS, *moment, timeout=self._timeout)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+    async def record(
+        self, connection: Connection, beats: list[Waiting], lock_seconds: float
+    ) -> None:
+        """Records beats, at most one for each profile, and gives each its outcome.
+
+        Waits for a lock no longer than `lock_seconds`.
+        """
+        # In profile order, as the locks are taken: see the header of the file.
+        beats.sort(key=lambda waiting: waiting[0].profile_id.int)
+        columns = zip(*(beat for beat, _ in beats), strict=True)
+        self._metrics.heartbeat_statements += 1
+        self._metrics.batch_sizes.add(len(beats))
+        moment = self._moment(lock_seconds)
+        row = await RECORD.one(connection, *columns, *moment, timeout=self._timeout)
+        balances, configurations = row.balances(), row.configurations()
+        for number, refusal, educational in zip(
+            row.beats, row.refusals, row.educational, strict=True
+        ):
+            beat, future = beats[number - 1]
+            if future.done():
+                continue
+            if refusal:
+                future.set_exception(ClientFault(*REFUSALS[refusal]))
+                continue
+            used_seconds, override = balances.get(beat.profile_id, (None, False))
+            renewed = configurations.get(number)
+            future.set_result(Recorded(bool(educational), used_seconds, override, renewed))
+
+    async def held(
+        self, connection: Connection, beats: list[Waiting], lock_seconds: float
+    ) -> tuple[list[Waiting], list[Waiting]]:
+        """The beats whose profile, and those whose title, another transaction holds."""
+        columns = zip(
+            *((b.profile_id, b.title_id, b.session_id, b.starts, b.day) for b, _ in beats),
+            strict=True,
+        )
+        row = await HELD.one(
+            connection, *columns, _lock_timeout(lock_seconds), timeout=self._timeout
+        )
+        profiles = [beats[position - 1] for position in row.profiles]
+        return profiles, [beats[position - 1] for position in row.titles]
+
+    def _moment(self, lock_seconds: float) -> tuple[str, datetime, str]:
+        """The prefix of new ids, the time, the longest wait for a lock."""
+        now = self._now()
+        return id_prefix(now), now, _lock_timeout(lock_seconds)
+
+
+def _lock_timeout(seconds: float) -> str:
+    return f"{max(1, int(seconds * 1000))}ms"

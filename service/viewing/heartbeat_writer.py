@@ -1,0 +1,151 @@
+"""Writes heartbeats in batches: group commit without a timer.
+
+A lone beat is sent at once. While a statement runs, further beats collect and leave with the next
+one. A caller's answer follows the commit.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from math import inf
+from time import monotonic
+from typing import Final
+
+from service.database.pool import Connection
+from service.errors import Overloaded
+from service.observing.metrics import Metrics
+from service.observing.supervision import supervised
+from service.settings import Settings
+from service.viewing.heartbeat_batch import BatchWriter
+from service.viewing.heartbeat_queue import PROBE_SECONDS
+from service.viewing.heartbeat_statement import Beat, Recorded
+
+# A statement that runs longer than this is stuck: another connection goes on without it.
+STUCK_SECONDS: Final = 0.05
+
+
+class HeartbeatWriter(BatchWriter):
+    """Writes heartbeats through connections of its own, at most one of a profile at a time.
+
+    `record` raises ClientFault for a refused beat, Overloaded when `heartbeat_queue_max` wait, and
+    the database's error when it is unknown whether the beat was counted.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        handed_over: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(settings, metrics, now, handed_over)
+        self._connections = settings.heartbeat_connections
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._lanes: list[asyncio.Task[None]] = []
+        # When the statement of each lane that writes a batch was sent; probes do not count.
+        self._sent: dict[int, float] = {}
+        self._closing = False
+        self._second_look: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Opens the connections and prepares the statement on each."""
+        for number in range(self._connections):
+            connection = await self._open()
+            self._lanes.append(supervised("heartbeat lane", self._lane(number, connection)))
+
+    async def stop(self) -> None:
+        """Takes no more beats, writes those that wait, then closes the connections."""
+        self._closing = True
+        while self._idle:
+            self._call_idle()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+
+    @property
+    def waiting(self) -> int:
+        """How many beats have no outcome yet."""
+        return self._queue.waiting
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next beat would be refused."""
+        return self._closing or self._queue.is_full
+
+    def record(self, beat: Beat) -> asyncio.Future[Recorded]:
+        """Queues a beat; the future is done when its row is committed.
+
+        A caller that goes away cancels its future, not its beat.
+        """
+        if self._closing:
+            raise Overloaded(1)
+        future = self._queue.add(beat)
+        if self._idle:
+            self._wake()
+        return future
+
+    def _wake(self) -> None:
+        """Wakes an idle connection: for a probe, for a full batch, or if no statement is running.
+
+        Beats that join the next statement cost less than those that leave with one of their own,
+        so while a statement runs they wait for its end, but not for the end of one that is stuck.
+        """
+        if not self._idle:
+            return
+        if self._queue.has_probe or self._queue.has_batch:
+            self._call_idle()
+        elif self._queue.has_beats and self._second_look is None:
+            if max(self._sent.values(), default=-inf) < monotonic() - STUCK_SECONDS:
+                self._call_idle()
+            else:
+                loop = asyncio.get_running_loop()
+                self._second_look = loop.call_later(STUCK_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._second_look = None
+        self._wake()
+
+    def _call_idle(self) -> None:
+        wake = self._idle.popleft()
+        if not wake.done():  # a lane that died while it was idle has left it behind
+            wake.set_result(None)
+
+    async def _lane(self, number: int, connection: Connection) -> None:
+        """Serves one connection: waits for beats, takes those that are ready, writes them."""
+        try:
+            while True:
+                batch = self._queue.take()
+                if batch is None:
+                    if not self._closing:
+                        await self._rest()
+                    elif self._queue.has_suspects:
+                        await asyncio.sleep(PROBE_SECONDS)
+                    else:
+                        return
+                    continue
+                if not batch.is_probe:
+                    self._sent[number] = monotonic()
+                connection = await self._serve(connection, batch)
+                self._sent.pop(number, None)
+                self._queue.release(batch)
+                if batch.is_probe:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(PROBE_SECONDS, self._probe_again)
+                if self._idle:
+                    self._wake()
+        finally:
+            self._sent.pop(number, None)
+            connection.terminate()
+
+    def _probe_again(self) -> None:
+        self._queue.may_probe()
+        if self._idle:
+            self._wake()
+
+    async def _rest(self) -> None:
+        """Waits for `_wake`."""
+        if self._second_look is not None:
+            self._second_look.cancel()
+            self._second_look = None
+        wake = asyncio.get_running_loop().create_future()
+        self._idle.append(wake)
+        await wake

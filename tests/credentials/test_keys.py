@@ -1,0 +1,503 @@
+"""The keys that tokens are signed with: secrets, published keys, rotation, faults, attacks."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec.structs import replace
+
+from service.credentials import jwks, keys
+from service.settings import Settings
+from tests.conftest import Running, Starter, free_port
+from tests.credentials.signing_platform import Platform, jwk, private_key, publishing
+from tests.family import PIN, SECRET, Family, bearer
+
+STATUS = "/api/v1/parental-controls/pin/status"
+OLD = "a secret from before, long enough for HS256"
+OFTEN = 0.02
+
+
+@pytest.fixture
+async def platform() -> AsyncIterator[Platform]:
+    """A platform that publishes the key `first`."""
+    published = Platform()
+    published.add("first")
+    async with publishing(published):
+        yield published
+
+
+Trusting = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+def trusting(start: Starter, settings: Settings) -> Trusting:
+    """Starts an application that trusts a platform."""
+
+    async def starter(platform: Platform, refresh: float = 300.0) -> Running:
+        chosen = replace(settings, jwt_jwks_url=platform.url, jwt_jwks_refresh_seconds=refresh)
+        return await start(chosen)
+
+    return starter
+
+
+async def accepts(running: Running, headers: dict[str, str]) -> bool:
+    answer = await running.client.get(STATUS, headers=headers)
+    if answer.status_code == 401:
+        assert answer.json() == {"detail": "Invalid or expired token"}
+    else:
+        assert answer.status_code == 200
+    return answer.status_code == 200
+
+
+def forged(header: dict[str, Any], family: Family, key: bytes) -> dict[str, str]:
+    """The header with a token of the account, signed with HMAC whatever its algorithm claims."""
+
+    def part(content: bytes) -> bytes:
+        return base64.urlsafe_b64encode(content).rstrip(b"=")
+
+    claims = {"sub": str(family.account), "exp": 4102444800}
+    text = part(json.dumps(header).encode()) + b"." + part(json.dumps(claims).encode())
+    token = text + b"." + part(hmac.digest(key, text, hashlib.sha256))
+    return {"Authorization": f"Bearer {token.decode()}"}
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+async def test_a_published_key_of_each_algorithm(
+    trusting: Trusting, platform: Platform, family: Family, algorithm: str
+) -> None:
+    platform.add("mine", algorithm)
+    running = await trusting(platform)
+    assert await accepts(running, platform.bearer("mine", family.account))
+    assert await accepts(running, platform.bearer("first", family.account))
+    assert await accepts(running, family.bearer)
+    platform.keys["mine"] = (algorithm, private_key(algorithm, 99))
+    assert not await accepts(running, platform.bearer("mine", family.account))
+    beat = "/api/v1/viewing-time/heartbeat"
+    headers = platform.bearer("first", family.account, jti="another")
+    answer = await running.client.post(beat, json=family.beat(), headers=headers)
+    assert answer.json()["enforcement"] == "allowed"
+
+
+async def test_a_file_of_keys(
+    start: Starter, settings: Settings, family: Family, tmp_path: Path
+) -> None:
+    platform = Platform()
+    platform.add("first")
+    path = tmp_path / "jwks.json"
+    path.write_bytes(platform.document())
+    running = await start(
+        replace(settings, jwt_jwks_file=str(path), jwt_jwks_refresh_seconds=OFTEN)
+    )
+    assert await accepts(running, platform.bearer("first", family.account))
+    platform.add("second", "EdDSA")
+    # At once, as it should be: what is half written would be read again only a little later.
+    new = path.with_suffix(".new")
+    new.write_bytes(platform.document())
+    new.replace(path)
+    assert await accepts(running, platform.bearer("second", family.account))
+
+
+async def test_keys_without_ids_and_tokens_without_ids(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    platform.add("second", number=1)
+    algorithm, second = platform.keys["second"]
+    claims = {"sub": str(family.account)}
+    unnamed = jwt.encode(claims, second, algorithm=algorithm)
+    running = await trusting(platform)
+    assert await accepts(running, {"Authorization": f"Bearer {unnamed}"})
+    public = jwk(algorithm, second.public_key())
+    platform.answer = json.dumps({"keys": [public]}).encode()
+    named = await trusting(platform)
+    assert await accepts(named, platform.bearer("second", family.account))
+    assert await accepts(named, {"Authorization": f"Bearer {unnamed}"})
+
+
+async def test_two_secrets_at_once(start: Starter, settings: Settings, family: Family) -> None:
+    before = await start(replace(settings, jwt_secret=OLD))
+    claims = {"sub": str(family.account)}
+    old = {"Authorization": f"Bearer {jwt.encode(claims, OLD, algorithm='HS256')}"}
+    url = "/api/v1/parental-controls/pin/verify"
+    verified = await before.client.post(url, json={"pin": PIN}, headers=old)
+    during = await start(replace(settings, jwt_secret_previous=OLD))
+    assert await accepts(during, old)
+    assert await accepts(during, family.bearer)
+    body = {"minutes": 15, "pin_token": verified.json()["pin_token"]}
+    grant = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time/grant"
+    assert (await during.client.post(grant, json=body, headers=old)).status_code == 200
+    verified = await during.client.post(url, json={"pin": PIN}, headers=old)
+    jwt.decode(verified.json()["pin_token"], SECRET, algorithms=["HS256"])
+    after = await start()
+    assert not await accepts(after, old)
+    assert await accepts(after, family.bearer)
+
+
+async def test_a_new_key_is_read_by_the_first_request_that_needs_it(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    running = await trusting(platform)
+    assert platform.readings == 1
+    platform.add("second", "RS256")
+    tokens = [platform.bearer("second", family.account, jti=n) for n in range(20)]
+    assert all(await asyncio.gather(*(accepts(running, token) for token in tokens)))
+    assert platform.readings == 2
+    assert await accepts(running, platform.bearer("first", family.account))
+
+
+async def test_unknown_keys_make_one_reading_a_minute(
+    trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await trusting(platform)
+    stranger = Platform()
+    for n in range(10):
+        stranger.add(f"unknown-{n}", ("RS256", "ES256", "EdDSA")[n % 3], 50)
+        assert not await accepts(running, stranger.bearer(f"unknown-{n}", family.account))
+    assert platform.readings == 2
+    platform.add("second")
+    assert not await accepts(running, platform.bearer("second", family.account))
+    monkeypatch.setattr(keys, "UNKNOWN_KEY_SECONDS", 0.0)
+    assert await accepts(running, platform.bearer("second", family.account))
+    assert platform.readings == 3
+
+
+async def test_other_bad_tokens_make_no_reading(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    running = await trusting(platform)
+    platform.keys["first"] = ("ES256", private_key("ES256", 50))
+    for headers in (
+        platform.bearer("first", family.account),
+        forged({"alg": "HS256", "kid": "unknown"}, family, b"x" * 32),
+        forged({"alg": "none", "kid": "unknown"}, family, b"x" * 32),
+        forged({"alg": "PS256", "kid": "unknown"}, family, b"x" * 32),
+        forged({"alg": ["RS256"], "kid": "unknown"}, family, b"x" * 32),
+        forged({"alg": "RS256", "kid": 7}, family, b"x" * 32),
+        {"Authorization": "Bearer x"},
+    ):
+        assert not await accepts(running, headers)
+    assert platform.readings == 1
+
+
+async def test_a_removed_key_ends_its_remembered_tokens(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    platform.add("second", "EdDSA")
+    running = await trusting(platform, OFTEN)
+    first, second = (platform.bearer(kid, family.account) for kid in ("first", "second"))
+    for headers in (first, second, family.bearer):
+        assert await accepts(running, headers)
+    del platform.keys["first"]
+    await platform.read_again()
+    remembered = [headers["Authorization"][7:] for headers in (second, family.bearer)]
+    assert [*running.context.tokens] == remembered
+    assert not await accepts(running, first)
+    assert await accepts(running, second)
+
+
+async def test_another_key_of_the_same_id_is_another_key(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    running = await trusting(platform, OFTEN)
+    before = platform.bearer("first", family.account)
+    assert await accepts(running, before)
+    platform.add("first", number=1)
+    await platform.read_again()
+    assert not await accepts(running, before)
+    assert await accepts(running, platform.bearer("first", family.account))
+
+
+GARBAGE = {
+    "nothing": b"",
+    "page": b"<html>Down for maintenance</html>",
+    "array": b"[]",
+    "no keys": b'{"keys": []}',
+    "number": b'{"keys": 5}',
+    "no objects": b'{"keys": [1, null, "x", {}, []]}',
+    "truncated": b'{"keys": [{"kty": "EC"',
+    "deep": b'{"keys":' + b"[" * 100_000,
+    "large": b" " * 300_000 + b'{"keys": []}',
+    "many": json.dumps({"keys": [{"kty": "EC"}] * 51}).encode(),
+    "half a key": b'{"keys": [{"kty": "EC", "crv": "P-256", "x": "AA", "kid": "first"}]}',
+    "no text": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
+async def test_garbage_keeps_the_keys(
+    trusting: Trusting,
+    platform: Platform,
+    family: Family,
+    answer: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = await trusting(platform, OFTEN)
+    first = platform.bearer("first", family.account)
+    assert await accepts(running, first)
+    caplog.clear()
+    platform.answer = answer
+    await platform.read_again()
+    assert await accepts(running, first)
+    assert await accepts(running, platform.bearer("first", family.account, jti="fresh"))
+    (fields, *_) = [r.fields for r in caplog.records if r.message == "jwks_unreadable"]  # type: ignore[attr-defined] # ours
+    assert fields["keys_kept"] == 1
+    platform.answer = None
+    platform.add("second")
+    await platform.read_again()
+    assert await accepts(running, platform.bearer("second", family.account))
+
+
+@pytest.mark.parametrize("status", ["500 Oops", "404 Not Found", "302 Found", "garbage"])
+async def test_errors_keep_the_keys(
+    trusting: Trusting, platform: Platform, family: Family, status: str
+) -> None:
+    other = Platform()
+    other.add("first", number=50)
+    async with publishing(other):
+        running = await trusting(platform, OFTEN)
+        platform.status, platform.headers = status, f"Location: {other.url}\r\n"
+        await platform.read_again(3)
+    assert other.readings == 0
+    assert await accepts(running, platform.bearer("first", family.account))
+
+
+async def test_keys_that_rotate_at_every_reading(
+    trusting: Trusting, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rotating(Platform):
+        def document(self) -> bytes:
+            self.keys.clear()
+            self.add(f"key-{self.readings}", "EdDSA", self.readings)
+            return super().document()
+
+    monkeypatch.setattr(keys, "UNKNOWN_KEY_SECONDS", 0.0)
+    async with publishing(Rotating()) as platform:
+        running = await trusting(platform)
+        for n in range(1, 20):
+            headers = platform.bearer(f"key-{n}", family.account)
+            assert await accepts(running, headers)
+            unknown = Platform()
+            unknown.add("unknown")
+            assert not await accepts(running, unknown.bearer("unknown", family.account))
+            assert platform.readings == n + 1
+            assert running.context.tokens == {}
+            assert await accepts(running, family.bearer)
+            running.context.tokens.clear()
+
+
+async def test_unreachable_at_start(trusting: Trusting, family: Family) -> None:
+    platform = Platform(free_port())
+    platform.add("first")
+    running = await trusting(platform, OFTEN)
+    assert await accepts(running, family.bearer)
+    assert not await accepts(running, platform.bearer("first", family.account))
+    async with publishing(platform):
+        await platform.read_again()
+        assert await accepts(running, platform.bearer("first", family.account))
+
+
+async def test_a_platform_that_hangs_holds_up_nobody_else(
+    trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "FETCH_SECONDS", 0.1)
+    monkeypatch.setattr(jwks, "FETCH_SECONDS", 3.0)  # longer than a slow start
+    platform.is_hanging = True
+    running = await trusting(platform)
+    answered: list[str] = []
+
+    async def ask(name: str, headers: dict[str, str], is_accepted: bool) -> None:
+        assert await accepts(running, headers) is is_accepted
+        answered.append(name)
+
+    await asyncio.gather(
+        ask("unknown", platform.bearer("first", family.account), False),
+        *(ask("secret", bearer(family.account, jti=n), True) for n in range(20)),
+    )
+    assert answered == ["secret"] * 20 + ["unknown"]
+    assert platform.readings == 1
+
+
+async def test_a_request_waits_for_a_hanging_platform_in_vain_but_not_for_long(
+    trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "FETCH_SECONDS", 1.0)
+    monkeypatch.setattr(keys, "WAIT_SECONDS", 0.05)
+    running = await trusting(platform)
+    platform.is_hanging = True
+    platform.add("second")
+    assert not await accepts(running, platform.bearer("second", family.account))
+    reading = running.context.keys._reading
+    assert reading is not None
+    assert not reading.done()
+    assert not await reading
+    assert await accepts(running, platform.bearer("first", family.account))
+
+
+async def test_a_platform_that_drips_is_cut_off(
+    start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.3)
+    asked = 0
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        with closing(writer), suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as dripping:
+        url = f"http://127.0.0.1:{dripping.sockets[0].getsockname()[1]}/"
+        chosen = replace(settings, jwt_jwks_url=url, jwt_jwks_refresh_seconds=1.0)
+        running = await start(chosen)
+        reading = running.context.keys._reading
+        assert reading is not None
+        assert await reading is False
+        while asked < 2:
+            await asyncio.sleep(0.01)
+        reading = running.context.keys._reading
+        assert reading is not None
+        assert await reading is False
+
+
+async def test_a_key_published_during_a_reading_is_found_by_the_next(
+    trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await trusting(platform)
+    has_read, may_return = Event(), Event()
+    read_published = jwks.read_published
+
+    def slowly(chosen: Settings) -> Any:
+        published = read_published(chosen)
+        has_read.set()
+        may_return.wait(5)
+        return published
+
+    monkeypatch.setattr(keys, "read_published", slowly)
+    running.context.keys._read()
+    await asyncio.to_thread(has_read.wait, 5)
+    platform.add("second")
+    asked = asyncio.create_task(accepts(running, platform.bearer("second", family.account)))
+    await asyncio.sleep(0.05)
+    may_return.set()
+    assert await asked
+
+
+async def test_no_algorithm_but_the_keys_own(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    platform.add("rsa", "RS256")
+    running = await trusting(platform)
+    rsa = private_key("RS256")
+    public = rsa.public_key()
+    published = json.loads(platform.document())["keys"]
+    spellings = [
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).strip(),
+        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        public.public_bytes(Encoding.PEM, PublicFormat.PKCS1),
+        json.dumps(published[1]).encode(),
+        published[1]["n"].encode(),
+        b"",
+    ]
+    for spelling in spellings:
+        for named in ({"kid": "rsa"}, {"kid": "first"}, {}):
+            for algorithm in ("HS256", "RS256", "ES256", "none", ""):
+                headers = forged({"alg": algorithm, **named}, family, spelling)
+                assert not await accepts(running, headers)
+    claims = {"sub": str(family.account)}
+    for algorithm in ("PS256", "RS384", "RS512"):
+        token = jwt.encode(claims, rsa, algorithm=algorithm, headers={"kid": "rsa"})
+        assert not await accepts(running, {"Authorization": f"Bearer {token}"})
+    for kid in ("first", "rsa"):
+        for algorithm in ("RS256", "ES256", "EdDSA"):
+            key = private_key(algorithm, 50)
+            token = jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid})
+            assert not await accepts(running, {"Authorization": f"Bearer {token}"})
+    assert await accepts(running, platform.bearer("rsa", family.account))
+
+
+async def test_a_token_brings_no_key_of_its_own(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    running = await trusting(platform)
+    own = private_key("ES256", 50)
+    other = Platform()
+    other.add("first", number=50)
+    async with publishing(other):
+        brought: list[dict[str, Any]] = [
+            {"jwk": jwk("ES256", own.public_key())},
+            {"jku": other.url, "kid": "first"},
+            {"x5u": other.url, "kid": "unknown"},
+            {"kid": other.url},
+            {"kid": "../../etc/passwd"},
+        ]
+        for header in brought:
+            token = jwt.encode({"sub": str(family.account)}, own, algorithm="ES256", headers=header)
+            assert not await accepts(running, {"Authorization": f"Bearer {token}"})
+    assert other.readings == 0
+
+
+async def test_keys_of_a_set_that_vouch_for_nobody(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    ec, rsa, weak = private_key("ES256"), private_key("RS256"), private_key("RS256", 0, 1024)
+    oct_key = base64.urlsafe_b64encode(b"s" * 32).rstrip(b"=").decode()
+    unusable = [
+        jwk("ES256", ec, kid="private"),
+        jwk("ES256", ec.public_key(), kid="encryption", use="enc"),
+        jwk("ES256", ec.public_key(), kid="signs", key_ops=["sign"]),
+        jwk("RS256", rsa.public_key(), kid="other", alg="PS256"),
+        jwk("RS256", weak.public_key(), kid="weak"),
+        {"kty": "oct", "kid": "secret", "k": oct_key, "alg": "HS256"},
+        {"kty": "oct", "kid": "secret", "k": oct_key},
+    ]
+    good = json.loads(platform.document())["keys"]
+    platform.answer = json.dumps({"keys": [*unusable, *good]}).encode()
+    running = await trusting(platform)
+    claims = {"sub": str(family.account)}
+    for kid, algorithm, key in (
+        ("private", "ES256", ec),
+        ("encryption", "ES256", ec),
+        ("signs", "ES256", ec),
+        ("other", "PS256", rsa),
+        ("other", "RS256", rsa),
+        ("secret", "HS256", "s" * 32),
+    ):
+        token = jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid})
+        assert not await accepts(running, {"Authorization": f"Bearer {token}"})
+    assert [published.kid for published in running.context.keys._published] == ["first"]
+    assert await accepts(running, platform.bearer("first", family.account))
+
+
+async def test_a_pin_token_is_ours_to_sign(
+    trusting: Trusting, platform: Platform, family: Family
+) -> None:
+    running = await trusting(platform)
+    url = "/api/v1/parental-controls/pin/verify"
+    mine = platform.bearer("first", family.account)
+    verified = await running.client.post(url, json={"pin": PIN}, headers=mine)
+    token = verified.json()["pin_token"]
+    claims = jwt.decode(token, SECRET, algorithms=["HS256"])
+    theirs = platform.bearer("first", family.account, **claims)["Authorization"][7:]
+    grant = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time/grant"
+
+    async def granted(pin_token: str) -> httpx.Response:
+        body = {"minutes": 15, "pin_token": pin_token}
+        return await running.client.post(grant, json=body, headers=mine)
+
+    assert (await granted(theirs)).status_code == 403
+    assert (await granted(token)).status_code == 200

@@ -1,0 +1,182 @@
+"""Admission to the hasher by what its hashes take: with a clock and workers of the test's own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from service.credentials import pin_hasher
+from service.credentials.pin_hasher import PinHasher
+from service.errors import Overloaded
+
+
+class Workers:
+    """Workers that compute nothing until the test says that they are done."""
+
+    restarts = 0
+    opened = 0.0
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.at_work: list[asyncio.Future[bool]] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def start(self) -> None:
+        """There is nothing to start."""
+
+    async def stop(self) -> None:
+        """There is nothing to end."""
+
+    async def compute(self, function: Callable[..., Any], *arguments: bytes) -> bool:
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.at_work.append(answer)
+        return await answer
+
+    async def finish(self, seconds: float) -> None:
+        """Lets `seconds` pass, then the oldest hash ends."""
+        self.now += seconds
+        self.at_work.pop(0).set_result(True)
+        await settled()
+
+
+async def settled() -> None:
+    """Lets the tasks go as far as they can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    chosen = Workers()
+    monkeypatch.setattr(pin_hasher, "time", chosen)
+    monkeypatch.setattr(pin_hasher, "PinPool", lambda _: chosen)
+    return chosen
+
+
+@pytest.fixture(params=[1])
+async def hasher(workers: Workers, request: pytest.FixtureRequest) -> AsyncIterator[PinHasher]:
+    """Cost 12: a quarter of a second a hash, until one has been measured; nobody waits over 5 s."""
+    chosen = PinHasher(workers=request.param, rounds=12)
+    await chosen.start()
+    yield chosen
+    await chosen.stop()
+
+
+two_workers = pytest.mark.parametrize("hasher", [2], indirect=True)
+
+
+async def ask(hasher: PinHasher) -> asyncio.Task[bool]:
+    async def verify() -> bool:
+        with hasher.admit() as turn:
+            return await turn.verify("1234", None)
+
+    task = asyncio.create_task(verify())
+    await settled()
+    return task
+
+
+async def abandoned(task: asyncio.Task[bool]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def room(hasher: PinHasher) -> int:
+    """How many more turns are admitted."""
+    before = hasher.waiting
+    with ExitStack() as places:
+        while True:
+            try:
+                places.enter_context(hasher.admit())
+            except Overloaded:
+                return hasher.waiting - before
+
+
+async def test_a_queue_is_as_long_as_five_seconds_of_hashes(
+    hasher: PinHasher, workers: Workers
+) -> None:
+    assert room(hasher) == 5 / 0.25 + 1
+    await ask(hasher)
+    assert room(hasher) == 5 / 0.25
+    await workers.finish(0.25)
+    assert room(hasher) == 5 / 0.25 + 1
+
+
+@two_workers
+async def test_two_workers_take_twice_as_many(hasher: PinHasher) -> None:
+    assert room(hasher) == 2 * (5 / 0.25 + 1)
+
+
+async def test_a_hash_at_work_counts_with_its_age(hasher: PinHasher, workers: Workers) -> None:
+    await ask(hasher)
+    workers.now += 4
+    assert room(hasher) == 5
+    workers.now += 2
+    assert room(hasher) == 0
+    with pytest.raises(Overloaded) as refusal, hasher.admit():
+        pytest.fail("admitted behind a hash that takes too long")
+    assert refusal.value.retry_after == 6
+    await workers.finish(0)
+    assert room(hasher) > 0
+
+
+@two_workers
+async def test_a_worker_that_is_busy_for_long_leaves_the_others_to_do_their_work(
+    hasher: PinHasher, workers: Workers
+) -> None:
+    await ask(hasher)
+    workers.now += 50
+    assert room(hasher) == 5 / 0.25 + 1
+
+
+async def test_a_hash_whose_caller_has_gone_counts_while_it_runs(
+    hasher: PinHasher, workers: Workers
+) -> None:
+    await abandoned(await ask(hasher))
+    assert hasher.waiting == 0
+    assert room(hasher) == 5 / 0.25
+    workers.now += 6
+    assert room(hasher) == 0
+    await workers.finish(0)
+    assert room(hasher) > 0
+
+
+async def test_a_hash_whose_caller_has_gone_teaches_what_it_took_and_is_forgotten_in_time(
+    hasher: PinHasher, workers: Workers
+) -> None:
+    await abandoned(await ask(hasher))
+    await workers.finish(10)
+    learned = room(hasher)
+    assert 1 <= learned <= 5
+    for _ in range(30):
+        task = await ask(hasher)
+        await workers.finish(0.25)
+        assert await task is False
+    assert room(hasher) > 18
+
+
+async def test_a_job_whose_caller_has_gone_before_its_turn_costs_nothing(
+    hasher: PinHasher, workers: Workers
+) -> None:
+    first, second = await ask(hasher), await ask(hasher)
+    await abandoned(second)
+    assert (hasher.waiting, room(hasher)) == (1, 20)
+    await workers.finish(0.25)
+    assert await first is False
+    assert (workers.at_work, hasher.hashed) == ([], 1)
+
+
+async def test_new_workers_begin_anew_and_their_start_teaches_nothing(
+    hasher: PinHasher, workers: Workers
+) -> None:
+    task = await ask(hasher)
+    workers.now += 50
+    assert room(hasher) == 0
+    workers.restarts, workers.opened = 1, workers.now
+    assert room(hasher) == 20
+    await workers.finish(3)
+    assert await task is False
+    assert room(hasher) == 21

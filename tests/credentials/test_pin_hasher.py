@@ -1,0 +1,488 @@
+"""PIN hashing with real worker processes, which are killed, stopped and outlived."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from service.credentials import pin_pool
+from service.credentials.pin_hasher import PinHasher
+from service.errors import Overloaded
+from tests.conftest import ROOT, served
+
+PIN = "4711"
+FAST = bcrypt.hashpw(PIN.encode(), bcrypt.gensalt(4)).decode()
+BUSY = bcrypt.hashpw(PIN.encode(), bcrypt.gensalt(10)).decode()
+ENDLESS = FAST.replace("$04$", "$16$")
+SALT = FAST[7:29]
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat after the name: state, parent, …; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def children(of: int) -> set[int]:
+    """The child processes, zombies too, without the resource tracker."""
+    return {pid for pid in every_child(of) if b"resource_tracker" not in command(pid)}
+
+
+def every_child(of: int) -> set[int]:
+    """The child processes, zombies too."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and stat(int(entry.name))[1:2] == [str(of)]:
+            found.add(int(entry.name))
+    return found
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def cpu_seconds(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def status(pid: int, field: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)[field]
+
+
+def sockets(pid: int) -> list[str]:
+    links = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
+    assert links
+    return [str(link) for link in links if str(link).startswith("socket:")]
+
+
+def loaded(pid: int, library: str) -> bool:
+    return library in Path(f"/proc/{pid}/maps").read_text()
+
+
+async def eventually(happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not happened():
+            await asyncio.sleep(0.005)
+
+
+class Workers:
+    """The workers of one hasher: the children this process has got since."""
+
+    def __init__(self) -> None:
+        self._before = children(os.getpid())
+
+    def pids(self) -> set[int]:
+        return children(os.getpid()) - self._before
+
+    def running(self) -> bool:
+        return any(stat(pid)[:1] == ["R"] and cpu_seconds(pid) > 0.2 for pid in self.pids())
+
+
+@asynccontextmanager
+async def started(
+    workers: int = 1, rounds: int = 4, longest_wait: float = 5.0
+) -> AsyncIterator[tuple[PinHasher, Workers]]:
+    """A running hasher; whatever the test did to it, it must leave no process."""
+    processes = Workers()
+    hasher = PinHasher(workers=workers, rounds=rounds, longest_wait=longest_wait)
+    await hasher.start()
+    try:
+        yield hasher, processes
+    finally:
+        await hasher.stop()
+    assert processes.pids() == set()
+
+
+async def verify(hasher: PinHasher, secret: str, hashed: str | None) -> bool:
+    with hasher.admit() as turn:
+        return await turn.verify(secret, hashed)
+
+
+async def test_a_hash_verifies_its_own_secret_only() -> None:
+    async with started() as (hasher, _):
+        with hasher.admit() as turn:
+            hashed = await turn.hash(PIN)
+            assert hashed.startswith("$2b$04$")
+            assert await turn.verify(PIN, hashed) is True
+            assert await turn.verify("4712", hashed) is False
+        assert (hasher.hashed, hasher.waiting, hasher.restarts) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("prefix", ["$2a$", "$2b$", "$2y$"])
+async def test_hashes_of_other_makers_and_costs_verify(prefix: str) -> None:
+    older = bcrypt.hashpw(PIN.encode(), bcrypt.gensalt(6)).decode().replace("$2b$", prefix)
+    async with started() as (hasher, _):
+        assert await verify(hasher, PIN, older) is True
+        assert await verify(hasher, "4712", older) is False
+
+
+UNUSABLE = [
+    None,
+    "",
+    PIN,
+    "$2b$04$",
+    FAST[:-1],
+    FAST + ".",
+    FAST + "\n",
+    "\x00" + FAST,
+    FAST[:40] + "\x00" + FAST[41:],
+    FAST.replace("$04$", "$4$"),
+    FAST.replace("$04$", "$03$"),
+    FAST.replace("$04$", "$31$"),
+    FAST.replace("$04$", "$٠٤$"),
+    FAST.replace("$2b$", "$2c$"),
+    FAST.replace(SALT, SALT[:-1] + "A"),
+    FAST.replace(SALT, "!" * 22),
+    FAST[:-1] + "é",
+    "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2g",
+]
+
+
+async def test_what_is_no_usable_hash_never_matches_and_never_raises() -> None:
+    async with started() as (hasher, _):
+        for hashed in UNUSABLE:
+            assert await verify(hasher, PIN, hashed) is False, hashed
+        assert hasher.hashed == len(UNUSABLE)
+
+
+async def test_an_unusable_hash_or_secret_costs_as_much_as_a_wrong_secret() -> None:
+    async with started(rounds=10) as (hasher, processes):
+        (worker,) = processes.pids()
+
+        async def cost(secret: str, hashed: str | None) -> float:
+            before = cpu_seconds(worker)
+            assert await verify(hasher, secret, hashed) is False
+            return cpu_seconds(worker) - before
+
+        wrong = await cost("4712", BUSY)
+        for secret, hashed in [(PIN, None), (PIN, "malformed"), ("9" * 73, BUSY)]:
+            assert await cost(secret, hashed) > wrong / 2
+
+
+async def test_a_secret_is_never_cut_at_72_bytes() -> None:
+    limit = "é" * 36
+    async with started() as (hasher, _):
+        with hasher.admit() as turn:
+            hashed = await turn.hash(limit)
+            assert await turn.verify(limit, hashed) is True
+            assert await turn.verify(limit + "1", hashed) is False
+            with pytest.raises(ValueError, match="at most 72 bytes") as error:
+                await turn.hash(limit + "1")
+    assert "é" not in "".join(traceback.format_exception(error.value))
+
+
+async def test_a_secret_that_is_no_unicode_is_only_wrong() -> None:
+    hashed = bcrypt.hashpw(b"?", bcrypt.gensalt(4)).decode()
+    async with started() as (hasher, _):
+        assert await verify(hasher, "\ud800", hashed) is False
+
+
+async def test_workers_give_way_to_everyone() -> None:
+    async with started(workers=2) as (_, processes):
+        pids = processes.pids()
+        assert len(pids) == 2
+        await eventually(lambda: all(gives_way(pid) for pid in pids))
+
+
+def gives_way(pid: int) -> bool:
+    """By its own niceness, and by that of its session where the kernel schedules sessions."""
+    group = Path(f"/proc/{pid}/autogroup")
+    if group.exists() and not (os.getsid(pid) == pid and group.read_text().endswith("nice 19\n")):
+        return False
+    return os.getpriority(os.PRIO_PROCESS, pid) == 19
+
+
+async def test_ctrl_c_is_left_to_the_parent() -> None:
+    async with started() as (hasher, processes):
+        (worker,) = processes.pids()
+        assert int(status(worker, "SigBlk"), 16) & 1 << signal.SIGINT - 1
+        os.kill(worker, signal.SIGINT)
+        assert await verify(hasher, PIN, FAST) is True
+        assert processes.pids() == {worker}
+
+
+async def test_the_event_loop_runs_on_during_a_hash() -> None:
+    async with started(rounds=12) as (hasher, _):
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.001)
+                ticks += 1
+
+        ticker = asyncio.create_task(tick())
+        with hasher.admit() as turn:
+            await turn.hash(PIN)
+        ticker.cancel()
+        assert ticks > 10
+
+
+async def test_a_worker_killed_under_load_costs_nobody_an_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with started(workers=2) as (hasher, processes):
+        first = processes.pids()
+        secrets = [PIN, "4712"] * 6
+        answers = asyncio.gather(*(verify(hasher, secret, BUSY) for secret in secrets))
+        await eventually(lambda: hasher.hashed)
+        os.kill(min(first), signal.SIGKILL)
+        assert await answers == [True, False] * 6
+        assert hasher.restarts == 1
+        assert hasher.waiting == 0
+        assert not first & processes.pids()
+    records = [record for record in caplog.records if record.name == "viewing_time.pin"]
+    assert [record.levelno for record in records] == [logging.WARNING]
+
+
+async def test_a_worker_killed_at_rest_is_replaced_at_the_next_turn() -> None:
+    async with started() as (hasher, processes):
+        for restarts in (1, 2):
+            (worker,) = processes.pids()
+            os.kill(worker, signal.SIGKILL)
+            await eventually(lambda: not processes.pids())
+            assert await verify(hasher, PIN, FAST) is True
+            assert hasher.restarts == restarts
+
+
+async def test_a_second_loss_is_the_callers_and_the_next_turn_goes_well() -> None:
+    async with started() as (hasher, processes):
+        lost = asyncio.create_task(verify(hasher, "secret-4711", ENDLESS))
+        for _ in range(2):
+            await eventually(processes.running)
+            (worker,) = processes.pids()
+            os.kill(worker, signal.SIGKILL)
+            await eventually(lambda: not {worker} & processes.pids())  # noqa: B023
+        with pytest.raises(Overloaded) as error:
+            await lost
+        assert "secret-4711" not in "".join(traceback.format_exception(error.value))
+        assert hasher.restarts == 2
+        assert hasher.waiting == 0
+        assert await verify(hasher, PIN, FAST) is True
+
+
+async def test_a_full_queue_admits_nobody_until_a_place_is_given_back() -> None:
+    async with started(longest_wait=0) as (hasher, _):
+        with hasher.admit():
+            with pytest.raises(Overloaded) as refusal, hasher.admit():
+                pytest.fail("admitted to a full queue")
+            assert refusal.value.retry_after >= 1
+            assert hasher.waiting == 1
+        with pytest.raises(KeyError), hasher.admit():
+            raise KeyError
+        assert hasher.waiting == 0
+        assert await verify(hasher, PIN, FAST) is True
+
+
+def room(hasher: PinHasher) -> int:
+    """How many turns are admitted at once."""
+    with ExitStack() as places:
+        while True:
+            try:
+                places.enter_context(hasher.admit())
+            except Overloaded:
+                return hasher.waiting
+
+
+async def test_the_slower_a_hash_the_shorter_the_queue() -> None:
+    async def rooms(rounds: int) -> int:
+        async with started(rounds=rounds, longest_wait=0.1) as (hasher, _):
+            return room(hasher)
+
+    assert 1 <= await rooms(10) < await rooms(4)
+
+
+async def test_a_worker_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pin_pool, "MAX_SECONDS", 5.0)
+    async with started(longest_wait=0.1) as (hasher, processes):
+        before = room(hasher)
+        (frozen,) = processes.pids()
+        os.kill(frozen, signal.SIGSTOP)
+        assert await verify(hasher, PIN, FAST) is True
+        assert hasher.restarts == 1
+        await eventually(lambda: frozen not in processes.pids())
+        assert room(hasher) > before / 2
+
+
+async def test_a_cancelled_caller_gives_its_place_back_and_is_not_computed() -> None:
+    async with started() as (hasher, _):
+        ahead = asyncio.create_task(verify(hasher, PIN, BUSY))
+        cancelled = asyncio.create_task(verify(hasher, PIN, FAST))
+        await asyncio.sleep(0)
+        assert hasher.waiting == 2
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert hasher.waiting == 1
+        assert await ahead is True
+        assert await verify(hasher, PIN, FAST) is True
+        assert hasher.hashed == 2
+
+
+async def test_a_caller_cancelled_during_its_hash_leaves_the_worker_usable() -> None:
+    async with started() as (hasher, processes):
+        cancelled = asyncio.create_task(verify(hasher, PIN, BUSY))
+        (worker,) = processes.pids()
+        at_rest = cpu_seconds(worker)
+        await eventually(lambda: cpu_seconds(worker) > at_rest + 0.002)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert hasher.waiting == 0
+        assert await verify(hasher, PIN, FAST) is True
+        assert hasher.hashed == 2
+        assert processes.pids() == {worker}
+
+
+async def test_the_second_hash_of_a_turn_does_not_queue_again() -> None:
+    async with started() as (hasher, _):
+        answered = []
+
+        async def ask(name: str, hashes: int) -> None:
+            with hasher.admit() as turn:
+                for number in range(hashes):
+                    await turn.verify(PIN, FAST)
+                    answered.append(f"{name}{number}")
+
+        await asyncio.gather(ask("a", 2), ask("b", 1), ask("c", 1), ask("d", 1))
+        assert answered.index("a1") < answered.index("c0") < answered.index("d0")
+
+
+async def test_stop_cancels_what_is_computed_and_what_waits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with started(longest_wait=60) as (hasher, processes):
+        asked = [asyncio.create_task(verify(hasher, PIN, ENDLESS)) for _ in range(3)]
+        await eventually(processes.running)
+        with hasher.admit() as turn:
+            await hasher.stop()
+            with pytest.raises(Overloaded):
+                await turn.verify(PIN, FAST)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
+        assert (hasher.hashed, hasher.waiting) == (0, 0)
+    del hasher, turn, asked, answers
+    gc.collect()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+async def test_stop_ends_whatever_has_become_of_a_worker(blow: signal.Signals) -> None:
+    async with started(workers=2) as (_, processes):
+        os.kill(min(processes.pids()), blow)
+
+
+async def test_stop_in_the_middle_of_a_restart_leaves_no_process() -> None:
+    async with started(workers=2) as (hasher, processes):
+        os.kill(min(processes.pids()), signal.SIGKILL)
+        asked = asyncio.create_task(verify(hasher, PIN, ENDLESS))
+        await eventually(lambda: hasher.restarts)
+        await hasher.stop()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+
+async def test_stop_of_what_never_started_does_nothing() -> None:
+    await PinHasher(workers=1, rounds=4).stop()
+
+
+async def test_a_start_that_fails_leaves_no_process() -> None:
+    processes = Workers()
+    with pytest.raises(ValueError, match="rounds"):
+        await PinHasher(workers=1, rounds=3).start()
+    assert processes.pids() == set()
+
+
+# No `if __name__ == "__main__"`: a worker that imported this would start workers of its own.
+SERVER = """
+import asyncio, socket, uvloop
+from service.credentials.pin_hasher import PinHasher
+from tests.conftest import ROOT, served
+
+async def serve():
+    with socket.create_server(("127.0.0.1", 0)):
+        await PinHasher(workers=1, rounds=4).start()
+        print("started", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(serve())
+"""
+
+
+async def in_a_server(tmp_path: Path, examine: Callable[[int], Awaitable[None]]) -> None:
+    """Runs `examine` with the pid of a script that has a listener and has started a worker."""
+    script = tmp_path / "serve.py"
+    script.write_text(SERVER)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, script], env=environment, stdout=subprocess.PIPE
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert await asyncio.to_thread(server.stdout.readline) == b"started\n"
+            await examine(server.pid)
+        finally:
+            server.kill()
+
+
+async def test_a_worker_has_nothing_of_the_server(tmp_path: Path) -> None:
+    async def examine(server: int) -> None:
+        (worker,) = children(server)
+        assert loaded(server, "uvloop")
+        assert sockets(server)
+        assert not loaded(worker, "uvloop")
+        assert not sockets(worker)
+
+    await in_a_server(tmp_path, examine)
+
+
+async def test_a_worker_dies_with_its_parent(tmp_path: Path) -> None:
+    async def examine(server: int) -> None:
+        (worker,) = children(server)
+        os.kill(server, signal.SIGKILL)
+        await eventually(lambda: stat(worker)[:1] in ([], ["Z"]))
+
+    await in_a_server(tmp_path, examine)
+
+
+async def test_no_child_of_a_service_has_its_secrets(database: str) -> None:
+    """Not the PIN workers, not the resource tracker, not what replaces either."""
+    secrets = {"PGPASSWORD": "a-password-1", "AWS_SECRET_ACCESS_KEY": "a-password-2"}
+    async with served(database, **secrets, PIN_WORKERS="2") as service:
+        server = service.process.pid
+        values = [*secrets.values(), service.jwt_secret, database]
+        before = every_child(server)
+        assert len(before) == 3
+        for child in before:
+            for shown in ("environ", "cmdline"):
+                text = Path(f"/proc/{child}/{shown}").read_text()
+                assert not [value for value in values if value in text]
+            assert "PATH=" in Path(f"/proc/{child}/environ").read_text()
+
+
+async def test_a_replaced_worker_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_SECRET", "a-password-3")
+    async with started() as (hasher, processes):
+        (first,) = processes.pids()
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: not processes.pids())
+        assert await verify(hasher, PIN, FAST) is True
+        for child in every_child(os.getpid()):
+            if b"multiprocessing" in command(child):
+                assert "a-password-3" not in Path(f"/proc/{child}/environ").read_text()

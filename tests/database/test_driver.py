@@ -1,0 +1,276 @@
+"""An outage is told apart from a bug, although the driver raises the same classes for both."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from service import deadlines
+from service.database.driver import cause, translated
+from service.database.pool import (
+    PING,
+    UNAVAILABLE,
+    Connection,
+    Statement,
+    connect,
+    connected,
+    open_pool,
+)
+from service.deadlines import DeadlinePassed
+from service.errors import Unavailable, Unsent
+from service.observing.logs import JsonLine
+from service.settings import Settings
+from tests.conftest import Running, free_port
+from tests.family import Family
+
+BEAT = "/api/v1/viewing-time/heartbeat"
+PIN_STATUS = "/api/v1/parental-controls/pin/status"
+
+
+class Row(msgspec.Struct, frozen=True):
+    value: object
+
+
+def statement(text: str) -> Statement[Row]:
+    made = Statement("health_ping", Row)
+    made.text = text
+    return made
+
+
+Failing = Callable[[Connection, str], Awaitable[object]]
+
+
+async def terminated(connection: Connection, _: str) -> None:
+    connection.terminate()
+    await PING.one(connection, timeout=5)
+
+
+async def ended_while_idle(connection: Connection, dsn: str) -> None:
+    """The server ends the connection, and the event loop has not read that yet."""
+    other = await asyncpg.connect(dsn)
+    await other.execute("select pg_terminate_backend($1)", connection.get_server_pid())
+    await other.close()
+    await PING.one(connection, timeout=5)
+
+
+async def ended_meanwhile(connection: Connection, _: str) -> None:
+    await statement("select pg_terminate_backend(pg_backend_pid())").one(connection, timeout=5)
+
+
+async def slow(connection: Connection, _: str) -> None:
+    await statement("select pg_sleep(10)").one(connection, timeout=0.05)
+
+
+async def slow_by_the_servers_clock(connection: Connection, _: str) -> None:
+    await connection.execute("set statement_timeout = 50")
+    await statement("select pg_sleep(10)").one(connection, timeout=5)
+
+
+@pytest.mark.parametrize(
+    "failing", [terminated, ended_while_idle, ended_meanwhile, slow, slow_by_the_servers_clock]
+)
+async def test_a_lost_connection_is_an_outage(
+    connection: Connection, database: str, failing: Failing
+) -> None:
+    with pytest.raises(UNAVAILABLE) as caught:
+        await failing(connection, database)
+    assert cause(caught.value) == "database"
+    assert not isinstance(caught.value, OSError | asyncpg.InterfaceError)
+    assert str(caught.value)
+
+
+async def no_argument(connection: Connection, _: str) -> None:
+    await statement("select $1::int").one(connection, timeout=5)
+
+
+async def too_many_arguments(connection: Connection, _: str) -> None:
+    await statement("select $1::int").one(connection, 1, 2, timeout=5)
+
+
+async def a_wrong_argument(connection: Connection, _: str) -> None:
+    await statement("select $1::int").one(connection, "three", timeout=5)
+
+
+async def too_large_an_argument(connection: Connection, _: str) -> None:
+    await statement("select $1::int").one(connection, 2**40, timeout=5)
+
+
+async def two_at_once(connection: Connection, _: str) -> None:
+    both = [statement("select pg_sleep(0.1)").one(connection, timeout=5) for _ in range(2)]
+    await asyncio.gather(*both)
+
+
+async def a_table_that_is_missing(connection: Connection, _: str) -> None:
+    await statement("select 1 from nowhere").one(connection, timeout=5)
+
+
+async def no_row(connection: Connection, _: str) -> None:
+    await statement("select 1 where false").one(connection, timeout=5)
+
+
+async def a_missing_file(connection: Connection, _: str) -> None:
+    with translated(connection):
+        raise FileNotFoundError("not the driver's")
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        no_argument,
+        too_many_arguments,
+        a_wrong_argument,
+        too_large_an_argument,
+        two_at_once,
+        a_table_that_is_missing,
+        no_row,
+        a_missing_file,
+    ],
+)
+async def test_a_bug_is_no_outage(connection: Connection, database: str, failing: Failing) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        await failing(connection, database)
+    assert not isinstance(caught.value, UNAVAILABLE)
+    assert cause(caught.value) == "own"
+
+
+async def test_a_connection_that_the_server_ended_while_idle_sent_nothing(
+    connection: Connection,
+) -> None:
+    with pytest.raises(asyncpg.InternalClientError) as caught, translated(connection):
+        raise asyncpg.InternalClientError("got result for unknown protocol state 1")
+    assert not isinstance(caught.value, UNAVAILABLE)
+    with pytest.raises(Unsent), translated(connection):
+        raise asyncpg.InternalClientError('cannot switch to state 12; protocol is in the "failed"')
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settings: {"database_url": f"postgresql://u@127.0.0.1:{free_port()}/x"},
+        lambda settings: {"database_url": "postgresql:///x?host=/nowhere&user=u"},
+        lambda settings: {"database_url": "postgresql://u@host.invalid/x"},
+        lambda settings: {"database_url": settings.database_url.replace("test_", "none_")},
+        lambda settings: {"database_url": settings.database_url + "&user=stranger"},
+        lambda settings: {
+            "database_url": settings.database_url + "&target_session_attrs=read-only"
+        },
+    ],
+)
+async def test_whatever_keeps_from_connecting_is_an_outage(
+    settings: Settings, change: Callable[[Settings], dict[str, Any]]
+) -> None:
+    with pytest.raises(Unavailable):
+        await connect(msgspec.structs.replace(settings, **change(settings)))
+
+
+async def test_a_pool_that_is_closed_is_an_outage(settings: Settings) -> None:
+    pool = await open_pool(settings, (), 1, 1)
+    async with pool.acquire() as kept:
+        kept.terminate()
+        with pytest.raises(Unavailable):
+            await PING.one(kept, timeout=5)
+    await pool.close()
+    with pytest.raises(Unavailable):
+        await PING.one(pool, timeout=5)
+
+
+async def test_what_a_piece_of_work_does_to_files_is_no_outage(settings: Settings) -> None:
+    with pytest.raises(FileNotFoundError):
+        async with connected(settings, 5) as connection, connection.transaction():
+            open("/nowhere/at/all")  # noqa: ASYNC230, PTH123, SIM115 (it fails at once)
+    with pytest.raises(UNAVAILABLE):
+        async with connected(settings, 5) as connection, connection.transaction():
+            await connection.execute("select pg_terminate_backend(pg_backend_pid())")
+
+
+async def test_a_deadline_that_passed_is_told_apart() -> None:
+    with pytest.raises(UNAVAILABLE) as caught:
+        await deadlines.within(0.01, asyncio.sleep(10))
+    assert cause(caught.value) == "deadline"
+    watch = deadlines.Deadlines(0.02)
+    with pytest.raises(DeadlinePassed), watch.watch():
+        await asyncio.sleep(10)
+    assert cause(TimeoutError("of another origin")) == "own"
+
+
+BUGS = [
+    FileNotFoundError("a file of ours"),
+    asyncpg.InterfaceError("the server expects 3 arguments for this query, 2 were passed"),
+    asyncpg.InternalClientError("a bug in the driver"),
+    TimeoutError("of another origin"),
+    ConnectionResetError("by another peer"),
+    KeyError("a bug"),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS)
+async def test_a_bug_in_a_handler_is_answered_500_logged_once_and_counted(
+    running: Running,
+    family: Family,
+    bug: Exception,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(*_: object) -> None:
+        raise bug
+
+    monkeypatch.setattr("service.http.auth.account", broken)
+    with caplog.at_level("INFO", "viewing_time"):
+        answer = await running.client.get(PIN_STATUS, headers=family.bearer)
+    assert (answer.status_code, answer.json()) == (500, {"detail": "Internal Server Error"})
+    [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.exc_info is not None
+    assert line.exc_info[1] is bug
+    assert running.context.metrics.failures == {"own": 1, "database": 0, "deadline": 0}
+
+
+@pytest.mark.parametrize(
+    "place", ["service.viewing.heartbeat_statement.RECORD", "service.viewing.config_loader.LOAD"]
+)
+async def test_a_bug_behind_many_callers_is_logged_with_the_place_where_it_is(
+    running: Running,
+    family: Family,
+    place: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def the_buggy_function(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    for method in ("one", "all"):
+        monkeypatch.setattr(f"{place}.{method}", the_buggy_function)
+    with caplog.at_level("INFO", "viewing_time"):
+        beats = [
+            running.client.post(BEAT, json=family.beat(), headers=family.bearer) for _ in range(3)
+        ]
+        answers = await asyncio.gather(*beats)
+    assert {answer.json()["enforcement"] for answer in answers} == {"blocked"}
+    assert running.context.metrics.failures["own"] == 3
+    records = [line for line in caplog.records if line.exc_info]
+    texts = [JsonLine().formatException(line.exc_info) for line in records if line.exc_info]
+    assert any("the_buggy_function" in text for text in texts)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+async def test_a_bug_in_a_heartbeat_fails_closed_with_its_traceback_in_the_log(
+    running: Running,
+    family: Family,
+    bug: Exception,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise bug
+
+    monkeypatch.setattr(running.context.writer, "record", broken)
+    with caplog.at_level("INFO", "viewing_time"):
+        answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    assert (answer.status_code, answer.json()["enforcement"]) == (200, "blocked")
+    [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.exc_info is not None
+    assert line.exc_info[1] is bug
+    assert running.context.metrics.failures["own"] == 1

@@ -1,0 +1,489 @@
+"""On two million sessions each statement reads what its rows justify, and sorts nothing on disk.
+
+Planned as the service does, with one plan for whatever parameters, and as a connection without
+that setting does once the driver has run the statement five times.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.database.pool import Connection, files
+from tests.conftest import copied
+
+# Account 1 has no child and is the administrators', account 2 has one, account 3 ten; each of the
+# others one profile, every other of them a child.
+PEOPLE = """
+create function of(kind text, number int) returns uuid immutable strict language sql
+as $$ select md5(kind || number)::uuid $$;
+
+insert into users (id, email, password_hash, is_admin)
+select of('account', n), n || '@example.test', '-', n = 1
+from generate_series(1, 5000) as n;
+
+insert into profiles (id, user_id, name, is_kids)
+select
+    of('profile', n), of('account', case when n between 3 and 12 then 3 else n end), 'viewer ' || n,
+    n % 2 = 0 or n between 2 and 12
+from generate_series(1, 5000) as n;
+
+insert into titles (id, title, title_type, is_educational)
+select of('title', n), 'title ' || n, 'movie', n % 5 = 0
+from generate_series(0, 999) as n;
+
+insert into viewing_time_configs (id, profile_id, weekday_limit_minutes)
+select gen_random_uuid(), id, 120 from profiles where is_kids;
+
+insert into time_grants (id, profile_id, granted_by_user_id, granted_minutes, is_remote)
+select gen_random_uuid(), p.id, p.user_id, 30, true
+from profiles as p, generate_series(1, 20);
+
+insert into pending_deletions (kind, id)
+values ('account', of('account', 3)), ('profile', of('profile', 3)), ('title', of('title', 7));
+"""
+# In the order of time, so the rows of a profile lie apart. Profile 2 is the oldest, with sessions
+# from ten years; profile 3 the busiest, with 200 sessions a day; the other children of account 3
+# have as many in the last week. One profile in five is watching now.
+VIEWING = """
+insert into viewing_sessions (
+    id, profile_id, title_id, device_id, is_educational, started_at, last_heartbeat_at, ended_at,
+    total_seconds
+)
+select
+    md5((1000 * p.n + k)::text)::uuid, p.id, t.id, 'tv', k % 5 = 0, began, began,
+    case when k > 0 or p.n % 5 > 0 then began end, 600
+from generate_series(389, 0, -1) as k
+cross join (select n, of('profile', n) as id from generate_series(1, 5000) as n offset 0) as p
+cross join lateral (
+    select timestamptz '2026-11-24 12:00Z' - interval '1 second'
+        * (k * case when p.n = 2 then 812160 else 81216 end + p.n % 100 * 86)
+) as m (began)
+join (select n, of('title', n) as id from generate_series(0, 999) as n offset 0) as t
+    on t.n = (p.n + k) % 1000;
+
+insert into viewing_sessions (
+    id, profile_id, title_id, device_id, is_educational, started_at, last_heartbeat_at, ended_at,
+    total_seconds
+)
+select
+    md5(p.n || ' ' || began)::uuid, of('profile', p.n), of('title', i), 'tv', i % 5 = 0, began,
+    began, began, 600
+from generate_series(249, 0, -1) as day
+cross join generate_series(1, 200) as i
+cross join generate_series(3, 12) as p (n)
+cross join lateral (
+    select timestamptz '2026-11-24 12:00Z' - day * interval '1 day' - i * interval '3 minutes'
+) as m (began)
+where p.n = 3 or day < 8;
+
+insert into viewing_time_balances (id, profile_id, reset_date, used_seconds)
+select gen_random_uuid(), p.id, date '2026-11-24' - day, 3600
+from generate_series(149, 0, -1) as day
+cross join (select id from profiles where is_kids offset 0) as p;
+"""
+# The tables are the real ones; their keys are taken off for the loading and put on again.
+KEYS = """
+select
+    format('alter table %s drop constraint %I', conrelid::regclass, conname) as off,
+    format(
+        'alter table %s add constraint %I %s', conrelid::regclass, conname,
+        pg_get_constraintdef(oid)
+    ) as back
+from pg_constraint
+where conrelid in ('viewing_sessions'::regclass, 'viewing_time_balances'::regclass)
+    and contype in ('p', 'u')
+union all
+select format('drop index %s', i.indexrelid::regclass), pg_get_indexdef(i.indexrelid)
+from pg_index as i
+where i.indrelid in ('viewing_sessions'::regclass, 'viewing_time_balances'::regclass)
+    and not exists (select from pg_constraint as c where c.conindid = i.indexrelid)
+"""
+
+PREFIX = "019ac0de0000700080000000"  # of ids that a statement makes
+
+HOT = ("viewing_sessions", "viewing_time_balances")
+READING = {"Index Scan", "Index Only Scan", "Bitmap Index Scan", "Bitmap Heap Scan"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A statement with its arguments; what it may read for each of its rows, and beside them.
+
+    `rows` is a query that counts, by itself, the rows of the two tables that matter.
+    """
+
+    statement: str
+    arguments: str
+    rows: str
+    each: float
+    beside: int
+
+
+def history(account: int, profile: int, from_date: str, to_date: str) -> Case:
+    """A row is itself and its title: the title's index has two levels."""
+    return Case(
+        "history_list",
+        f"select of('account', {account}), of('profile', {profile}), date '{from_date}', "
+        f"date '{to_date}', 500",
+        f"select least(count(*), 500) from viewing_sessions where profile_id = "
+        f"of('profile', {profile}) and started_at >= '{from_date} 00:00Z' and "
+        f"started_at < timestamptz '{to_date} 00:00Z' + interval '1 day'",
+        each=4.1,
+        beside=20,
+    )
+
+
+def weekly_report(account: int, children: int) -> Case:
+    """A row is itself; a child has a descent of the index, a configuration and three titles."""
+    return Case(
+        "weekly_report",
+        f"select of('account', {account}), date '2026-11-18', 7, 3, 51, null::uuid",
+        "select count(*) from viewing_sessions as s join profiles as p on p.id = s.profile_id "
+        f"where p.user_id = of('account', {account}) and p.is_kids "
+        "and s.started_at >= '2026-11-18 00:00Z' and s.started_at < '2026-11-25 00:00Z'",
+        each=1.1,
+        beside=20 + 24 * children,
+    )
+
+
+def heartbeats(starts: bool, renews: bool = False) -> Case:
+    """A batch; a new session goes into three indexes, and ends the one before it."""
+    return Case(
+        "heartbeat_record",
+        f"""
+        select
+            array_agg(p.id), array_agg(p.user_id), array_agg(s.title_id),
+            array_agg({"gen_random_uuid()" if starts else "s.id"}),
+            array_agg({starts}), array_agg('tv'::text), array_agg('web'::text),
+            array_agg(false), array_agg(date '2026-11-24'), array_agg(true),
+            array_agg(null::bytea), array_agg({renews}), '{PREFIX}'::text,
+            timestamptz '2026-11-24 12:00Z', '500ms'::text
+        from (
+            select s.id, s.title_id, s.profile_id from viewing_sessions as s
+            where s.ended_at is null order by s.profile_id limit 256
+        ) as s
+        join profiles as p on p.id = s.profile_id
+        """,
+        "select 256",
+        each=36 if starts else 20 if renews else 16,
+        beside=20,
+    )
+
+
+def retention(statement: str, before: str, rows: str) -> Case:
+    """A row is found, locked, found again by its key and deleted; a profile is one descent."""
+    return Case(
+        statement,
+        f"select '00000000-0000-0000-0000-000000000000'::uuid, 500, {before}, 5000",
+        rows,
+        each=8.1,
+        beside=500 * 4,
+    )
+
+
+RANGE = "(select id from profiles order by id limit 500)"
+CASES = {
+    "history, an ordinary profile": history(13, 13, "2026-08-26", "2026-11-24"),
+    "history, the oldest profile": history(2, 2, "2026-08-26", "2026-11-24"),
+    "history, long ago": history(2, 2, "2018-01-01", "2018-04-01"),
+    "history, the busiest profile": history(3, 3, "2026-08-26", "2026-11-24"),
+    "history, of a stranger": history(2, 3, "9999-12-30", "9999-12-31"),
+    "weekly report, no child": weekly_report(1, 0),
+    "weekly report, one child": weekly_report(2, 1),
+    "weekly report, ten children": weekly_report(3, 10),
+    "balance": Case(
+        "balance_read",
+        "select of('account', 3), of('profile', 3), date '2026-11-24'",
+        "select 1",
+        each=4,
+        beside=8,
+    ),
+    "balance, of a day without one": Case(
+        "balance_read",
+        "select of('account', 2), of('profile', 2), date '2001-01-01'",
+        "select 0",
+        each=0,
+        beside=10,
+    ),
+    "heartbeats that go on": heartbeats(False),
+    "heartbeats that bring a configuration back": heartbeats(False, renews=True),
+    "heartbeats that start": heartbeats(True),
+    "heartbeats, which of them are held": Case(
+        "heartbeat_held",
+        """
+        select
+            array_agg(s.profile_id), array_agg(s.title_id), array_agg(s.id), array_agg(false),
+            array_agg(date '2026-11-24'), '500ms'::text
+        from (
+            select s.id, s.title_id, s.profile_id from viewing_sessions as s
+            where s.ended_at is null order by s.profile_id limit 256
+        ) as s
+        """,
+        "select 256",
+        each=36,
+        beside=20,
+    ),
+    "session end": Case(
+        "session_end",
+        "select p.user_id, s.id, timestamptz '2026-11-24 13:00Z' from viewing_sessions as s "
+        "join profiles as p on p.id = s.profile_id where s.ended_at is null limit 1",
+        "select 1",
+        each=24,
+        beside=10,
+    ),
+    "grant": Case(
+        "grant_record",
+        "select of('account', 3), of('profile', 3), null::text, date '2026-11-24', 30, true, "
+        f"timestamptz '2026-11-24 13:00Z', '{PREFIX}'::text",
+        "select 1",
+        each=20,
+        beside=20,
+    ),
+    "retention of sessions": retention(
+        "retention_sessions", "timestamptz '2026-08-26 00:00Z'", "select 5000"
+    ),
+    "retention of sessions, nothing due": retention(
+        "retention_sessions", "timestamptz '2000-01-01 00:00Z'", "select 0"
+    ),
+    "retention of balances": retention("retention_balances", "date '2026-11-20'", "select 5000"),
+    "retention of balances, nothing due": retention(
+        "retention_balances", "date '2000-01-01'", "select 0"
+    ),
+    "retention, a dry run": Case(
+        "retention_count",
+        "select '00000000-0000-0000-0000-000000000000'::uuid, 500, "
+        "timestamptz '2025-12-24 00:00Z', date '2026-07-20'",
+        f"select (select count(*) from viewing_sessions where profile_id in {RANGE} "
+        f"and started_at < '2025-12-24 00:00Z') + (select count(*) from viewing_time_balances "
+        f"where profile_id in {RANGE} and reset_date < '2026-07-20')",
+        each=1.1,
+        beside=500 * 8,
+    ),
+    **{
+        f"erasure, the {name} profile": Case(
+            "viewing_data_erase",
+            f"select of('account', 1), false, of('profile', {profile}), 'here'",
+            f"select (select count(*) from viewing_sessions where profile_id = of('profile', "
+            f"{profile})) + (select count(*) from viewing_time_balances where profile_id = "
+            f"of('profile', {profile}))",
+            each=3.1,
+            beside=120,
+        )
+        for name, profile in (("oldest", 2), ("busiest", 3))
+    },
+    **{
+        f"export of sessions, the {name} profile": Case(
+            "session_export",
+            f"select of('profile', {profile}), timestamptz '9999-12-31 00:00Z', "
+            "'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid, 500",
+            f"select least(count(*), 500) from viewing_sessions "
+            f"where profile_id = of('profile', {profile})",
+            each=4.1,
+            beside=20,
+        )
+        for name, profile in (("oldest", 2), ("busiest", 3))
+    },
+    "export of balances": Case(
+        "balance_export", "select of('profile', 2)", "select 150", each=1.1, beside=10
+    ),
+    "profile, deleted": Case(
+        "profile_delete",
+        "select of('account', 1), false, of('profile', 20), 5000",
+        "select 390 + 150 + 20",
+        each=1.1,
+        beside=40,
+    ),
+    "title, deleted": Case(
+        "title_delete",
+        "select of('account', 1), false, of('title', 20), 5000",
+        "select count(*) from viewing_sessions where title_id = of('title', 20)",
+        each=5.1,
+        beside=40,
+    ),
+    **{
+        f"{kind}, a batch": Case(
+            "deletion_batch",
+            f"select '{kind}', of('{kind}', {number}), 1000",
+            f"select {rows}",
+            each=12.1,
+            beside=200,
+        )
+        for kind, number, rows in (
+            ("account", 3, 2000),
+            ("profile", 3, 1150),
+            ("title", 7, 1000),
+            ("title", 8, 0),
+        )
+    },
+    "account, deleted": Case(
+        "account_delete",
+        "select of('account', 1), false, of('account', 20), 5000",
+        "select 390 + 150 + 2 * 20",
+        each=1.1,
+        beside=60,
+    ),
+}
+
+
+# One puts rows in and reads none, one counts a table that is small.
+WITHOUT_CASE = {"demo_load", "retention_totals"}
+
+
+def code(name: str) -> str:
+    """A statement without its comments and the texts in it."""
+    text = (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+    return re.sub(r"--[^\n]*|'[^']*'", "", text)
+
+
+NAMES = sorted(path.stem for path in files("sql").glob("*.sql"))
+
+
+def test_every_statement_about_viewing_has_a_case() -> None:
+    about = {name for name in NAMES if any(table in code(name) for table in HOT)}
+    assert {case.statement for case in CASES.values()} == about - WITHOUT_CASE
+
+
+@pytest.fixture(scope="module")
+async def viewing(postgres_dsn: str, template: str) -> AsyncIterator[str]:
+    """Two million sessions of 5,000 profiles, and what belongs to them."""
+    async with copied(postgres_dsn, template) as dsn:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute("set session_replication_role = replica")
+        await connection.execute("set maintenance_work_mem = '256MB'")
+        await connection.execute(PEOPLE)
+        keys = await connection.fetch(KEYS)
+        for key in keys:
+            await connection.execute(key["off"])
+        await connection.execute(VIEWING)
+        for key in keys:
+            await connection.execute(key["back"])
+        await connection.execute("vacuum (analyze)")
+        assert await connection.fetchval("select count(*) from viewing_sessions") > 2_000_000
+        await connection.close()
+        yield dsn
+
+
+@pytest.fixture(params=["force_generic_plan", "auto"])
+async def planning(viewing: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    """A connection as the service's, and one that chooses between plans by itself."""
+    connection = await asyncpg.connect(
+        viewing, server_settings={"jit": "off", "plan_cache_mode": request.param}
+    )
+    yield connection
+    await connection.close()
+
+
+async def explained(connection: Connection, case: Case) -> dict[str, Any]:
+    """The plan of the driver's own prepared statement, run for the sixth time; nothing is kept."""
+    text = (files("sql") / f"{case.statement}.sql").read_text(encoding="utf-8")
+    arguments = list(await connection.fetchrow(case.arguments) or ())
+    prepared = await connection.prepare(text)
+    for _ in range(5):
+        await rolled_back(connection, prepared.fetch, *arguments)
+    written = ", ".join(map(literal, arguments))
+    explain = (
+        "explain (analyze, buffers, timing off, format json) "
+        f"execute {prepared.get_name()}({written})"
+    )
+    [plan] = json.loads(await rolled_back(connection, connection.fetchval, explain))
+    root: dict[str, Any] = plan["Plan"]
+    return root
+
+
+async def rolled_back(connection: Connection, run: Any, *arguments: object) -> Any:
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        return await run(*arguments)
+    finally:
+        await transaction.rollback()
+
+
+def literal(value: object) -> str:
+    """A value as SQL writes it; the statement's parameter gives it its type."""
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return "'{" + ",".join("null" if v is None else str(v) for v in value) + "}'"
+    return f"'{value}'"
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_reads_what_its_rows_justify(planning: Connection, name: str) -> None:
+    case = CASES[name]
+    rows = await planning.fetchval(case.rows)
+    plan = await explained(planning, case)
+    for node in nodes(plan):
+        if node.get("Relation Name") in HOT and node["Node Type"] != "ModifyTable":
+            assert node["Node Type"] in READING, node
+        if node["Node Type"] in ("Index Scan", "Index Only Scan", "Bitmap Index Scan"):
+            assert "Index Cond" in node, node
+        assert node.get("Sort Space Type") != "Disk", node
+        assert node.get("Disk Usage", 0) == 0, node
+    assert plan["Temp Read Blocks"] + plan["Temp Written Blocks"] == 0
+    read = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    assert read <= case.each * rows + case.beside
+
+
+# What indexes are made of, in any table.
+INDEXED = "id|profile_id|user_id|granted_by_user_id|started_at|ended_at|reset_date|email"
+COLUMN = rf"\b(?:{INDEXED})\b"
+KEYWORD = r"(?:in|any|all|from|and|or|not|exists|when|then|else|values)\b"
+WRAPPED = re.compile(
+    rf"\b(?!{KEYWORD})\w+\s*\((?!\s*select\b)[^()]*{COLUMN}"
+    rf"|{COLUMN}\s*(?:::|\|\||[-+*/]|at\s+time\s+zone\b)"
+)
+CONDITION = re.compile(r"\b(?:where|having|on(?!\s+conflict))\b")
+NEXT_CLAUSE = re.compile(
+    r"\b(?:left join|cross join|join|group by|order by|limit|for|union|select|returning"
+    r"|on conflict)\b"
+)
+
+
+def conditions(text: str) -> Iterator[str]:
+    """What stands behind each `where` and `on`, as far as its clause goes."""
+    for begin in CONDITION.finditer(text):
+        depth, clause = 0, text[begin.end() :]
+        for place, letter in enumerate(clause):
+            depth += (letter == "(") - (letter == ")")
+            if depth < 0 or (depth == 0 and NEXT_CLAUSE.match(clause, place)):
+                clause = clause[:place]
+                break
+        yield clause
+
+
+def wrapped(text: str) -> list[str]:
+    return [match[0] for clause in conditions(text) for match in WRAPPED.finditer(clause)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_condition_wraps_an_indexed_column(name: str) -> None:
+    assert wrapped(code(name)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select 1 from t where date(s.started_at) = $1",
+        "select 1 from t where (s.started_at at time zone 'UTC')::date >= $1",
+        "select 1 from t where date_trunc('day', started_at) = $1",
+        "select 1 from t where s.started_at::date = $1",
+        "select 1 from t join s on lower(s.email) = $1",
+        "select 1 from t join s on coalesce(s.profile_id, $2) = $1 where true",
+        "select 1 from t where s.reset_date + 1 > $1",
+        "select 1 from t where exists (select from s where s.id::text = $1)",
+    ],
+)
+def test_a_wrapped_column_is_found(text: str) -> None:
+    assert wrapped(text) != []

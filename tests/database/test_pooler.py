@@ -1,0 +1,179 @@
+"""Behind PgBouncer: what needs a session of its own is refused, and errors name what cures them."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import asyncpg
+import msgspec
+import pytest
+
+from service.database import cures, in_force
+from service.database.migrate import MigrationError, listing, migrate
+from service.database.pool import Connection, connect
+from service.errors import Unavailable
+from service.settings import Settings
+from tests.command.test_main import COMMAND, environment, refused
+from tests.conftest import free_port
+from tests.database.test_pool import PGBOUNCER, pooler
+from tests.family import SECRET
+
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+
+BOTH = "set STATEMENT_CACHE_SIZE=0, and set DATABASE_DIRECT_URL to the server's own address"
+
+
+async def test_migrating_through_a_pooler_names_the_direct_address(empty_database: str) -> None:
+    async with pooler(empty_database) as url:
+        with pytest.raises(MigrationError, match="unsupported startup parameter") as raised:
+            await asyncio.to_thread(migrate, url)
+    assert "DATABASE_DIRECT_URL" in str(raised.value)
+    assert not any(applied for _, applied in listing(empty_database))
+
+
+async def test_a_pooler_that_drops_the_options_is_noticed(empty_database: str) -> None:
+    async with pooler(empty_database, ignore_startup_parameters="options") as url:
+        with pytest.raises(MigrationError) as raised:
+            await asyncio.to_thread(migrate, url)
+    assert str(raised.value) == (
+        "Migrations need a session of their own: set DATABASE_DIRECT_URL to the server's own "
+        "address, around the pooler."
+    )
+    assert not any(applied for _, applied in listing(empty_database))
+
+
+async def test_migrate_goes_around_the_pooler(empty_database: str, tmp_path: Path) -> None:
+    async with pooler(empty_database) as url:
+        there = {"DATABASE_URL": url, "DATABASE_DIRECT_URL": empty_database}
+        assert await asyncio.to_thread(refused, tmp_path, "migrate", **there) == (0, "")
+    assert all(applied for _, applied in listing(empty_database))
+
+
+async def test_serve_migrates_around_the_pooler(empty_database: str, tmp_path: Path) -> None:
+    """It ends after that, because no setting says that there is a pooler."""
+    async with pooler(empty_database) as url:
+        status, said = await asyncio.to_thread(
+            refused,
+            tmp_path,
+            "serve",
+            "--migrate",
+            DATABASE_URL=url,
+            DATABASE_DIRECT_URL=empty_database,
+            JWT_SECRET=SECRET,
+            PORT=str(free_port()),
+        )
+    assert status == 1
+    assert "a pooler is between" in said
+    assert all(applied for _, applied in listing(empty_database))
+
+
+@pytest.mark.parametrize("command", ["serve", "retain", "check"])
+async def test_a_pooler_that_no_setting_tells_of_is_named(
+    database: str, tmp_path: Path, command: str
+) -> None:
+    async with pooler(database) as url:
+        variables = {"DATABASE_URL": url, "JWT_SECRET": SECRET, "PORT": str(free_port())}
+        status, said = await asyncio.to_thread(shown, tmp_path, command, **variables)
+    assert status == 1
+    (line,) = [line for line in said.splitlines() if "unsupported startup parameter" in line]
+    assert BOTH in line
+
+
+def shown(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """The status of a command, and everything it said."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+async def test_defaults_of_the_database_are_seen_through_the_pooler(
+    database: str, connection: Connection, settings: Settings
+) -> None:
+    name = await connection.fetchval("select current_database()")
+    for setting in ("synchronous_commit = on", "lock_timeout = 500", "jit = off"):
+        await connection.execute(f"alter database {name} set {setting}")
+    await connection.execute(f"alter database {name} set plan_cache_mode = force_generic_plan")
+    pooled = msgspec.structs.replace(settings, statement_cache_size=0)
+    async with pooler(database) as url:
+        assert await wrongs(msgspec.structs.replace(pooled, database_url=url)) == []
+    for isolation in ("serializable", "repeatable read"):
+        await connection.execute(
+            f"alter database {name} set default_transaction_isolation = '{isolation}'"
+        )
+        async with pooler(database) as url:
+            (found,) = await wrongs(msgspec.structs.replace(pooled, database_url=url))
+        assert (found.level, found.what) == (
+            "refuse",
+            f"default_transaction_isolation is {isolation} for the database: "
+            "heartbeats of two instances fail each other",
+        )
+
+
+async def wrongs(chosen: Settings) -> list[in_force.Wrong]:
+    opened = await connect(chosen)
+    try:
+        return await in_force.wrong(opened, chosen)
+    finally:
+        await opened.close()
+
+
+async def test_a_name_that_the_pooler_does_not_know(database: str, settings: Settings) -> None:
+    async with pooler(database) as url:
+        wrong = url.rpartition("/")[0] + "/elsewhere"
+        chosen = msgspec.structs.replace(settings, database_url=wrong, statement_cache_size=0)
+        with pytest.raises((Unavailable, asyncpg.PostgresError)) as raised:
+            await connect(chosen)
+    assert "correct DATABASE_URL" in cures.sentence(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "cure"),
+    [
+        ("unsupported startup parameter: jit", "STATEMENT_CACHE_SIZE=0"),
+        ("unsupported startup parameter in options: lock_timeout", "DATABASE_DIRECT_URL"),
+        ('prepared statement "__asyncpg_stmt_4__" does not exist', "STATEMENT_CACHE_SIZE=0"),
+        ('prepared statement "_pg3_0" already exists', "DATABASE_DIRECT_URL"),
+        ("server login has been failing, try again later (server_login_retry)", "the server"),
+        ("no such database: games", "DATABASE_URL"),
+        ("query_wait_timeout", "POOL_MAX_SIZE"),
+        ("cannot execute CREATE TABLE in a read-only transaction", "default_transaction_read_only"),
+    ],
+)
+def test_an_error_names_what_cures_it(said: str, cure: str) -> None:
+    for error in (asyncpg.PostgresError(said), Unavailable(said)):
+        sentence = cures.sentence(error)
+        assert sentence.startswith(said)
+        assert cure in sentence
+        assert "\n" not in sentence
+
+
+COMMANDS = (
+    ("retain",),
+    ("retain", "--dry-run"),
+    ("erase", "d0000000-0000-4000-8000-000000000001", "--yes"),
+    ("export", "d0000000-0000-4000-8000-000000000001"),
+    ("import", "lines.ndjson"),
+    ("check",),
+    ("serve",),
+)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_every_command_before_migrate_says_so(
+    empty_database: str, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    title = '{"type":"title","id":"d0000000-0000-4000-8000-000000000001","title":"x"}\n'
+    (tmp_path / "lines.ndjson").write_text(title)
+    variables = {"DATABASE_URL": empty_database, "JWT_SECRET": SECRET, "PORT": str(free_port())}
+    status, said = shown(tmp_path, *arguments, **variables)
+    assert status == 1
+    assert "run `viewing-time migrate`" in said
+    assert "Traceback" not in said

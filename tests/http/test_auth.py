@@ -1,0 +1,334 @@
+"""Who is calling: what a token must be, for how long it is remembered, what it cannot do."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import jwt
+import msgspec
+import pytest
+
+from service.credentials.keys import MAX_TOKEN_BYTES
+from service.database.pool import Connection
+from service.http import auth
+from service.settings import Settings
+from tests.conftest import Running, Starter
+from tests.family import EXPIRES, SECRET, Family, bearer
+
+STATUS = "/api/v1/parental-controls/pin/status"
+NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+INVALID = {"detail": "Invalid or expired token"}
+
+
+async def status(running: Running, headers: dict[str, str]) -> httpx.Response:
+    return await running.client.get(STATUS, headers=headers)
+
+
+async def accepts(running: Running, headers: dict[str, str]) -> bool:
+    answer = await status(running, headers)
+    assert answer.status_code == 200 or (answer.status_code, answer.json()) == (401, INVALID)
+    return answer.status_code == 200
+
+
+def tampered(headers: dict[str, str], part: int) -> dict[str, str]:
+    """The header with one part of its token cut short."""
+    parts = headers["Authorization"].split(".")
+    parts[part] = parts[part][:-4]
+    return {"Authorization": ".".join(parts)}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic dTpw"},
+        {"Authorization": "Token x"},
+    ],
+)
+async def test_without_a_bearer_token(running: Running, headers: dict[str, str]) -> None:
+    answer = await status(running, headers)
+    assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("token", [" ", "x", "a.b.c", "....", "é" * 9, "a" * 9000])
+async def test_what_is_no_token(running: Running, token: str) -> None:
+    answer = await status(running, {"Authorization": f"Bearer {token}".encode()})  # type: ignore[dict-item] # not ASCII
+    assert (answer.status_code, answer.json()) == (401, INVALID)
+    assert "www-authenticate" not in answer.headers
+
+
+async def test_the_scheme_is_read_in_any_case(running: Running, family: Family) -> None:
+    token = family.bearer["Authorization"].removeprefix("Bearer ")
+    assert await accepts(running, {"Authorization": f"bEARER {token}"})
+
+
+async def test_a_token_must_be_signed_with_the_secret(running: Running, family: Family) -> None:
+    claims = {"sub": str(family.account)}
+    for token in (
+        jwt.encode(claims, "another secret, long enough too for HS256", algorithm="HS256"),
+        jwt.encode(claims, SECRET * 2, algorithm="HS512"),
+        jwt.encode(claims, SECRET * 2, algorithm="HS384"),
+        jwt.encode(claims, "", algorithm="none"),
+    ):
+        assert not await accepts(running, {"Authorization": f"Bearer {token}"})
+    for part in range(3):
+        assert not await accepts(running, tampered(family.bearer, part))
+    assert running.context.tokens == {}
+    assert await accepts(running, family.bearer)
+
+
+async def test_a_critical_extension_is_not_passed_over(running: Running, family: Family) -> None:
+    claims = {"sub": str(family.account)}
+    headers = {"crit": ["bound"], "bound": "tv-1"}
+    token = jwt.encode(claims, SECRET, algorithm="HS256", headers=headers)
+    assert not await accepts(running, {"Authorization": f"Bearer {token}"})
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_accepted"),
+    [
+        ({"exp": NOW + SECOND}, True),
+        ({"exp": NOW}, False),
+        ({"exp": NOW - SECOND}, False),
+        ({"exp": 0}, False),
+        ({"exp": NOW.timestamp() + 0.5}, True),
+        ({"exp": str(NOW.timestamp() + 60)}, False),
+        ({"exp": True}, False),
+        ({"exp": [NOW.timestamp() + 60]}, False),
+        ({"exp": float("nan")}, False),
+        ({"exp": 10**400}, False),
+        ({"exp": None}, True),
+        ({"nbf": NOW}, True),
+        ({"nbf": NOW + SECOND}, False),
+        ({"nbf": "soon"}, False),
+        ({"nbf": -(10**400)}, False),
+        ({"iat": NOW + timedelta(days=1)}, True),
+        ({"aud": "somebody", "iss": "anybody", "jti": 5}, True),
+        ({"purpose": "pin_verified"}, False),
+        ({"purpose": None}, False),
+    ],
+)
+async def test_claims(
+    running: Running, family: Family, claims: dict[str, Any], is_accepted: bool
+) -> None:
+    running.clock.fixed = NOW
+    assert await accepts(running, bearer(family.account, **claims)) is is_accepted
+
+
+@pytest.mark.parametrize("subject", ["absent", None, "", "me", 7, ["x"], {}, True])
+async def test_a_subject_that_is_no_account(running: Running, subject: object) -> None:
+    claims: dict[str, Any] = {} if subject == "absent" else {"sub": subject}
+    token = jwt.api_jws.encode(
+        msgspec.json.encode(claims), SECRET, algorithm="HS256", headers={"typ": "JWT"}
+    )
+    answer = await status(running, {"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json()) == (401, {"detail": "Invalid token payload"})
+
+
+async def test_a_token_without_end_is_a_question_of_settings(
+    start: Starter, settings: Settings, family: Family
+) -> None:
+    strict = msgspec.structs.replace(settings, jwt_require_exp=True, jwt_leeway_seconds=300)
+    for chosen, is_accepted in ((settings, True), (strict, False)):
+        running = await start(chosen)
+        assert await accepts(running, bearer(family.account, exp=None)) is is_accepted
+        assert await accepts(running, family.bearer)
+
+
+async def test_a_remembered_token_is_not_verified_again(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await accepts(running, family.bearer)
+
+    async def unexpected(*_: object) -> None:
+        raise AssertionError("verified again")
+
+    monkeypatch.setattr(auth, "verified", unexpected)
+    assert await accepts(running, family.bearer)
+    beat = "/api/v1/viewing-time/heartbeat"
+    answer = await running.client.post(beat, json=family.beat(), headers=family.bearer)
+    assert answer.json()["enforcement"] == "allowed"
+
+
+@pytest.mark.parametrize("leeway", [0, 5])
+async def test_a_remembered_token_ends_on_time(
+    start: Starter, settings: Settings, family: Family, leeway: int
+) -> None:
+    running = await start(msgspec.structs.replace(settings, jwt_leeway_seconds=leeway))
+    running.clock.fixed = NOW
+    token = bearer(family.account, exp=NOW + 60 * SECOND, nbf=NOW + leeway * SECOND)
+    assert await accepts(running, token)
+    end = NOW + (60 + leeway) * SECOND
+    running.clock.fixed = end - timedelta(milliseconds=1)
+    assert await accepts(running, token)
+    running.clock.fixed = end
+    assert not await accepts(running, token)
+    assert not await accepts(running, bearer(family.account, exp=end - leeway * SECOND))
+
+
+async def test_only_so_many_tokens_are_remembered(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "TOKENS_MOST", 3)
+    tokens = [bearer(family.account, jti=n) for n in range(5)]
+    for token in tokens:
+        assert await accepts(running, token)
+    assert [*running.context.tokens] == [token["Authorization"][7:] for token in tokens[2:]]
+
+
+def padded(account: UUID, size: int, **claims: Any) -> str:
+    """A token with a right signature, of so many bytes."""
+    bare = len(bearer(account, **claims, pad="")["Authorization"][7:])
+    for length in range((size - bare) * 3 // 4 - 4, size):
+        token = bearer(account, **claims, pad="x" * length)["Authorization"][7:]
+        if len(token) == size:
+            return token
+    raise AssertionError("no token has this size")
+
+
+async def test_a_token_beyond_8_kib_is_refused_unparsed(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vouching = {"purpose": "pin_verified", "exp": int(EXPIRES.timestamp())}
+    largest = {"Authorization": f"Bearer {padded(family.account, MAX_TOKEN_BYTES)}"}
+    assert await accepts(running, largest)
+    parental = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+    pin_token = padded(family.account, MAX_TOKEN_BYTES, **vouching)
+
+    async def granted(token: str) -> httpx.Response:
+        body = {"minutes": 15, "pin_token": token}
+        return await running.client.post(f"{parental}/grant", json=body, headers=family.bearer)
+
+    async def changed(token: str) -> httpx.Response:
+        body = {"reset_hour": 3, "pin_token": token}
+        return await running.client.put(parental, json=body, headers=family.bearer)
+
+    assert (await granted(pin_token)).status_code == 200
+    assert (await changed(pin_token)).status_code == 200
+
+    def unexpected(*_: Any, **__: Any) -> Any:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr("service.credentials.keys.urlsafe_b64decode", unexpected)
+    monkeypatch.setattr("jwt.decode", unexpected)
+    monkeypatch.setattr("jwt.get_unverified_header", unexpected)
+    for size in (MAX_TOKEN_BYTES + 1, 60_000):
+        token = padded(family.account, size)
+        assert not await accepts(running, {"Authorization": f"Bearer {token}"})
+        assert not await accepts(running, {"Authorization": f"bearer {'x' * size}"})
+        assert max(map(len, running.context.tokens)) == MAX_TOKEN_BYTES
+        beat = await running.client.post(
+            "/api/v1/viewing-time/heartbeat",
+            json=family.beat(),
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        assert (beat.status_code, beat.json()) == (401, INVALID)
+        token = padded(family.account, size, **vouching)
+        answer = await granted(token)
+        assert (answer.status_code, answer.json()["detail"]) == (
+            403,
+            "Invalid or expired PIN token",
+        )
+        answer = await changed(token)
+        assert answer.status_code == 403
+        assert answer.json()["detail"] == "Valid PIN token required to change: reset_hour"
+
+
+async def test_a_token_is_parsed_once_its_signature_is_right(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parsing costs a hundred times what the signature does, and anyone may send garbage."""
+    parsed: list[str] = []
+    decode = jwt.decode
+
+    def counting(token: str, *arguments: Any, **options: Any) -> Any:
+        parsed.append(token)
+        return decode(token, *arguments, **options)
+
+    monkeypatch.setattr("jwt.decode", counting)
+    monkeypatch.delattr("jwt.get_unverified_header")
+    token = family.bearer["Authorization"][7:]
+    header, payload, signature = token.split(".")
+    for other in (
+        f"{header}.{payload}.{signature[:-4]}AAAA",
+        f"{header}.{'W1tb' * 1900}.{signature}",
+        f"{'W1tb' * 1900}.{payload}.{signature}",
+        f"{header}..",
+        f"{header}.{payload}.",
+        f"{header}.{payload}.{signature}.",
+        f"{header}.{payload}",
+        f"é.{payload}.{signature}",
+        f"{header}.é.{signature}",
+        f"{header}.{payload}.é",
+        f"A.{payload}.{signature}",
+    ):
+        answer = await status(running, {"Authorization": f"Bearer {other}".encode()})  # type: ignore[dict-item] # not ASCII
+        assert (answer.status_code, answer.json()) == (401, INVALID), other
+    assert parsed == []
+    assert await accepts(running, family.bearer)
+    assert await accepts(running, family.bearer)
+    assert parsed == [token]
+
+
+async def test_an_account_must_be_there_and_active(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    beat = "/api/v1/viewing-time/heartbeat"
+    assert await accepts(running, family.bearer)
+    await running.client.post(beat, json=family.beat(), headers=family.bearer)
+    await connection.execute("update users set is_active = false where id = $1", family.account)
+    inactive = (401, {"detail": "User not found or inactive"})
+    for answer in (
+        await status(running, family.bearer),
+        await status(running, bearer(uuid4())),
+        await running.client.post(beat, json=family.beat(), headers=family.bearer),
+    ):
+        assert (answer.status_code, answer.json()) == inactive
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_accepted"),
+    [
+        ({"iss": "https://accounts.example", "aud": "viewing-time"}, True),
+        ({"iss": "https://accounts.example", "aud": ["web", "viewing-time"]}, True),
+        ({"iss": "https://accounts.example", "aud": ["web"]}, False),
+        ({"iss": "https://accounts.example", "aud": "viewing-time-2"}, False),
+        ({"iss": "https://accounts.example", "aud": {"viewing-time": 1}}, False),
+        ({"iss": "https://accounts.example"}, False),
+        ({"iss": "https://accounts.example/", "aud": "viewing-time"}, False),
+        ({"iss": ["https://accounts.example"], "aud": "viewing-time"}, False),
+        ({"aud": "viewing-time"}, False),
+        ({}, False),
+    ],
+)
+async def test_issuer_and_audience_are_required_when_set(
+    start: Starter,
+    settings: Settings,
+    family: Family,
+    claims: dict[str, Any],
+    is_accepted: bool,
+) -> None:
+    chosen = msgspec.structs.replace(
+        settings, jwt_issuer="https://accounts.example", jwt_audience="viewing-time"
+    )
+    running = await start(chosen)
+    body = {"sub": str(family.account), **claims}
+    token = jwt.api_jws.encode(msgspec.json.encode(body), SECRET, algorithm="HS256")
+    assert await accepts(running, {"Authorization": f"Bearer {token}"}) is is_accepted
+
+
+async def test_administrators_are_so_by_the_databases_word(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    url = "/api/v1/admin/metrics"
+    claimed = bearer(family.account, is_admin=True)
+    answer = await running.client.get(url, headers=claimed)
+    assert (answer.status_code, answer.json()) == (403, {"detail": "Admin privileges required"})
+    await connection.execute("update users set is_admin = true where id = $1", family.account)
+    assert (await running.client.get(url, headers=claimed)).status_code == 200

@@ -1,0 +1,898 @@
+"""A request that comes twice with one Idempotency-Key is carried out once, on every instance."""
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import bcrypt
+import httpx
+import msgspec
+import pytest
+
+from service.credentials.pin_hasher import Turn
+from service.database.pool import Connection
+from service.http import idempotency
+from service.http.idempotency import USED
+from service.settings import Settings
+from tests.conftest import Running, Starter, served
+from tests.database.test_pool import PGBOUNCER, pooler
+from tests.family import PASSWORD, PIN, Family, add_family
+from tests.platform.test_imports import URL as IMPORT
+from tests.platform.test_imports import ndjson, title
+from tests.players.test_heartbeat import beat
+
+PINS: Final = "/api/v1/parental-controls/pin"
+GRANT: Final = "/api/v1/parental-controls/profiles/{}/viewing-time/grant"
+END: Final = "/api/v1/viewing-time/session/{}/end"
+NEW_PIN: Final = "4321"
+USED_SECONDS: Final = 7200
+
+
+class Asked(msgspec.Struct):
+    """A request, another request of the same kind, and all that the first one changes."""
+
+    url: str
+    body: dict[str, Any] | None
+    other: dict[str, Any] | None
+
+
+async def remote_grant(running: Running, family: Family) -> Asked:
+    return Asked(GRANT.format(family.child), {"minutes": 30}, {"minutes": 45})
+
+
+async def grant_with_pin(running: Running, family: Family) -> Asked:
+    url = GRANT.format(family.child)
+    return Asked(url, {"minutes": 30, "pin": PIN}, {"minutes": 45, "pin": PIN})
+
+
+async def grant_with_token(running: Running, family: Family) -> Asked:
+    answer = await running.client.post(f"{PINS}/verify", json={"pin": PIN}, headers=family.bearer)
+    token = answer.json()["pin_token"]
+    url = GRANT.format(family.child)
+    return Asked(url, {"minutes": 30, "pin_token": token}, {"pin_token": token})
+
+
+async def unlimited_grant(running: Running, family: Family) -> Asked:
+    return Asked(GRANT.format(family.child), {}, {"minutes": 15})
+
+
+async def session_end(running: Running, family: Family) -> Asked:
+    return Asked(END.format((await beat(running, family))["session_id"]), None, None)
+
+
+async def pin_verify(running: Running, family: Family) -> Asked:
+    return Asked(f"{PINS}/verify", {"pin": PIN}, None)
+
+
+async def pin_change(running: Running, family: Family) -> Asked:
+    body = {"new_pin": NEW_PIN, "current_pin": PIN}
+    return Asked(PINS, body, {**body, "current_pin": "9999"})
+
+
+async def pin_reset(running: Running, family: Family) -> Asked:
+    body = {"new_pin": NEW_PIN, "password": PASSWORD}
+    return Asked(f"{PINS}/reset", body, {**body, "new_pin": "5678"})
+
+
+Kind = Callable[[Running, Family], Awaitable[Asked]]
+KINDS: Final = [
+    remote_grant,
+    grant_with_pin,
+    grant_with_token,
+    unlimited_grant,
+    session_end,
+    pin_verify,
+    pin_change,
+    pin_reset,
+]
+
+
+async def send(
+    running: Running, family: Family, asked: Asked, key: str | None = "k", **change: Any
+) -> httpx.Response:
+    headers = {**family.bearer, **({} if key is None else {"Idempotency-Key": key})}
+    body = asked.body if asked.body is None or not change else {**asked.body, **change}
+    return await running.client.post(asked.url, json=body, headers=headers)
+
+
+def told(answer: httpx.Response) -> tuple[int, Any]:
+    """Status and body; a PIN token is another each time."""
+    body = answer.json()
+    body.pop("pin_token", None)
+    return answer.status_code, body
+
+
+async def state(connection: Connection) -> tuple[Any, ...]:
+    """All that these requests change."""
+    row = await connection.fetchrow(
+        """
+        select
+            (select count(*) from time_grants),
+            (select sum(used_seconds) from viewing_time_balances),
+            (select bool_or(is_unlimited_override) from viewing_time_balances),
+            (select array_agg(ended_at order by id) from viewing_sessions),
+            (select array_agg((pin_hash, pin_failed_attempts, pin_lockout_until)::text) from users),
+            (select count(*) from viewing_time_attempts),
+            (select coalesce(sum(failures), 0) from viewing_time_password_failures)
+        """
+    )
+    return tuple(row or ())
+
+
+async def kept(connection: Connection) -> int:
+    count: int = await connection.fetchval("select count(*) from viewing_time_request_keys")
+    return count
+
+
+@pytest.fixture
+async def watched(connection: Connection, family: Family) -> Family:
+    """A family whose child has watched for two hours today."""
+    await connection.execute(
+        "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds, "
+        "educational_seconds, is_unlimited_override, updated_at) "
+        "values (gen_random_uuid(), $1, (now() at time zone 'UTC')::date, $2, 0, false, now())",
+        family.child,
+        USED_SECONDS,
+    )
+    return family
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_repeated_request_gets_the_answer_and_changes_nothing_on_any_instance(
+    start: Starter, connection: Connection, watched: Family, kind: Kind
+) -> None:
+    here, there = await start(), await start()
+    asked = await kind(here, watched)
+    first = await send(here, watched, asked)
+    assert first.status_code == 200
+    after = await state(connection)
+    for running in (here, there, here):
+        assert told(await send(running, watched, asked)) == told(first)
+        assert await state(connection) == after
+    assert await kept(connection) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_copies_at_once_on_two_instances_are_carried_out_once(
+    start: Starter, connection: Connection, watched: Family, kind: Kind
+) -> None:
+    instances = [await start(), await start()]
+    asked = await kind(instances[0], watched)
+    answers = await asyncio.gather(
+        *(send(running, watched, asked) for running in instances for _ in range(2))
+    )
+    assert [told(answer)[0] for answer in answers] == [200] * 4, [told(a) for a in answers]
+    assert len({str(told(answer)) for answer in answers}) == 1
+    grants, used, _, _, [user], attempts, _ = await state(connection)
+    assert grants == ("grant" in kind.__name__)
+    granted = 1800 if asked.body and asked.body.get("minutes") else 0
+    assert used == USED_SECONDS + 30 * (kind is session_end) - granted
+    assert (attempts, user.endswith(",0,)")) == (0, True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again(
+    start: Starter,
+    settings: Settings,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process stands still between the commit and the answer, and is given up."""
+    running = await start()
+    asked = await kind(running, watched)
+    stopped = asyncio.Event()
+
+    class Lost(Exception):
+        pass
+
+    async def lose(*_: Any) -> None:
+        stopped.set()
+        raise Lost
+
+    endpoint = idempotency.Once.effect
+
+    def then_lost(once: idempotency.Once) -> Any:
+        return _Lost(endpoint(once), lose)
+
+    if kind is pin_verify:
+        keep = idempotency.Once.keep
+
+        async def keep_and_lose(once: idempotency.Once, *arguments: Any) -> None:
+            await keep(once, *arguments)
+            await lose()
+
+        monkeypatch.setattr(idempotency.Once, "keep", keep_and_lose)
+    else:
+        monkeypatch.setattr(idempotency.Once, "effect", then_lost)
+    assert (await send(running, watched, asked)).status_code == 500
+    assert stopped.is_set()
+    monkeypatch.undo()
+    after = await state(connection)
+    assert await kept(connection) == 1
+    assert (await send(running, watched, asked)).status_code == 200
+    assert await state(connection) == after
+
+
+class _Lost:
+    """A context manager after which the answer is lost."""
+
+    def __init__(self, inner: Any, lose: Callable[..., Awaitable[None]]) -> None:
+        self._inner = inner
+        self._lose = lose
+
+    async def __aenter__(self) -> Any:
+        return await self._inner.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> Any:
+        await self._inner.__aexit__(*error)
+        await self._lose()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not pin_verify])
+async def test_a_request_that_broke_off_before_its_commit_is_carried_out_when_it_comes_again(
+    running: Running,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = await kind(running, watched)
+    before = await state(connection)
+
+    async def fail(*_: Any) -> None:
+        raise ConnectionError("lost")
+
+    monkeypatch.setattr(idempotency.KEEP, "maybe", fail)
+    assert (await send(running, watched, asked)).status_code >= 500
+    assert await kept(connection) == 0
+    after = await state(connection)
+    assert after[:4] == before[:4]
+    assert after[4:] == before[4:] or kind in (pin_change, grant_with_pin)
+    monkeypatch.undo()
+    assert (await send(running, watched, asked)).status_code == 200
+    assert await state(connection) != before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_without_a_key_nothing_is_kept_and_every_request_is_carried_out(
+    running: Running, connection: Connection, watched: Family, kind: Kind
+) -> None:
+    asked = await kind(running, watched)
+    for number in range(2):
+        answer = await send(running, watched, asked, None)
+        assert answer.status_code == (400 if number and kind is pin_change else 200)
+    assert await kept(connection) == 0
+    if kind is remote_grant:
+        assert (await state(connection))[:2] == (2, USED_SECONDS - 3600)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_key_is_not_for_another_request(
+    running: Running, connection: Connection, watched: Family, kind: Kind
+) -> None:
+    others = [await other(running, watched) for other in KINDS if other is not kind]
+    asked = await kind(running, watched)
+    assert (await send(running, watched, asked)).status_code == 200
+    others = [other for other in others if other.url != asked.url]
+    if asked.other is not None:
+        others.append(msgspec.structs.replace(asked, body=asked.other))
+    pin = NEW_PIN if kind in (pin_change, pin_reset) else PIN
+    after = await state(connection)
+    for other in others:
+        body = other.body
+        if body and "pin" in body:
+            body = {**body, "pin": pin}
+        if body and other.url == PINS:
+            body = {"new_pin": pin, "current_pin": pin}
+        answer = await send(running, watched, msgspec.structs.replace(other, body=body))
+        assert told(answer) == (422, {"detail": USED}), other
+        assert await state(connection) == after
+    assert await kept(connection) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_key_is_its_accounts_own_and_a_new_one_after_24_hours(
+    running: Running, connection: Connection, watched: Family, kind: Kind
+) -> None:
+    stranger = await add_family(connection)
+    for family in (watched, stranger):
+        asked = await kind(running, family)
+        assert (await send(running, family, asked)).status_code == 200
+    assert await kept(connection) == 2
+    await connection.execute(
+        "update viewing_time_request_keys set created_at = created_at - interval '24 hours'"
+    )
+    fresh = await remote_grant(running, watched)
+    for expected in (200, 200):
+        assert (await send(running, watched, fresh)).status_code == expected
+    granted = "select count(*) from time_grants where profile_id = $1 and is_remote"
+    before = 1 if kind in (remote_grant, unlimited_grant) else 0
+    assert await connection.fetchval(granted, watched.child) == 1 + before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_repetition_is_refused_as_the_request_would_be(
+    running: Running, connection: Connection, watched: Family, kind: Kind
+) -> None:
+    asked = await kind(running, watched)
+    assert (await send(running, watched, asked)).status_code == 200
+    if "grant" in kind.__name__:
+        stranger = await add_family(connection)
+        await connection.execute(
+            "update profiles set user_id = $1 where id = $2", stranger.account, watched.child
+        )
+        assert (await send(running, watched, asked)).status_code == 403
+    await connection.execute("update users set is_active = false")
+    assert (await send(running, watched, asked)).status_code == 401
+
+
+@pytest.mark.parametrize("key", ["x" * 65, "two words", "tab\tbed", ""])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_key_that_is_none_changes_nothing(
+    running: Running, connection: Connection, watched: Family, kind: Kind, key: str
+) -> None:
+    asked = await kind(running, watched)
+    before = await state(connection)
+    answer = await send(running, watched, asked, key)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["header", "idempotency-key"]
+    assert await state(connection) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "status"),
+    [
+        (grant_with_pin, {"pin": "0000"}, 403),
+        (pin_verify, {"pin": "0000"}, 403),
+        (pin_change, {"current_pin": "0000"}, 400),
+        (pin_reset, {"password": "wrong"}, 401),
+    ],
+)
+async def test_a_wrong_secret_counts_once_and_another_guess_needs_another_key(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    wrong: dict[str, str],
+    status: int,
+) -> None:
+    instances = [await start(), await start()]
+    asked = await kind(instances[0], watched)
+    first = await send(instances[0], watched, asked, **wrong)
+    assert first.status_code == status
+    after = await state(connection)
+    for running in instances:
+        assert told(await send(running, watched, asked, **wrong)) == told(first)
+        assert await state(connection) == after
+    guessed = dict.fromkeys(wrong, "1111")
+    assert told(await send(instances[1], watched, asked, **guessed)) == told(first)
+    assert (await counts(connection, watched))[0] == 2
+    right = await send(instances[1], watched, asked)
+    assert told(right) == (422, {"detail": USED})
+    assert (await send(instances[1], watched, asked, "another")).status_code == 200
+
+
+async def test_copies_of_a_wrong_pin_at_once_count_once(
+    start: Starter, connection: Connection, watched: Family
+) -> None:
+    instances = [await start(), await start()]
+    asked = Asked(f"{PINS}/verify", {"pin": "0000"}, None)
+    answers = await asyncio.gather(
+        *(send(running, watched, asked) for running in instances for _ in range(2))
+    )
+    assert [answer.status_code for answer in answers] == [403] * 4
+    assert await connection.fetchval("select pin_failed_attempts from users") == 1
+    assert await connection.fetchval("select count(*) from viewing_time_attempts") == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "locked"),
+    [
+        (grant_with_pin, 403, 403),
+        (pin_verify, 403, 403),
+        (pin_change, 400, 403),
+        (pin_reset, 401, 429),
+    ],
+)
+async def test_a_key_that_was_right_once_allows_no_free_guesses(
+    running: Running,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    status: int,
+    locked: int,
+) -> None:
+    """Neither by the answer nor by the lock can a guess be told from one without the key."""
+    asked = await kind(running, watched)
+    assert (await send(running, watched, asked)).status_code == 200
+    guess = {"password": "wrong"} if kind is pin_reset else {"pin": "0000"}
+    guess = {"new_pin": "0000"} if kind is pin_change else guess
+    while (refusal := await send(running, watched, asked, **guess)).status_code == status:
+        if "x-locked-until" in refusal.headers:
+            break
+    # Now the right one is not looked at either.
+    assert refusal.status_code == locked
+    assert (await send(running, watched, asked)).status_code == locked
+    wrong = await connection.fetchval(
+        "select pin_failed_attempts + coalesce((select failures from "
+        "viewing_time_password_failures), 0) from users"
+    )
+    assert wrong in (5, 6)
+
+
+async def test_a_first_pin_is_set_once(
+    start: Starter, connection: Connection, watched: Family
+) -> None:
+    await connection.execute("update users set pin_hash = null")
+    instances = [await start(), await start()]
+    asked = Asked(PINS, {"new_pin": NEW_PIN}, None)
+    answers = await asyncio.gather(*(send(running, watched, asked) for running in instances * 2))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    stored = await connection.fetchval("select pin_hash from users")
+    assert bcrypt.checkpw(NEW_PIN.encode(), stored.encode())
+
+
+async def test_a_repeated_verification_gets_a_token_that_works(
+    running: Running, watched: Family
+) -> None:
+    asked = await pin_verify(running, watched)
+    tokens = [(await send(running, watched, asked)).json()["pin_token"] for _ in range(2)]
+    assert tokens[0] != tokens[1]
+    for token in tokens:
+        given = Asked(GRANT.format(watched.child), {"minutes": 15, "pin_token": token}, None)
+        assert (await send(running, watched, given, str(uuid4()))).status_code == 200
+
+
+async def test_what_changed_nothing_can_be_asked_again_with_its_key(
+    running: Running, connection: Connection, watched: Family
+) -> None:
+    session = uuid4()
+    asked = Asked(END.format(session), None, None)
+    assert (await send(running, watched, asked)).status_code == 404
+    opened = (await beat(running, watched))["session_id"]
+    await connection.execute("update viewing_sessions set id = $1 where id = $2", session, opened)
+    assert (await send(running, watched, asked)).status_code == 200
+
+
+async def test_the_same_request_in_other_words_is_the_same(
+    running: Running, connection: Connection, watched: Family
+) -> None:
+    first = await send(running, watched, Asked(GRANT.format(watched.child), {"minutes": 30}, None))
+    child = str(UUID(str(watched.child))).upper()
+    again = Asked(GRANT.format(f"{{{child}}}"), {"minutes": "30", "more": 1, "pin": None}, None)
+    assert told(await send(running, watched, again)) == told(first)
+    assert await connection.fetchval("select count(*) from time_grants") == 1
+
+
+async def test_a_changed_secret_of_the_service_still_knows_its_requests(
+    start: Starter, settings: Settings, connection: Connection, watched: Family
+) -> None:
+    asked = await remote_grant(await start(), watched)
+    first = await send(await start(), watched, asked)
+    fresh = {"jwt_secret": "n" * 32, "jwt_secret_previous": settings.jwt_secret}
+    assert told(
+        await send(await start(msgspec.structs.replace(settings, **fresh)), watched, asked)
+    ) == told(first)
+    assert await connection.fetchval("select count(*) from time_grants") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_secret_is_kept(
+    running: Running, connection: Connection, watched: Family, kind: Kind
+) -> None:
+    asked = await kind(running, watched)
+    answer = await send(running, watched, asked, "a-key-of-a-client")
+    row = await connection.fetchval("select k::text from viewing_time_request_keys as k")
+    secrets = ["a-key-of-a-client", PASSWORD, *(asked.body or {}).values()]
+    secrets += [answer.json().get("pin_token")]
+    for secret in secrets:
+        if isinstance(secret, str):
+            assert secret not in row or secret in (PIN, NEW_PIN)
+    stored = await connection.fetchval("select answer from viewing_time_request_keys")
+    assert PIN not in stored
+    assert NEW_PIN not in stored
+
+
+async def test_the_latest_keys_of_an_account_are_kept(
+    running: Running, connection: Connection, watched: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "MAX_KEYS", 5)
+    stranger = await add_family(connection)
+    await send(running, stranger, await remote_grant(running, stranger), "theirs")
+    asked = await remote_grant(running, watched)
+    for number in range(8):
+        await send(running, watched, asked, f"{number}")
+    of_account = "select count(*) from viewing_time_request_keys where account_id = $1"
+    assert await connection.fetchval(of_account, watched.account) == 5
+    assert await connection.fetchval(of_account, stranger.account) == 1
+    for number in range(3, 8):
+        await send(running, watched, asked, f"{number}")
+    granted = "select count(*) from time_grants where profile_id = $1"
+    assert await connection.fetchval(granted, watched.child) == 8
+
+
+async def test_old_keys_go_whoevers_they_are(
+    running: Running, connection: Connection, watched: Family
+) -> None:
+    stranger = await add_family(connection)
+    await connection.execute(
+        "insert into viewing_time_request_keys "
+        "select $1, gen_random_uuid(), '', 200, '{}', now() - interval '25 hours' "
+        "from generate_series(1, 15)",
+        stranger.account,
+    )
+    asked = await remote_grant(running, watched)
+    for number in range(2):
+        await send(running, watched, asked, f"{number}")
+    assert await kept(connection) == 2
+
+
+async def test_keys_go_with_their_account_and_with_an_erasure(
+    running: Running, connection: Connection, watched: Family, admin: dict[str, str]
+) -> None:
+    stranger = await add_family(connection)
+    for family in (watched, stranger):
+        await send(running, family, await remote_grant(running, family))
+    url = f"/api/v1/admin/profiles/{watched.child}/viewing-data"
+    assert (await running.client.delete(url, headers=admin)).status_code == 200
+    assert await kept(connection) == 1
+    await connection.execute("delete from users where id = $1", stranger.account)
+    assert await kept(connection) == 0
+
+
+async def test_a_key_costs_three_statements_and_no_key_costs_none(
+    running: Running, connection: Connection, watched: Family
+) -> None:
+    asked = await remote_grant(running, watched)
+    statements = (
+        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s join pg_database as d "
+        "on d.oid = s.dbid where d.datname = current_database() "
+        "and s.query not like '%pg_stat_st%' and s.query !~* '^(begin|commit)'"
+    )
+    await send(running, watched, asked, None)
+    counts = []
+    for key in (None, "one", "one"):
+        before = await connection.fetchval(statements)
+        await send(running, watched, asked, key)
+        counts.append(await connection.fetchval(statements) - before)
+    assert counts == [1, 4, 1]
+
+
+async def test_an_import_is_carried_out_once(
+    start: Starter, connection: Connection, admin: dict[str, str]
+) -> None:
+    """What was changed after it is not changed back when it comes again."""
+    instances = [await start(), await start()]
+    film = title(title="First")
+    lines = ndjson([film, "{"])
+    headers = {**admin, "Idempotency-Key": "import"}
+
+    async def post(running: Running, content: bytes, mode: str = "best") -> httpx.Response:
+        url = f"{IMPORT}?mode={mode}"
+        return await running.client.post(url, content=content, headers=headers)
+
+    answers = await asyncio.gather(*(post(running, lines) for running in instances * 2))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len({answer.content for answer in answers}) == 1
+    assert answers[0].json()["titles"] == 1
+    await connection.execute("update titles set title = 'Second'")
+    assert (await post(instances[1], lines)).content == answers[0].content
+    assert await connection.fetchval("select title from titles") == "Second"
+    for content, mode in ((lines, "all"), (ndjson([film]), "best")):
+        answer = await post(instances[0], content, mode)
+        assert told(answer) == (422, {"detail": USED})
+    assert await connection.fetchval("select title from titles") == "Second"
+
+
+async def test_an_import_that_changed_nothing_can_come_again_with_its_key(
+    running: Running, connection: Connection, admin: dict[str, str]
+) -> None:
+    headers = {**admin, "Idempotency-Key": "import"}
+    for content, status in ((ndjson([title(), "{"]), 422), (ndjson([title()]), 200)):
+        answer = await running.client.post(IMPORT, content=content, headers=headers)
+        assert answer.status_code == status
+    assert await connection.fetchval("select count(*) from titles") == 1
+
+
+async def test_grants_of_a_killed_process_are_carried_out_once(
+    database: str, connection: Connection, watched: Family
+) -> None:
+    """Some have their answer when it is killed, some are committed without, some not begun."""
+    keys = [f"{number}" for number in range(60)]
+    killed = asyncio.Event()
+
+    async def post(client: httpx.AsyncClient, key: str) -> int:
+        url = GRANT.format(watched.child)
+        headers = {**watched.bearer, "Idempotency-Key": key}
+        try:
+            return (await client.post(url, json={"minutes": 15}, headers=headers)).status_code
+        except httpx.TransportError:
+            return 0
+
+    async def kill(process: subprocess.Popen[bytes]) -> None:
+        while not await connection.fetchval("select count(*) > 15 from time_grants"):
+            await asyncio.sleep(0)
+        process.kill()
+        killed.set()
+
+    async with served(database) as first, httpx.AsyncClient(base_url=first.url) as client:
+        killing = asyncio.create_task(kill(first.process))
+        statuses = await asyncio.gather(*(post(client, key) for key in keys))
+        await killing
+    assert killed.is_set()
+    assert 0 in statuses
+    async with served(database) as second, httpx.AsyncClient(base_url=second.url) as client:
+        again = [await post(client, key) for key in keys]
+    assert again == [200] * 60
+    assert await connection.fetchval("select count(*) from time_grants") == 60
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+async def test_requests_are_carried_out_once_behind_a_pooler(
+    start: Starter, settings: Settings, connection: Connection, watched: Family
+) -> None:
+    async with pooler(settings.database_url) as url:
+        pooled = {"database_url": url, "database_direct_url": settings.database_url}
+        running = await start(msgspec.structs.replace(settings, statement_cache_size=0, **pooled))
+        for kind in (remote_grant, session_end, grant_with_pin, pin_change):
+            asked = await kind(running, watched)
+            answers = await asyncio.gather(
+                *(send(running, watched, asked, kind.__name__) for _ in range(3))
+            )
+            assert [answer.status_code for answer in answers] == [200] * 3
+            assert len({str(told(answer)) for answer in answers}) == 1
+        assert (await state(connection))[0] == 2
+        assert await kept(connection) == 4
+
+
+SECRETS: Final = [
+    (grant_with_pin, "pin", 403),
+    (pin_verify, "pin", 403),
+    (pin_change, "current_pin", 400),
+    (pin_reset, "password", 401),
+]
+
+
+async def counts(connection: Connection, family: Family) -> tuple[int, bool, int]:
+    """Failures of PIN and password, whether the PIN is locked, attempts without a verdict."""
+    row = await connection.fetchrow(
+        "select pin_failed_attempts + coalesce((select failures from "
+        "viewing_time_password_failures where account_id = u.id), 0), "
+        "coalesce(pin_lockout_until > now(), false), "
+        "(select count(*)::int from viewing_time_attempts where account_id = u.id) "
+        "from users as u where id = $1",
+        family.account,
+    )
+    assert row is not None
+    return row[0], row[1], row[2]
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The secrets whose hashes were compared with a stored one, in order."""
+    seen: list[str] = []
+    verify = Turn.verify
+
+    async def noted(turn: Turn, secret: str, stored: str | None) -> bool:
+        is_right = await verify(turn, secret, stored)
+        if stored is not None:
+            seen.append(secret)
+        return is_right
+
+    monkeypatch.setattr(Turn, "verify", noted)
+    return seen
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_different_secrets_at_once_with_one_key_are_all_counted(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    hashed: list[str],
+    kind: Kind,
+    member: str,
+    status: int,
+    instances: int,
+) -> None:
+    services = [await start() for _ in range(instances)]
+    asked = await kind(services[0], watched)
+    for key in ("one", "two"):
+        await asyncio.gather(
+            *(
+                send(services[number % instances], watched, asked, key, **{member: f"{number:04}"})
+                for number in range(6)
+            )
+        )
+        count, is_locked, open_attempts = await counts(connection, watched)
+        assert (count, open_attempts) == (len(hashed), 0)
+        assert len(set(hashed)) == len(hashed) or key == "two"
+    assert len(hashed) >= 5
+    if kind is not pin_reset:
+        assert (len(hashed), is_locked) == (5, True)
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_a_right_secret_among_wrong_ones_with_its_key_frees_no_guess(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    hashed: list[str],
+    kind: Kind,
+    member: str,
+    status: int,
+    place: int,
+    instances: int,
+) -> None:
+    services = [await start() for _ in range(instances)]
+    asked = await kind(services[0], watched)
+    assert asked.body is not None
+    right = asked.body[member]
+    guesses = ["0000", "0001", "0002", "0003"]
+    guesses.insert(place, right)
+    answers = await asyncio.gather(
+        *(
+            send(services[number % instances], watched, asked, **{member: guess})
+            for number, guess in enumerate(guesses)
+        )
+    )
+    count, _, open_attempts = await counts(connection, watched)
+    assert open_attempts == 0
+    assert len(hashed) == len(set(hashed)) == len(guesses)
+    after_right = len(hashed) - 1 - hashed.index(right)
+    if instances == 1:
+        # A right password that changes nothing, because its key is used, clears nothing either.
+        assert count == after_right or (kind is pin_reset and count == len(guesses) - 1)
+    assert count < len(guesses)
+    for guess, answer in zip(guesses, answers, strict=True):
+        assert answer.status_code in ((200, 422) if guess == right else (status,))
+
+
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_a_wrong_secret_counts_where_its_answer_cannot_be_stored(
+    running: Running,
+    database: str,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    member: str,
+    status: int,
+) -> None:
+    """Another transaction holds the key: first longer than a statement may wait."""
+    asked = await kind(running, watched)
+    await send(running, watched, asked, **{member: "0000"})
+    await connection.execute(
+        "update viewing_time_request_keys set created_at = created_at - interval '25 hours'"
+    )
+    holder = await asyncpg.connect(database)
+    try:
+        async with holder.transaction():
+            await holder.execute("select from viewing_time_request_keys for update")
+            assert (await send(running, watched, asked, **{member: "0001"})).status_code == status
+    finally:
+        await holder.close()
+    assert await counts(connection, watched) == (2, False, 0)
+
+
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_an_answered_request_whose_secret_was_changed_counts_once(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    member: str,
+    status: int,
+) -> None:
+    instances = [await start(), await start()]
+    asked = await kind(instances[0], watched)
+    assert (await send(instances[0], watched, asked)).status_code == 200
+    changed = bcrypt.hashpw(b"1111", bcrypt.gensalt(4)).decode()
+    await connection.execute("update users set pin_hash = $1, password_hash = $1", changed)
+    answers = [await send(running, watched, asked) for running in instances * 4]
+    assert len({str(told(answer)) for answer in answers}) == 1
+    assert answers[0].status_code == status
+    assert await counts(connection, watched) == (1, False, 0)
+    guess = {"new_pin": "0000"} if kind is pin_change else {member: "0000"}
+    for expected in (2, 3):
+        refusal = await send(instances[1], watched, asked, **guess)
+        assert refusal.status_code == status
+        assert await counts(connection, watched) == (expected, False, 0)
+    assert told(await send(instances[1], watched, asked)) == told(answers[0])
+    assert await counts(connection, watched) == (3, False, 0)
+
+
+@pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
+async def test_copies_at_once_of_an_answered_request_whose_secret_was_changed_count_once(
+    start: Starter,
+    connection: Connection,
+    watched: Family,
+    kind: Kind,
+    member: str,
+    status: int,
+) -> None:
+    instances = [await start(), await start()]
+    asked = await kind(instances[0], watched)
+    assert (await send(instances[0], watched, asked)).status_code == 200
+    changed = bcrypt.hashpw(b"1111", bcrypt.gensalt(4)).decode()
+    await connection.execute("update users set pin_hash = $1, password_hash = $1", changed)
+    answers = await asyncio.gather(*(send(running, watched, asked) for running in instances * 3))
+    assert [answer.status_code for answer in answers] == [status] * 6
+    assert await counts(connection, watched) == (1, False, 0)
+
+
+@pytest.mark.parametrize(
+    "is_pooled",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_process_that_stands_still_keeps_no_row_locked(
+    database: str, connection: Connection, watched: Family, is_pooled: bool, is_known: bool
+) -> None:
+    """It is stopped while its last statement waits, so its transaction stays open.
+
+    A statement that the driver knows waits when it runs, another when it is parsed.
+    """
+    grant = GRANT.format(watched.child)
+    headers = {**watched.bearer, "Idempotency-Key": "k"}
+    if connection.get_server_version().major < 17 and (is_pooled or not is_known):
+        pytest.skip("the server knows no transaction_timeout")
+    async with AsyncExitStack() as stack:
+        variables = {}
+        url = database
+        if is_pooled:
+            name = await connection.fetchval("select current_database()")
+            for line in ("lock_timeout = '500ms'", "jit = off"):
+                await connection.execute(f"alter database {name} set {line}")
+            url = await stack.enter_async_context(pooler(database))
+            variables = {"STATEMENT_CACHE_SIZE": "0", "DATABASE_DIRECT_URL": database}
+        if is_known:
+            variables |= {"POOL_MIN_SIZE": "1", "POOL_MAX_SIZE": "1"}
+        stopped = await stack.enter_async_context(served(url, **variables))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=stopped.url, timeout=30)
+        )
+        stack.callback(stopped.process.send_signal, signal.SIGCONT)
+        before = 0
+        if is_known:
+            earlier = {**watched.bearer, "Idempotency-Key": "earlier"}
+            before = (await client.post(grant, json={"minutes": 15}, headers=earlier)).is_success
+        assert before == is_known
+        holder = await asyncpg.connect(database)
+        stack.push_async_callback(holder.close)
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute("lock table viewing_time_request_keys in exclusive mode")
+        granting = asyncio.create_task(client.post(grant, json={"minutes": 15}, headers=headers))
+        waiting = (
+            "select count(*) from pg_locks as l join pg_class as c on c.oid = l.relation "
+            "where c.relname = 'viewing_time_request_keys' and not l.granted"
+        )
+        async with asyncio.timeout(10):
+            while not await connection.fetchval(waiting):
+                await asyncio.sleep(0)
+        stopped.process.send_signal(signal.SIGSTOP)
+        await transaction.rollback()
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await connection.execute("select from viewing_time_balances for update nowait")
+        async with asyncio.timeout(10):
+            await connection.execute("select from viewing_time_balances for update")
+        assert await connection.fetchval("select count(*) from time_grants") == before
+        stopped.process.send_signal(signal.SIGCONT)
+        assert (await granting).status_code == 503
+        again = await client.post(grant, json={"minutes": 15}, headers=headers)
+        assert again.status_code == 200
+        assert await connection.fetchval("select count(*) from time_grants") == before + 1

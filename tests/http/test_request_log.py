@@ -1,0 +1,216 @@
+"""A request is known by an id, and said once what it failed for."""
+
+import asyncio
+import logging
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from service.observing import event_loop
+from service.observing.trace import Trace
+from service.players import heartbeat
+from service.settings import Settings
+from tests.conftest import Running, Starter
+from tests.family import Family
+
+BEAT = "/api/v1/viewing-time/heartbeat"
+LIVE = "/health/live"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN = "00f067aa0ba902b7"
+
+
+def fields(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """What the lines of an event carry."""
+    return [vars(line)["fields"] for line in caplog.records if line.getMessage() == event]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_kept"),
+    [
+        ("a" * 64, True),
+        ("7b1e-4/x:y", True),
+        ("a" * 65, False),
+        ("two words", False),
+        ('"quoted"', False),
+        ("back\\slash", False),
+        ("", False),
+    ],
+)
+async def test_a_sane_id_comes_back_and_another_is_replaced(
+    running: Running, given: str, is_kept: bool
+) -> None:
+    answer = await running.client.get(LIVE, headers={"X-Request-ID": given})
+    assert (answer.headers["x-request-id"] == given) is is_kept
+    assert 1 <= len(answer.headers["x-request-id"]) <= 64
+
+
+async def test_a_heartbeat_gives_back_the_id_it_was_sent(running: Running, family: Family) -> None:
+    headers = {**family.bearer, "X-Request-ID": "beat-1"}
+    answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
+    refused = await running.client.post(BEAT, json={}, headers=headers)
+    silent = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    assert (answer.status_code, answer.headers["x-request-id"]) == (200, "beat-1")
+    assert (refused.status_code, refused.headers["x-request-id"]) == (422, "beat-1")
+    assert "x-request-id" not in silent.headers
+
+
+@pytest.mark.parametrize(
+    ("header", "parent"),
+    [
+        (f"00-{TRACE}-{SPAN}-01", (TRACE, SPAN)),
+        (f"cc-{TRACE}-{SPAN}-01-later", (TRACE, SPAN)),
+        (f"00-{TRACE}-{SPAN}-01-more", None),
+        (f"ff-{TRACE}-{SPAN}-01", None),
+        (f"00-{'0' * 32}-{SPAN}-01", None),
+        (f"00-{TRACE}-{'0' * 16}-01", None),
+        (f"00-{TRACE.upper()}-{SPAN}-01", None),
+        ("nonsense", None),
+    ],
+)
+def test_a_caller_s_trace_is_read_as_the_standard_says(
+    header: str, parent: tuple[str, str] | None
+) -> None:
+    assert Trace(None, header.encode()).parent == parent
+
+
+async def test_a_request_is_one_line(
+    running: Running, family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"/api/v1/viewing-time/balance/{family.child}"
+    await running.client.get(url, headers=family.bearer)
+    caplog.clear()
+    with caplog.at_level("INFO", "viewing_time"):
+        await running.client.get(url, headers=family.bearer)
+        await running.client.get(LIVE)
+    [line] = fields(caplog, "request_processed")
+    assert line.pop("duration_ms") > 0
+    assert line == {
+        "method": "GET",
+        "route": "/api/v1/viewing-time/balance/{profile_id}",
+        "status": 200,
+        "profile_id": str(family.child),
+        "db_ops": 1,
+    }
+
+
+@pytest.mark.parametrize("given", ["x" * 60_000, "x%0Aforged", "1"])
+async def test_what_is_no_id_is_not_logged_as_one(
+    running: Running, family: Family, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    with caplog.at_level("INFO", "viewing_time"):
+        url = f"/api/v1/viewing-time/balance/{given}"
+        assert (await running.client.get(url, headers=family.bearer)).status_code == 422
+    [line] = fields(caplog, "request_processed")
+    assert "profile_id" not in line
+
+
+async def test_beats_sent_away_unread_have_their_id_and_a_line_together(
+    start: Starter,
+    settings: Settings,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(event_loop, "TELL_SECONDS", 0.05)
+    running = await start(settings)
+    running.context.writer._closing = True
+    headers = {**family.bearer, "X-Request-ID": "abc"}
+    for _ in range(3):
+        answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
+        assert (answer.status_code, answer.headers["x-request-id"]) == (503, "abc")
+    answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    assert (answer.status_code, "x-request-id" in answer.headers) == (503, False)
+    while sum(line["heartbeats"] for line in fields(caplog, "heartbeats_sent_away")) < 4:
+        await asyncio.sleep(0.01)
+    assert sum(line["heartbeats"] for line in fields(caplog, "heartbeats_sent_away")) == 4
+
+
+async def test_an_unavailable_database_is_said_once_with_its_cause(
+    running: Running, family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.context.pool.terminate()
+    with caplog.at_level("INFO", "viewing_time"):
+        url = "/api/v1/parental-controls/pin/status"
+        assert (await running.client.get(url, headers=family.bearer)).status_code == 503
+    [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.getMessage() == "request_failed"
+    assert vars(line)["fields"]["error"].startswith("Unavailable: ")
+
+
+@pytest.mark.parametrize("path", ["/api/v1/parental-controls/pin/status", BEAT])
+async def test_our_own_fault_is_said_once_with_its_traceback(
+    running: Running,
+    family: Family,
+    path: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("service.http.auth.verified", broken)
+    monkeypatch.setattr("service.http.auth.bearer", lambda *_: 1 / 0)
+    with caplog.at_level("INFO", "viewing_time"):
+        method = "POST" if path == BEAT else "GET"
+        body = family.beat() if path == BEAT else None
+        await running.client.request(method, path, json=body, headers=family.bearer)
+    [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.exc_info is not None
+    assert line.exc_info[0] is ZeroDivisionError
+
+
+async def test_a_body_that_we_fail_to_read_is_no_fault_of_the_client(
+    running: Running,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heartbeat.BODY, "read", lambda *_: 1 / 0)
+    answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    assert answer.status_code == 500
+    [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.exc_info is not None
+    assert line.exc_info[0] is ZeroDivisionError
+
+
+async def test_heartbeats_are_logged_by_sample_and_when_they_fail(
+    start: Starter,
+    settings: Settings,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = await start(msgspec.structs.replace(settings, heartbeat_log_sample=3))
+    with caplog.at_level("INFO", "viewing_time"):
+        for _ in range(6):
+            await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    lines = fields(caplog, "heartbeat_processed")
+    assert [(line["profile_id"], line["enforcement"], line["db_ops"]) for line in lines] == [
+        (str(family.child), "allowed", 1)
+    ] * 2
+    caplog.clear()
+
+    def lost(*_: object) -> None:
+        raise asyncpg.ConnectionDoesNotExistError("connection was closed")
+
+    monkeypatch.setattr(running.context.writer, "record", lost)
+    with caplog.at_level("INFO", "viewing_time"):
+        await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    [line] = fields(caplog, "heartbeat_processed")
+    assert line["error"] == "ConnectionDoesNotExistError: connection was closed"
+    assert line["enforcement"] == "blocked"
+
+
+async def test_a_slow_heartbeat_is_logged(
+    running: Running,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.players.heartbeat.SLOW_SECONDS", 0.0)
+    with caplog.at_level("INFO", "viewing_time"):
+        await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    [line] = fields(caplog, "heartbeat_processed")
+    assert line["db_ops"] == 2

@@ -1,0 +1,239 @@
+"""A log line is one JSON object; secrets are masked; logging waits for nobody."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import copy_context
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from service.database.pool import Connection
+from service.observing import logs
+from service.observing.logs import JsonLine, ReadableLine
+from service.observing.trace import CURRENT, Trace
+from service.settings import Settings, masked
+from tests.conftest import ROOT, answering, free_port
+from tests.family import PIN, PIN_HASH, SECRET, Family, session_seconds
+
+BEAT = "/api/v1/viewing-time/heartbeat"
+
+
+def record(message: str, **fields: object) -> logging.LogRecord:
+    made = logging.LogRecord("viewing_time.test", logging.INFO, "f", 1, message, (), None)
+    made.fields = fields
+    return made
+
+
+def test_a_line_is_json_with_the_fields_beside_the_event() -> None:
+    line = JsonLine().format(record("beat\nhappened", profile_id="p", seconds=30))
+    assert "\n" not in line
+    shown = orjson.loads(line)
+    assert shown.pop("ts").endswith("Z")
+    assert shown == {
+        "level": "INFO",
+        "logger": "viewing_time.test",
+        "event": "beat\nhappened",
+        "profile_id": "p",
+        "seconds": 30,
+    }
+
+
+def test_an_error_carries_its_cause() -> None:
+    made = record("failed")
+    try:
+        raise ValueError("the cause")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    assert "ValueError: the cause" in orjson.loads(JsonLine().format(made))["error"]
+    assert "ValueError: the cause" in ReadableLine().format(made)
+
+
+def test_a_terminal_sees_no_line_and_no_sequence_of_somebody_elses() -> None:
+    line = ReadableLine().format(record("beat", device="\n2027 ERROR forged\x1b[31m Zoë"))
+    assert line.endswith(r" INFO    beat device=\n2027 ERROR forged\x1b[31m Zoë")
+    assert line.isprintable()
+
+
+def test_secrets_are_masked() -> None:
+    shown = masked(Settings(database_url="postgresql://u:secret@h/d", jwt_secret="s" * 32))
+    assert "secret" not in str(shown).replace("jwt_secret", "")
+    assert (shown["jwt_secret"], shown["port"]) == ("***", 8000)
+
+
+SCRIPT = """
+import logging, sys, time
+from service import logs
+logs.LINES_MOST, logs.STOP_SECONDS = 50, 0.2
+with logs.logging_to_stdout("DEBUG"):
+    logger = logging.getLogger("viewing_time.test")
+    begun = time.monotonic()
+    for number in range(5000):
+        logger.debug("line", extra={"fields": {"number": number, "text": "x" * 200}})
+    took = time.monotonic() - begun
+print(took, logs.LINES.dropped, file=sys.stderr)
+"""
+
+
+def run(stdout: int | None, *, closed: bool = False) -> tuple[float, int]:
+    """Logs 5,000 lines to a standard output; how many seconds that took, how many were dropped."""
+    command = [sys.executable, "-c", SCRIPT]
+    if closed:
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, timeout=20, check=True
+    )
+    took, dropped = done.stderr.split()
+    return float(took), int(dropped)
+
+
+def test_a_full_pipe_that_nobody_reads_holds_nobody_up() -> None:
+    unread, full = os.pipe()
+    try:
+        _, dropped = run(full)
+    finally:
+        os.close(unread)
+        os.close(full)
+    # A pipe takes 64 KiB, about 200 of these lines; 50 more wait.
+    assert 4000 < dropped < 5000
+
+
+def test_a_pipe_whose_reader_has_gone_holds_nobody_up() -> None:
+    unread, broken = os.pipe()
+    os.close(unread)
+    try:
+        _, dropped = run(broken)
+    finally:
+        os.close(broken)
+    assert dropped >= 4950
+
+
+def test_a_closed_standard_output_holds_nobody_up() -> None:
+    _, dropped = run(None, closed=True)
+    assert dropped >= 4950
+
+
+def test_what_was_dropped_is_said_when_somebody_reads_again(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = logs.Lines()
+    lines.setFormatter(JsonLine())
+    monkeypatch.setattr(logs, "LINES_MOST", 2)
+    for number in range(5):
+        lines.handle(record("line", number=number))
+    assert lines.dropped == 3
+    lines.begin(1)
+    lines.end()
+    written = [orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    # How much still waits when the writer looks decides after which line it says so.
+    said = [line for line in written if line["event"] == "log_lines_dropped"]
+    assert [line["number"] for line in written if line not in said] == [0, 1]
+    assert [line["lines"] for line in said] == [3]
+
+
+class Unreadable:
+    def __str__(self) -> str:
+        raise RecursionError
+
+
+def test_a_line_that_cannot_be_formatted_is_announced_and_ends_nothing(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    lines = logs.Lines()
+    lines.setFormatter(JsonLine())
+    unreadable = logging.makeLogRecord({"name": "viewing_time.x", "msg": Unreadable()})
+    for line in (record("before"), unreadable, record("after")):
+        lines.handle(line)
+    lines.begin(1)
+    lines.end()
+    written = [orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [line["event"] for line in written] == ["before", "log_line_unreadable", "after"]
+    assert (written[1]["source"], written[1]["error"]) == ("viewing_time.x", "RecursionError")
+    assert lines.dropped == 1
+
+
+def test_a_line_carries_the_request_it_belongs_to(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    lines = logs.Lines()
+    lines.setFormatter(JsonLine())
+    trace = f"00-{'a' * 32}-{'b' * 16}-01".encode()
+
+    def within_a_request() -> None:
+        CURRENT.set(Trace(b"r-1", trace))
+        lines.handle(record("inside"))
+
+    copy_context().run(within_a_request)
+    lines.handle(record("outside"))
+    lines.begin(1)
+    lines.end()
+    inside, outside = (orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines())
+    assert inside["request_id"] == "r-1"
+    assert (inside["trace_id"], inside["parent_id"]) == ("a" * 32, "b" * 16)
+    assert "request_id" not in outside
+
+
+@asynccontextmanager
+async def serving(database: str, stdout: int, *, closed: bool = False) -> AsyncIterator[str]:
+    """A service that logs all it can to `stdout`: its address; it ends in order."""
+    port = str(free_port())
+    variables = {"PORT": port, "LOG_LEVEL": "DEBUG", "HEARTBEAT_LOG_SAMPLE": "1"}
+    environment = {**os.environ, "DATABASE_URL": database, "JWT_SECRET": SECRET, **variables}
+    command = [sys.executable, "-m", "service", "serve"]
+    if closed:
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await answering(url, process)
+        yield url
+    finally:
+        process.terminate()
+        code = await asyncio.to_thread(process.wait, 20)
+    assert code == 0
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "unread"])
+async def test_the_service_answers_whatever_becomes_of_its_log(
+    database: str, connection: Connection, family: Family, closed: bool
+) -> None:
+    unread, full = os.pipe()
+    fcntl.fcntl(full, fcntl.F_SETPIPE_SZ, 4096)
+    try:
+        async with serving(database, full, closed=closed) as url, httpx.AsyncClient() as client:
+            for _ in range(100):
+                beat = family.beat()
+                answer = await client.post(f"{url}{BEAT}", json=beat, headers=family.bearer)
+                assert answer.status_code == 200
+    finally:
+        os.close(unread)
+        os.close(full)
+    assert await session_seconds(connection, family.child) == 100 * 30
+
+
+async def test_what_a_service_writes_is_json_without_secrets(
+    database: str, family: Family, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as log:
+        async with serving(database, log.fileno()) as url, httpx.AsyncClient() as client:
+            verify = f"{url}/api/v1/parental-controls/pin/verify"
+            answer = await client.post(verify, json={"pin": PIN}, headers=family.bearer)
+            await client.post(f"{url}{BEAT}", json=family.beat(), headers=family.bearer)
+    raw = path.read_text()
+    token = family.bearer["Authorization"].removeprefix("Bearer ")
+    secrets = [SECRET, token, answer.json()["pin_token"], PIN_HASH, f'"{PIN}"']
+    assert [secret for secret in secrets if secret in raw] == []
+    lines = {line["event"]: line for line in map(orjson.loads, raw.splitlines())}
+    events = ["started", "request_processed", "heartbeat_processed", "stopping", "stopped"]
+    assert [event for event in lines if event in events] == events
+    assert lines["started"]["jwt_secret"] == "***"
+    assert lines["request_processed"]["request_id"]
+    assert lines["heartbeat_processed"]["profile_id"] == str(family.child)

@@ -1,0 +1,223 @@
+"""A process that runs out of files serves the clients it has, and reports it."""
+
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import pytest
+
+from service.command import check
+from service.observing import event_loop, open_files, process_usage
+from service.observing.metrics import Connections
+from service.settings import Settings
+from tests.conftest import FILES, ROOT, RunningService, served
+from tests.family import Family
+from tests.operators.exposition import scrape, value
+
+BEAT = "/api/v1/viewing-time/heartbeat"
+DEGRADED = {"status": "degraded", "checks": {"database": "ok", "connections": "exhausted"}}
+LIMIT = 100
+PLAYERS = open_files.for_connections(Settings(database_url="", jwt_secret=""), LIMIT)
+
+
+def limits_of(code: str, soft: int, hard: int) -> str:
+    """What `code` prints in a process that is started with these limits."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
+    ).stdout
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from service.observing.open_files import raise_limit; raise_limit()",
+        "from service.command.main import main; main(['token'], standalone_mode=False)",
+        "import tests.conftest",
+        "from bench import __main__ as b; b.asyncio.run = b._run = None; b.main(['reads'])",
+    ],
+)
+def test_the_soft_limit_is_raised_to_the_hard_one(start: str) -> None:
+    code = f"import resource\ntry:\n    {start}\nexcept BaseException: pass\n"
+    printed = limits_of(code + "print(resource.getrlimit(resource.RLIMIT_NOFILE))", 256, 800)
+    assert printed == "(800, 800)\n"
+
+
+def test_a_system_without_a_hard_limit_allows_what_it_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    soft = 256
+
+    def refuse(_: int, limits: tuple[int, int]) -> None:
+        nonlocal soft
+        if limits[0] > 10_240:
+            raise ValueError("current limit exceeds maximum limit")
+        soft = limits[0]
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert open_files.raise_limit() == 10_240
+    assert open_files.raise_limit() == 10_240
+
+
+@pytest.mark.parametrize(
+    ("limit", "level", "end"),
+    [
+        (5071, "FAULT", "LimitNOFILE= of systemd), or lower HEARTBEAT_QUEUE_MAX"),
+        (5072, "ok", ""),
+    ],
+)
+async def test_check_says_how_many_players_the_limit_allows(
+    limit: int, level: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_files, "raise_limit", lambda: limit)
+    (finding,) = check._players(Settings(database_url="", jwt_secret=""))
+    assert finding.level == level
+    assert finding.what.startswith(f"players: {limit - 72:,} can be connected at once, because ")
+    assert finding.remedy.endswith(end)
+    assert ("raise the hard limit to 5,072 or more" in finding.remedy) == (level == "FAULT")
+
+
+@asynccontextmanager
+async def connections_to(service: RunningService, count: int) -> AsyncIterator[list[bytes]]:
+    """So many idle connections, and what the service sent on those that it closed at once."""
+    port = int(service.url.rsplit(":", 1)[1])
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    try:
+        yield await asyncio.gather(*(answer(reader) for reader, _ in opened))
+    finally:
+        for _, writer in opened:
+            writer.transport.abort()
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """Empty for a connection that was closed, `open` for one that waits for a request."""
+    try:
+        return await asyncio.wait_for(reader.read(1), 0.3)
+    except TimeoutError:
+        return b"open"
+    except ConnectionError:
+        return b""
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """What `condition` returns once it is true."""
+    async with asyncio.timeout(15):
+        while not (found := condition()):
+            await asyncio.sleep(0.05)
+        return found
+
+
+def lines(log: IO[bytes], event: str) -> list[dict[str, Any]]:
+    log.seek(0)
+    return [line for line in map(json.loads, log.read().splitlines()) if line["event"] == event]
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(15):
+        while (await client.get("/health/ready")).status_code != 200:
+            await asyncio.sleep(0.05)
+
+
+async def beats(client: httpx.AsyncClient, family: Family) -> bool:
+    answer = await client.post(BEAT, json=family.beat(), headers=family.bearer)
+    return bool(answer.json()["enforcement"] == "allowed")
+
+
+async def test_too_many_clients_are_refused_at_once_and_those_at_hand_are_served(
+    database: str, family: Family
+) -> None:
+    with tempfile.TemporaryFile() as log:
+        async with (
+            served(database, log, LIMIT) as service,
+            httpx.AsyncClient(base_url=service.url) as client,
+        ):
+            assert lines(log, "connections_few")[0]["max"] == PLAYERS
+            assert (await client.get("/health/ready")).status_code == 200
+            async with connections_to(service, PLAYERS + 20) as answers:
+                assert (answers.count(b"open"), answers.count(b"")) == (PLAYERS - 1, 21)
+                assert await beats(client, family)
+                ready = await client.get("/health/ready")
+                assert (ready.status_code, ready.json()) == (503, DEGRADED)
+                shown = await scrape(client)
+                assert value(shown, "connections") == PLAYERS
+                assert value(shown, "max_connections") == PLAYERS
+                assert value(shown, "connections_refused_total") == 21
+                (line,) = await until(lambda: lines(log, "connections_refused"))
+                assert line["connections"] == 21
+                assert len(await until(lambda: lines(log, "connections_many"))) == 1
+            await until_ready(client)
+            async with httpx.AsyncClient(base_url=service.url) as other:
+                assert await beats(other, family)
+
+
+async def test_a_process_without_files_closes_new_connections_and_recovers(
+    database: str, family: Family
+) -> None:
+    with tempfile.TemporaryFile() as log:
+        async with (
+            served(database, log) as service,
+            httpx.AsyncClient(base_url=service.url) as client,
+        ):
+            assert await beats(client, family)
+            pid = service.process.pid
+            taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+            free = min({*range(len(taken) + 1)} - taken)
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, FILES))
+            try:
+                async with connections_to(service, 3) as answers:
+                    assert answers == [b""] * 3
+                await until(lambda: lines(log, "open_files_exhausted"))
+                assert await beats(client, family)
+                ready = await client.get("/health/ready")
+                assert (ready.status_code, ready.json()) == (503, DEGRADED)
+                shown = await scrape(client)
+                assert value(shown, "open_files_exhausted_total") >= 1
+            finally:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            await until_ready(client)
+            async with connections_to(service, 3) as answers:
+                assert answers == [b"open"] * 3
+
+
+async def test_a_line_comes_before_the_connections_run_out_and_only_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(event_loop, "TELL_SECONDS", 0.001)
+    connections = Connections()
+    connections.max = 10
+    watching = asyncio.create_task(event_loop._watch(connections))
+    told = []
+    for count in (7, 8, 9, 7, 8, 6, 8):
+        connections.open = range(count)
+        await asyncio.sleep(0.05)
+        told.append([record.message for record in caplog.records].count("connections_many"))
+    watching.cancel()
+    assert told == [0, 1, 1, 1, 1, 1, 2]
+
+
+def test_usage_is_reported_as_far_as_it_can_be_read_without_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        used = {usage.name: usage.value for usage in process_usage.usage()}
+        exhausted = open_files.are_exhausted()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert used == {"process_max_fds": 3, "process_open_fds": 3}
+    assert exhausted
+    assert not open_files.are_exhausted()

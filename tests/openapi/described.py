@@ -1,0 +1,89 @@
+"""Is an answer one of those that the description tells of?"""
+
+from functools import cache
+from typing import Any
+
+import httpx
+from jsonschema import Draft202012Validator, FormatChecker
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+from starlette.routing import Route
+
+from service.app import ROUTES
+from service.openapi.document import document
+
+Json = dict[str, Any]
+
+DOCUMENT: Json = document(ROUTES)
+# Headers that a client of the API has nothing to do with.
+PLAIN = {
+    "cache-control",
+    "connection",
+    "content-length",
+    "content-security-policy",
+    "content-type",
+    "date",
+    "referrer-policy",
+    "vary",
+    "x-content-type-options",
+}
+REGISTRY = Registry().with_resource(
+    "openapi", Resource.from_contents(DOCUMENT, default_specification=DRAFT202012)
+)
+
+
+@cache
+def _route(method: str, path: str) -> Route | None:
+    for route in ROUTES:
+        if not isinstance(route, Route) or method not in (route.methods or ()):
+            continue
+        if route.path_regex.match(path):
+            return route
+    return None
+
+
+def faults(schema: Json, value: object) -> list[str]:
+    """What is wrong with a value by a schema of the document."""
+    validator = Draft202012Validator(
+        _absolute(schema), registry=REGISTRY, format_checker=FormatChecker()
+    )
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
+
+
+def _absolute(schema: Any) -> Any:
+    """A schema whose references name the document that they lead into."""
+    if isinstance(schema, dict):
+        return {
+            key: f"openapi{value}" if key == "$ref" else _absolute(value)
+            for key, value in schema.items()
+        }
+    return [*map(_absolute, schema)] if isinstance(schema, list) else schema
+
+
+async def described(response: httpx.Response) -> None:
+    """Fails for an answer of ours whose status, header, media type or body nobody described."""
+    request = response.request
+    if (route := _route(request.method, request.url.path)) is None:
+        return
+    await response.aread()
+    said = DOCUMENT["paths"][route.path][request.method.lower()]["responses"]
+    place = f"{request.method} {route.path} {response.status_code}"
+    assert str(response.status_code) in said, place
+    told = said[str(response.status_code)]
+    cors = {name for name in response.headers if name.startswith("access-control-")}
+    headers = {name.lower() for name in told.get("headers", ())}
+    assert {*response.headers} - PLAIN - cors - headers == set(), place
+    if response.content:
+        media_type = response.headers["content-type"].partition(";")[0]
+        assert media_type in told["content"], place
+        if media_type == "application/json":
+            content = told["content"][media_type]
+            assert faults(content["schema"], response.json()) == [], place
+            _sentence_is_told(content, response.json(), place)
+
+
+def _sentence_is_told(content: Json, body: Json, place: str) -> None:
+    """A refusal in one sentence is one of the examples, word for word."""
+    if isinstance(sentence := body.get("detail"), str) and "examples" in content:
+        known = [example["value"].get("detail") for example in content["examples"].values()]
+        assert sentence in known, f"{place}: {sentence}"

@@ -1,0 +1,185 @@
+"""The description is valid, complete and true; `test_conformance` compares answers with it."""
+
+import re
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from msgspec import inspect
+from openapi_spec_validator import validate
+from starlette.routing import Route
+
+from service.app import ROUTES
+from service.openapi import page, schemas
+from service.openapi.fields import FIELDS
+from service.openapi.operations import OPERATIONS, Caller
+from tests.family import Family
+from tests.openapi.described import DOCUMENT, Json, described, faults
+
+DESCRIBED = {
+    f"{method.upper()} {path}": operation
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+}
+SCHEMAS: dict[str, Json] = DOCUMENT["components"]["schemas"]
+STRUCTS = schemas.structs(
+    kind
+    for operation in OPERATIONS.values()
+    for kind in (operation.body, operation.answer, *operation.also.values(), *operation.lines)
+    if kind
+)
+
+
+def contents() -> list[tuple[str, Json]]:
+    """Every body, of a request or an answer, with its place."""
+    found = []
+    for place, operation in DESCRIBED.items():
+        bodies = {"body": operation.get("requestBody", {}), **operation["responses"]}
+        for name, body in bodies.items():
+            found += [(f"{place} {name}", one) for one in body.get("content", {}).values()]
+    return found
+
+
+def test_it_is_valid() -> None:
+    validate(msgspec.to_builtins(DOCUMENT))
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    routes = {
+        (method, route.path)
+        for route in ROUTES
+        if isinstance(route, Route)
+        for method in route.methods or ()
+    }
+    assert {*OPERATIONS} == routes
+
+
+def test_operations_have_names_of_their_own() -> None:
+    names = [operation["operationId"] for operation in DESCRIBED.values()]
+    assert len({*names}) == len(names)
+
+
+def test_every_field_of_every_struct_is_there_with_its_meaning() -> None:
+    missing = []
+    for name, form in STRUCTS.items():
+        properties = SCHEMAS[name]["properties"]
+        assert [*properties] == [member.encode_name for member in form.fields]
+        missing += [f"{name}.{key}" for key, one in properties.items() if not one["description"]]
+    assert missing == []
+
+
+def test_no_field_is_told_of_that_is_not_there() -> None:
+    used = {f"{name}.{field}" for name, schema in SCHEMAS.items() for field in properties(schema)}
+    parameters = {
+        one["name"] for operation in DESCRIBED.values() for one in operation.get("parameters", ())
+    }
+    names = {place.partition(".")[2] for place in used} | parameters
+    assert {*FIELDS} - used - names == set()
+
+
+def properties(schema: Json) -> list[str]:
+    return [*schema.get("properties", {})]
+
+
+def test_times_are_times() -> None:
+    for name, form in STRUCTS.items():
+        for member in form.fields:
+            kinds = getattr(member.type, "types", (member.type,))
+            if any(isinstance(kind, inspect.DateTimeType) for kind in kinds):
+                assert "date-time" in str(SCHEMAS[name]["properties"][member.encode_name])
+
+
+@pytest.mark.parametrize(("place", "content"), contents(), ids=lambda value: str(value)[:60])
+def test_examples_are_true(place: str, content: Json) -> None:
+    examples = [one["value"] for one in content.get("examples", {}).values()]
+    if "example" in content:
+        examples.append(content["example"])
+    assert [fault for one in examples for fault in faults(content["schema"], one)] == []
+
+
+def test_parameters_have_true_examples() -> None:
+    for operation in DESCRIBED.values():
+        for one in operation.get("parameters", ()):
+            assert faults(one["schema"], one["example"]) == []
+
+
+def test_who_may_call() -> None:
+    for (method, path), operation in OPERATIONS.items():
+        said = DESCRIBED[f"{method} {path}"]
+        assert ("security" in said) == (operation.caller is not Caller.ANYONE)
+        assert ("401" in said["responses"]) == ("security" in said)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_read"),
+    [(True, True), (0, True), ("Off", True), ("yEs", True), (2, False), ("", False), (None, False)],
+)
+def test_a_lenient_boolean(value: object, is_read: bool) -> None:
+    assert (faults(SCHEMAS["LenientBoolean"], value) == []) == is_read
+
+
+@pytest.mark.parametrize(
+    ("body", "is_read"),
+    [
+        ({"weekday_limit_minutes": 30.0}, True),
+        ({"weekday_limit_minutes": "30"}, True),
+        ({"weekday_limit_minutes": None}, True),
+        ({"weekday_limit_minutes": 31}, False),
+        ({"weekday_limit_minutes": 495}, False),
+        ({"reset_hour": True}, True),
+        ({"reset_hour": None}, False),
+        ({"timezone": "\0"}, False),
+        ({}, True),
+        ([], False),
+    ],
+)
+def test_a_body_is_described_as_it_is_read(body: Any, is_read: bool) -> None:
+    assert (faults(SCHEMAS["ConfigurationBody"], body) == []) == is_read
+
+
+async def test_it_is_served_without_a_token(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/openapi.json")
+    await described(answer)
+    assert answer.json() == msgspec.to_builtins(DOCUMENT)
+
+
+async def test_the_page_shows_everything(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/docs")
+    await described(answer)
+    for operation in DESCRIBED.values():
+        assert f'<section id="{operation["operationId"]}"' in answer.text
+    for name in SCHEMAS:
+        assert f'<section id="{name}"' in answer.text
+
+
+async def test_the_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/docs")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert page.DIGEST in answer.headers["content-security-policy"]
+    assert re.findall(r"<(?:script|link|img|iframe|base|form)\b|@import|url\(", answer.text) == []
+    targets = re.findall(r'(?:href|src)="([^"]*)"', answer.text)
+    anchors = {f"#{name}" for name in re.findall(r'id="([^"]*)"', answer.text)}
+    assert {*targets} - anchors == {"/openapi.json"}
+
+
+def test_the_page_escapes() -> None:
+    shown = page.page(
+        {**DOCUMENT, "info": {**DOCUMENT["info"], "title": "<script>", "description": "`<b>`"}}
+    )
+    assert "<script>" not in shown
+    assert "<code>&lt;b&gt;</code>" in shown
+
+
+async def test_answers_of_administrators_are_described(
+    client: httpx.AsyncClient, family: Family
+) -> None:
+    for path in ("/api/v1/admin/metrics", "/health", "/health/live"):
+        await described(await client.get(path, headers=family.bearer))
+
+
+async def test_another_method_is_told_those_that_are_described(client: httpx.AsyncClient) -> None:
+    for path, methods in DOCUMENT["paths"].items():
+        answer = await client.patch(path)
+        told = ", ".join(sorted(method.upper() for method in methods))
+        assert (answer.status_code, answer.headers["allow"]) == (405, told)

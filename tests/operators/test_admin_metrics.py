@@ -1,0 +1,89 @@
+"""What administrators are shown, and nobody else."""
+
+import asyncio
+
+import msgspec
+
+from service.database.pool import Connection
+from service.settings import Settings
+from tests.conftest import Running, Starter
+from tests.family import PIN, Family, bearer
+from tests.operators.test_prometheus import executed
+
+URL = "/api/v1/admin/metrics"
+BEAT = "/api/v1/viewing-time/heartbeat"
+
+
+async def test_for_administrators_by_the_databases_word(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    claimed = bearer(family.account, is_admin=True)
+    answer = await running.client.get(URL, headers=claimed)
+    assert (answer.status_code, answer.json()) == (403, {"detail": "Admin privileges required"})
+    await connection.execute("update users set is_admin = true")
+    assert (await running.client.get(URL, headers=family.bearer)).status_code == 200
+    await connection.execute("update users set is_active = false")
+    assert (await running.client.get(URL, headers=family.bearer)).status_code == 401
+
+
+async def test_counts_what_happened(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("update users set is_admin = true")
+    beat = "/api/v1/viewing-time/heartbeat"
+    for _ in range(4):
+        await running.client.post(beat, json=family.beat(), headers=family.bearer)
+    shown = (await running.client.get(URL, headers=family.bearer)).json()
+    assert shown["heartbeat"]["total_processed"] == 4
+    assert shown["heartbeat"]["avg_db_ops_per_heartbeat"] == 5 / 4
+    assert 0 < shown["heartbeat"]["p95_duration_ms"] <= shown["heartbeat"]["max_duration_ms"]
+    assert shown["config_cache"] == {
+        "hit_rate": 0.75,
+        "total_hits": 3,
+        "total_misses": 1,
+        "total_invalidations": 0,
+        "current_size": 1,
+        "max_size": 10_000,
+    }
+    assert shown["pool"] == {"in_use": 0, "current_size": 2, "max_size": 4}
+    assert shown["weekly_report"]["total_generated"] == 0
+
+
+async def test_statements_per_heartbeat_are_those_that_the_database_ran(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    """In batches and alone, refused ones too; a connection opened meanwhile would count its own."""
+    running = await start(msgspec.structs.replace(settings, pool_min_size=settings.pool_max_size))
+    await connection.execute("update users set is_admin = true")
+    ran = await executed(connection)
+    for many in (1, 7, 20):
+        stranger = family.beat(profile_id=family.account)
+        beats = [family.beat(), family.beat(profile_id=family.adult), stranger] * many
+        await asyncio.gather(
+            *(running.client.post(BEAT, json=beat, headers=family.bearer) for beat in beats)
+        )
+    ran = await executed(connection) - ran
+    shown = (await running.client.get(URL, headers=family.bearer)).json()["heartbeat"]
+    assert shown["total_processed"] == 2 * 28
+    assert shown["total_refused"] == 28
+    assert shown["avg_db_ops_per_heartbeat"] == round(ran / (3 * 28), 4)
+
+
+async def test_attempts_at_pins_and_reports_are_shown(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("update users set is_admin = true")
+    url = "/api/v1/parental-controls"
+    await running.client.post(f"{url}/pin/verify", json={"pin": PIN}, headers=family.bearer)
+    await running.client.get(f"{url}/weekly-report", headers=family.bearer)
+    shown = (await running.client.get(URL, headers=family.bearer)).json()
+    attempts = {"right": 1, "wrong": 0, "locked": 0, "refused": 0, "failed": 0}
+    assert shown["pin"] == {
+        "total_attempts": attempts,
+        "total_hashed": 1,
+        "waiting": 0,
+        "worker_restarts": 0,
+    }
+    assert shown["weekly_report"]["total_generated"] == 1
+    assert shown["weekly_report"]["avg_db_ops_per_report"] == 1
+    assert shown["weekly_report"]["p95_duration_ms"] > 0

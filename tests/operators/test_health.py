@@ -1,0 +1,217 @@
+"""Alive whatever happens; ready only with a database that has what the code needs."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+
+from service.database.pool import Connection, replace_idle
+from service.operators import readiness
+from service.settings import Settings
+from tests.conftest import Running, Starter
+from tests.family import Family
+from tests.operators.test_prometheus import executed
+
+READY = {"status": "ok", "checks": {"database": "ok"}}
+OTHERS = (
+    "select pg_terminate_backend(pid) from pg_stat_activity "
+    "where datname = current_database() and pid <> pg_backend_pid()"
+)
+
+
+async def until(running: Running, status: int) -> httpx.Response:
+    """The answer of readiness once it has this status."""
+    async with asyncio.timeout(10):
+        while True:
+            answer = await running.client.get("/health/ready")
+            if answer.status_code == status:
+                return answer
+            await asyncio.sleep(0.05)
+
+
+async def test_ready(running: Running) -> None:
+    for path in ("/health/ready", "/health"):
+        answer = await running.client.get(path)
+        assert answer.status_code == 200
+        assert answer.json() == READY
+
+
+async def test_a_probe_costs_no_statement(running: Running, connection: Connection) -> None:
+    await running.context.readiness.stop()
+    before = await executed(connection, with_looks=True)
+    for _ in range(50):
+        assert (await running.client.get("/health/ready")).json() == READY
+    assert await executed(connection, with_looks=True) == before
+
+
+async def test_not_ready_without_a_database_and_ready_again(
+    start: Starter,
+    settings: Settings,
+    connection: Connection,
+    postgres_dsn: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = await start(msgspec.structs.replace(settings, pool_min_size=1, pool_max_size=1))
+    name = await connection.fetchval("select current_database()")
+    server = await asyncpg.connect(postgres_dsn)
+    await server.execute(f"alter database {name} allow_connections false")
+    await connection.execute(OTHERS)
+    answer = await until(running, 503)
+    assert answer.json() == {"status": "degraded", "checks": {"database": "unreachable"}}
+    assert running.context.metrics.ready is False
+    assert (await running.client.get("/health/live")).json() == {"status": "ok"}
+    await server.execute(f"alter database {name} allow_connections true")
+    await server.close()
+    await until(running, 200)
+    assert running.context.metrics.ready is True
+    assert "request_failed" not in [line.getMessage() for line in caplog.records]
+    [fell, rose] = [line for line in caplog.records if line.name == "viewing_time.readiness"]
+    assert (fell.getMessage(), rose.getMessage()) == ("not_ready", "ready")
+    assert "not currently accepting connections" in vars(fell)["fields"]["error"]
+
+
+async def test_a_connection_that_is_lost_alone_is_opened_anew(
+    running: Running, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        await connection.execute(OTHERS)
+        await running.context.readiness.look()
+        assert (await running.client.get("/health/ready")).json() == READY
+    assert [line for line in caplog.records if line.name == "viewing_time.readiness"] == []
+
+
+async def test_an_exhausted_pool_makes_no_instance_unready(
+    start: Starter, settings: Settings
+) -> None:
+    running = await start(msgspec.structs.replace(settings, pool_min_size=1, pool_max_size=1))
+    async with running.context.pool.acquire():
+        await running.context.readiness.look()
+        assert (await running.client.get("/health/ready")).json() == READY
+
+
+async def test_a_server_that_only_reads_is_not_ready(
+    running: Running, connection: Connection
+) -> None:
+    name = await connection.fetchval("select current_database()")
+    await connection.execute(f"alter database {name} set default_transaction_read_only = on")
+    await connection.execute(OTHERS)
+    await running.context.readiness.look()
+    answer = await running.client.get("/health/ready")
+    assert answer.json()["checks"] == {"database": "unreachable"}
+    await connection.execute(f"alter database {name} reset default_transaction_read_only")
+    await running.context.readiness.look()
+    assert (await running.client.get("/health/ready")).json() == READY
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        (
+            "create table kept as select * from _yoyo_migration "
+            "where migration_id = (select max(migration_id) from _yoyo_migration); "
+            "delete from _yoyo_migration using kept "
+            "where kept.migration_id = _yoyo_migration.migration_id",
+            "insert into _yoyo_migration select * from kept",
+        ),
+        ("alter table time_grants rename to gone", "alter table gone rename to time_grants"),
+    ],
+)
+async def test_a_schema_that_is_missing_or_older_than_the_code_is_not_ready(
+    running: Running,
+    connection: Connection,
+    change: str,
+    back: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await connection.execute(change)
+    answer = await until(running, 503)
+    assert answer.json() == {
+        "status": "degraded",
+        "checks": {"database": "ok", "schema": "outdated"},
+    }
+    [line] = [line for line in caplog.records if line.getMessage() == "not_ready"]
+    assert vars(line)["fields"]["error"]
+    await connection.execute(back)
+    assert (await until(running, 200)).json() == READY
+
+
+async def test_lanes_that_are_all_stuck_are_not_ready(
+    start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "MIN_STUCK_SECONDS", 0.1)
+    monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.05)
+    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=0.2))
+    writer, go_on = running.context.writer, asyncio.Event()
+    send = writer._send
+
+    async def stuck(*arguments: Any) -> None:
+        await go_on.wait()
+        await send(*arguments)
+
+    monkeypatch.setattr(writer, "_send", stuck)
+    beat = family.beat()
+    await running.client.post("/api/v1/viewing-time/heartbeat", json=beat, headers=family.bearer)
+    answer = await until(running, 503)
+    assert answer.json()["checks"] == {"database": "ok", "heartbeats": "stuck"}
+    go_on.set()
+    await until(running, 200)
+
+
+async def test_the_first_look_comes_before_the_first_request(
+    start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise asyncpg.ConnectionFailureError("away")
+
+    monkeypatch.setattr(readiness.ReadinessWatch, "_ask", fails)
+    running = await start(settings)
+    answer = await running.client.get("/health/ready")
+    assert answer.json() == {"status": "degraded", "checks": {"database": "unreachable"}}
+
+
+async def test_a_look_ends_in_time_and_only_one_runs(
+    start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start(settings)
+    monkeypatch.setattr(readiness, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(readiness, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.01)
+    at_once: list[int] = []
+    looks = 0
+
+    async def hangs(*_: object) -> None:
+        nonlocal looks
+        looks += 1
+        at_once.append(looks)
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            looks -= 1
+
+    monkeypatch.setattr(readiness.ReadinessWatch, "_ask", hangs)
+    await until(running, 503)
+    while len(at_once) < 4:
+        await asyncio.sleep(0.01)
+    assert set(at_once) == {1}
+
+
+async def test_idle_connections_to_a_server_that_handed_over_are_closed(
+    running: Running, connection: Connection
+) -> None:
+    """Nothing of the service stays connected there until the next use."""
+    served = "select pid from pg_stat_activity where datname = current_database() and pid <> $1"
+    own = connection.get_server_pid()
+    before = {row[0] for row in await connection.fetch(served, own)}
+    pool = running.context.pool
+    async with pool.acquire() as one, pool.acquire() as another:
+        pooled = {one.get_server_pid(), another.get_server_pid()}
+    assert pooled <= before
+    await pool.expire_connections()
+    await replace_idle(pool)
+    async with asyncio.timeout(5):
+        while pooled & {row[0] for row in await connection.fetch(served, own)}:
+            await asyncio.sleep(0.01)
+    assert pool.get_idle_size() == 2

@@ -1,0 +1,547 @@
+"""An attempt that the service could not finish is given back; one that was judged never is."""
+
+import asyncio
+import json
+import socket
+from concurrent.futures.process import BrokenProcessPool
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+
+from service.app import PIN_SECONDS
+from service.credentials.pin_hasher import Turn
+from service.database.pool import Connection
+from service.errors import Overloaded
+from service.parents import pin, pin_attempt
+from service.parents.pin_attempt import ATTEMPTS, UNFINISHED
+from service.settings import Settings
+from tests.conftest import Running, RunningService, Starter
+from tests.database.test_pool import PGBOUNCER, pooler
+from tests.family import PASSWORD, PIN, Family, add_family
+
+PARENTAL = "/api/v1/parental-controls"
+LOCKED = {"detail": "PIN locked due to too many failed attempts"}
+WRONG = {"detail": "Incorrect PIN"}
+WRONG_PASSWORD = {"detail": "Incorrect account password"}
+TOO_EARLY = {"detail": "Too many wrong account passwords, try again later"}
+
+
+async def post(running: Running, family: Family, path: str, body: dict[str, Any]) -> httpx.Response:
+    return await running.client.post(PARENTAL + path, json=body, headers=family.bearer)
+
+
+async def verify(running: Running, family: Family, entered: str = PIN) -> httpx.Response:
+    return await post(running, family, "/pin/verify", {"pin": entered})
+
+
+async def reset(running: Running, family: Family, password: str = PASSWORD) -> httpx.Response:
+    return await post(running, family, "/pin/reset", {"password": password, "new_pin": "4321"})
+
+
+async def state(connection: Connection, family: Family) -> tuple[int, bool, int]:
+    """Failures, whether a lock is in force, attempts without a verdict."""
+    row = await connection.fetchrow(
+        "select pin_failed_attempts, coalesce(pin_lockout_until > now(), false), "
+        "(select count(*)::int from viewing_time_attempts where account_id = u.id) "
+        "from users as u where id = $1",
+        family.account,
+    )
+    assert row is not None
+    return row[0], row[1], row[2]
+
+
+async def grow_old(connection: Connection) -> None:
+    """Lets the time pass after which an attempt has lost its request."""
+    await connection.execute(
+        "update viewing_time_attempts set begun_at = begun_at - $1::interval",
+        UNFINISHED + timedelta(seconds=1),
+    )
+
+
+async def eventually(connection: Connection, family: Family, wanted: tuple[int, bool, int]) -> None:
+    async with asyncio.timeout(10):
+        while await state(connection, family) != wanted:
+            await asyncio.sleep(0.01)
+
+
+class Broken:
+    """Breaks what an attempt needs; a test mends it again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def hashes(self, fault: BaseException) -> None:
+        async def fail(*_: object) -> bool:
+            raise fault
+
+        self._monkeypatch.setattr(Turn, "verify", fail)
+
+    def statement(self, *statements: Any) -> None:
+        async def fail(*_: object) -> None:
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed")
+
+        for statement in statements:
+            self._monkeypatch.setattr(statement, "maybe", fail)
+
+    def giving_back(self) -> None:
+        """Settling before an attempt still works; giving one back does not."""
+        settled = pin_attempt.SETTLE.maybe
+
+        async def fail(source: Any, account_id: UUID, attempt_id: UUID | None, *rest: Any) -> Any:
+            if attempt_id is None:
+                return await settled(source, account_id, attempt_id, *rest)
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed")
+
+        self._monkeypatch.setattr(pin_attempt.SETTLE, "maybe", fail)
+
+    def mend(self) -> None:
+        self._monkeypatch.undo()
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
+    return Broken(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        BrokenProcessPool("lost"),
+        Overloaded(1),
+        TimeoutError(),
+        RuntimeError("a fault of our own"),
+        asyncpg.PostgresConnectionError("gone"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+@pytest.mark.parametrize("path", ["verify", "change", "grant"])
+async def test_five_right_pins_that_could_not_be_checked_lock_nobody_out(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    broken: Broken,
+    fault: Exception,
+    path: str,
+) -> None:
+    calls: dict[str, tuple[str, dict[str, Any]]] = {
+        "verify": ("/pin/verify", {"pin": PIN}),
+        "change": ("/pin", {"new_pin": "7777", "current_pin": PIN}),
+        "grant": (f"/profiles/{family.child}/viewing-time/grant", {"minutes": 15, "pin": PIN}),
+    }
+    where, body = calls[path]
+    broken.hashes(fault)
+    for _ in range(ATTEMPTS + 1):
+        assert (await post(running, family, where, body)).status_code >= 500
+    assert await state(connection, family) == (0, False, 0)
+    broken.mend()
+    assert (await post(running, family, where, body)).status_code == 200
+
+
+async def test_a_request_that_is_cut_off_gives_its_attempt_back(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def never(*_: object) -> bool:
+        begun.set()
+        await asyncio.sleep(3600)
+        return True
+
+    monkeypatch.setattr(Turn, "verify", never)
+    request = asyncio.create_task(verify(running, family))
+    await begun.wait()
+    assert await state(connection, family) == (1, False, 1)
+    request.cancel()
+    await eventually(connection, family, (0, False, 0))
+
+
+async def test_a_right_pin_that_could_not_be_cleared_is_no_wrong_one(
+    running: Running, connection: Connection, family: Family, broken: Broken
+) -> None:
+    broken.statement(pin_attempt.CLEAR)
+    for _ in range(ATTEMPTS + 1):
+        assert (await verify(running, family)).status_code == 503
+    assert await state(connection, family) == (0, False, 0)
+
+
+async def test_what_a_database_that_is_gone_keeps_is_given_back_later_by_any_instance(
+    start: Starter, connection: Connection, family: Family, broken: Broken
+) -> None:
+    first, other = await start(), await start()
+    broken.statement(pin_attempt.CLEAR, pin_attempt.JUDGE)
+    broken.giving_back()
+    for _ in range(ATTEMPTS):
+        assert (await verify(first, family)).status_code == 503
+    broken.mend()
+    assert await state(connection, family) == (5, True, 5)
+    assert (await verify(other, family)).json() == LOCKED
+    await grow_old(connection)
+    status = await other.client.get(f"{PARENTAL}/pin/status", headers=family.bearer)
+    assert status.json() == {"has_pin": True, "locked_until": None}
+    assert await state(connection, family) == (0, False, 0)
+    assert (await verify(other, family)).status_code == 200
+
+
+async def test_connections_that_the_database_drops_during_hashes_cost_no_attempt(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = Turn.verify
+
+    async def during(turn: Turn, secret: str, hashed: str | None) -> bool:
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        return await check(turn, secret, hashed)
+
+    monkeypatch.setattr(Turn, "verify", during)
+    answers = [(await verify(running, family)).status_code for _ in range(2 * ATTEMPTS)]
+    assert set(answers) <= {200, 503}
+    monkeypatch.undo()
+    await grow_old(connection)
+    async with asyncio.timeout(10):
+        while (await verify(running, family)).status_code != 200:
+            await grow_old(connection)
+    assert await state(connection, family) == (0, False, 0)
+
+
+async def test_a_row_that_another_application_holds_costs_no_attempt(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connection.transaction():
+        await connection.execute("select from users for update")
+        assert (await verify(running, family)).status_code == 503
+    assert await state(connection, family) == (0, False, 0)
+    check, holder = Turn.verify, connection.transaction()
+
+    async def hold(turn: Turn, secret: str, hashed: str | None) -> bool:
+        await holder.start()
+        await connection.execute("select from users for update")
+        return await check(turn, secret, hashed)
+
+    monkeypatch.setattr(Turn, "verify", hold)
+    assert (await verify(running, family)).status_code == 503
+    monkeypatch.undo()
+    await holder.rollback()
+    assert await state(connection, family) == (1, False, 1)
+    await grow_old(connection)
+    assert (await verify(running, family, "0000")).json() == WRONG
+    assert await state(connection, family) == (1, False, 0)
+
+
+def test_no_attempt_is_given_back_to_others_while_its_request_lasts() -> None:
+    assert UNFINISHED.total_seconds() > PIN_SECONDS
+
+
+async def test_a_count_that_is_null_on_an_adopted_table_still_locks(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("alter table users alter pin_failed_attempts drop not null")
+    await connection.execute("update users set pin_failed_attempts = null")
+    for _ in range(ATTEMPTS):
+        assert (await verify(running, family, "0000")).json() == WRONG
+    assert (await verify(running, family)).json() == LOCKED
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+async def test_counting_and_giving_back_work_through_a_pooler(
+    start: Starter,
+    settings: Settings,
+    connection: Connection,
+    family: Family,
+    broken: Broken,
+) -> None:
+    async with pooler(settings.database_url) as url:
+        pooled = msgspec.structs.replace(
+            settings,
+            database_url=url,
+            database_direct_url=settings.database_url,
+            statement_cache_size=0,
+        )
+        running = await start(pooled)
+        for _ in range(2):
+            assert (await verify(running, family, "0000")).json() == WRONG
+            assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
+        broken.hashes(Overloaded(1))
+        assert (await verify(running, family)).status_code == 503
+        assert (await reset(running, family)).status_code == 503
+        broken.mend()
+        assert await state(connection, family) == (2, False, 0)
+        assert (await delay(connection))[0] == 2
+        assert (await verify(running, family)).status_code == 200
+        assert (await reset(running, family)).status_code == 200
+        await running.context.writer.stop()
+
+
+async def test_an_attempt_takes_only_its_own_failure_and_lock_back(
+    running: Running, connection: Connection, family: Family, broken: Broken
+) -> None:
+    for _ in range(ATTEMPTS - 1):
+        assert (await verify(running, family, "0000")).json() == WRONG
+    broken.hashes(Overloaded(1))
+    assert (await verify(running, family)).status_code == 503
+    assert await state(connection, family) == (4, False, 0)
+    broken.mend()
+    assert (await verify(running, family, "0000")).json() == WRONG
+    assert await state(connection, family) == (5, True, 0)
+    await connection.execute("update users set pin_lockout_until = now()")
+    broken.hashes(Overloaded(1))
+    assert (await verify(running, family)).status_code == 503
+    assert await state(connection, family) == (5, False, 0)
+    broken.mend()
+    assert (await verify(running, family, "0000")).json() == WRONG
+    assert (await verify(running, family)).json() == LOCKED
+
+
+async def test_a_verdict_that_was_given_back_is_not_told(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = Turn.verify
+
+    async def slowly(turn: Turn, secret: str, hashed: str | None) -> bool:
+        await grow_old(connection)
+        await pin_attempt.settle_pin(running.context, family.account, None)
+        return await check(turn, secret, hashed)
+
+    monkeypatch.setattr(Turn, "verify", slowly)
+    assert (await verify(running, family, "0000")).status_code == 503
+    assert await state(connection, family) == (0, False, 0)
+
+
+async def test_a_right_pin_leaves_nothing_to_give_back(
+    start: Starter, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else failures that come after it would be taken back."""
+    first, other = await start(), await start()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    check = Turn.verify
+
+    async def wait(turn: Turn, secret: str, hashed: str | None) -> bool:
+        if secret == "5555":
+            begun.set()
+            await go_on.wait()
+            raise Overloaded(1)
+        return await check(turn, secret, hashed)
+
+    monkeypatch.setattr(Turn, "verify", wait)
+    unfinished = asyncio.create_task(verify(first, family, "5555"))
+    await begun.wait()
+    assert (await verify(other, family)).status_code == 200
+    for _ in range(2):
+        assert (await verify(other, family, "0000")).json() == WRONG
+    go_on.set()
+    assert (await unfinished).status_code == 503
+    assert await state(connection, family) == (2, False, 0)
+
+
+async def test_a_guess_whose_client_goes_away_is_judged_all_the_same(
+    service: RunningService,
+) -> None:
+    connection = await asyncpg.connect(service.dsn)
+    try:
+        family = await add_family(connection)
+        body = json.dumps({"pin": "0000"}).encode()
+        head = "\r\n".join(
+            (
+                f"POST {PARENTAL}/pin/verify HTTP/1.1",
+                "Host: t",
+                "Content-Type: application/json",
+                f"Authorization: {family.bearer['Authorization']}",
+                f"Content-Length: {len(body)}",
+                "\r\n",
+            )
+        )
+        address = urlsplit(service.url)
+        for guess in range(1, ATTEMPTS + 1):
+            with socket.create_connection((address.hostname or "", address.port or 0)) as client:
+                client.sendall(head.encode() + body)
+            await eventually(connection, family, (guess, guess == ATTEMPTS, 0))
+    finally:
+        await connection.close()
+
+
+async def delay(connection: Connection) -> tuple[int, float]:
+    """Wrong passwords in a row, and the seconds until the next is looked at."""
+    row = await connection.fetchrow(
+        "select failures, extract(epoch from next_attempt_at - now())::float "
+        "from viewing_time_password_failures"
+    )
+    return (0, 0.0) if row is None else (row[0], max(0.0, row[1]))
+
+
+async def wait_it_out(connection: Connection) -> None:
+    await connection.execute("update viewing_time_password_failures set next_attempt_at = now()")
+
+
+async def test_wrong_passwords_are_slowed_down_on_all_instances_and_never_lock_the_pin(
+    start: Starter, connection: Connection, family: Family
+) -> None:
+    instances = [await start(), await start()]
+    for number in range(6):
+        assert (await reset(instances[number % 2], family, "wrong")).json() == WRONG_PASSWORD
+    failed, seconds = await delay(connection)
+    assert failed == 6
+    assert seconds <= 1
+    await connection.execute(
+        "update viewing_time_password_failures set next_attempt_at = now() + interval '90 seconds'"
+    )
+    hashed = sum(instance.context.pins.hashed for instance in instances)
+    for instance in instances:
+        for password in ("wrong", PASSWORD):
+            early = await reset(instance, family, password)
+            assert (early.status_code, early.json()) == (429, TOO_EARLY)
+            assert 80 < int(early.headers["retry-after"]) <= 90
+    assert sum(instance.context.pins.hashed for instance in instances) == hashed
+    assert (await delay(connection))[0] == 6
+    assert (await verify(instances[0], family)).status_code == 200
+    await wait_it_out(connection)
+    assert (await reset(instances[0], family)).status_code == 200
+    assert await delay(connection) == (0, 0.0)
+    assert await state(connection, family) == (0, False, 0)
+
+
+async def test_each_wrong_password_doubles_the_delay_up_to_the_longest(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
+    for before, longest in ((4, 0), (5, 1), (6, 2), (9, 16), (14, 512), (15, 900), (10_000, 900)):
+        await connection.execute("update viewing_time_password_failures set failures = $1", before)
+        await wait_it_out(connection)
+        assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
+        failed, seconds = await delay(connection)
+        assert failed == before + 1
+        assert longest - 10 < seconds <= longest
+
+
+async def test_parallel_wrong_passwords_on_two_instances_are_all_counted(
+    start: Starter, connection: Connection, family: Family
+) -> None:
+    instances = [await start(), await start()]
+    answers = await asyncio.gather(
+        *(reset(instances[number % 2], family, "wrong") for number in range(40))
+    )
+    wrong = sum(answer.json() == WRONG_PASSWORD for answer in answers)
+    assert {answer.status_code for answer in answers} <= {401, 429}
+    assert (await delay(connection))[0] == wrong <= 7
+
+
+async def test_a_delay_from_a_clock_that_was_wrong_is_over(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
+    await connection.execute(
+        "update viewing_time_password_failures set next_attempt_at = now() + interval '1 year'"
+    )
+    assert (await reset(running, family)).status_code == 200
+
+
+@pytest.mark.parametrize("breaks", ["hash", "statement"])
+async def test_right_passwords_that_could_not_be_checked_slow_nobody_down(
+    running: Running, connection: Connection, family: Family, broken: Broken, breaks: str
+) -> None:
+    if breaks == "hash":
+        broken.hashes(BrokenProcessPool("lost"))
+    else:
+        broken.statement(pin.RESET)
+    for _ in range(10):
+        assert (await reset(running, family)).status_code >= 500
+    assert await delay(connection) == (0, 0.0)
+    broken.mend()
+    assert (await reset(running, family)).status_code == 200
+
+
+async def test_a_password_attempt_that_lost_its_process_is_given_back_by_the_next(
+    running: Running, connection: Connection, family: Family, broken: Broken
+) -> None:
+    assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
+    await connection.execute("update viewing_time_password_failures set failures = 8")
+    await connection.execute(
+        "with late as (update viewing_time_password_failures set failures = 9, "
+        "next_attempt_at = now() + interval '8 seconds' returning account_id, next_attempt_at) "
+        "insert into viewing_time_attempts (id, account_id, is_password, begun_at, locked_until) "
+        "select gen_random_uuid(), account_id, true, now(), next_attempt_at from late"
+    )
+    assert (await reset(running, family)).status_code == 429
+    await grow_old(connection)
+    assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
+    assert (await delay(connection))[0] == 9
+    await wait_it_out(connection)
+    assert (await reset(running, family)).status_code == 200
+
+
+async def test_what_is_counted_goes_with_its_account(
+    running: Running, connection: Connection, family: Family, admin: dict[str, str]
+) -> None:
+    assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
+    await connection.execute(
+        "insert into viewing_time_attempts (id, account_id, is_password, begun_at) "
+        "values (gen_random_uuid(), $1, false, now())",
+        family.account,
+    )
+    where = f"/api/v1/admin/accounts/{family.account}"
+    assert (await running.client.delete(where, headers=admin)).status_code == 204
+    for table in ("viewing_time_attempts", "viewing_time_password_failures"):
+        assert await connection.fetchval(f"select count(*) from {table}") == 0
+
+
+FLOODS: dict[str, tuple[str, dict[str, Any], set[int]]] = {
+    "resets": ("/pin/reset", {"password": "wrong", "new_pin": "4321"}, {401, 429}),
+    "changes without the PIN": ("/pin", {"new_pin": "4321"}, {400}),
+    "grants to others": (
+        f"/profiles/{UUID(int=1)}/viewing-time/grant",
+        {"minutes": 15, "pin": "0000"},
+        {403},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_endless_requests_that_count_nothing_do_not_keep_a_pin_waiting(
+    running: Running, connection: Connection, family: Family, name: str
+) -> None:
+    """A child with the family's token sends as many as it can."""
+    where, body, expected = FLOODS[name]
+    statuses: list[int] = []
+
+    async def flood() -> None:
+        while True:
+            statuses.append((await post(running, family, where, body)).status_code)
+
+    floods = [asyncio.create_task(flood()) for _ in range(50)]
+    try:
+        for _ in range(10):
+            assert (await verify(running, family)).status_code == 200
+    finally:
+        for task in floods:
+            task.cancel()
+        await asyncio.gather(*floods, return_exceptions=True)
+    assert set(statuses) <= expected
+    assert len(statuses) > 50
+
+
+async def test_a_password_that_waited_for_another_attempt_does_not_come_too_early(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    """The other attempt is counted by a transaction that began later and ended first."""
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(
+        "insert into viewing_time_password_failures values ($1, 1, now())", family.account
+    )
+    waiting = asyncio.create_task(reset(running, family))
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(
+            "select exists (select from pg_locks where not granted)"
+        ):
+            await asyncio.sleep(0.01)
+    await connection.execute(
+        "update viewing_time_password_failures set next_attempt_at = clock_timestamp()"
+    )
+    await transaction.commit()
+    assert (await waiting).status_code == 200

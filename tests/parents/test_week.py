@@ -1,0 +1,37 @@
+"""The sums of a child's week."""
+
+from datetime import date, timedelta
+from uuid import uuid4
+
+import pytest
+
+from service.parents.week import Day, Week
+
+MONDAY = date(2026, 11, 16)
+
+
+def week(*days: tuple[int, int, int | None]) -> Week:
+    """A week of days of seconds, educational seconds and limit in minutes."""
+    dated = [Day(MONDAY + timedelta(n), *day) for n, day in enumerate(days)]
+    return Week(uuid4(), "Ada", dated, [])
+
+
+def test_sums() -> None:
+    some = week((600, 60, 120), (0, 0, 120), (1200, 1200, None))
+    assert (some.seconds, some.educational_seconds) == (1800, 1260)
+
+
+@pytest.mark.parametrize(
+    ("days", "percent"),
+    [
+        ([(3600, 0, 120), (3600, 0, 180)], 40.0),
+        ([(3600, 0, 120), (3600, 0, None)], 100.0),
+        ([(60, 0, 15), (0, 0, 480)], 0.2),
+        ([(36_000, 0, 15)], 4000.0),
+        ([(3600, 0, None), (3600, 0, None)], None),
+    ],
+)
+def test_usage_is_viewing_against_the_limits_there_are(
+    days: list[tuple[int, int, int | None]], percent: float | None
+) -> None:
+    assert week(*days).limit_usage_percent == percent

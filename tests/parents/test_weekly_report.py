@@ -1,0 +1,232 @@
+"""The weekly report: every child, one statement, nothing stored."""
+
+from datetime import UTC, datetime
+from html import escape
+from uuid import uuid4
+
+import pytest
+
+from service.database.pool import Connection
+from service.parents.weekly_report import MAX_CHILDREN, TOO_MANY
+from tests.conftest import Running
+from tests.family import Family, add_family
+from tests.parents.test_history import add_sessions
+
+URL = "/api/v1/parental-controls/weekly-report"
+
+
+async def test_a_child_without_configuration_is_reported_with_the_defaults(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("delete from viewing_time_configs")
+    running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    started_at = datetime(2026, 11, 18, tzinfo=UTC)
+    await add_sessions(connection, family, started_at, seconds=6 * 3600)
+    report = (await running.client.get(URL, headers=family.bearer)).json()
+    [child] = report["profiles"]
+    assert (report["week_start"], report["week_end"]) == ("2026-11-18", "2026-11-24")
+    assert child["limit_usage_percent"] == round(360 / (5 * 120 + 2 * 180) * 100, 1)
+    assert child["daily_totals"][0] == {"date": "2026-11-18", "minutes": 360.0}
+    assert await connection.fetchval("select count(*) from viewing_time_configs") == 0
+
+
+async def test_children_by_name_then_id_without_adults(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    twins = sorted(uuid4() for _ in range(2))
+    await connection.executemany(
+        "insert into profiles (id, user_id, name, parental_rating, is_kids) "
+        "values ($1, $2, $3, 'TV-G', true)",
+        [(twins[1], family.account, "Zoe"), (twins[0], family.account, "Zoe")],
+    )
+    report = (await running.client.get(URL, headers=family.bearer)).json()
+    shown = [(child["profile_name"], child["profile_id"]) for child in report["profiles"]]
+    assert shown == [("Ada", str(family.child)), *(("Zoe", str(twin)) for twin in twins)]
+
+
+async def test_one_statement_whatever_the_number_of_children(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute(
+        "insert into profiles (id, user_id, name, parental_rating, is_kids) "
+        "select gen_random_uuid(), $1, 'child ' || n, 'TV-G', true from generate_series(1, 9) as n",
+        family.account,
+    )
+    calls = (
+        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
+        "join pg_database as d on d.oid = s.dbid "
+        "where d.datname = current_database() and s.query not like '%pg_stat_statements%'"
+    )
+    before = await connection.fetchval(calls)
+    report = (await running.client.get(URL, headers=family.bearer)).json()
+    assert await connection.fetchval(calls) - before == 1
+    assert len(report["profiles"]) == 10
+    metrics = running.context.metrics
+    assert (metrics.reports.count, metrics.report_statements) == (1, 1)
+
+
+async def test_figures_of_each_day_and_the_three_most_watched_titles(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 24, 23, 59, 59, tzinfo=UTC)
+    titles = sorted(uuid4() for _ in range(4))
+    for number, title in enumerate(titles):
+        await connection.execute(
+            "insert into titles (id, title, title_type) values ($1, $2, 'movie')",
+            title,
+            f"title {number}",
+        )
+        for day in (17, 18, 24):
+            await connection.execute(
+                "insert into viewing_sessions (id, profile_id, title_id, device_id, "
+                "is_educational, started_at, last_heartbeat_at, total_seconds) "
+                "values (gen_random_uuid(), $1, $2, 'd', $3, $4, $4, $5)",
+                family.child,
+                title,
+                number == 0,
+                datetime(2026, 11, day, 23, 59, 59, tzinfo=UTC),
+                600 if number in (1, 2) else 900,
+            )
+    [child] = (await running.client.get(URL, headers=family.bearer)).json()["profiles"]
+    minutes = [day["minutes"] for day in child["daily_totals"]]
+    assert minutes == [50.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50.0]
+    assert (child["total_minutes"], child["educational_minutes"]) == (100.0, 30.0)
+    assert child["average_daily_minutes"] == 14.29
+    assert child["limit_usage_percent"] == round(100 / (7 * 120) * 100, 1)
+    assert [(top["title_name"], top["total_minutes"]) for top in child["top_titles"]] == [
+        ("title 0", 30.0),
+        ("title 3", 30.0),
+        ("title 1", 20.0),
+    ]
+
+
+async def test_a_title_deleted_meanwhile_takes_its_sessions_along(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    await add_sessions(connection, family, datetime(2026, 11, 24, tzinfo=UTC), 3)
+    await connection.execute("delete from titles where id = $1", family.title)
+    [child] = (await running.client.get(URL, headers=family.bearer)).json()["profiles"]
+    assert (child["total_minutes"], child["top_titles"]) == (0.0, [])
+
+
+async def test_an_account_without_children_has_an_empty_report(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("delete from profiles where is_kids")
+    report = await running.client.get(URL, headers=family.bearer)
+    assert (report.status_code, report.json()["profiles"]) == (200, [])
+
+
+async def add_children(connection: Connection, family: Family, count: int) -> None:
+    """Children of the family, some of one name, beside the one whom it has."""
+    await connection.execute(
+        "insert into profiles (id, user_id, name, parental_rating, is_kids) "
+        "select gen_random_uuid(), $1, 'child ' || n / 7, 'TV-G', true "
+        "from generate_series(1, $2) as n",
+        family.account,
+        count,
+    )
+
+
+async def test_every_child_of_an_ordinary_account_without_asking_for_pages(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await add_children(connection, family, MAX_CHILDREN - 1)
+    answer = await running.client.get(URL, headers=family.bearer)
+    assert len(answer.json()["profiles"]) == MAX_CHILDREN
+    assert "link" not in answer.headers
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+async def test_an_account_with_more_children_than_a_page_holds_is_told_to_ask_for_pages(
+    running: Running, connection: Connection, family: Family, accept: str
+) -> None:
+    await add_children(connection, family, 10_000)
+    answer = await running.client.get(URL, headers={**family.bearer, "Accept": accept})
+    assert (answer.status_code, answer.json()) == (422, {"detail": TOO_MANY})
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+async def test_pages_show_every_child_once_in_order(
+    running: Running, connection: Connection, family: Family, accept: str
+) -> None:
+    await add_children(connection, family, 60)
+    headers = {**family.bearer, "Accept": accept}
+    answer = await running.client.get(URL, params={"limit": "13"}, headers=headers)
+    pages = [answer]
+    while "next" in answer.links:
+        following = answer.links["next"]["url"]
+        if accept == "text/html":
+            assert f'<a href="{escape(following)}">' in answer.text
+        answer = await running.client.get(URL + following, headers=headers)
+        pages.append(answer)
+    assert {page.status_code for page in pages} == {200}
+    if accept == "text/html":
+        assert [page.text.count('<section class="child"') for page in pages] == [13] * 4 + [9]
+        return
+    shown = [child["profile_id"] for page in pages for child in page.json()["profiles"]]
+    stored = await connection.fetch(
+        'select id from profiles where is_kids order by name collate "C", id'
+    )
+    assert shown == [str(row["id"]) for row in stored]
+
+
+async def test_the_page_after_the_last_child_is_empty_and_a_strangers_child_is_refused(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    stranger = await add_family(connection)
+    last = await running.client.get(URL, params={"after": str(family.child)}, headers=family.bearer)
+    assert (last.status_code, last.json()["profiles"]) == (200, [])
+    for after in (stranger.child, uuid4()):
+        params = {"limit": "5", "after": str(after)}
+        answer = await running.client.get(URL, params=params, headers=family.bearer)
+        assert (answer.status_code, answer.json()) == (
+            403,
+            {"detail": "Profile not found or access denied"},
+        )
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"limit": "0"}, "greater_than_equal"),
+        ({"limit": str(MAX_CHILDREN + 1)}, "less_than_equal"),
+        ({"limit": "many"}, "int_parsing"),
+        ({"limit": ""}, "int_parsing"),
+        ({"after": "17"}, "uuid_parsing"),
+    ],
+)
+async def test_what_no_page_can_be_asked_for_with(
+    running: Running, family: Family, params: dict[str, str], kind: str
+) -> None:
+    answer = await running.client.get(URL, params=params, headers=family.bearer)
+    [fault] = answer.json()["detail"]
+    assert (answer.status_code, fault["type"]) == (422, kind)
+    assert fault["loc"] == ["query", *params]
+    assert (await running.client.get(URL, params=params)).status_code == 401
+
+
+async def test_json_unless_html_is_preferred(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    await connection.execute("update profiles set name = '<b>Ada</b>' where is_kids")
+    plain = await running.client.get(URL, headers=family.bearer)
+    for accept in ("*/*", "application/json", "text/html;q=0.9, application/json"):
+        answer = await running.client.get(URL, headers={**family.bearer, "Accept": accept})
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.content == plain.content
+        assert answer.headers["vary"].startswith("Accept, Accept-Language")
+    asked = {**family.bearer, "Accept": "text/html", "Accept-Language": "de-AT"}
+    page = await running.client.get(URL, headers=asked)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["vary"].startswith("Accept, Accept-Language")
+    assert "&lt;b&gt;Ada&lt;/b&gt;" in page.text
+    assert 'lang="de"' in page.text
+    assert running.context.metrics.report_statements == 5
+
+
+async def test_a_page_is_refused_in_json_like_everything_else(running: Running) -> None:
+    answer = await running.client.get(URL, headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})

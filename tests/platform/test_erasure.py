@@ -1,0 +1,208 @@
+"""Erasure: everything about one child, nothing about anybody else, told without naming anybody."""
+
+import asyncio
+import logging
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from service.database.pool import Connection
+from service.platform.erasure import Erased, erase
+from service.settings import Settings
+from tests.conftest import Running, Starter
+from tests.family import SECRET, Family, add_family, bearer, open_sessions, used_seconds
+
+BEAT = "/api/v1/viewing-time/heartbeat"
+NOTHING = {"sessions": 0, "balances": 0, "grants": 0, "configurations": 0}
+
+
+@pytest.fixture
+async def admin(connection: Connection) -> UUID:
+    """An administrator's account."""
+    account = uuid4()
+    await connection.execute(
+        "insert into users (id, email, password_hash, is_admin, is_active) "
+        "values ($1, 'admin@example.test', 'x', true, true)",
+        account,
+    )
+    return account
+
+
+async def ask(running: Running, profile: object, account: UUID) -> httpx.Response:
+    url = f"/api/v1/admin/profiles/{profile}/viewing-data"
+    return await running.client.delete(url, headers=bearer(account))
+
+
+async def watch(running: Running, connection: Connection, family: Family) -> None:
+    """Two sessions and today's balance by heartbeat; two grants and an old balance beside."""
+    for title in (family.title, family.lesson):
+        body = family.beat(title_id=title)
+        answer = await running.client.post(BEAT, json=body, headers=family.bearer)
+        assert answer.json()["enforcement"] == "allowed"
+    await connection.execute(
+        "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds) "
+        "values (gen_random_uuid(), $1, '2020-01-01', 60)",
+        family.child,
+    )
+    await connection.execute(
+        "insert into time_grants (id, profile_id, granted_by_user_id, is_remote) "
+        "select gen_random_uuid(), $1, $2, true from generate_series(1, 2)",
+        family.child,
+        family.account,
+    )
+
+
+async def rows(connection: Connection, profile: UUID) -> list[int]:
+    """How many rows of each table are about a profile, the profile itself last."""
+    tables = ("viewing_sessions", "viewing_time_balances", "time_grants", "viewing_time_configs")
+    counts = [
+        await connection.fetchval(f"select count(*) from {table} where profile_id = $1", profile)
+        for table in tables
+    ]
+    own = await connection.fetchval("select count(*) from profiles where id = $1", profile)
+    return [*counts, own]
+
+
+async def test_everything_about_a_child_and_nothing_about_others(
+    running: Running, connection: Connection, family: Family, admin: UUID
+) -> None:
+    other = await add_family(connection)
+    for one in (family, other):
+        await watch(running, connection, one)
+    answer = await ask(running, family.child, admin)
+    counts = {"sessions": 2, "balances": 2, "grants": 2, "configurations": 1}
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"profile_id": str(family.child), **counts},
+    )
+    assert await rows(connection, family.child) == [0, 0, 0, 0, 1]
+    assert await rows(connection, other.child) == [2, 2, 2, 1, 1]
+    again = await ask(running, family.child, admin)
+    assert again.json() == {"profile_id": str(family.child), **NOTHING}
+
+
+async def test_for_administrators_by_the_databases_word(
+    running: Running, connection: Connection, family: Family, admin: UUID
+) -> None:
+    await watch(running, connection, family)
+    refused = {"detail": "Admin privileges required"}
+    answer = await ask(running, family.child, family.account)
+    assert (answer.status_code, answer.json()) == (403, refused)
+    url = f"/api/v1/admin/profiles/{family.child}/viewing-data"
+    claimed = await running.client.delete(url, headers=bearer(family.account, is_admin=True))
+    assert claimed.status_code == 403
+    assert (await ask(running, family.child, uuid4())).status_code == 401
+    assert (await running.client.delete(url)).status_code == 401
+    await connection.execute("update users set is_active = false where id = $1", admin)
+    assert (await ask(running, family.child, admin)).status_code == 401
+    assert await rows(connection, family.child) == [2, 2, 2, 1, 1]
+
+
+async def test_no_such_profile(running: Running, admin: UUID) -> None:
+    answer = await ask(running, uuid4(), admin)
+    assert (answer.status_code, answer.json()) == (404, {"detail": "Profile not found"})
+    assert (await ask(running, "ada", admin)).status_code == 422
+
+
+async def test_limits_are_forgotten_here_and_by_other_instances(
+    start: Starter, connection: Connection, admin: UUID
+) -> None:
+    family = await add_family(connection, limit=None)
+    here, elsewhere = await start(), await start()
+    for instance in (here, elsewhere):
+        answer = await instance.client.post(BEAT, json=family.beat(), headers=family.bearer)
+        assert answer.json()["remaining_minutes"] is None
+    await ask(here, family.child, admin)
+    for instance in (here, elsewhere):
+        for _ in range(200):
+            if not instance.context.configurations.size:
+                break
+            await asyncio.sleep(0.01)
+        answer = await instance.client.post(BEAT, json=family.beat(), headers=family.bearer)
+        assert answer.json()["remaining_minutes"] is not None
+
+
+async def test_beside_heartbeats_of_the_same_child(
+    running: Running, connection: Connection, family: Family, admin: UUID
+) -> None:
+    """Neither fails, and what is left is what was watched after the last erasure."""
+    await watch(running, connection, family)
+
+    async def beats() -> set[str]:
+        answers = [
+            await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+            for _ in range(30)
+        ]
+        return {answer.json()["enforcement"] for answer in answers}
+
+    async def erasures() -> set[int]:
+        return {(await ask(running, family.child, admin)).status_code for _ in range(10)}
+
+    enforcements, statuses = await asyncio.gather(beats(), erasures())
+    assert statuses == {200}
+    assert enforcements == {"allowed"}
+    await ask(running, family.child, admin)
+    assert await open_sessions(connection, family.child) == 0
+    assert await used_seconds(connection, family.child) == 0
+
+
+async def test_no_line_about_an_erasure_names_the_child(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    admin: UUID,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await watch(running, connection, family)
+    caplog.clear()
+    with caplog.at_level("INFO", "viewing_time"):
+        assert (await ask(running, family.child, admin)).status_code == 200
+    assert {r.getMessage() for r in caplog.records} == {"viewing_data_erased", "request_processed"}
+    assert str(family.child) not in repr([vars(record) for record in caplog.records])
+
+
+async def test_the_audit_line_names_nobody_and_is_written_at_any_level(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    admin: UUID,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await watch(running, connection, family)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        for _ in range(2):
+            await ask(running, family.child, admin)
+    finally:
+        root.setLevel(level)
+    first, second = (r for r in caplog.records if r.name == "viewing_time.audit")
+    assert first.getMessage() == "viewing_data_erased"
+    fields, again = first.__dict__["fields"], second.__dict__["fields"]
+    assert {name: fields[name] for name in NOTHING} == {
+        "sessions": 2,
+        "balances": 2,
+        "grants": 2,
+        "configurations": 1,
+    }
+    assert (fields["profile_id"], fields["by"]) == (again["profile_id"], again["by"])
+    assert fields["profile_id"] != fields["by"]
+    written = repr(fields)
+    for known in (family.child, family.account, admin):
+        assert str(known) not in written
+        assert known.hex not in written
+    assert "Ada" not in written
+
+
+async def test_an_operator_needs_no_account(
+    settings: Settings, connection: Connection, family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await erase(settings, uuid4()) is None
+    assert caplog.records == []
+    assert await erase(settings, family.child) == Erased(family.child, 0, 0, 0, 1)
+    assert await rows(connection, family.child) == [0, 0, 0, 0, 1]
+    [line] = caplog.records
+    assert line.__dict__["fields"]["by"] == "operator"
+    assert SECRET not in repr(line.__dict__)

@@ -1,0 +1,419 @@
+"""The configuration cache: few statements, nothing stale, nothing lost when a listener is."""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import msgspec
+import pytest
+
+from service.database.pool import Connection
+from service.errors import ClientFault, Overloaded
+from service.parents import viewing_config
+from service.settings import Settings
+from service.viewing import config_cache, config_loader
+from service.viewing.config_cache import CHANNEL
+from tests.conftest import Running, Starter, in_process
+from tests.family import Family, add_family
+from tests.faults.proxy import proxied
+from tests.players.test_heartbeat import beat
+
+
+async def limit(running: Running, family: Family) -> int | None:
+    known = await running.context.configurations.get(family.account, family.child)
+    return known.configuration.weekday_limit_minutes
+
+
+async def loads(connection: Connection) -> int:
+    calls: int = await connection.fetchval(
+        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
+        "join pg_database as d on d.oid = s.dbid where d.datname = current_database() "
+        "and s.query like '%insert into viewing_time_configs%'"
+    )
+    return calls
+
+
+async def test_concurrent_misses_share_one_statement(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    before = await loads(connection)
+    found = await asyncio.gather(*(limit(running, family) for _ in range(50)))
+    assert set(found) == {120}
+    assert await loads(connection) - before == 1
+    await limit(running, family)
+    assert await loads(connection) - before == 1
+
+
+async def test_an_entry_lives_for_its_time(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=0.2))
+    assert await limit(running, family) == 120
+    await connection.execute("update viewing_time_configs set weekday_limit_minutes = 60")
+    assert await limit(running, family) == 120
+    while await limit(running, family) == 120:
+        await asyncio.sleep(0.01)
+    assert await limit(running, family) == 60
+
+
+async def test_the_least_recently_used_leaves_first(
+    start: Starter, settings: Settings, connection: Connection
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_max_size=2))
+    first, second, third = [await add_family(connection) for _ in range(3)]
+    for family in (first, second, first, third):
+        await limit(running, family)
+    assert running.context.configurations.size == 2
+    misses = running.context.configurations.misses
+    await limit(running, first)
+    assert running.context.configurations.misses == misses
+    await limit(running, second)
+    assert running.context.configurations.misses == misses + 1
+
+
+async def test_failures_are_not_kept(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    stranger = uuid4()
+    for _ in range(2):
+        with pytest.raises(ClientFault):
+            await running.context.configurations.get(stranger, family.child)
+    assert running.context.configurations.size == 0
+    await connection.execute("update users set is_active = false")
+    with pytest.raises(ClientFault):
+        await limit(running, family)
+    await connection.execute("update users set is_active = true")
+    assert await limit(running, family) == 120
+
+
+async def test_a_load_in_flight_during_a_change_is_not_kept(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load has read the old row, the change commits, the load comes back: in this order."""
+    has_read, may_return = asyncio.Event(), asyncio.Event()
+    loader = running.context.configurations._loader
+    pool = loader._pool
+
+    class SlowPool:
+        async def fetch(self, *arguments: Any) -> Any:
+            row = await pool.fetch(*arguments)
+            has_read.set()
+            await may_return.wait()
+            return row
+
+    monkeypatch.setattr(loader, "_pool", SlowPool())
+    early = asyncio.create_task(limit(running, family))
+    await has_read.wait()
+    monkeypatch.undo()
+    url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+    body = {"weekday_limit_minutes": 15}
+    assert (await running.client.put(url, json=body, headers=family.bearer)).status_code == 200
+    after_the_change = asyncio.create_task(limit(running, family))
+    await asyncio.sleep(0)
+    may_return.set()
+    assert await early == 120
+    assert await after_the_change == 15
+    assert await limit(running, family) == 15
+
+
+async def test_a_change_whose_commit_nobody_waited_for_is_heard_of(
+    start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=0.3))
+    maybe = viewing_config.UPDATE.maybe
+
+    async def commit_and_hang(*arguments: Any) -> None:
+        await maybe(*arguments)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(viewing_config.UPDATE, "maybe", commit_and_hang)
+    assert await limit(running, family) == 120
+    url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+    body = {"weekday_limit_minutes": 15}
+    assert (await running.client.put(url, json=body, headers=family.bearer)).status_code == 503
+    while await limit(running, family) == 120:
+        await asyncio.sleep(0.01)
+    assert await limit(running, family) == 15
+
+
+async def test_no_more_wait_for_a_configuration_than_heartbeats_may(
+    start: Starter, settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start(msgspec.structs.replace(settings, heartbeat_queue_max=5))
+    families = [await add_family(connection) for _ in range(7)]
+    sizes: list[int] = []
+    may_load = asyncio.Event()
+    load_all = config_loader.LOAD.all
+
+    async def slowly(source: Any, accounts: Any, *arguments: Any) -> Any:
+        sizes.append(len(accounts))
+        await may_load.wait()
+        return await load_all(source, accounts, *arguments)
+
+    monkeypatch.setattr(config_loader.LOAD, "all", slowly)
+    first = asyncio.create_task(limit(running, families[0]))
+    while not sizes:
+        await asyncio.sleep(0)
+    waiting = [asyncio.create_task(limit(running, family)) for family in families[1:6]]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await limit(running, families[6])
+    for task in waiting[:3]:
+        task.cancel()
+    await asyncio.gather(*waiting[:3], return_exceptions=True)
+    may_load.set()
+    assert await asyncio.gather(first, *waiting[3:]) == [120] * 3
+    assert sizes == [1, 2]
+    assert await limit(running, families[6]) == 120
+
+
+async def test_a_connection_that_cannot_listen_is_not_kept(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf: list[Connection] = []
+
+    async def add_listener(connection: Connection, *_: object) -> None:
+        deaf.append(connection)
+        raise asyncpg.InterfaceError("it cannot")
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", add_listener)
+    with pytest.raises(asyncpg.InterfaceError):
+        await running.context.configurations._listen()
+    assert [connection.is_closed() for connection in deaf] == [True]
+
+
+async def test_a_lost_listener_clears_the_cache_and_listens_again(
+    running: Running, connection: Connection, family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    listening = "query like 'LISTEN%' and datname = current_database()"
+    await limit(running, family)
+    listener = running.context.configurations._connection
+    assert listener is not None
+    assert await connection.fetchval("select pg_terminate_backend($1)", listener.get_server_pid())
+    while running.context.configurations.size:
+        await asyncio.sleep(0.005)
+    while not await connection.fetchval(f"select count(*) from pg_stat_activity where {listening}"):
+        await asyncio.sleep(0.02)
+    # One more turn: the cache is cleared once more when it listens again.
+    await asyncio.sleep(0.1)
+    assert await limit(running, family) == 120
+    await connection.execute("update viewing_time_configs set weekday_limit_minutes = 30")
+    heard = f"elsewhere {family.account} {family.child}"
+    await connection.execute("select pg_notify($1, $2)", CHANNEL, heard)
+    while running.context.configurations.size:
+        await asyncio.sleep(0.005)
+    assert await limit(running, family) == 30
+
+
+async def test_a_listener_that_a_network_swallowed_is_found_out(
+    settings: Settings, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_cache, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(config_cache, "ANSWER_SECONDS", 0.5)
+    async with AsyncExitStack() as parts:
+        proxy = await parts.enter_async_context(proxied(settings.database_url))
+        through = msgspec.structs.replace(settings, database_url=proxy.dsn)
+        running = await parts.enter_async_context(in_process(through))
+        configurations = running.context.configurations
+        swallowed = configurations._connection
+        proxy.turn("black hole")
+        await asyncio.sleep(0.2)
+        proxy.turn("ok")
+        await parts.enter_async_context(asyncio.timeout(30))
+        while configurations._connection is swallowed:
+            await asyncio.sleep(0.01)
+        # One more turn: the cache is cleared once more when it listens again.
+        await asyncio.sleep(0.1)
+        while not configurations.size:
+            with suppress(TimeoutError):  # what else the network has swallowed
+                await limit(running, family)
+        await connection.execute("update viewing_time_configs set weekday_limit_minutes = 30")
+        changed = f"elsewhere {family.account} {family.child}"
+        await connection.execute("select pg_notify($1, $2)", CHANNEL, changed)
+        while configurations.size:
+            await asyncio.sleep(0.005)
+        assert await limit(running, family) == 30
+
+
+async def test_what_is_not_understood_clears_everything(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await limit(running, family)
+    await connection.execute("select pg_notify($1, $2)", CHANNEL, "clear")
+    while running.context.configurations.size:
+        await asyncio.sleep(0.005)
+    assert await limit(running, family) == 120
+
+
+async def test_one_log_line_an_invalidation(
+    running: Running, family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    await limit(running, family)
+    url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+    with caplog.at_level("INFO", "viewing_time.config_cache"):
+        await running.client.put(url, json={"timezone": "Asia/Tokyo"}, headers=family.bearer)
+        await asyncio.sleep(0.2)
+    [line] = caplog.records
+    assert line.getMessage() == "config_cache_invalidated"
+    assert vars(line)["fields"] == {"profile_id": str(family.child), "cause": "updated"}
+
+
+async def test_profiles_that_miss_together_are_loaded_together(
+    running: Running, connection: Connection
+) -> None:
+    families = [await add_family(connection) for _ in range(100)]
+    stranger = uuid4()
+    before = await loads(connection)
+    *known, refused = await asyncio.gather(
+        *(running.context.configurations.get(f.account, f.child) for f in families),
+        running.context.configurations.get(stranger, families[0].child),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, ClientFault)
+    assert not [found for found in known if isinstance(found, BaseException)]
+    assert await loads(connection) - before <= 2
+
+
+async def test_a_beat_brings_an_ageing_configuration_back(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=2.0))
+    session = (await beat(running, family))["session_id"]
+    known = await running.context.configurations.get(family.account, family.child)
+    before = await loads(connection)
+    await connection.execute(
+        "update viewing_time_configs set weekday_limit_minutes = 60, weekend_limit_minutes = 60"
+    )
+    assert (await beat(running, family, session_id=session))["remaining_minutes"] == 119.0
+    for beats in range(3, 6):
+        known.since -= 1.5
+        verdict = await beat(running, family, session_id=session)
+        # The first of them is still judged by what was known, and brings the new limits.
+        assert verdict["remaining_minutes"] == (118.5 if beats == 3 else 60 - beats / 2)
+    assert await loads(connection) == before
+    assert running.context.configurations.misses == 1
+
+
+async def test_a_beat_brings_nothing_old_back_after_a_change(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    """The beat reads the old limits, the change commits, the beat comes back: in this order."""
+    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=20.0))
+    session = (await beat(running, family))["session_id"]
+    known = await running.context.configurations.get(family.account, family.child)
+    known.since -= 31
+    async with connection.transaction():
+        await connection.execute("select from viewing_sessions for update")
+        late = asyncio.create_task(beat(running, family, session_id=session))
+        while not running.context.writer.waiting:
+            await asyncio.sleep(0.001)
+        url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
+        body = {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}
+        answer = await running.client.put(url, json=body, headers=family.bearer)
+        assert answer.status_code == 200
+    assert (await late)["remaining_minutes"] == 119.0
+    assert await limit(running, family) == 15
+    assert (await beat(running, family, session_id=session))["remaining_minutes"] == 13.5
+
+
+async def test_a_beat_of_an_adult_renews_what_is_known_of_it(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=2.0))
+    adult = {"profile_id": family.adult}
+    session = (await beat(running, family, **adult))["session_id"]
+    known = await running.context.configurations.get(family.account, family.adult)
+    before = await loads(connection)
+    for _ in range(4):
+        known.since -= 1.5
+        verdict = await beat(running, family, **adult, session_id=session)
+        assert (verdict["enforcement"], verdict["used_minutes"]) == ("allowed", 0.0)
+    assert await loads(connection) == before
+    assert running.context.metrics.heartbeat_statements == 1 + 5
+    stored = "select count(*) from viewing_time_configs where profile_id = $1"
+    assert await connection.fetchval(stored, family.adult) == 0
+
+
+async def test_an_adult_that_became_a_child_is_limited_after_a_renewal(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=2.0))
+    adult = {"profile_id": family.adult}
+    session = (await beat(running, family, **adult))["session_id"]
+    known = await running.context.configurations.get(family.account, family.adult)
+    await connection.execute("update profiles set is_kids = true where id = $1", family.adult)
+    known.since -= 1.5
+    for used in (0.5, 1.0):
+        verdict = await beat(running, family, **adult, session_id=session)
+        assert verdict["used_minutes"] == used
+    stored = "select count(*) from viewing_time_configs where profile_id = $1"
+    assert await connection.fetchval(stored, family.adult) == 1
+
+
+async def test_one_profile_whose_load_fails_fails_alone(
+    running: Running, connection: Connection
+) -> None:
+    families = [await add_family(connection) for _ in range(40)]
+    await connection.execute("delete from viewing_time_configs")
+    poisoned = families[20]
+    await connection.execute(
+        "alter table viewing_time_configs add constraint poisoned "
+        f"check (profile_id <> '{poisoned.child}')"
+    )
+    found = await asyncio.gather(
+        *(running.context.configurations.get(f.account, f.child) for f in families),
+        return_exceptions=True,
+    )
+    failed = [f for f, one in zip(families, found, strict=True) if isinstance(one, BaseException)]
+    assert failed == [poisoned]
+
+
+async def test_a_profile_that_is_held_delays_no_other_load(
+    running: Running, connection: Connection
+) -> None:
+    families = [await add_family(connection) for _ in range(40)]
+    await connection.execute("delete from viewing_time_configs")
+    held = families[20]
+    async with connection.transaction():
+        await connection.execute("select from profiles where id = $1 for update", held.child)
+        found = await asyncio.gather(
+            *(running.context.configurations.get(f.account, f.child) for f in families),
+            return_exceptions=True,
+        )
+    failed = [f for f, one in zip(families, found, strict=True) if isinstance(one, BaseException)]
+    assert failed == [held]
+    assert await limit(running, held) == 120
+
+
+async def test_slow_reports_delay_no_load(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    pool = running.context.pool
+    async with AsyncExitStack() as taken:
+        for _ in range(pool.get_max_size()):
+            await taken.enter_async_context(pool.acquire())
+        assert (await beat(running, family))["enforcement"] == "allowed"
+
+
+async def test_an_account_that_asks_for_many_profiles_delays_nobody(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = asyncio.Event()
+    load_all = config_loader.LOAD.all
+
+    async def slowly(*arguments: Any) -> Any:
+        await may_load.wait()
+        return await load_all(*arguments)
+
+    monkeypatch.setattr(config_loader.LOAD, "all", slowly)
+    get = running.context.configurations.get
+    asked = [asyncio.create_task(get(family.account, uuid4())) for _ in range(120)]
+    await asyncio.sleep(0.01)
+    may_load.set()
+    refused = await asyncio.gather(*asked, return_exceptions=True)
+    statuses = [error.status for error in refused if isinstance(error, ClientFault)]
+    assert sorted(statuses) == [403] * 100 + [429] * 20
+    assert await limit(running, family) == 120

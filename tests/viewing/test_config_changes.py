@@ -1,0 +1,301 @@
+"""A change is answered when every live instance has heard of it, or after a bounded wait."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+
+from service.database.pool import Connection
+from service.settings import Settings
+from service.viewing import config_changes
+from service.viewing.config_cache import CHANNEL
+from service.viewing.config_changes import LISTENER, Changes
+from tests.conftest import Running, RunningService, Starter, in_process, served
+from tests.family import Family, add_family
+from tests.faults.proxy import proxied
+from tests.platform.test_imports import profile, send
+from tests.players.test_heartbeat import URL, beat
+from tests.viewing.test_config_cache import limit
+
+ADMIN = "/api/v1/admin"
+CONFIG = "/api/v1/parental-controls/profiles/{}/viewing-time"
+LIMITS = {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}
+
+Change = Callable[[Running, Family, dict[str, str]], Awaitable[Any]]
+
+
+async def put_limits(running: Running, family: Family, admin: dict[str, str]) -> httpx.Response:
+    url = CONFIG.format(family.child)
+    return await running.client.put(url, json=LIMITS, headers=family.bearer)
+
+
+async def put_profile(running: Running, family: Family, admin: dict[str, str]) -> httpx.Response:
+    body = {"account_id": str(family.account), "name": "Ada", "is_kids": False}
+    return await running.client.put(f"{ADMIN}/profiles/{family.child}", json=body, headers=admin)
+
+
+async def erase(running: Running, family: Family, admin: dict[str, str]) -> httpx.Response:
+    url = f"{ADMIN}/profiles/{family.child}/viewing-data"
+    return await running.client.delete(url, headers=admin)
+
+
+async def import_adult(running: Running, family: Family, admin: dict[str, str]) -> Any:
+    line = profile(family.account, id=str(family.child), is_kids=False)
+    return await send(running, admin, [line])
+
+
+CHANGES = [put_limits, put_profile, erase, import_adult]
+
+
+@pytest.fixture
+async def late(settings: Settings) -> AsyncIterator[Running]:
+    """An instance that every notification reaches 50 ms later than others."""
+    async with AsyncExitStack() as parts:
+        proxy = await parts.enter_async_context(proxied(settings.database_url))
+        through = msgspec.structs.replace(settings, database_direct_url=proxy.dsn)
+        running = await parts.enter_async_context(in_process(through))
+        proxy.turn("slow")
+        yield running
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_nothing_old_is_left_anywhere_once_a_change_is_answered(
+    running: Running, late: Running, family: Family, admin: dict[str, str], change: Change
+) -> None:
+    for instance in (running, late):
+        assert await limit(instance, family) == 120
+    await change(running, family, admin)
+    assert [i.context.configurations.size for i in (running, late)] == [0, 0]
+
+
+async def test_no_beat_of_a_deleted_profile_counts_where_its_deletion_is_not_heard_of_yet(
+    running: Running, late: Running, family: Family, admin: dict[str, str]
+) -> None:
+    assert (await beat(late, family))["enforcement"] == "allowed"
+    answer = await running.client.delete(f"{ADMIN}/profiles/{family.child}", headers=admin)
+    assert answer.status_code == 204
+    assert late.context.configurations.size == 1
+    answer = await late.client.post(URL, json=family.beat(), headers=family.bearer)
+    assert answer.status_code == 403
+
+
+async def test_no_beat_after_the_answer_is_judged_by_the_old_limit(
+    database: str, connection: Connection, family: Family
+) -> None:
+    """Two processes; the first is asked to change, the second hears of it late and counts."""
+    old = 0
+    async with AsyncExitStack() as parts:
+        proxy = await parts.enter_async_context(proxied(database))
+        here = await parts.enter_async_context(served(database))
+        there = await parts.enter_async_context(served(database, DATABASE_DIRECT_URL=proxy.dsn))
+        client = await parts.enter_async_context(httpx.AsyncClient(headers=family.bearer))
+        proxy.turn("slow")
+
+        async def count() -> float:
+            lesson = family.beat(title_id=family.lesson)  # which leaves the limit untouched
+            verdict = (await client.post(there.url + URL, json=lesson)).json()
+            remaining: float = verdict["remaining_minutes"]
+            return remaining
+
+        for number in range(30):
+            minutes = 480 - 15 * (number % 2)
+            body = dict.fromkeys(LIMITS, minutes)
+            answer = await client.put(here.url + CONFIG.format(family.child), json=body)
+            assert answer.status_code == 200
+            old += sum(m != minutes for m in await asyncio.gather(*(count() for _ in range(10))))
+    assert old == 0
+
+
+async def test_an_instance_whose_listener_stands_still_is_waited_for_no_longer_than_the_bound(
+    start: Starter,
+    connection: Connection,
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(config_changes, "MAX_WAIT_SECONDS", 0.05)
+    here, frozen, there = await start(), await start(), await start()
+    for instance in (here, frozen, there):
+        await limit(instance, family)
+    listener = frozen.context.configurations._connection
+    assert listener is not None
+    backend = listener.get_server_pid()
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10):
+            assert (await put_limits(here, family, {})).status_code == 200
+            assert there.context.configurations.size == 0
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    [line] = [r for r in caplog.records if r.getMessage() == "config_change_not_acknowledged"]
+    assert vars(line)["fields"]["instances"] == 1
+    async with asyncio.timeout(10):
+        while await limit(frozen, family) != 15:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_instance_alone_waits_for_nobody(
+    running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: object) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(asyncio.Event, "wait", nobody)
+    statements = (
+        "select sum(calls)::int from pg_stat_statements as s join pg_database as d "
+        "on d.oid = s.dbid where d.datname = current_database() and s.query not like '%pg_stat_st%'"
+    )
+    assert (await put_limits(running, family, {})).status_code == 200
+    before = await connection.fetchval(statements)
+    assert (await put_limits(running, family, {})).status_code == 200
+    assert await connection.fetchval(statements) - before == 1
+
+
+async def test_an_import_is_heard_of_where_it_is_made_too(
+    start: Starter, settings: Settings, family: Family, admin: dict[str, str]
+) -> None:
+    async with proxied(settings.database_url) as proxy:
+        here = await start(msgspec.structs.replace(settings, database_direct_url=proxy.dsn))
+        proxy.turn("slow")
+        assert await limit(here, family) == 120
+        await import_adult(here, family, admin)
+        assert here.context.configurations.size == 0
+        await here.context.configurations.stop()
+
+
+async def test_a_refused_change_waits_for_nobody_and_is_announced_to_nobody(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    stranger = await add_family(connection)
+    heard: list[object] = []
+    await connection.add_listener(CHANNEL, lambda *told: heard.append(told[-1]))
+    url = CONFIG.format(family.child)
+    answer = await running.client.put(url, json=LIMITS, headers=stranger.bearer)
+    assert answer.status_code == 403
+    assert (await put_limits(running, family, {})).status_code == 200
+    async with asyncio.timeout(10):
+        while not heard:
+            await connection.fetchval("select 1")
+    assert len(heard) == 1
+
+
+async def test_an_instance_of_the_version_before_understands_the_notification(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    """It takes three words, of which the first is an instance that it does not know."""
+    heard: list[str] = []
+    await connection.add_listener(CHANNEL, lambda *told: heard.append(str(told[-1])))
+    await put_limits(running, family, {})
+    async with asyncio.timeout(10):
+        while not heard:
+            await connection.fetchval("select 1")
+    origin, *changed = heard[0].split(" ")
+    assert changed == [str(family.account), str(family.child)]
+    assert origin.startswith(running.context.configurations.changes.origin)
+
+
+async def test_changes_heard_together_are_acknowledged_together(
+    running: Running, database: str, connection: Connection
+) -> None:
+    changes = Changes()
+    made = [changes.begin() for _ in range(250)]
+    statements = (
+        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s join pg_database as d "
+        "on d.oid = s.dbid where d.datname = current_database() and s.query like '%pg_notify%'"
+    )
+    before = await connection.fetchval(statements)
+    listening = await asyncpg.connect(database)
+    try:
+        await listening.add_listener(config_changes.HEARD_CHANNEL, changes.acknowledged)
+        instance = running.context.configurations
+        for change in made:
+            instance._heard(instance._connection, 0, CHANNEL, f"{change.origin} everything")
+        async with asyncio.timeout(10):
+            for change in made:
+                await change.heard([instance.changes.origin])
+    finally:
+        await listening.close()
+    assert all(change._heard >= {instance.changes.origin} for change in made)
+    assert await connection.fetchval(statements) - before == 3
+
+
+async def test_an_instance_that_hears_nothing_believes_nothing(
+    start: Starter, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, deaf = await start(), await start()
+    await limit(deaf, family)
+    may_listen = asyncio.Event()
+    listen_again = deaf.context.configurations._listen_again
+
+    async def later() -> Connection:
+        await may_listen.wait()
+        return await listen_again()
+
+    monkeypatch.setattr(deaf.context.configurations, "_listen_again", later)
+    deaf.context.configurations.listen_elsewhere()
+    async with asyncio.timeout(10):
+        while deaf.context.configurations.size:
+            await asyncio.sleep(0.005)
+    assert (await beat(deaf, family))["remaining_minutes"] > 100
+    assert (await put_limits(here, family, {})).status_code == 200
+    assert (await beat(deaf, family))["remaining_minutes"] == 14.0
+    may_listen.set()
+    async with asyncio.timeout(10):
+        while deaf.context.configurations._life == 0:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_listening_connection_that_a_pooler_shares_is_not_named(
+    start: Starter, settings: Settings, connection: Connection, database: str
+) -> None:
+    named = f"select count(*) from pg_stat_activity where application_name like '{LISTENER}%'"
+    named += " and datname = current_database()"
+    await start(msgspec.structs.replace(settings, statement_cache_size=0))
+    assert await connection.fetchval(named) == 0
+    own = f"{database}&application_name=another"
+    around = {"statement_cache_size": 0, "database_direct_url": own}
+    await start(msgspec.structs.replace(settings, **around))
+    assert await connection.fetchval(named) == 1
+
+
+async def test_processes_find_each_other(service: RunningService) -> None:
+    connection = await asyncpg.connect(service.dsn)
+    try:
+        names = await connection.fetch(
+            "select application_name from pg_stat_activity where datname = current_database() "
+            "and application_name like $1",
+            f"{LISTENER}%",
+        )
+    finally:
+        await connection.close()
+    assert [len(row["application_name"]) for row in names] == [len(LISTENER) + 32]
+
+
+async def test_a_notification_during_the_last_statement_of_listening_ends_nothing(
+    running: Running, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The acknowledgement waits for its turn on the connection."""
+    configurations = running.context.configurations
+    listen = asyncpg.Connection.add_listener
+
+    async def notified(opened: Connection, channel: str, callback: Any) -> None:
+        await listen(opened, channel, callback)
+        if channel == CHANNEL:
+            told = f"{uuid4().hex}.{uuid4().hex} {uuid4()} {uuid4()}"
+            callback(opened, 1, channel, told)
+            await opened.execute("select pg_sleep(0.1)")
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", notified)
+    opened = await configurations._listen()
+    acknowledging = configurations.changes._acknowledging
+    assert acknowledging is not None
+    await acknowledging
+    opened.terminate()
