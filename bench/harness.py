@@ -21,7 +21,7 @@ from bench.peer import Peer
 from bench.procfs import cpu_seconds
 from bench.seed import Viewer
 from service.database import migrate
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.embedded.supervisor import USER, embedded_postgres
 
 DATA: Final = Path(__file__).parent.parent / ".data"

@@ -25,7 +25,7 @@ from bench.harness import ROLE, Bench
 from bench.peer import Peer
 from bench.seed import token
 from service.database import migrate
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.embedded.supervisor import USER
 from service.parents.weekly_report import MAX_CHILDREN, REPORT
 

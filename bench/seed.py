@@ -8,7 +8,7 @@ from uuid import UUID
 import jwt
 import msgspec
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 
 SECRET: Final = "a secret of the benchmark, long enough for HS256"
 ADMIN: Final = UUID(int=1)

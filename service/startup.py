@@ -13,6 +13,7 @@ from service.context import Context
 from service.credentials.keys import Keys, Verified
 from service.credentials.pin_hasher import PinHasher
 from service.credentials.pin_turns import Turns
+from service.database.driver import is_outage
 from service.database.ids import id_prefix
 from service.database.pool import Warmth, close_pool, open_pool
 from service.deadlines import Deadlines
@@ -46,7 +47,7 @@ async def build(
     """
     metrics = Metrics()
     metrics.connections.max = open_files.for_connections(settings, open_files.raise_limit())
-    supervisor = parts.enter_context(Supervisor(metrics, end))
+    supervisor = parts.enter_context(Supervisor(metrics, end, is_outage))
     if telemetry is not None:
         parts.push_async_callback(telemetry.stop)
     tokens: dict[str, Verified] = {}

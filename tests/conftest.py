@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from service.app import application, utc_now
 from service.context import Context
 from service.database import migrate
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.embedded.supervisor import embedded_postgres
 from service.observing import open_files
 from service.settings import Settings

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import bcrypt
 import jwt
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 
 SECRET = "a secret of the tests, long enough for HS256"
 EXPIRES = datetime(2100, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from bench import chart, seed
 from bench.figure import Figure, Target, number, table
 from bench.load import Outcome, Plan, main, percentile
 from bench.procfs import cpu_seconds, resident_bytes
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import served
 
 ALLOWED = b'{"enforcement":"allowed"}'

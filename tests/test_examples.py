@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import ROOT, RunningService, free_port
 from tests.family import PIN, Family, add_family, bearer, open_sessions, session_seconds
 

@@ -16,7 +16,7 @@ import pytest
 from starlette.routing import Route
 
 from service.app import ROUTES, SCRAPE
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import ROOT, Running
 from tests.family import EXPIRES, PASSWORD, PIN, SECRET, Family, add_family, bearer
 from tests.players.test_heartbeat import URL, beat

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from bench.procfs import resident_bytes
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.http import protocol
 from service.http.protocol import Protocol
 from tests.conftest import ROOT, RunningService, answering, free_port, needs_files, served

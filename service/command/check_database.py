@@ -8,7 +8,9 @@ import asyncpg
 import msgspec
 
 from service.database import cures, in_force, rights, schema, tables
-from service.database.pool import UNAVAILABLE, Connection, Statement, connect, reach
+from service.database.driver import UNAVAILABLE, Connection
+from service.database.pool import connect, reach
+from service.database.statement import Statement
 from service.errors import Unavailable
 from service.settings import Settings
 from service.viewing import config_loader

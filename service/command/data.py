@@ -13,7 +13,7 @@ import click
 
 from service.app import utc_now
 from service.database import cures
-from service.database.pool import UNAVAILABLE
+from service.database.driver import UNAVAILABLE
 from service.observing.logs import logging_to_stdout
 from service.platform import erasure, export, retention
 from service.platform.retention import Removed

@@ -8,7 +8,8 @@ from uuid import UUID
 import jwt
 import msgspec
 
-from service.database.pool import Statement, connect
+from service.database.pool import connect
+from service.database.statement import Statement
 from service.settings import Settings
 
 ACCOUNT: Final = UUID("d0000000-0000-4000-8000-000000000001")

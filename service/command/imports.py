@@ -17,7 +17,8 @@ import click
 
 from service.app import utc_now
 from service.database import cures
-from service.database.pool import UNAVAILABLE, connected
+from service.database.driver import UNAVAILABLE
+from service.database.pool import connected
 from service.errors import ClientFault, Overloaded
 from service.platform.import_lines import Line, numbered, objects, rows
 from service.platform.import_merge import SECONDS, Import

@@ -20,7 +20,8 @@ from service.app import utc_now
 from service.command import check, data, demo, imports, local_data, migrate
 from service.command.dotenv import dotenv
 from service.database import cures, in_force, schema, tables
-from service.database.pool import UNAVAILABLE, connect
+from service.database.driver import UNAVAILABLE
+from service.database.pool import connect
 from service.observing import open_files
 from service.observing.logs import logging_to_stdout
 from service.server import BackgroundTaskDied, PortTaken, bound, serve

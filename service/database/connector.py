@@ -54,7 +54,7 @@ def is_pooled(settings: Settings, *, direct: bool = False) -> bool:
     return settings.statement_cache_size == 0 and not (direct and settings.database_direct_url)
 
 
-def session(
+def server_settings(
     settings: Settings, seconds: float | None = None, *, direct: bool = False
 ) -> dict[str, str]:
     """The settings that a connection is started with, one whose statements may take `seconds` too.

@@ -5,6 +5,7 @@ InterfaceError also for a wrong argument. An error counts as an outage only wher
 it while it connected, or where its connection is gone.
 """
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal, TypeAlias
@@ -17,8 +18,8 @@ from service.errors import Unavailable, Unsent
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Session: TypeAlias = "Connection | PoolConnectionProxy[asyncpg.Record]"
-Source: TypeAlias = "Pool | Session"
+AnyConnection: TypeAlias = "Connection | PoolConnectionProxy[asyncpg.Record]"
+Source: TypeAlias = "Pool | AnyConnection"
 Cause: TypeAlias = Literal["own", "database", "deadline"]
 
 # The database is not there, cannot be reached or does not answer in time. Left out of class 08 is
@@ -55,6 +56,15 @@ def cause(error: BaseException) -> Cause:
     if isinstance(error, DeadlinePassed):
         return "deadline"
     return "database" if isinstance(error, UNAVAILABLE) else "own"
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error outside of every request means that the database cannot be reached."""
+    if cause(error) != "own":
+        return True
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    is_of_driver = any("asyncpg" in frame.filename for frame in frames)
+    return isinstance(error, (OSError, *DRIVER)) and is_of_driver
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from service.database import connector, cures
-from service.database.pool import Connection, Statement
+from service.database.driver import Connection
+from service.database.statement import Statement
 from service.settings import Settings
 
 SECONDS: Final = 10.0

@@ -28,7 +28,7 @@ from service.database.migrate_session import (
 )
 from service.database.migrate_session import MigrationError as MigrationError
 from service.database.migrate_session import UnreachableError as UnreachableError
-from service.database.pool import files
+from service.database.statement import files
 
 POLL_SECONDS: Final = 0.1
 # What a rollback can take from the version that runs: an index costs time only.

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from service import database_url
 from service.database import cures
-from service.database.pool import files
+from service.database.statement import files
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -1,4 +1,4 @@
-"""The way to PostgreSQL: the pool, and a statement as a file with a row type.
+"""The connection pool, and connections outside it.
 
 The pool resets nothing when a connection comes back: a statement sets nothing for the session, and
 the transaction of a request with an Idempotency-Key has ended, with all that it set. The reset
@@ -10,9 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from time import monotonic
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import asyncpg
 import msgspec
@@ -20,78 +18,16 @@ import msgspec
 from service import database_url
 from service.database import connector
 from service.database.connector import Socketed
-from service.database.driver import UNAVAILABLE as UNAVAILABLE
-from service.database.driver import UNREACHABLE, connecting, translated
-from service.database.driver import Connection as Connection
-from service.database.driver import Pool as Pool
-from service.database.driver import Session as Session
-from service.database.driver import Source as Source
-from service.observing.metrics import STATEMENT_SECONDS, WAIT_SECONDS, Histogram
-from service.observing.trace import count_statement
+from service.database.driver import (
+    UNAVAILABLE,
+    UNREACHABLE,
+    Connection,
+    Pool,
+    connecting,
+    translated,
+)
+from service.database.statement import Statement
 from service.settings import Settings
-
-Row = TypeVar("Row", bound=msgspec.Struct)
-
-# Of the whole process, as its statements are: runs by the file's name, waits for a connection.
-STATEMENT_TIMES: Final[dict[str, Histogram]] = {}
-POOL_WAIT: Final = Histogram(WAIT_SECONDS)
-
-
-def files(name: str) -> Path:
-    """The folder `name` (`sql`, `migrations`): inside the wheel, or beside the package."""
-    package = Path(__file__).parents[1]
-    inside = package / name
-    return inside if inside.is_dir() else package.parent / name
-
-
-class Statement(Generic[Row]):
-    """One file of `sql/` and the type of its rows, whose fields are the select list in order."""
-
-    def __init__(self, name: str, row: type[Row]) -> None:
-        self.name = name
-        self.row = row
-        self.text = (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
-        self._times = STATEMENT_TIMES.setdefault(name, Histogram(STATEMENT_SECONDS))
-
-    async def all(self, source: Source, *arguments: Any) -> list[Row]:
-        """Every row of the answer."""
-        row = self.row
-        async with self._timed(source) as connection:
-            records = await connection.fetch(self.text, *arguments)
-        return [row(*record) for record in records]
-
-    async def maybe(self, source: Source, *arguments: Any) -> Row | None:
-        """The first row of the answer, if there is one."""
-        async with self._timed(source) as connection:
-            record = await connection.fetchrow(self.text, *arguments)
-        return None if record is None else self.row(*record)
-
-    async def one(self, source: Source, *arguments: Any, timeout: float) -> Row:
-        """The row of a statement that always has one; LookupError where it has none."""
-        async with self._timed(source) as connection:
-            record = await connection.fetchrow(self.text, *arguments, timeout=timeout)
-        if record is None:
-            raise LookupError(f"{self.name} answered without a row")
-        return self.row(*record)
-
-    @asynccontextmanager
-    async def _timed(self, source: Source) -> AsyncIterator[Session]:
-        """A connection for one run of the statement; counts the run, and the wait before it."""
-        if isinstance(source, asyncpg.Pool):
-            asked = monotonic()
-            with translated(source):
-                async with source.acquire() as connection:
-                    POOL_WAIT.add(monotonic() - asked)
-                    async with self._timed(connection):
-                        yield connection
-            return
-        count_statement()
-        begun = monotonic()
-        try:
-            with translated(source):
-                yield source
-        finally:
-            self._times.add(monotonic() - begun)
 
 
 class PreparedRow(msgspec.Struct, frozen=True):
@@ -162,7 +98,7 @@ async def connect(
         "timeout": settings.request_timeout_seconds / len(hosts),
         "statement_cache_size": settings.statement_cache_size,
         "max_cached_statement_lifetime": 0,
-        "server_settings": connector.session(settings, seconds, direct=direct),
+        "server_settings": connector.server_settings(settings, seconds, direct=direct),
         **options,
     }
     with connecting():

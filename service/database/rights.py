@@ -4,8 +4,9 @@ from typing import Final
 
 import msgspec
 
-from service.database.pool import Connection, Statement
+from service.database.driver import Connection
 from service.database.schema import SECONDS, TABLES
+from service.database.statement import Statement
 
 
 class RightsRow(msgspec.Struct, frozen=True):

@@ -5,7 +5,8 @@ from typing import Final
 
 import msgspec
 
-from service.database.pool import Source, Statement, files
+from service.database.driver import Source
+from service.database.statement import Statement, files
 
 
 class TablesRow(msgspec.Struct, frozen=True):

@@ -8,8 +8,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from service.database.driver import Connection
 from service.database.in_force import Wrong
-from service.database.pool import Connection, Statement
+from service.database.statement import Statement
 
 
 class TableFaultRow(msgspec.Struct, frozen=True):

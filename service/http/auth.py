@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from service.context import Context
 from service.credentials.keys import NoKey, Signed, TooLong, UnknownKey, Verified
-from service.database.pool import Statement
+from service.database.statement import Statement
 from service.errors import ClientFault, FieldFault, RuleFault
 from service.settings import Settings
 

@@ -12,8 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.context import Context
 from service.database import refusals
-from service.database.driver import cause
-from service.database.pool import UNAVAILABLE
+from service.database.driver import UNAVAILABLE, cause
 from service.deadlines import within
 from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
 from service.http import auth

@@ -24,8 +24,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.context import Context
-from service.database.driver import translated
-from service.database.pool import Source, Statement
+from service.database.driver import Source, translated
+from service.database.statement import Statement
 from service.errors import ClientFault, FieldFault, Overloaded
 from service.http import auth, lenient_json
 from service.http.body_and_reply import PRIVATE

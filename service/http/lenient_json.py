@@ -13,7 +13,7 @@ from typing import Final, Generic, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
-from msgspec import inspect
+from msgspec import UNSET, inspect
 
 from service.errors import FieldFault, MalformedJson
 
@@ -277,3 +277,8 @@ def _moment(value: str) -> datetime:
         raise ValueError(value)
     number = float(value)
     return EPOCH + timedelta(seconds=number if abs(number) <= UNIX_SECONDS_MAX else number / 1000)
+
+
+def stored(member: object) -> object:
+    """The argument of a statement for a member of a body: null where the member was absent."""
+    return None if member is UNSET else member

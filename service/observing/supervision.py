@@ -8,14 +8,12 @@ starts it again.
 import asyncio
 import logging
 import threading
-import traceback
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
-from service.database.driver import DRIVER, cause
 from service.observing.metrics import Metrics
 
 logger = logging.getLogger("viewing_time.supervision")
@@ -59,11 +57,18 @@ def _look(task: Task[Any]) -> None:
 class Supervisor:
     """The exception handler of the event loop and of threads, while the block lasts.
 
-    `end` is called once, when the first background task or thread has died.
+    `end` is called once, when the first background task or thread has died; `is_outage` says
+    whether an error means that the database cannot be reached.
     """
 
-    def __init__(self, metrics: Metrics, end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        end: Callable[[], None],
+        is_outage: Callable[[BaseException], bool],
+    ) -> None:
         self.has_died = False
+        self._is_outage = is_outage
         self._metrics = metrics
         self._end = end
 
@@ -88,7 +93,7 @@ class Supervisor:
         error = context.get("exception")
         if context["message"] == DIED:
             self._died(context["task"].get_name(), error)
-        elif error is not None and _is_of_network(context, error):
+        elif error is not None and self._is_of_network(context, error):
             fields = {"message": context["message"], "error": f"{type(error).__name__}: {error}"}
             logger.warning("connection_failed", extra={"fields": fields})
         else:
@@ -113,13 +118,7 @@ class Supervisor:
             self.has_died = True
             self._end()
 
-
-def _is_of_network(context: dict[str, Any], error: BaseException) -> bool:
-    """Whether a peer or the database failed, not the service."""
-    if cause(error) != "own":
-        return True
-    if isinstance(error, OSError) and ("transport" in context or "socket" in context):
-        return True
-    frames = traceback.extract_tb(error.__traceback__, limit=-1)
-    is_of_driver = any("asyncpg" in frame.filename for frame in frames)
-    return isinstance(error, (OSError, *DRIVER)) and is_of_driver
+    def _is_of_network(self, context: dict[str, Any], error: BaseException) -> bool:
+        """Whether a client's or the database's connection failed, and not the service."""
+        is_of_peer = isinstance(error, OSError) and ("transport" in context or "socket" in context)
+        return is_of_peer or self._is_outage(error)

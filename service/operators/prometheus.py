@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
-from service.database.pool import POOL_WAIT, STATEMENT_TIMES
+from service.database.statement import POOL_WAIT, STATEMENT_TIMES
 from service.observing import process_usage
 from service.observing.logs import LINES
 from service.operators.exposition import Exposition

@@ -16,7 +16,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from service.database import schema
-from service.database.pool import PING, UNAVAILABLE, Connection, Pool, connect, replace_idle
+from service.database.driver import UNAVAILABLE, Connection, Pool
+from service.database.pool import PING, connect, replace_idle
 from service.deadlines import within
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor, stopped, supervised

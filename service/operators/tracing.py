@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.credentials.pin_hasher import PinHasher, Turn
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.viewing.heartbeat_statement import Beat, Recorded, Waiting
 from service.viewing.heartbeat_writer import HeartbeatWriter
 

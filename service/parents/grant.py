@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
+from service.database.driver import Source
 from service.database.ids import id_prefix
-from service.database.pool import Source, Statement
+from service.database.statement import Statement
 from service.errors import RuleFault
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.credentials.pin_hasher import Turn
-from service.database.pool import Statement
+from service.database.statement import Statement
 from service.errors import ClientFault
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply

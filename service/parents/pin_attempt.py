@@ -14,7 +14,8 @@ from msgspec import Meta
 
 from service.context import Context
 from service.credentials.pin_hasher import Turn
-from service.database.pool import UNAVAILABLE, Pool, Source, Statement
+from service.database.driver import UNAVAILABLE, Pool, Source
+from service.database.statement import Statement
 from service.errors import ClientFault, Overloaded
 from service.http import auth
 from service.http.idempotency import KeyUsed, Once

@@ -11,11 +11,11 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.ids import id_prefix, time_ordered_id
-from service.database.pool import Statement
+from service.database.statement import Statement
 from service.errors import FieldFault, RuleFault
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
-from service.platform.bodies import stored
+from service.http.lenient_json import stored
 from service.viewing import rules
 from service.viewing.config_loader import LOAD, LOCK_TIMEOUT, ConfigurationRow
 

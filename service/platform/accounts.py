@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
-from service.database.pool import Statement
+from service.database.statement import Statement
 from service.errors import ClientFault
 from service.http import auth, lenient_json
 from service.http.body_and_reply import deleted, read, reply
+from service.http.lenient_json import stored
 from service.platform import bodies
-from service.platform.bodies import stored
 from service.viewing import deletion
 
 

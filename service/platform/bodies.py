@@ -47,8 +47,3 @@ class TitleBody(msgspec.Struct):
 ACCOUNT: Final = lenient_json.Body(AccountBody)
 PROFILE: Final = lenient_json.Body(ProfileBody)
 TITLE: Final = lenient_json.Body(TitleBody)
-
-
-def stored(member: object) -> object:
-    """A member as the statements take it: null where it was absent."""
-    return None if member is UNSET else member

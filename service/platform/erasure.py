@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
-from service.database.pool import Statement, connected
+from service.database.pool import connected
+from service.database.statement import Statement
 from service.errors import ClientFault
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply

@@ -16,7 +16,9 @@ from uuid import UUID
 
 import msgspec
 
-from service.database.pool import Connection, Statement, connected
+from service.database.driver import Connection
+from service.database.pool import connected
+from service.database.statement import Statement
 from service.http import lenient_json
 from service.settings import Settings
 

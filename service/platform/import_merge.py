@@ -17,7 +17,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from service.database import refusals
-from service.database.pool import Connection, Statement
+from service.database.driver import Connection
+from service.database.statement import Statement
 from service.errors import ClientFault, Overloaded
 from service.http import lenient_json
 from service.http.auth import NOT_ADMIN

@@ -19,8 +19,9 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from service.database.driver import translated
-from service.database.pool import Connection, Statement, connect
+from service.database.driver import Connection, translated
+from service.database.pool import connect
+from service.database.statement import Statement
 from service.settings import Settings
 
 DAYS_LEAST: Final = 7  # leaves the weekly report whole, and any viewing day that is not over

@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from service.database.pool import UNAVAILABLE
+from service.database.driver import UNAVAILABLE
 from service.observing.supervision import stopped, supervised
 from service.platform.retention import (
     RetentionRefused,

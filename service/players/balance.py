@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
-from service.database.pool import Statement
+from service.database.statement import Statement
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
 from service.viewing import rules

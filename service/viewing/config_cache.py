@@ -19,8 +19,8 @@ import msgspec
 from async_lru import alru_cache
 
 from service.database.connector import is_pooled
-from service.database.driver import translated
-from service.database.pool import PING, UNAVAILABLE, Connection, Pool, connect
+from service.database.driver import UNAVAILABLE, Connection, Pool, translated
+from service.database.pool import PING, connect
 from service.errors import ClientFault
 from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised

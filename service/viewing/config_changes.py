@@ -16,7 +16,8 @@ from weakref import WeakValueDictionary
 import asyncpg
 import msgspec
 
-from service.database.pool import UNAVAILABLE, Connection, Statement
+from service.database.driver import UNAVAILABLE, Connection
+from service.database.statement import Statement
 from service.observing.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.config_changes")

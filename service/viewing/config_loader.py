@@ -17,9 +17,9 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from service.database.driver import cause
+from service.database.driver import Pool, cause
 from service.database.ids import id_prefix
-from service.database.pool import Pool, Statement
+from service.database.statement import Statement
 from service.errors import TOO_MANY_WAITING, ClientFault, Overloaded
 from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised

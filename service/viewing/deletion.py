@@ -17,7 +17,9 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from service.database.pool import UNAVAILABLE, Connection, Pool, Statement, connected
+from service.database.driver import UNAVAILABLE, Connection, Pool
+from service.database.pool import connected
+from service.database.statement import Statement
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 

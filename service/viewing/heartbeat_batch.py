@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from service.database.pool import UNAVAILABLE, Connection
+from service.database.driver import UNAVAILABLE, Connection
 from service.errors import Unavailable, Unsent
 from service.observing.metrics import Metrics
 from service.settings import Settings

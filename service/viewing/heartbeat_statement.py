@@ -8,8 +8,10 @@ from uuid import UUID
 
 import msgspec
 
+from service.database.driver import Connection
 from service.database.ids import id_prefix
-from service.database.pool import Connection, Statement, connect
+from service.database.pool import connect
+from service.database.statement import Statement
 from service.errors import ClientFault
 from service.observing.metrics import Metrics
 from service.settings import Settings

@@ -12,7 +12,7 @@ from math import inf
 from time import monotonic
 from typing import Final
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.errors import Overloaded
 from service.observing.metrics import Metrics
 from service.observing.supervision import supervised

@@ -19,7 +19,7 @@ from service.command.check import Finding, findings
 from service.command.check_database import ServerRow
 from service.command.main import main
 from service.credentials import jwks
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.server import bound
 from service.settings import Settings
 from service.viewing import rules

@@ -13,9 +13,10 @@ from service.app import utc_now
 from service.command import main
 from service.command.check import findings
 from service.database import migrate, tables
+from service.database.driver import Connection
 from service.database.in_force import Wrong
-from service.database.pool import Connection, files
 from service.database.schema import TABLES
+from service.database.statement import files
 from service.settings import Settings
 from tests.command.test_main import refused
 from tests.conftest import ROOT, free_port

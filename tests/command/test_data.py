@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.command.main import main
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.command.test_main import environment
 from tests.conftest import ROOT
 from tests.family import SECRET, Family

@@ -24,8 +24,8 @@ from click.testing import CliRunner
 from service.command import local_data, main
 from service.command.dotenv import dotenv
 from service.database import schema
+from service.database.driver import Connection
 from service.database.migrate import listing
-from service.database.pool import Connection
 from service.server import PortTaken, bound
 from tests.conftest import ROOT, free_port, served
 from tests.embedded.test_supervisor import ask

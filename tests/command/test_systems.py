@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.command.main import main
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import ROOT, free_port, served
 from tests.family import PIN, SECRET, Family
 from tests.operators.exposition import scrape, value

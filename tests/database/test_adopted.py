@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from service.database import migrate
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.settings import Settings
 from service.viewing import rules
 from tests.conftest import ROOT, Running, Starter

@@ -10,16 +10,9 @@ import msgspec
 import pytest
 
 from service import deadlines
-from service.database.driver import cause, translated
-from service.database.pool import (
-    PING,
-    UNAVAILABLE,
-    Connection,
-    Statement,
-    connect,
-    connected,
-    open_pool,
-)
+from service.database.driver import UNAVAILABLE, Connection, cause, translated
+from service.database.pool import PING, connect, connected, open_pool
+from service.database.statement import Statement
 from service.deadlines import DeadlinePassed
 from service.errors import Unavailable, Unsent
 from service.observing.logs import JsonLine

@@ -12,7 +12,7 @@ import pytest
 
 from service.command import main
 from service.database import connector, cures, in_force, migrate, pool
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.errors import Unavailable
 from service.settings import Settings
 from tests.command.test_main import refused

@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from service.database.migrate import MigrationError, Plan, listing, migrate, rollback
-from service.database.pool import files
+from service.database.statement import files
 from tests.command.test_main import refused
 from tests.conftest import ROOT
 

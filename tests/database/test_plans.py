@@ -13,7 +13,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.database.pool import Connection, files
+from service.database.driver import Connection
+from service.database.statement import files
 from tests.conftest import copied
 
 # Account 1 has no child and is the administrators', account 2 has one, account 3 ten; each of the

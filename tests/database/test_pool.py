@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter, free_port
 from tests.family import PIN, Family, add_family, session_seconds

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from service.database import cures, in_force
+from service.database.driver import Connection
 from service.database.migrate import MigrationError, listing, migrate
-from service.database.pool import Connection, connect
+from service.database.pool import connect
 from service.errors import Unavailable
 from service.settings import Settings
 from tests.command.test_main import COMMAND, environment, refused

@@ -10,7 +10,7 @@ import jwt
 import msgspec
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.observing import event_loop
 from service.settings import Settings
 from tests.conftest import Running, Starter, in_process

@@ -11,7 +11,8 @@ import pytest
 from service.app import utc_now
 from service.command.check import findings
 from service.database import rights
-from service.database.pool import Connection, connect
+from service.database.driver import Connection
+from service.database.pool import connect
 from service.database.schema import TABLES
 from service.settings import Settings
 from tests.conftest import Running, Starter, free_port

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service.database import schema
-from service.database.pool import Connection
+from service.database.driver import Connection
 
 
 async def test_a_migrated_database_lacks_nothing(connection: Connection) -> None:

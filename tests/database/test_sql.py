@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 import service
-from service.database.pool import Statement, files
 from service.database.schema import TABLES
+from service.database.statement import Statement, files
 
 FOLDER = files("sql")
 PYTHON = sorted(Path(service.__file__).parent.rglob("*.py"))

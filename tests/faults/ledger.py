@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.http import auth
 from tests.conftest import Running
 from tests.family import PIN_HASH, Family, add_family

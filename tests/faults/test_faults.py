@@ -26,7 +26,7 @@ import httpx
 import pytest
 
 from service.database import migrate
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.embedded.supervisor import embedded_postgres
 from tests.conftest import served
 from tests.family import used_seconds

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.viewing import rules
 from service.viewing.rules import Configuration
 from tests.conftest import Running

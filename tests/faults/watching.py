@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import httpx
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.family import Family, add_family, session_seconds, used_seconds
 
 BEAT: Final = "/api/v1/viewing-time/heartbeat"

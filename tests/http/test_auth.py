@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from service.credentials.keys import MAX_TOKEN_BYTES
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.http import auth
 from service.settings import Settings
 from tests.conftest import Running, Starter

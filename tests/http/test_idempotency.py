@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from service.credentials.pin_hasher import Turn
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.http import idempotency
 from service.http.idempotency import USED
 from service.settings import Settings

@@ -15,7 +15,7 @@ import httpx
 import orjson
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.observing import logs
 from service.observing.logs import JsonLine, ReadableLine
 from service.observing.trace import CURRENT, Trace

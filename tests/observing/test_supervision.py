@@ -18,6 +18,7 @@ import httpx
 import msgspec
 import pytest
 
+from service.database.driver import is_outage
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor, stopped, supervised
 from service.settings import Settings
@@ -146,7 +147,7 @@ def test_every_task_that_lives_long_is_supervised() -> None:
 @asynccontextmanager
 async def supervising() -> AsyncIterator[tuple[Metrics, list[bool]]]:
     metrics, ends = Metrics(), []
-    with Supervisor(metrics, lambda: ends.append(True)):
+    with Supervisor(metrics, lambda: ends.append(True), is_outage):
         yield metrics, ends
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter
 from tests.family import PIN, Family, bearer

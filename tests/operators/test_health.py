@@ -8,7 +8,8 @@ import httpx
 import msgspec
 import pytest
 
-from service.database.pool import Connection, replace_idle
+from service.database.driver import Connection
+from service.database.pool import replace_idle
 from service.operators import readiness
 from service.settings import Settings
 from tests.conftest import Running, Starter

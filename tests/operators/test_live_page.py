@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.operators.admin_metrics import Counts
 from service.operators.live_page import PAGE
 from tests.conftest import Running, Starter

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import ROOT, Running, free_port, served
 from tests.family import PIN, Family
 from tests.operators.exposition import scrape

@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.errors import Unavailable
 from service.observing.metrics import Histogram, Metrics
 from tests.conftest import ROOT, Running, Starter, free_port, served

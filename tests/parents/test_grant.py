@@ -8,7 +8,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import Running
 from tests.family import PASSWORD_HASH, PIN, Family, add_family, used_seconds
 from tests.parents.test_viewing_config import pin_token

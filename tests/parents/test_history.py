@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import Running
 from tests.family import Family, add_family
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.credentials.pin_turns import MAX_WAITING
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.parents.pin_attempt import ATTEMPTS, FLOOR_SECONDS
 from tests.conftest import Running, Starter
 from tests.family import PASSWORD, PIN, Family, add_family

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.family import PIN, Family, add_family, bearer
 

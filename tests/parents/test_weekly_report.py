@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.parents.weekly_report import MAX_CHILDREN, TOO_MANY
 from tests.conftest import Running
 from tests.family import Family, add_family

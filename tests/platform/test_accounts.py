@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from service.database import migrate
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import ROOT, Running, Starter
 from tests.family import PASSWORD, PASSWORD_HASH, Family, add_family, bearer

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.platform.erasure import Erased, erase
 from service.settings import Settings
 from tests.conftest import Running, Starter

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.platform.export import PAGE, export
 from service.settings import Settings
 from tests.family import Family, add_family

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.family import Family, add_family, used_seconds
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from service.app import utc_now
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.platform import retention, retention_schedule
 from service.platform.retention import (
     Removed,

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import Running
 from tests.family import Family, used_seconds
 

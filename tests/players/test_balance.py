@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import Running
 from tests.family import Family, add_family, bearer
 

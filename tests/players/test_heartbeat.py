@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter, in_process
 from tests.family import Family, add_family, bearer, open_sessions, session_seconds, used_seconds

@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.family import Family, add_family, open_sessions, session_seconds, used_seconds
 from tests.players.test_heartbeat import URL, beat

@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.errors import ClientFault, Overloaded
 from service.parents import viewing_config
 from service.settings import Settings

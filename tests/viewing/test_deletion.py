@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from service.database.pool import Connection, connected
+from service.database.driver import Connection
+from service.database.pool import connected
 from service.settings import Settings
 from service.viewing import deletion
 from service.viewing.deletion import BATCH, PENDING, work

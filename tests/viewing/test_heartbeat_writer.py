@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import pytest
 
-from service.database.pool import Connection
+from service.database.driver import Connection
 from service.errors import ClientFault
 from service.settings import Settings
 from service.viewing.heartbeat_queue import HeartbeatQueue

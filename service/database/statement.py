@@ -1,0 +1,77 @@
+"""A statement: a file of `sql/` and the type of its rows."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, Generic, TypeVar
+
+import asyncpg
+import msgspec
+
+from service.database.driver import AnyConnection, Source, translated
+from service.observing.metrics import STATEMENT_SECONDS, WAIT_SECONDS, Histogram
+from service.observing.trace import count_statement
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+# Of the whole process, as its statements are: runs by the file's name, waits for a connection.
+STATEMENT_TIMES: Final[dict[str, Histogram]] = {}
+POOL_WAIT: Final = Histogram(WAIT_SECONDS)
+
+
+def files(name: str) -> Path:
+    """The folder `name` (`sql`, `migrations`): inside the wheel, or beside the package."""
+    package = Path(__file__).parents[1]
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+class Statement(Generic[Row]):
+    """One file of `sql/` and the type of its rows, whose fields are the select list in order."""
+
+    def __init__(self, name: str, row: type[Row]) -> None:
+        self.name = name
+        self.row = row
+        self.text = (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+        self._times = STATEMENT_TIMES.setdefault(name, Histogram(STATEMENT_SECONDS))
+
+    async def all(self, source: Source, *arguments: Any) -> list[Row]:
+        """Every row of the answer."""
+        row = self.row
+        async with self._timed(source) as connection:
+            records = await connection.fetch(self.text, *arguments)
+        return [row(*record) for record in records]
+
+    async def maybe(self, source: Source, *arguments: Any) -> Row | None:
+        """The first row of the answer, if there is one."""
+        async with self._timed(source) as connection:
+            record = await connection.fetchrow(self.text, *arguments)
+        return None if record is None else self.row(*record)
+
+    async def one(self, source: Source, *arguments: Any, timeout: float) -> Row:
+        """The row of a statement that always has one; LookupError where it has none."""
+        async with self._timed(source) as connection:
+            record = await connection.fetchrow(self.text, *arguments, timeout=timeout)
+        if record is None:
+            raise LookupError(f"{self.name} answered without a row")
+        return self.row(*record)
+
+    @asynccontextmanager
+    async def _timed(self, source: Source) -> AsyncIterator[AnyConnection]:
+        """A connection for one run of the statement; counts the run, and the wait before it."""
+        if isinstance(source, asyncpg.Pool):
+            asked = monotonic()
+            with translated(source):
+                async with source.acquire() as connection:
+                    POOL_WAIT.add(monotonic() - asked)
+                    async with self._timed(connection):
+                        yield connection
+            return
+        count_statement()
+        begun = monotonic()
+        try:
+            with translated(source):
+                yield source
+        finally:
+            self._times.add(monotonic() - begun)
