@@ -15,10 +15,11 @@ run: $(INSTALLED) ## serve on 127.0.0.1:8000, with an embedded PostgreSQL unless
 test: $(INSTALLED) ## run the whole test suite
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-check: $(INSTALLED) ## ruff, format check, mypy --strict
+check: $(INSTALLED) ## ruff, format check, mypy --strict, the order of imports
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(INSTALLED) ## let ruff put the code in order
 	$(BIN)/python -m ruff check --fix .

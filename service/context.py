@@ -3,19 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from service.credentials.keys import Keys, Verified
 from service.credentials.pin_hasher import PinHasher
 from service.credentials.pin_turns import Turns
-from service.database.pool import Pool
+from service.database.driver import Pool
 from service.deadlines import Deadlines
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor
-from service.operators.readiness import ReadinessWatch
 from service.settings import Settings
 from service.viewing.config_cache import ConfigCache
 from service.viewing.deletion import Deletions
 from service.viewing.heartbeat_writer import HeartbeatWriter
+
+if TYPE_CHECKING:
+    from service.operators.readiness import ReadinessWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,5 +37,5 @@ class Context:
     deletions: Deletions
     metrics: Metrics
     supervisor: Supervisor
-    readiness: ReadinessWatch
+    readiness: "ReadinessWatch"
     now: Callable[[], datetime]
