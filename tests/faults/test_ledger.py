@@ -19,7 +19,7 @@ from tests.family import Family
 from tests.faults.ledger import ZONES, Model, add_lives, cut, live, settle
 
 
-@pytest.mark.parametrize("seed", [1, 2, SystemRandom().randrange(10**9)])
+@pytest.mark.parametrize("seed", [1, 2, pytest.param(SystemRandom().randrange(10**9), id="any")])
 async def test_random_lives(running: Running, connection: Connection, seed: int) -> None:
     print(f"seed {seed}")
     random = Random(seed)
