@@ -11,7 +11,7 @@ from bench.harness import Bench
 from bench.seed import ADMIN, token
 
 IN_FLIGHT: Final = (1, 8, 64, 256, 1000)
-AT_MOST: Final = {1000: Target(0.02)}
+MAX_STATEMENTS: Final = {1000: Target(0.02)}
 
 
 async def measure(bench: Bench) -> list[Figure]:
@@ -23,7 +23,9 @@ async def measure(bench: Bench) -> list[Figure]:
             bench.progress(f"{load:,} in flight")
             window = await bench.closed(service, load, seconds=0.5 if bench.quick else 5)
             name = f"statements per heartbeat, {load:,} in flight"
-            figures.append(Figure(name, window.statements, "", AT_MOST.get(load, Target(1.0))))
+            figures.append(
+                Figure(name, window.statements, "", MAX_STATEMENTS.get(load, Target(1.0)))
+            )
         after = await bench.reading(service)
         metrics = await service.get("/api/v1/admin/metrics", token(ADMIN))
     seen = (after.statements - before.statements) / (after.handled - before.handled)

@@ -22,7 +22,7 @@ import httpx
 WARNINGS = {"warning_15": "15 minutes left", "warning_5": "5 minutes left"}
 AWAY: dict[str, Any] = {"enforcement": "blocked"}
 NOTHING_LEFT: dict[str, Any] = {"enforcement": "blocked"}
-PAUSE_MOST = 8.0
+MAX_PAUSE_SECONDS = 8.0
 
 
 class Refused(Exception):
@@ -121,7 +121,7 @@ def pauses() -> Iterator[float]:
     """Seconds between tries: doubled each time, and jittered so that players do not march."""
     for n in itertools.count():
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
-        yield jitter * min(PAUSE_MOST, 0.5 * 2**n)
+        yield jitter * min(MAX_PAUSE_SECONDS, 0.5 * 2**n)
 
 
 def show(verdict: dict[str, Any]) -> None:

@@ -144,8 +144,8 @@ class Service(Starlette):
             scope["route"] = HEARTBEAT_ROUTE
             try:
                 await HEARTBEAT(scope, receive, send)
-            except Exception as fault:
-                refusal = partial(error_responses.answer, fault=fault)
+            except Exception as error:
+                refusal = partial(error_responses.answer, error=error)
                 await observed(refusal, scope, receive, send, CURRENT.get())
             else:
                 context.metrics.requests[HEARTBEAT_ANSWERED] += 1

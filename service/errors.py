@@ -26,7 +26,7 @@ REASONS: Final = {
 }
 
 
-class ClientFault(Exception):
+class ClientError(Exception):
     """A request the client must change: `status`, the contract's `detail`, extra headers.
 
     `reason` is one of few words for log and metrics; no answer contains it.
@@ -46,7 +46,7 @@ class ClientFault(Exception):
         self.reason = reason or REASONS.get(str(detail), f"status_{status}")
 
 
-class MalformedJson(ClientFault):
+class MalformedJson(ClientError):
     """The body is no JSON: 422, the one fault that is answered before the token is looked at."""
 
     def __init__(self, position: int, error: str) -> None:
@@ -60,7 +60,7 @@ class MalformedJson(ClientFault):
         super().__init__(422, [fault], reason="json_malformed")
 
 
-class FieldFault(ClientFault):
+class FieldError(ClientError):
     """A field that cannot be read: 422 with the contract's list of one fault."""
 
     def __init__(
@@ -77,7 +77,7 @@ class FieldFault(ClientFault):
         super().__init__(422, [fault], reason="field_invalid")
 
 
-class RuleFault(ClientFault):
+class RuleError(ClientError):
     """Readable fields that break a rule of the contract: 422 or 403 with one sentence."""
 
 

@@ -132,17 +132,17 @@ def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
         # `localhost` has addresses of both kinds: those in the field call the older one.
         family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, ValueError) as fault:  # ValueError: no name could have this text
-        reason = fault.strerror if isinstance(fault, OSError) else "not the name of a machine"
-        raise PortTaken(where, reason, *_remedy(None, variable)) from fault
+    except (OSError, ValueError) as error:  # ValueError: no name could have this text
+        reason = error.strerror if isinstance(error, OSError) else "not the name of a machine"
+        raise PortTaken(where, reason, *_remedy(None, variable)) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except OSError as fault:
+    except OSError as error:
         listener.close()
-        remedy = _remedy(fault.errno, variable)
-        raise PortTaken(where, fault.strerror, *remedy) from fault
+        remedy = _remedy(error.errno, variable)
+        raise PortTaken(where, error.strerror, *remedy) from error
     return listener
 
 

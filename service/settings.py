@@ -22,9 +22,9 @@ from service import database_url
 class SettingsError(Exception):
     """Settings that cannot be used; `faults` holds one sentence for each."""
 
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = errors
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,8 +135,8 @@ def _secret(text: str) -> str:
         raise ValueError("must be at least 32 characters long")
     try:
         jwt.get_algorithm_by_name("HS256").prepare_key(text)
-    except jwt.InvalidKeyError as fault:
-        raise ValueError("must be a secret, not a key or a certificate") from fault
+    except jwt.InvalidKeyError as error:
+        raise ValueError("must be a secret, not a key or a certificate") from error
     return text
 
 
@@ -157,15 +157,15 @@ def _proxies(text: str) -> str:
         return ",".join(
             str(ipaddress.ip_network(proxy.strip(), strict=False)) for proxy in text.split(",")
         )
-    except ValueError as fault:
-        raise ValueError("must be * or addresses and networks, separated by commas") from fault
+    except ValueError as error:
+        raise ValueError("must be * or addresses and networks, separated by commas") from error
 
 
 def _file(text: str) -> str:
     try:
         Path(text).open("rb").close()
-    except (OSError, ValueError) as fault:
-        raise ValueError("must name a file that can be read") from fault
+    except (OSError, ValueError) as error:
+        raise ValueError("must name a file that can be read") from error
     return text
 
 
@@ -223,16 +223,16 @@ def setting(name: str, environment: Mapping[str, str]) -> object:
         return None
     try:
         return READERS[name](text)
-    except ValueError as fault:
+    except ValueError as error:
         given = "" if name in MASKED else f", not {text[:80]!r}"
-        raise ValueError(f"{variable} {fault}{given}.") from fault
+        raise ValueError(f"{variable} {error}{given}.") from error
 
 
 def _content(variable: str, path: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as fault:
-        raise ValueError(f"{variable} must name a file of text that can be read.") from fault
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{variable} must name a file of text that can be read.") from error
     if not text:
         raise ValueError(f"{variable} names a file that is empty.")
     return text
@@ -244,30 +244,30 @@ def read(environment: Mapping[str, str]) -> Settings:
     Raises SettingsError with every fault found, in the order of the fields.
     """
     values: dict[str, object] = {}
-    faults: list[str] = []
+    errors: list[str] = []
     for name in READERS:
         try:
             value = setting(name, environment)
-        except ValueError as fault:
-            faults.append(str(fault))
+        except ValueError as error:
+            errors.append(str(error))
             continue
         if value is not None:
             values[name] = value
         elif name in REQUIRED:
-            faults.append(f"{name.upper()} must be set.")
+            errors.append(f"{name.upper()} must be set.")
     settings = msgspec.convert({**dict.fromkeys(REQUIRED, ""), **values}, Settings)
     if settings.pool_min_size > settings.pool_max_size:
-        faults.append("POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.")
+        errors.append("POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.")
     if settings.jwt_jwks_url and settings.jwt_jwks_file:
-        faults.append("JWT_JWKS_URL and JWT_JWKS_FILE must not both be set.")
+        errors.append("JWT_JWKS_URL and JWT_JWKS_FILE must not both be set.")
     if (settings.host, settings.port) == (settings.metrics_host, settings.metrics_port):
-        faults.append("METRICS_PORT must not be the same as PORT.")
+        errors.append("METRICS_PORT must not be the same as PORT.")
     if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry") is None:
-        faults.append(
+        errors.append(
             "OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel: pip install 'viewing-time[otel]'."
         )
-    if faults:
-        raise SettingsError(faults)
+    if errors:
+        raise SettingsError(errors)
     return settings
 
 

@@ -18,8 +18,8 @@ def faults(environment: dict[str, str]) -> list[str]:
     """What is said about an environment that cannot be used."""
     with pytest.raises(SettingsError) as caught:
         read(environment)
-    assert str(caught.value) == "\n".join(caught.value.faults)
-    return caught.value.faults
+    assert str(caught.value) == "\n".join(caught.value.errors)
+    return caught.value.errors
 
 
 def test_every_field_is_read_from_its_variable() -> None:

@@ -26,7 +26,7 @@ def findings(
     try:
         chosen = settings.read(environment)
     except SettingsError as error:
-        yield from (Finding("FAULT", "settings", fault) for fault in error.faults)
+        yield from (Finding("FAULT", "settings", fault) for fault in error.errors)
         return
     yield Finding("ok", "settings can all be read")
     yield from _players(chosen)

@@ -110,8 +110,8 @@ async def _rights(connection: Connection) -> list[Finding]:
 
 async def _schema(connection: Connection) -> list[Finding]:
     state = await schema.state(connection)
-    if state.fault:
-        return [Finding("FAULT", state.fault, state.remedy)]
+    if state.error:
+        return [Finding("FAULT", state.error, state.remedy)]
     wrong = await tables.wrong(connection)
     return [*_migrations(state), *_wrong(wrong, "tables let the service read and write its rows")]
 

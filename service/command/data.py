@@ -26,7 +26,7 @@ KINDS: Final = {
     "profile": "its sessions, balances, grants and limits",
     "title": "all sessions of it",
 }
-DAYS = click.IntRange(retention.DAYS_LEAST, 36_500)
+DAYS = click.IntRange(retention.MIN_DAYS, 36_500)
 
 
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -174,5 +174,5 @@ def _explained(
         yield
     except retention.RetentionRefused as refusal:
         raise click.ClickException(str(refusal)) from refusal
-    except errors as fault:
-        raise click.ClickException(f"Cannot {what}: {cures.sentence(fault)}.") from fault
+    except errors as error:
+        raise click.ClickException(f"Cannot {what}: {cures.sentence(error)}.") from error

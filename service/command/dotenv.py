@@ -19,10 +19,10 @@ def dotenv(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as fault:
-        raise SettingsError([f"{path} must be a file of text that can be read."]) from fault
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"{path} must be a file of text that can be read."]) from error
     pairs: dict[str, str] = {}
-    faults: list[str] = []
+    errors: list[str] = []
     for number, line in enumerate(lines, 1):
         name, equals, value = line.partition("=")
         name = name.strip().removeprefix("export ").strip()
@@ -30,13 +30,13 @@ def dotenv(path: Path) -> dict[str, str]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if not equals or not name.isidentifier():
-            faults.append(f"{path}, line {number}, must be NAME=value.")
+            errors.append(f"{path}, line {number}, must be NAME=value.")
         elif quoted:
             pairs[name] = quoted[2]
         elif value.strip().startswith(("'", '"')):
-            faults.append(f"{path}, line {number}, must close its quotes.")
+            errors.append(f"{path}, line {number}, must close its quotes.")
         else:
             pairs[name] = re.sub(r"\s#.*", "", value).strip()
-    if faults:
-        raise SettingsError(faults)
+    if errors:
+        raise SettingsError(errors)
     return pairs

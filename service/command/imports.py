@@ -19,7 +19,7 @@ from service.app import utc_now
 from service.database import cures
 from service.database.driver import UNAVAILABLE
 from service.database.pool import connected
-from service.errors import ClientFault, Overloaded
+from service.errors import ClientError, Overloaded
 from service.platform.import_lines import Line, numbered, objects, rows
 from service.platform.import_merge import SECONDS, Import
 from service.settings import Settings
@@ -58,22 +58,22 @@ def import_command(
         except (
             *DATABASE,
             OSError,  # the file cannot be read
-            ClientFault,  # a rule of the database refuses a line
+            ClientError,  # a rule of the database refuses a line
             Overloaded,
             KeyboardInterrupt,
-        ) as fault:
-            if isinstance(fault, DATABASE) and not (job.line or number):
+        ) as failure:
+            if isinstance(failure, DATABASE) and not (job.line or number):
                 raise click.ClickException(
-                    f"Cannot use the database at DATABASE_URL: {_sentence(fault)}."
-                ) from fault
+                    f"Cannot use the database at DATABASE_URL: {_sentence(failure)}."
+                ) from failure
             _tell(job, name)
             first = max(job.line + 1, from_line)
             flags = ["--csv"] if is_csv else []
             again = ["import", "--mode", mode, *flags, "--from-line", str(first), *files[number:]]
             same = "" if Path(name).is_file() else ", the same input once more,"
             raise click.ClickException(
-                f"{_sentence(fault)}. Go on{same} with\nviewing-time {shlex.join(again)}"
-            ) from fault
+                f"{_sentence(failure)}. Go on{same} with\nviewing-time {shlex.join(again)}"
+            ) from failure
         _tell(job, name)
         if not job.line and not job.outcome.error_count:
             click.echo(f"{name}: nothing to import{_from(from_line)}.", err=True)
@@ -164,10 +164,10 @@ def _from(line: int) -> str:
     return f" from line {line:,} on" if line > 1 else ""
 
 
-def _sentence(fault: BaseException) -> str:
-    match fault:
+def _sentence(failure: BaseException) -> str:
+    match failure:
         case KeyboardInterrupt():
             return "Interrupted"
         case Overloaded():
             return "Another changed the same rows meanwhile"
-    return cures.sentence(fault)
+    return cures.sentence(failure)

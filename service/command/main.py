@@ -142,23 +142,23 @@ def _environment() -> dict[str, str]:
     """The environment, with `.env` in the working directory behind it."""
     try:
         return {**dotenv(Path(".env")), **os.environ}
-    except SettingsError as fault:
-        raise click.ClickException(str(fault)) from fault
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _settings(environment: dict[str, str]) -> Settings:
     try:
         return settings.read(environment)
-    except SettingsError as fault:
-        raise click.ClickException(str(fault)) from fault
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _setting(name: str, environment: dict[str, str]) -> str:
     """One setting on its own; empty where it is absent."""
     try:
         return str(settings.setting(name, environment) or "")
-    except ValueError as fault:
-        raise click.ClickException(str(fault)) from fault
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _address(direct: str, pooled: str) -> tuple[str, str]:
@@ -171,8 +171,8 @@ def _serve(chosen: Settings, ready: Callable[[], None]) -> None:
         _reach(chosen)
         try:
             has_started = serve(chosen, listener, scrape_listener, ready)
-        except BackgroundTaskDied as fault:
-            raise click.ClickException(str(fault)) from fault
+        except BackgroundTaskDied as error:
+            raise click.ClickException(str(error)) from error
         if not has_started:
             raise click.ClickException("The service could not start; the log says why.")
 
@@ -196,21 +196,21 @@ def _listening(chosen: Settings) -> Iterator[tuple[socket, socket | None]]:
             if port := chosen.metrics_port:
                 metrics = bound(chosen.metrics_host, port, "METRICS_PORT")
                 scrape_listener = opened.enter_context(metrics)
-        except PortTaken as fault:
-            raise click.ClickException(str(fault)) from fault
+        except PortTaken as error:
+            raise click.ClickException(str(error)) from error
         yield listener, scrape_listener
 
 
 def _reach(chosen: Settings) -> None:
     """Says in one sentence what is wrong with the database, before the server would in many."""
     try:
-        fault = asyncio.run(_fault(chosen))
+        reason = asyncio.run(_fault(chosen))
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
         raise click.ClickException(
             f"Cannot use the database at DATABASE_URL: {cures.sentence(error)}."
         ) from error
-    if fault:
-        raise click.ClickException(f"Cannot use the database at DATABASE_URL: {fault}.")
+    if reason:
+        raise click.ClickException(f"Cannot use the database at DATABASE_URL: {reason}.")
 
 
 async def _fault(chosen: Settings) -> str:
@@ -220,8 +220,8 @@ async def _fault(chosen: Settings) -> str:
         if refused := _refused("database_setting", await in_force.wrong(connection, chosen)):
             return refused
         state = await schema.state(connection)
-        if state.fault:
-            return f"{state.fault}: {state.remedy}"
+        if state.error:
+            return f"{state.error}: {state.remedy}"
         return _refused("database_table", await tables.wrong(connection))
     finally:
         connection.terminate()

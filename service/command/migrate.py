@@ -68,9 +68,9 @@ def explained(variable: str) -> Iterator[None]:
     """Says in one sentence why the database could not be migrated."""
     try:
         yield
-    except migrate.UnreachableError as fault:
+    except migrate.UnreachableError as error:
         raise click.ClickException(
-            f"Cannot use the database at {variable}: {fault.reason}."
-        ) from fault
-    except migrate.MigrationError as fault:
-        raise click.ClickException(str(fault)) from fault
+            f"Cannot use the database at {variable}: {error.reason}."
+        ) from error
+    except migrate.MigrationError as error:
+        raise click.ClickException(str(error)) from error

@@ -21,9 +21,9 @@ ALGORITHMS: Final = {
     ("EC", "P-256"): "ES256",
     ("OKP", "Ed25519"): "EdDSA",
 }
-RSA_BITS_LEAST: Final = 2048
-KEYS_MOST: Final = 50
-DOCUMENT_MOST: Final = 256 * 1024
+MIN_RSA_BITS: Final = 2048
+MAX_KEYS: Final = 50
+MAX_DOCUMENT_BYTES: Final = 256 * 1024
 FETCH_SECONDS: Final = 5.0
 
 
@@ -58,17 +58,17 @@ def read_published(settings: Settings) -> dict[Jwk, PyJWK]:
             document = _fetched(settings.jwt_jwks_url)
         else:
             with Path(settings.jwt_jwks_file).open("rb") as file:
-                document = file.read(DOCUMENT_MOST + 1)
+                document = file.read(MAX_DOCUMENT_BYTES + 1)
     except (OSError, HTTPException, ValueError) as error:
         raise Unreadable(f"{type(error).__name__}: {error}") from error
-    if len(document) > DOCUMENT_MOST:
-        raise Unreadable(f"it is larger than {DOCUMENT_MOST} bytes")
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise Unreadable(f"it is larger than {MAX_DOCUMENT_BYTES} bytes")
     try:
         members = msgspec.json.decode(document, type=JwkSet).keys
     except (msgspec.DecodeError, RecursionError) as error:
         raise Unreadable(f"it is no JWK set: {error}") from error
-    if len(members) > KEYS_MOST:
-        raise Unreadable(f"it holds more than {KEYS_MOST} keys")
+    if len(members) > MAX_KEYS:
+        raise Unreadable(f"it holds more than {MAX_KEYS} keys")
     published = dict(pair for member in members if (pair := _usable(member)) is not None)
     if not published:
         raise Unreadable(f"none of its {len(members)} keys is a public one for signatures")
@@ -91,7 +91,7 @@ def _usable(member: msgspec.Raw) -> tuple[Jwk, PyJWK] | None:
         key = PyJWK(msgspec.to_builtins(jwk), algorithm)
     except (msgspec.DecodeError, jwt.PyJWTError):
         return None
-    if algorithm == "RS256" and key.key.key_size < RSA_BITS_LEAST:
+    if algorithm == "RS256" and key.key.key_size < MIN_RSA_BITS:
         return None
     return jwk, key
 
@@ -145,7 +145,7 @@ def _fetched(url: str) -> bytes:
     document, deadline = b"", monotonic() + FETCH_SECONDS
     opener = build_opener(_NoRedirect, _Plain, _Encrypted)
     with opener.open(request, timeout=FETCH_SECONDS) as answer:
-        while len(document) <= DOCUMENT_MOST and (part := answer.read1(DOCUMENT_MOST)):
+        while len(document) <= MAX_DOCUMENT_BYTES and (part := answer.read1(MAX_DOCUMENT_BYTES)):
             document += part
             if monotonic() > deadline:
                 raise TimeoutError(f"not read in {FETCH_SECONDS:g} seconds")

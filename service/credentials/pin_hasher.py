@@ -20,7 +20,7 @@ from service.credentials.pin_pool import MAX_SECONDS, PinPool
 from service.errors import Overloaded
 from service.observing.supervision import stopped, supervised
 
-MOST_BYTES: Final = 72
+MAX_BYTES: Final = 72
 SMOOTHING: Final = 1 / 8
 COST_12_SECONDS: Final = 0.25  # until turns have been measured
 NO_DIGEST: Final = b"." * 31
@@ -130,9 +130,9 @@ class PinHasher:
             restarts = self.restarts
             try:
                 result = await self._pool.compute(job.function, *job.arguments)
-            except Exception as fault:
+            except Exception as error:
                 if not job.answer.done():
-                    job.answer.set_exception(fault)
+                    job.answer.set_exception(error)
             else:
                 self.hashed += 1
                 if self.restarts == restarts:  # else it has waited for a new worker
@@ -156,8 +156,8 @@ class Turn:
     async def hash(self, secret: str) -> str:
         """The bcrypt hash of `secret`; ValueError when it is longer than 72 bytes of UTF-8."""
         encoded = _encoded(secret)
-        if len(encoded) > MOST_BYTES:
-            raise ValueError(f"bcrypt hashes at most {MOST_BYTES} bytes")
+        if len(encoded) > MAX_BYTES:
+            raise ValueError(f"bcrypt hashes at most {MAX_BYTES} bytes")
         salt = bcrypt.gensalt(self._hasher._rounds)
         hashed: bytes = await self._hasher._ask(self, bcrypt.hashpw, encoded, salt)
         return hashed.decode()
@@ -169,7 +169,7 @@ class Turn:
         wrong secret does.
         """
         encoded = _encoded(secret)
-        if hashed is None or not WELL_FORMED.fullmatch(hashed) or len(encoded) > MOST_BYTES:
+        if hashed is None or not WELL_FORMED.fullmatch(hashed) or len(encoded) > MAX_BYTES:
             await self._hasher._ask(self, bcrypt.checkpw, b"", self._hasher._dummy)
             return False
         matches: bool = await self._hasher._ask(self, bcrypt.checkpw, encoded, hashed.encode())

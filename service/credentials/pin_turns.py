@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
 
-from service.errors import ClientFault
+from service.errors import ClientError
 
 MAX_WAITING: Final = 5  # of an account's PINs, and of its passwords
 MAX_PASSED: Final = 5
@@ -49,7 +49,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, account_id: UUID, *, is_password: bool = False) -> AsyncIterator[None]:
-        """Waits for the account's turn; raises ClientFault 429 where too many wait already."""
+        """Waits for the account's turn; raises ClientError 429 where too many wait already."""
         account = self._accounts.get(account_id)
         if account is None:
             self._accounts[account_id] = _Account()
@@ -62,7 +62,7 @@ class Turns:
 
     async def _wait(self, account_id: UUID, waiting: deque[asyncio.Future[None]]) -> None:
         if len(waiting) >= MAX_WAITING:
-            raise ClientFault(429, TOO_MANY, {"Retry-After": "1"})
+            raise ClientError(429, TOO_MANY, {"Retry-After": "1"})
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(turn)
         try:

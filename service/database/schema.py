@@ -53,7 +53,7 @@ class State(msgspec.Struct, frozen=True):
     is_readable: bool
 
     @property
-    def fault(self) -> str:
+    def error(self) -> str:
         """A phrase that says why this version cannot serve from the schema; empty where it can."""
         if self.missing and self.elsewhere is not None:
             return (

@@ -13,9 +13,9 @@ from service.database.in_force import Wrong
 from service.database.statement import Statement
 
 
-class TableFaultRow(msgspec.Struct, frozen=True):
+class TableErrorRow(msgspec.Struct, frozen=True):
     level: Literal["refuse", "fault", "warn"]
-    fault: str
+    error: str
     table_name: str
     name: str | None
     found: str | None
@@ -23,7 +23,7 @@ class TableFaultRow(msgspec.Struct, frozen=True):
     role_name: str
 
 
-LOOK: Final = Statement("check_tables", TableFaultRow)
+LOOK: Final = Statement("check_tables", TableErrorRow)
 PLATFORM: Final = ("users", "profiles", "titles")
 # A sentence and a remedy for each fault of the statement.
 SENTENCES: Final = {
@@ -93,9 +93,9 @@ async def wrong(connection: Connection) -> list[Wrong]:
     return [_said(row) for row in await LOOK.all(connection)]
 
 
-def _said(row: TableFaultRow) -> Wrong:
-    what, remedy = SENTENCES[row.fault]
-    if row.fault == "value" and row.table_name in PLATFORM:
+def _said(row: TableErrorRow) -> Wrong:
+    what, remedy = SENTENCES[row.error]
+    if row.error == "value" and row.table_name in PLATFORM:
         what += NEW_ROWS
     names = {
         "table": row.table_name,

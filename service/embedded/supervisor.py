@@ -73,11 +73,11 @@ def embedded_postgres(
 def _explained(data: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, subprocess.SubprocessError) as fault:
+    except (OSError, subprocess.SubprocessError) as error:
         raise EmbeddedPostgresError(
-            f"The embedded PostgreSQL cannot run on {data}: {fault}. "
+            f"The embedded PostgreSQL cannot run on {data}: {error}. "
             "Choose another directory, or set DATABASE_URL to a PostgreSQL of your own."
-        ) from fault
+        ) from error
 
 
 class _Server(threading.Thread):
@@ -122,11 +122,11 @@ class _Server(threading.Thread):
                         self._serve(lock.fileno())
                     elif not self.ready.done() and self._pid() and self._has_database():
                         self.ready.set_result(None)
-        except Exception as fault:
+        except Exception as error:
             if self.ready.done():
                 logger.exception("the embedded PostgreSQL is gone")
             else:
-                self.ready.set_exception(fault)
+                self.ready.set_exception(error)
 
     def _serve(self, lock: int) -> None:
         """Runs the server until it is no longer wanted; raises when it does not last that long."""

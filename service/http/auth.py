@@ -20,11 +20,11 @@ from starlette.requests import Request
 from service.context import Context
 from service.credentials.keys import NoKey, Signed, TooLong, UnknownKey, Verified
 from service.database.statement import Statement
-from service.errors import ClientFault, FieldFault, RuleFault
+from service.errors import ClientError, FieldError, RuleError
 from service.settings import Settings
 
 FOREVER: Final = math.inf
-TOKENS_MOST: Final = 50_000
+MAX_TOKENS: Final = 50_000
 PIN_TOKEN_LIFE: Final = timedelta(minutes=5)
 PIN_TOKEN_LEEWAY: Final = timedelta(seconds=5)
 PIN_PURPOSE: Final = "pin_verified"
@@ -67,19 +67,19 @@ Administered = TypeVar("Administered", bound=AdminRow)
 
 
 async def account(request: Request) -> UUID:
-    """The account whose access token came with the request; raises ClientFault 401."""
+    """The account whose access token came with the request; raises ClientError 401."""
     context: Context = request.state.context
     header = request.headers.get("authorization")
     return bearer(context, header) or await verified(context, header)
 
 
 def bearer(context: Context, header: str | None) -> UUID | None:
-    """The account in an `Authorization` header, if its token is remembered; raises ClientFault 401.
+    """The account in an `Authorization` header, if its token is remembered; raises ClientError 401.
 
     The scheme is read in any case (RFC 9110, section 11.1).
     """
     if header is None or len(header) == 7 or header[:7].lower() != "bearer ":
-        raise ClientFault(401, NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"})
+        raise ClientError(401, NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"})
     known = context.tokens.get(header[7:])
     if known is not None and known.expires > context.now().timestamp():
         return known.account_id
@@ -87,26 +87,26 @@ def bearer(context: Context, header: str | None) -> UUID | None:
 
 
 async def verified(context: Context, header: str | None) -> UUID:
-    """The account in a header whose token `bearer` does not remember; raises ClientFault 401."""
+    """The account in a header whose token `bearer` does not remember; raises ClientError 401."""
     token = (header or "")[7:]
     try:
         signed = await context.keys.signed(token)
-    except jwt.InvalidTokenError as fault:
-        raise ClientFault(401, INVALID_TOKEN, reason=_unverified(fault)) from fault
+    except jwt.InvalidTokenError as error:
+        raise ClientError(401, INVALID_TOKEN, reason=_unverified(error)) from error
     accepted = _accepted(context.settings, signed, context.now().timestamp())
-    if len(context.tokens) >= TOKENS_MOST:
+    if len(context.tokens) >= MAX_TOKENS:
         del context.tokens[next(iter(context.tokens))]
     context.tokens[token] = accepted
     return accepted.account_id
 
 
-def _unverified(fault: jwt.InvalidTokenError) -> str:
+def _unverified(error: jwt.InvalidTokenError) -> str:
     """Why a token cannot be verified, for log and metrics."""
-    if isinstance(fault, TooLong):
+    if isinstance(error, TooLong):
         return "token_too_long"
-    if isinstance(fault, UnknownKey | NoKey):
+    if isinstance(error, UnknownKey | NoKey):
         return "token_key_unknown"
-    is_signature = isinstance(fault, jwt.InvalidSignatureError)
+    is_signature = isinstance(error, jwt.InvalidSignatureError)
     return "token_signature_wrong" if is_signature else "token_malformed"
 
 
@@ -117,11 +117,11 @@ def _accepted(settings: Settings, signed: Signed, now: float) -> Verified:
     not_before = _time(claims.get("nbf"), 0) - leeway
     expires = _time(claims.get("exp"), 0 if settings.jwt_require_exp else FOREVER) + leeway
     if reason := _refusal(settings, claims, now, not_before, expires):
-        raise ClientFault(401, INVALID_TOKEN, reason=reason)
+        raise ClientError(401, INVALID_TOKEN, reason=reason)
     try:
         return Verified(UUID(claims.get("sub")), expires, signed.signer)
-    except (ValueError, TypeError, AttributeError) as fault:
-        raise ClientFault(401, INVALID_PAYLOAD) from fault
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ClientError(401, INVALID_PAYLOAD) from error
 
 
 def _refusal(
@@ -176,7 +176,7 @@ def pin_token(context: Context, account_id: UUID, pin_hash: str) -> str:
     return jwt.encode(claims, context.settings.jwt_secret, algorithm="HS256")
 
 
-def confirmed_pin(context: Context, account_id: UUID, token: str, refusal: RuleFault) -> str | None:
+def confirmed_pin(context: Context, account_id: UUID, token: str, refusal: RuleError) -> str | None:
     """The PIN mark in a PIN token of this account; raises `refusal` where the token is not one.
 
     A token with the contract's claims alone has no mark, and vouches for whatever the PIN is now. A
@@ -184,8 +184,8 @@ def confirmed_pin(context: Context, account_id: UUID, token: str, refusal: RuleF
     """
     try:
         claims = context.keys.own(token)
-    except jwt.InvalidTokenError as fault:
-        raise refusal from fault
+    except jwt.InvalidTokenError as error:
+        raise refusal from error
     expires, mark, subject = claims.get("exp"), claims.get("pin"), claims.get("sub")
     if claims.get("purpose") != PIN_PURPOSE or not isinstance(mark, str | None):
         raise refusal
@@ -201,41 +201,41 @@ def _alive(now: datetime, expires: int) -> bool:
 
 
 def active(row: Active | None) -> Active:
-    """The row of a statement that acted for an account; raises ClientFault 401."""
+    """The row of a statement that acted for an account; raises ClientError 401."""
     if row is None or not row.is_active:
-        raise ClientFault(401, INACTIVE)
+        raise ClientError(401, INACTIVE)
     return row
 
 
 def owned(row: Owned | None) -> Owned:
-    """The row of a statement that acted on a profile; raises ClientFault 401 or 403."""
+    """The row of a statement that acted on a profile; raises ClientError 401 or 403."""
     row = active(row)
     if not row.is_owner:
-        raise ClientFault(403, NOT_OWNER)
+        raise ClientError(403, NOT_OWNER)
     return row
 
 
 def administered(row: Administered | None) -> Administered:
-    """The row of a statement that acted for an administrator; raises ClientFault 401 or 403."""
+    """The row of a statement that acted for an administrator; raises ClientError 401 or 403."""
     row = active(row)
     if not row.is_admin:
-        raise ClientFault(403, NOT_ADMIN)
+        raise ClientError(403, NOT_ADMIN)
     return row
 
 
 async def admin(request: Request) -> UUID:
-    """The account of an administrator, by the database's word; raises ClientFault 401 or 403."""
+    """The account of an administrator, by the database's word; raises ClientError 401 or 403."""
     context: Context = request.state.context
     account_id = await account(request)
     administered(await CHECK.maybe(context.pool, account_id, None))
     return account_id
 
 
-async def entitled(request: Request, fault: FieldFault | RuleFault) -> None:
+async def entitled(request: Request, error: FieldError | RuleError) -> None:
     """Raises what is to be said before `fault`: the order is token, fields, profile, rules."""
     context: Context = request.state.context
     account_id = await account(request)
     profile_id = None
-    if isinstance(fault, RuleFault) and "profile_id" in request.path_params:
+    if isinstance(error, RuleError) and "profile_id" in request.path_params:
         profile_id = UUID(request.path_params["profile_id"])
     owned(await CHECK.maybe(context.pool, account_id, profile_id))

@@ -12,14 +12,14 @@ from starlette.types import Message, Receive
 
 from service.context import Context
 from service.deadlines import within
-from service.errors import ClientFault
+from service.errors import ClientError
 from service.http import lenient_json
 from service.viewing.deletion import Accepted, DeletedRow
 
 T = TypeVar("T", bound=msgspec.Struct)
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
-BODY_MOST: Final = 64 * 1024
+MAX_BODY_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
 WITH_BODY: Final = ("POST", "PUT")
 CLOSE: Final = {"Connection": "close"}
@@ -27,7 +27,7 @@ PRIVATE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosnif
 
 
 async def body(receive: Receive) -> bytes:
-    """The whole body; raises ClientFault 413 beyond 64 KiB, 400 where it ends early.
+    """The whole body; raises ClientError 413 beyond 64 KiB, 400 where it ends early.
 
     The connection is closed with the refusal, so that the rest is never read.
     """
@@ -35,30 +35,30 @@ async def body(receive: Receive) -> bytes:
     raw = _part(message)
     if message.get("more_body"):
         parts, size = [raw], len(raw)
-        while size <= BODY_MOST and message.get("more_body"):
+        while size <= MAX_BODY_BYTES and message.get("more_body"):
             message = await receive()
             parts.append(_part(message))
             size += len(parts[-1])
         raw = b"".join(parts)
-    if len(raw) > BODY_MOST:
-        raise ClientFault(413, "Request body too large", CLOSE)
+    if len(raw) > MAX_BODY_BYTES:
+        raise ClientError(413, "Request body too large", CLOSE)
     return raw
 
 
 def _part(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
-        raise ClientFault(400, "Request body ended early", CLOSE)
+        raise ClientError(400, "Request body ended early", CLOSE)
     part: bytes = message.get("body", b"")
     return part
 
 
-def slow_body() -> ClientFault:
+def slow_body() -> ClientError:
     """What a body that stops coming is answered."""
-    return ClientFault(408, "Request body did not arrive in time", CLOSE)
+    return ClientError(408, "Request body did not arrive in time", CLOSE)
 
 
 def read(request: Request, kind: lenient_json.Body[T]) -> T:
-    """The body that came with a request; raises MalformedJson, FieldFault."""
+    """The body that came with a request; raises MalformedJson, FieldError."""
     return kind.read(request.state.body, request.headers.get("content-type"))
 
 
@@ -74,8 +74,8 @@ def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
             try:
                 async with asyncio.timeout(BODY_SECONDS):
                     request.state.body = await body(request.receive)
-            except TimeoutError as fault:
-                raise slow_body() from fault
+            except TimeoutError as error:
+                raise slow_body() from error
         context: Context = request.state.context
         most = seconds or context.settings.request_timeout_seconds
         return await within(most, endpoint(request))

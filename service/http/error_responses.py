@@ -14,42 +14,42 @@ from service.context import Context
 from service.database import refusals
 from service.database.driver import UNAVAILABLE, cause
 from service.deadlines import within
-from service.errors import ClientFault, FieldFault, Overloaded, RuleFault
+from service.errors import ClientError, FieldError, Overloaded, RuleError
 from service.http import auth
 from service.http.body_and_reply import reply
 from service.observing.trace import blame, refuse
 
 PLATFORM: Final = "/api/v1/admin/"
 CONSTRAINTS: Final = {
-    "users_email_key": ClientFault(409, "Email belongs to another account"),
+    "users_email_key": ClientError(409, "Email belongs to another account"),
 }
 
 
-async def client_fault(request: Request, fault: ClientFault) -> Response:
+async def client_error(request: Request, error: ClientError) -> Response:
     """The client's fault, in the contract's words; log and metrics get its reason."""
-    refuse(fault.reason)
-    if fault.status == 401:
+    refuse(error.reason)
+    if error.status == 401:
         context: Context = request.state.context
-        context.metrics.unauthenticated[fault.reason] += 1
-    return reply({"detail": fault.detail}, fault.status, fault.headers)
+        context.metrics.unauthenticated[error.reason] += 1
+    return reply({"detail": error.detail}, error.status, error.headers)
 
 
-async def entitled_fault(request: Request, fault: FieldFault | RuleFault) -> Response:
+async def entitled_error(request: Request, error: FieldError | RuleError) -> Response:
     """A fault of fields or rules, told only to those who may see it."""
     context: Context = request.state.context
     try:
-        await within(context.settings.request_timeout_seconds, auth.entitled(request, fault))
-    except ClientFault as first:
-        return await client_fault(request, first)
+        await within(context.settings.request_timeout_seconds, auth.entitled(request, error))
+    except ClientError as first:
+        return await client_error(request, first)
     except UNAVAILABLE as away:
         return await unavailable(request, away)
-    return await client_fault(request, fault)
+    return await client_error(request, error)
 
 
-async def http_fault(request: Request, fault: HTTPException) -> Response:
+async def http_error(request: Request, error: HTTPException) -> Response:
     """No such path, no such method."""
-    headers = _allowed(request) if fault.status_code == 405 else fault.headers
-    return reply({"detail": fault.detail}, fault.status_code, headers)
+    headers = _allowed(request) if error.status_code == 405 else error.headers
+    return reply({"detail": error.detail}, error.status_code, headers)
 
 
 def _allowed(request: Request) -> dict[str, str]:
@@ -61,37 +61,37 @@ def _allowed(request: Request) -> dict[str, str]:
     return {"Allow": ", ".join(sorted(methods))}
 
 
-async def overloaded(request: Request, fault: Overloaded) -> Response:
+async def overloaded(request: Request, error: Overloaded) -> Response:
     """Too much to do: to be tried again."""
-    blame(fault)
-    refuse(fault.reason)
-    return _try_again(fault.retry_after)
+    blame(error)
+    refuse(error.reason)
+    return _try_again(error.retry_after)
 
 
-async def unavailable(request: Request, fault: Exception) -> Response:
+async def unavailable(request: Request, error: Exception) -> Response:
     """The database is away, or the time has passed: to be tried again."""
     context: Context = request.state.context
-    if isinstance(fault, asyncpg.ReadOnlySQLTransactionError):
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
         # The server has handed over to another: every connection of the pool looks for it.
         await context.pool.expire_connections()
-    context.metrics.failures[cause(fault)] += 1
-    blame(fault)
+    context.metrics.failures[cause(error)] += 1
+    blame(error)
     return _try_again(1)
 
 
-async def refused(request: Request, fault: asyncpg.PostgresError) -> Response:
+async def refused(request: Request, error: asyncpg.PostgresError) -> Response:
     """A rule that only the database can judge: a client's, or one of the platform's own.
 
     Only the platform's calls write to its tables. Where another breaks a rule, that is a bug.
     """
-    known = CONSTRAINTS.get(fault.constraint_name or "")
+    known = CONSTRAINTS.get(error.constraint_name or "")
     if known is None and not request.scope["path"].startswith(PLATFORM):
-        raise fault
-    reason = refusals.reason(fault, is_deletion=request.method == "DELETE")
-    return await client_fault(request, known or ClientFault(409, reason))
+        raise error
+    reason = refusals.reason(error, is_deletion=request.method == "DELETE")
+    return await client_error(request, known or ClientError(409, reason))
 
 
-async def own_fault(request: Request, fault: Exception) -> Response:
+async def own_error(request: Request, error: Exception) -> Response:
     """Our own fault; raised once more, and logged with its traceback."""
     context: Context = request.state.context
     context.metrics.failures["own"] += 1
@@ -104,21 +104,21 @@ def _try_again(seconds: int) -> Response:
 
 
 TABLE: Final[dict[Any, Callable[[Request, Any], Awaitable[Response]]]] = {
-    ClientFault: client_fault,
-    FieldFault: entitled_fault,
-    RuleFault: entitled_fault,
-    HTTPException: http_fault,
+    ClientError: client_error,
+    FieldError: entitled_error,
+    RuleError: entitled_error,
+    HTTPException: http_error,
     Overloaded: overloaded,
     **dict.fromkeys(refusals.REFUSED, refused),
     **dict.fromkeys(UNAVAILABLE, unavailable),
-    Exception: own_fault,
+    Exception: own_error,
 }
 
 
-async def answer(scope: Scope, receive: Receive, send: Send, fault: Exception) -> None:
+async def answer(scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
     """Answers a fault by the table; raises it once more where it is our own."""
-    handler = next(TABLE[kind] for kind in type(fault).__mro__ if kind in TABLE)
-    response = await handler(Request(scope, receive), fault)
+    handler = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+    response = await handler(Request(scope, receive), error)
     await response(scope, receive, send)
-    if handler is own_fault:
-        raise fault
+    if handler is own_error:
+        raise error

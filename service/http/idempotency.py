@@ -26,7 +26,7 @@ from starlette.routing import Route
 from service.context import Context
 from service.database.driver import Source, translated
 from service.database.statement import Statement
-from service.errors import ClientFault, FieldFault, Overloaded
+from service.errors import ClientError, FieldError, Overloaded
 from service.http import auth, lenient_json
 from service.http.body_and_reply import PRIVATE
 
@@ -61,7 +61,7 @@ KEEP: Final = Statement("request_key_keep", KeptRow)
 REFUSE: Final = Statement("request_key_refuse", KeptRow)
 
 
-class KeyUsed(ClientFault):
+class KeyUsed(ClientError):
     """The key was used for another request; undoes what this one has changed."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ def repeatable(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except Overtaken:
             return await endpoint(request)
-        except ClientFault:
+        except ClientError:
             # What it asked for may be impossible for the very reason that its copy has done it.
             carried_out: Once | None = getattr(request.state, "once", None)
             if carried_out is None or not await carried_out.is_overtaken():
@@ -119,7 +119,7 @@ class Once:
         return self._answer is not None
 
     async def look(self, profile_id: UUID | None) -> None:
-        """Looks for the answer; raises ClientFault: 401, 403, a stored refusal of the same request.
+        """Looks for the answer; raises ClientError: 401, 403, a stored refusal of the same request.
 
         Another request with this key is refused with 422: by `require_same`, after the check of a
         PIN, since a 422 before it would tell a guesser that the PIN is not the one of the request
@@ -133,7 +133,7 @@ class Once:
         self._digest = row.digest
         if self._is_own(row.digest):
             if row.status >= 400:
-                raise ClientFault(row.status, msgspec.json.decode(row.answer)["detail"])
+                raise ClientError(row.status, msgspec.json.decode(row.answer)["detail"])
             self._answer = row.answer.encode()
 
     async def is_overtaken(self) -> bool:
@@ -156,7 +156,7 @@ class Once:
         )
 
     def require_same(self) -> None:
-        """Raises KeyUsed, a ClientFault 422, where the key was used for another request."""
+        """Raises KeyUsed, a ClientError 422, where the key was used for another request."""
         if self.is_used and not self._is_own(self._digest):
             raise KeyUsed
 
@@ -182,7 +182,7 @@ class Once:
         digest = await self._stored(source)
         raise Overtaken if digest is None or self._is_own(digest) else KeyUsed
 
-    async def refuse(self, source: Source, wrong: ClientFault) -> None:
+    async def refuse(self, source: Source, wrong: ClientError) -> None:
         """Stores `wrong` for the request when it comes again; raises Overtaken.
 
         The key of another request stays as it is: that is no reason to undo a verdict.
@@ -208,7 +208,7 @@ class Once:
     async def answer(self, work: Callable[[Source], Awaitable[msgspec.Struct]]) -> Response:
         """The stored answer, else that of `work`, which changes something.
 
-        Raises ClientFault 422 where the key was used for another request, and what `work` raises.
+        Raises ClientError 422 where the key was used for another request, and what `work` raises.
         """
         self.require_same()
         if self._answer is not None:
@@ -250,14 +250,14 @@ async def once(
 ) -> Once:
     """The request of an account, looked for where it has an Idempotency-Key.
 
-    `asked` is what it asks for, as it was read. Raises FieldFault for a key that is not 1 to 64
-    visible ASCII characters, and ClientFault as `Once.look`.
+    `asked` is what it asks for, as it was read. Raises FieldError for a key that is not 1 to 64
+    visible ASCII characters, and ClientError as `Once.look`.
     """
     key = request.headers.get(KEY_HEADER)
     if key is not None and not KEY.fullmatch(key):
         msg = "Idempotency-Key should be 1 to 64 visible ASCII characters"
         loc: list[str | int] = ["header", KEY_HEADER]
-        raise FieldFault("string_pattern_mismatch", loc, msg, None)
+        raise FieldError("string_pattern_mismatch", loc, msg, None)
     route: Route = request.scope["route"]
     carried_out = Once(request.state.context, account_id, key, (route.path, asked))
     await carried_out.look(profile_id)

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, inspect
 
-from service.errors import FieldFault, MalformedJson
+from service.errors import FieldError, MalformedJson
 
 T = TypeVar("T", bound=msgspec.Struct)
 Loc = tuple[str, ...]
@@ -84,7 +84,7 @@ class Body(Generic[T]):
         self._fields = [(field, _reader(field.type)) for field in form.fields]
 
     def read(self, raw: bytes, content_type: str | None) -> T:
-        """The body's value; raises MalformedJson, FieldFault."""
+        """The body's value; raises MalformedJson, FieldError."""
         if not raw:
             raise _fault("missing", ("body",))
         if content_type != "application/json" and not JSON_TYPE.match(content_type or ""):
@@ -109,24 +109,24 @@ class Body(Generic[T]):
 
 
 def path_uuid(value: str, name: str) -> UUID:
-    """A UUID in the path; raises FieldFault."""
+    """A UUID in the path; raises FieldError."""
     return _uuid(value, ("path", name))
 
 
 def query_date(params: Mapping[str, str], name: str) -> date:
-    """A required date in the query, or a timestamp at midnight, any zone; raises FieldFault."""
+    """A required date in the query, or a timestamp at midnight, any zone; raises FieldError."""
     if name not in params:
         raise _fault("missing", ("query", name))
     return _date(params[name], ("query", name))
 
 
 def query_uuid(params: Mapping[str, str], name: str) -> UUID | None:
-    """A UUID in the query, if it is there; raises FieldFault."""
+    """A UUID in the query, if it is there; raises FieldError."""
     return _uuid(params[name], ("query", name)) if name in params else None
 
 
 def query_integer(params: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """An integer in the query, if it is there; raises FieldFault."""
+    """An integer in the query, if it is there; raises FieldError."""
     return _integer(least, most, params[name], ("query", name)) if name in params else None
 
 
@@ -135,9 +135,9 @@ def minutes(seconds: int) -> float:
     return round(seconds / 60, 2)
 
 
-def _fault(kind: str, loc: Loc, value: object = None, **ctx: object) -> FieldFault:
+def _fault(kind: str, loc: Loc, value: object = None, **ctx: object) -> FieldError:
     echo = None if loc[-1] in SECRET else _echo(value)
-    return FieldFault(kind, [*loc], MESSAGES[kind].format(**ctx), echo, ctx or None)
+    return FieldError(kind, [*loc], MESSAGES[kind].format(**ctx), echo, ctx or None)
 
 
 def _echo(value: object) -> object:
@@ -151,10 +151,10 @@ def _members(raw: bytes) -> dict[str, object]:
     """The members of a JSON object, of equal names the last; raises as Body.read."""
     try:
         document = json.loads(raw, parse_int=_whole, parse_constant=partial(_constant, raw))
-    except json.JSONDecodeError as fault:
-        raise MalformedJson(fault.pos, fault.msg) from None
-    except UnicodeDecodeError as fault:
-        raise MalformedJson(fault.start, fault.reason) from None
+    except json.JSONDecodeError as error:
+        raise MalformedJson(error.pos, error.msg) from None
+    except UnicodeDecodeError as error:
+        raise MalformedJson(error.start, error.reason) from None
     except RecursionError:
         raise MalformedJson(0, "Nested too deeply") from None
     if document is None:

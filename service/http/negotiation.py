@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Final
 
 QUALITY: Final = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
-TAG_MOST: Final = 35  # characters; what RFC 5646, section 4.4.1, tells to expect
+MAX_TAG_LENGTH: Final = 35  # characters; what RFC 5646, section 4.4.1, tells to expect
 
 
 def prefers(accept: str, media_type: str, default: str) -> bool:
@@ -21,7 +21,7 @@ def language(accept_language: str, known: Collection[str], default: str) -> str:
     gets `de`.
     """
     qualities = _qualities(accept_language)
-    wanted = [tag for tag, weight in qualities.items() if weight and len(tag) <= TAG_MOST]
+    wanted = [tag for tag, weight in qualities.items() if weight and len(tag) <= MAX_TAG_LENGTH]
     for tag in sorted(wanted, key=lambda tag: -qualities[tag]):
         while tag:
             if tag in known:

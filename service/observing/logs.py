@@ -18,7 +18,7 @@ import orjson
 
 from service.observing.trace import CURRENT
 
-LINES_MOST: Final = 10_000
+MAX_LINES: Final = 10_000
 STOP_SECONDS: Final = 1.0
 
 
@@ -96,7 +96,7 @@ class Lines(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Takes a record; unlike the inherited way, without a lock that a writer could hold."""
-        if self._waiting.qsize() >= LINES_MOST:
+        if self._waiting.qsize() >= MAX_LINES:
             self._refused += 1
             return False
         trace = CURRENT.get()
@@ -108,7 +108,7 @@ class Lines(logging.Handler):
     def _write_all(self) -> None:
         while (record := self._waiting.get()) is not None:
             self._write(record)
-            if self._refused > self._reported and self._waiting.qsize() <= LINES_MOST // 2:
+            if self._refused > self._reported and self._waiting.qsize() <= MAX_LINES // 2:
                 self._report()
 
     def _report(self) -> None:

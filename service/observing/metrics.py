@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final
 
 WINDOW_SECONDS: Final = 300.0
-WINDOW_MOST: Final = 10_000
+MAX_WINDOW: Final = 10_000
 
 HEARTBEAT_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -50,7 +50,7 @@ class Durations:
         self.histogram = Histogram(bounds)
         self.count = 0
         self.max_ms = 0.0
-        self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW_MOST)
+        self._window: deque[tuple[float, float]] = deque(maxlen=MAX_WINDOW)
 
     def add(self, ended: float, seconds: float) -> None:
         """Adds one piece of work that ended at the monotonic instant `ended`."""

@@ -70,11 +70,11 @@ class Trace:
 CURRENT: Final[ContextVar[Trace | None]] = ContextVar("trace", default=None)
 
 
-def blame(fault: BaseException) -> None:
+def blame(error: BaseException) -> None:
     """Keeps what the request at work fails for."""
     trace = CURRENT.get()
     if trace is not None:
-        trace.cause = f"{type(fault).__name__}: {fault}"
+        trace.cause = f"{type(error).__name__}: {error}"
 
 
 def refuse(reason: str) -> None:

@@ -23,7 +23,7 @@ from service.openapi.operations import (
     Parameter,
     Struct,
 )
-from service.openapi.schemas import FieldFaults, Json, Refusal, example, reference, schemas
+from service.openapi.schemas import FieldErrors, Json, Refusal, example, reference, schemas
 from service.version import VERSION
 
 METHOD_AND_PATHS: Final = re.compile(r"[A-Z]+ /\S*(?:, /\S*)*: ")
@@ -240,8 +240,8 @@ def _refusal(status: int, sentences: Sequence[str], operation: Operation) -> Jso
     }
     kinds: list[Struct] = [Refusal] if sentences else []
     if status == 422:
-        kinds.append(FieldFaults)
-        examples["a_field"] = {"value": example(FieldFaults)}
+        kinds.append(FieldErrors)
+        examples["a_field"] = {"value": example(FieldErrors)}
     if status in operation.also:
         kinds.append(operation.also[status])
     references = [reference(kind) for kind in kinds]

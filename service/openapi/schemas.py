@@ -43,7 +43,7 @@ class Refusal(msgspec.Struct):
     detail: str
 
 
-class FieldFault(msgspec.Struct):
+class FieldError(msgspec.Struct):
     type: str
     loc: list[str | int]
     msg: str
@@ -51,10 +51,10 @@ class FieldFault(msgspec.Struct):
     ctx: dict[str, Any] | UnsetType = UNSET
 
 
-class FieldFaults(msgspec.Struct):
+class FieldErrors(msgspec.Struct):
     """A field that cannot be read."""
 
-    detail: list[FieldFault]
+    detail: list[FieldError]
 
 
 def reference(kind: Struct) -> Json:
@@ -66,7 +66,7 @@ def schemas() -> Json:
     """Every Struct that an operation names, and those within, as a body or as an answer."""
     asked = [kind for o in OPERATIONS.values() for kind in (o.body, *o.lines) if kind]
     given = [kind for o in OPERATIONS.values() for kind in (o.answer, *o.also.values()) if kind]
-    given += [Refusal, FieldFaults]
+    given += [Refusal, FieldErrors]
     made: dict[str, Json] = {
         "LenientBoolean": BOOLEAN,
         "Numeral": NUMERAL,
@@ -74,7 +74,7 @@ def schemas() -> Json:
         **{name: _answer(form) for name, form in structs(given).items()},
     }
     kinds = sorted({"json_invalid", *lenient_json.MESSAGES})
-    made["FieldFault"]["properties"]["type"]["enum"] = kinds
+    made["FieldError"]["properties"]["type"]["enum"] = kinds
     return made
 
 

@@ -71,7 +71,7 @@ class ReadinessWatch:
         self._task: Task[None] | None = None
         self._checks = OK
         self._error = ""
-        self._schema_fault = ""
+        self._schema_error = ""
         self._looks = 0
         self._batches = 0
         self._moved = monotonic()
@@ -108,10 +108,10 @@ class ReadinessWatch:
         else:
             checks = Checks(
                 database="ok",
-                schema="outdated" if self._schema_fault else UNSET,
+                schema="outdated" if self._schema_error else UNSET,
                 heartbeats="stuck" if self._is_stuck() else UNSET,
             )
-            self._error = self._schema_fault
+            self._error = self._schema_error
         self._adopt(checks)
 
     def _adopt(self, checks: Checks) -> None:
@@ -153,8 +153,8 @@ class ReadinessWatch:
             if self._checks == OK:
                 await gather(*map(replace_idle, self._pools))
             raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
-        if self._schema_fault or self._looks % LOOKS_PER_SCHEMA == 0:
-            self._schema_fault = (await schema.state(connection)).fault
+        if self._schema_error or self._looks % LOOKS_PER_SCHEMA == 0:
+            self._schema_error = (await schema.state(connection)).error
         self._looks += 1
 
     def _is_stuck(self) -> bool:

@@ -13,7 +13,7 @@ from service.context import Context
 from service.database.driver import Source
 from service.database.ids import id_prefix
 from service.database.statement import Statement
-from service.errors import RuleFault
+from service.errors import RuleError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read
 from service.http.idempotency import Once, once, repeatable
@@ -74,9 +74,9 @@ async def _record(
 
 
 def _granted(minutes: int | None, limit: int | None, row: GrantRow) -> Grant:
-    """What was granted; raises RuleFault where it was not, for the PIN is another by now."""
+    """What was granted; raises RuleError where it was not, for the PIN is another by now."""
     if row.used_seconds is None or row.is_unlimited_override is None:
-        raise RuleFault(403, BAD_TOKEN)
+        raise RuleError(403, BAD_TOKEN)
     left = rules.verdict(limit, row.used_seconds, row.is_unlimited_override).remaining_seconds
     remaining = None if left is None else lenient_json.minutes(left)
     return Grant(minutes, remaining, row.is_unlimited_override)
@@ -98,6 +98,6 @@ async def _confirmed(
                 pin_hash = await attempt(context, turn, once, tried, wrong_pin())
         return auth.pin_mark(pin_hash)
     if wanted.pin_token is not None and not once.is_repeated:
-        refusal = RuleFault(403, BAD_TOKEN)
+        refusal = RuleError(403, BAD_TOKEN)
         return auth.confirmed_pin(context, account_id, wanted.pin_token, refusal)
     return None

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.credentials.pin_hasher import Turn
 from service.database.statement import Statement
-from service.errors import ClientFault
+from service.errors import ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.idempotency import Once, once, repeatable
@@ -116,7 +116,7 @@ async def pin_set(request: Request) -> Response:
         # When it comes again, the PIN is the new one.
         current = wanted.new_pin if carried_out.is_repeated else wanted.current_pin
         if row.has_pin and current is None:
-            raise ClientFault(400, CURRENT_NEEDED)
+            raise ClientError(400, CURRENT_NEEDED)
         async with turn_of(context, account_id) as turn:
             pins = (current if row.has_pin else None, wanted.new_pin)
             await _set(context, turn, carried_out, account_id, *pins)
@@ -127,7 +127,7 @@ async def _set(
     context: Context, turn: Turn, once: Once, account_id: UUID, current: str | None, new_pin: str
 ) -> None:
     """Changes the PIN, in exchange for the current one where there is one."""
-    wrong = ClientFault(400, WRONG_CURRENT)
+    wrong = ClientError(400, WRONG_CURRENT)
     old_hash = None
     if current is not None:
         old_hash = await attempt(context, turn, once, Tried(account_id, None, current), wrong)
@@ -172,13 +172,13 @@ async def pin_reset(request: Request) -> Response:
 async def _reset(
     context: Context, turn: Turn, once: Once, account_id: UUID, wanted: ResetBody
 ) -> None:
-    """One counted attempt at the password; raises ClientFault 401, 429 where it comes too early."""
-    wrong = ClientFault(401, WRONG_PASSWORD)
+    """One counted attempt at the password; raises ClientError 401, 429 where it comes too early."""
+    wrong = ClientError(401, WRONG_PASSWORD)
     async with counted(context, account_id, _settle_password) as attempt_id:
         asked = (account_id, attempt_id, FREE_FAILURES, LONGEST_DELAY)
         row = auth.active(await PASSWORD.maybe(context.pool, *asked))
         if row.retry_after_seconds is not None:
-            raise ClientFault(429, TOO_EARLY, {"Retry-After": str(row.retry_after_seconds)})
+            raise ClientError(429, TOO_EARLY, {"Retry-After": str(row.retry_after_seconds)})
         if await turn.verify(wanted.password, row.password_hash):
             if once.is_used:
                 await _settle_password(context, account_id, attempt_id)

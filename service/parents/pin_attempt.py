@@ -16,7 +16,7 @@ from service.context import Context
 from service.credentials.pin_hasher import Turn
 from service.database.driver import UNAVAILABLE, Pool, Source
 from service.database.statement import Statement
-from service.errors import ClientFault, Overloaded
+from service.errors import ClientError, Overloaded
 from service.http import auth
 from service.http.idempotency import KeyUsed, Once
 
@@ -84,7 +84,7 @@ async def turn_of(
 ) -> AsyncIterator[Turn]:
     """A place before the hasher, one at a time for an account.
 
-    Raises Overloaded, and ClientFault 429 where the account itself has too many requests waiting.
+    Raises Overloaded, and ClientError 429 where the account itself has too many requests waiting.
     """
     async with context.pin_turns.turn(account_id, is_password=is_password):
         with context.pins.admit() as turn:
@@ -107,7 +107,7 @@ async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIt
     try:
         yield attempt_id
     except BaseException as error:
-        if isinstance(error, ClientFault) and not isinstance(error, KeyUsed):
+        if isinstance(error, ClientError) and not isinstance(error, KeyUsed):
             raise
         with suppress(*NOT_SETTLED):
             async with asyncio.timeout(context.settings.request_timeout_seconds):
@@ -115,7 +115,7 @@ async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIt
         raise
 
 
-async def judged(pool: Pool, once: Once, attempt_id: UUID, wrong: ClientFault) -> None:
+async def judged(pool: Pool, once: Once, attempt_id: UUID, wrong: ClientError) -> None:
     """Makes a wrong attempt count for good, answered with `wrong` also when it comes again.
 
     Another request with the key does not undo that, nor does one that keeps the key locked. Raises
@@ -139,24 +139,24 @@ async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None
     await SETTLE.maybe(context.pool, account_id, attempt_id, ATTEMPTS, LOCK, UNFINISHED)
 
 
-def wrong_pin() -> ClientFault:
+def wrong_pin() -> ClientError:
     """The answer to a wrong PIN, which does not say how many attempts are left."""
-    return ClientFault(403, "Incorrect PIN")
+    return ClientError(403, "Incorrect PIN")
 
 
 async def attempt(
-    context: Context, turn: Turn, once: Once, tried: Tried, wrong: ClientFault
+    context: Context, turn: Turn, once: Once, tried: Tried, wrong: ClientError
 ) -> str:
     """Checks a PIN as one counted attempt of `once`; the hash that it was right for.
 
-    Raises `wrong`, and ClientFault: 401, 403 for a foreign profile or a lock (`X-Locked-Until`),
+    Raises `wrong`, and ClientError: 401, 403 for a foreign profile or a lock (`X-Locked-Until`),
     400 where no PIN is set.
     """
     begun, outcome = monotonic(), "failed"
     try:
         pin_hash = await _attempt(context, turn, once, tried, wrong)
         outcome = "wrong" if pin_hash is None else "right"
-    except ClientFault as fault:
+    except ClientError as fault:
         outcome = "locked" if fault.headers and LOCKED_UNTIL in fault.headers else "refused"
         raise
     finally:
@@ -168,7 +168,7 @@ async def attempt(
 
 
 async def _attempt(
-    context: Context, turn: Turn, once: Once, tried: Tried, wrong: ClientFault
+    context: Context, turn: Turn, once: Once, tried: Tried, wrong: ClientError
 ) -> str | None:
     account_id, profile_id, pin = tried
     async with counted(context, account_id, settle_pin) as attempt_id:
@@ -176,10 +176,10 @@ async def _attempt(
         row = auth.owned(await ATTEMPT.maybe(context.pool, *asked))
         if row.locked_until is not None:
             until = {LOCKED_UNTIL: row.locked_until.isoformat()}
-            raise ClientFault(403, "PIN locked due to too many failed attempts", until)
+            raise ClientError(403, "PIN locked due to too many failed attempts", until)
         is_right = await turn.verify(pin, row.pin_hash)
         if row.pin_hash is None:
-            raise ClientFault(400, "No PIN set")
+            raise ClientError(400, "No PIN set")
         if is_right and await CLEAR.maybe(context.pool, account_id, row.pin_hash, attempt_id):
             return row.pin_hash
         await judged(context.pool, once, attempt_id, wrong)

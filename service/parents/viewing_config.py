@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.ids import id_prefix, time_ordered_id
 from service.database.statement import Statement
-from service.errors import FieldFault, RuleFault
+from service.errors import FieldError, RuleError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.lenient_json import stored
@@ -122,23 +122,23 @@ def _members(wanted: ConfigurationBody) -> tuple[object, ...]:
 def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) -> str | None:
     """The mark of the PIN that vouches for the change, None where there is none to compare.
 
-    Raises FieldFault, RuleFault.
+    Raises FieldError, RuleError.
     """
     if isinstance(wanted.timezone, str) and rules.zone(wanted.timezone) is None:
         sentence = f"Invalid timezone: {wanted.timezone}"
-        raise FieldFault(
+        raise FieldError(
             "value_error", ["body", "timezone"], f"Value error, {sentence}", wanted.timezone
         )
     for name in LIMITS:
         minutes = getattr(wanted, name)
         if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
             step = rules.LIMIT_STEP_MINUTES
-            raise RuleFault(422, f"{name} must be a multiple of {step} minutes")
+            raise RuleError(422, f"{name} must be a multiple of {step} minutes")
     if all(getattr(wanted, name) is UNSET for name in SENSITIVE):
         return None
     return auth.confirmed_pin(context, account_id, wanted.pin_token or "", _unconfirmed(wanted))
 
 
-def _unconfirmed(wanted: ConfigurationBody) -> RuleFault:
+def _unconfirmed(wanted: ConfigurationBody) -> RuleError:
     changed = ", ".join(name for name in SENSITIVE if getattr(wanted, name) is not UNSET)
-    return RuleFault(403, f"Valid PIN token required to change: {changed}")
+    return RuleError(403, f"Valid PIN token required to change: {changed}")

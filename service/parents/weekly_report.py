@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import RuleFault
+from service.errors import RuleError
 from service.http import auth, lenient_json, negotiation
 from service.http.body_and_reply import reply
 from service.parents import dates, report_page
@@ -110,12 +110,12 @@ def _part(request: Request) -> Part:
 def _shown(request: Request, part: Part, weeks: list[Week], days: list[date]) -> Response:
     """The report, with a link to the children after those asked for.
 
-    Raises RuleFault where all were asked for and they are too many.
+    Raises RuleError where all were asked for and they are too many.
     """
     limit = part.limit or MAX_CHILDREN
     shown, left = weeks[:limit], weeks[limit:]
     if left and part.limit is None:
-        raise RuleFault(422, TOO_MANY)
+        raise RuleError(422, TOO_MANY)
     following = f"?limit={limit}&after={shown[-1].profile_id}" if left else ""
     answer = _page(request, shown, days, following) or _json(shown, days)
     if following:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import ClientFault
+from service.errors import ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import deleted, read, reply
 from service.http.lenient_json import stored
@@ -53,7 +53,7 @@ async def account_put(request: Request) -> Response:
     asked = (caller_id, account_id, wanted.email, *map(stored, rest), context.now())
     row = auth.administered(await PUT.maybe(context.pool, *asked))
     if row.is_pending:
-        raise ClientFault(409, BEING_DELETED)
+        raise ClientError(409, BEING_DELETED)
     account = (row.email, row.subscription_tier, row.account_is_admin, row.account_is_active)
     return reply(Account(account_id, *account))
 
@@ -66,5 +66,5 @@ async def account_delete(request: Request) -> Response:
     asked = (caller_id, False, account_id, deletion.MAX_ROWS_AT_ONCE)
     row = auth.administered(await deletion.ACCOUNT.maybe(context.pool, *asked))
     if not row.is_found:
-        raise ClientFault(404, "Account not found")
+        raise ClientError(404, "Account not found")
     return deleted(context, row)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.pool import connected
 from service.database.statement import Statement
-from service.errors import ClientFault
+from service.errors import ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
 from service.observing.trace import name_nobody
@@ -60,7 +60,7 @@ async def viewing_data_erase(request: Request) -> Response:
     asked = (caller_id, False, profile_id, change.origin)
     row = auth.administered(await ERASE.one(context.pool, *asked, timeout=ERASE_SECONDS))
     if row.account_id is None:
-        raise ClientFault(404, "Profile not found")
+        raise ClientError(404, "Profile not found")
     context.configurations.drop(row.account_id, profile_id)
     await change.heard(row.listeners)
     return reply(_erased(context.settings, profile_id, row, _mark(context.settings, caller_id)))

@@ -14,19 +14,19 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from service.errors import ClientFault
+from service.errors import ClientError
 from service.http import lenient_json
 from service.platform.bodies import AccountBody, ProfileBody, TitleBody
 
-LINE_MOST: Final = 1024 * 1024  # bytes, with its end
+MAX_LINE_BYTES: Final = 1024 * 1024  # bytes, with its end
 TOO_DEEP: Final = "Not JSON: Nested too deeply (character 0)"
-TOO_LONG: Final = f"Longer than {LINE_MOST} bytes"
+TOO_LONG: Final = f"Longer than {MAX_LINE_BYTES} bytes"
 # As much as the body of a PUT. Parsing the members of 1 MB leniently takes 100 ms, skipping 2 ms.
 MAX_PARSED_BYTES: Final = 64 * 1024
 MAX_ROW_LINES: Final = 1000  # that a quote which is not closed can make the reader read again
 
 
-class LineFault(Exception):
+class BadLine(Exception):
     """A line that cannot be imported; one sentence."""
 
 
@@ -38,7 +38,7 @@ class Line(NamedTuple):
     """
 
     number: int
-    text: bytes | LineFault | None
+    text: bytes | BadLine | None
 
 
 class AccountLine(AccountBody, kw_only=True):
@@ -77,33 +77,33 @@ NAMES: Final = {"type", *(n for kind in get_args(Record) for n in kind.__struct_
 Members: Final = msgspec.defstruct("Members", [(n, Raw | UnsetType, UNSET) for n in sorted(NAMES)])
 
 
-def record(text: bytes | LineFault) -> tuple[str, Record]:
-    """The type and the members of a line; raises LineFault."""
-    if isinstance(text, LineFault):
+def record(text: bytes | BadLine) -> tuple[str, Record]:
+    """The type and the members of a line; raises BadLine."""
+    if isinstance(text, BadLine):
         raise text
     if len(text) > MAX_PARSED_BYTES:
         text = _known_members(text)
     try:
         kind = KIND.read(text, "application/json").type
         return kind, RECORDS[kind].read(text, "application/json")
-    except ClientFault as fault:
-        raise LineFault(_sentence(fault.detail)) from fault
+    except ClientError as fault:
+        raise BadLine(_sentence(fault.detail)) from fault
 
 
 def _known_members(text: bytes) -> bytes:
-    """A long line without the members that nobody reads; raises LineFault."""
+    """A long line without the members that nobody reads; raises BadLine."""
     try:
         text.decode()
         members = msgspec.json.decode(text, type=Members)
     except RecursionError as error:
-        raise LineFault(TOO_DEEP) from error
+        raise BadLine(TOO_DEEP) from error
     except UnicodeDecodeError as error:
-        raise LineFault(f"Not JSON: {error.reason} (byte {error.start})") from error
+        raise BadLine(f"Not JSON: {error.reason} (byte {error.start})") from error
     except msgspec.DecodeError as error:
-        raise LineFault(_not_an_object(text)) from error
+        raise BadLine(_not_an_object(text)) from error
     for name, value in msgspec.structs.asdict(members).items():
         if value is not UNSET and len(bytes(value)) > MAX_PARSED_BYTES:
-            raise LineFault(f"{name}: Longer than {MAX_PARSED_BYTES} bytes")
+            raise BadLine(f"{name}: Longer than {MAX_PARSED_BYTES} bytes")
     return msgspec.json.encode(members)
 
 
@@ -121,16 +121,16 @@ def _not_an_object(text: bytes) -> str:
 def numbered(file: BinaryIO) -> Iterator[Line]:
     """The lines of a file; no more of one than its bound is ever held."""
     number = 0
-    while text := file.readline(LINE_MOST):
+    while text := file.readline(MAX_LINE_BYTES):
         number += 1
         if number == 1:
             text = text.removeprefix(BOM_UTF8)
-        if len(text) < LINE_MOST or text.endswith(b"\n"):
+        if len(text) < MAX_LINE_BYTES or text.endswith(b"\n"):
             yield Line(number, text)
             continue
-        while (rest := file.readline(LINE_MOST)) and not rest.endswith(b"\n"):
+        while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
             yield Line(number, None)
-        yield Line(number, LineFault(TOO_LONG))
+        yield Line(number, BadLine(TOO_LONG))
 
 
 def objects(lines: Iterator[Line]) -> Iterator[Line]:
@@ -150,7 +150,7 @@ def rows(lines: Iterator[Line]) -> Iterator[Line]:
     header: list[str] | None = None
     while True:
         source.taken.clear()
-        text: bytes | LineFault
+        text: bytes | BadLine
         try:
             row = next(cells)
             if header is None:
@@ -164,12 +164,12 @@ def rows(lines: Iterator[Line]) -> Iterator[Line]:
                 record(text)
         except StopIteration:
             return
-        except LineFault as fault:
+        except BadLine as fault:
             text = fault
-        except csv.Error as fault:
-            text = LineFault(f"No row of CSV: {fault}")
+        except csv.Error as error:
+            text = BadLine(f"No row of CSV: {error}")
         first = source.taken[0].number
-        if isinstance(text, LineFault):
+        if isinstance(text, BadLine):
             source.give_back()
             # No row may pass for the header.
             header = header or []
@@ -195,13 +195,13 @@ class _Source:
         if not self.taken:
             self._size = 0
         self.taken.append(line)
-        if isinstance(line.text, LineFault):
+        if isinstance(line.text, BadLine):
             raise line.text
         self._size += len(line.text)
-        if self._size > LINE_MOST:
-            raise LineFault(TOO_LONG)
+        if self._size > MAX_LINE_BYTES:
+            raise BadLine(TOO_LONG)
         if len(self.taken) > MAX_ROW_LINES:
-            raise LineFault(f"A row of more than {MAX_ROW_LINES} lines")
+            raise BadLine(f"A row of more than {MAX_ROW_LINES} lines")
         return line.text.decode(errors="surrogateescape")
 
     def give_back(self) -> None:
@@ -209,14 +209,14 @@ class _Source:
         self._again.extendleft(reversed(self.taken[1:]))
 
 
-def _json(header: list[str], row: list[str]) -> bytes | LineFault:
+def _json(header: list[str], row: list[str]) -> bytes | BadLine:
     if len(row) != len(header):
-        return LineFault(f"{len(row)} cells under a header of {len(header)}")
+        return BadLine(f"{len(row)} cells under a header of {len(header)}")
     members = {name: cell for name, cell in zip(header, row, strict=True) if cell}
     try:
         return msgspec.json.encode(members)
     except UnicodeEncodeError:
-        return LineFault("Not UTF-8")
+        return BadLine("Not UTF-8")
 
 
 def _sentence(detail: object) -> str:

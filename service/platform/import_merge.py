@@ -19,16 +19,16 @@ from msgspec import UNSET, UnsetType
 from service.database import refusals
 from service.database.driver import Connection
 from service.database.statement import Statement
-from service.errors import ClientFault, Overloaded
+from service.errors import ClientError, Overloaded
 from service.http import lenient_json
 from service.http.auth import NOT_ADMIN
-from service.platform.import_lines import Line, LineFault, record
+from service.platform.import_lines import BadLine, Line, record
 from service.viewing.config_changes import Changes
 
 BATCH_LINES: Final = 5000
 SLICE_SECONDS: Final = 0.001  # of reading; then the event loop has its turn
 SEEN_SETS: Final = 256  # a set of millions takes 100 ms to grow
-ERRORS_MOST: Final = 100  # told, of those counted; a statement tells no more either
+MAX_ERRORS: Final = 100  # told, of those counted; a statement tells no more either
 COLUMNS: Final = ("line", "type", "members")
 SECONDS: Final = 600.0  # the longest that a statement may take
 COMMAND: Final = "import"  # the origin of what changes at the command line
@@ -123,7 +123,7 @@ class Import:
     async def merge(self, connection: Connection, lines: Iterator[Line]) -> None:
         """Merges the lines through a connection of their own.
 
-        Raises ClientFault 403 for a caller who is no administrator, Overloaded where others changed
+        Raises ClientError 403 for a caller who is no administrator, Overloaded where others changed
         the same rows meanwhile.
         """
         is_last = False
@@ -134,11 +134,11 @@ class Import:
             except asyncpg.DeadlockDetectedError as error:
                 raise Overloaded(1) from error
             except asyncpg.InsufficientPrivilegeError as error:
-                raise ClientFault(409, NO_RIGHT) from error
+                raise ClientError(409, NO_RIGHT) from error
             except refusals.REFUSED as error:
                 if error.constraint_name in OVERTAKEN:
                     raise Overloaded(1) from error
-                raise ClientFault(409, refusals.reason(error, is_deletion=False)) from error
+                raise ClientError(409, refusals.reason(error, is_deletion=False)) from error
             is_last = batch.is_last
 
     async def _merge(self, connection: Connection, batch: "_Batch") -> None:
@@ -156,7 +156,7 @@ class Import:
             if change:
                 await change.heard(merged.listeners, is_forgotten_here=False)
         self.outcome.error_count += batch.error_count
-        self.outcome.errors += sorted(batch.errors)[: ERRORS_MOST - len(self.outcome.errors)]
+        self.outcome.errors += sorted(batch.errors)[: MAX_ERRORS - len(self.outcome.errors)]
         if self._whole and batch.error_count:
             wrong = f"{batch.error_count} of {batch.count} lines are in error"
             self.outcome.detail = f"Nothing was imported: {wrong}"
@@ -172,7 +172,7 @@ class Import:
         profiles = await PROFILES.one(connection, *self._arguments, origin, timeout=SECONDS)
         titles = await TITLES.one(connection, *self._arguments, timeout=SECONDS)
         if not (accounts.is_allowed and profiles.is_allowed and titles.is_allowed):
-            raise ClientFault(403, NOT_ADMIN)
+            raise ClientError(403, NOT_ADMIN)
         for row in (accounts, profiles, titles):
             batch.error_count += row.refused
             batch.errors += map(LineError, row.lines, row.faults)
@@ -221,18 +221,18 @@ class _Batch:
             self.line = line.number
             try:
                 kind, members = self._read(line.text)
-            except LineFault as fault:
+            except BadLine as fault:
                 self.error_count += 1
-                if len(self.errors) < ERRORS_MOST:
+                if len(self.errors) < MAX_ERRORS:
                     self.errors.append(LineError(line.number, str(fault)))
             else:
                 yield line.number, kind, members
 
-    def _read(self, text: bytes | LineFault) -> tuple[str, str]:
+    def _read(self, text: bytes | BadLine) -> tuple[str, str]:
         kind, wanted = record(text)
         key = wanted.id.int
         seen = self._seen.setdefault((kind, key % SEEN_SETS), set())
         if key in seen:
-            raise LineFault(TWICE)
+            raise BadLine(TWICE)
         seen.add(key)
         return kind, lenient_json.encode(wanted).decode()

@@ -14,14 +14,14 @@ from starlette.types import Receive
 
 from service.context import Context
 from service.database.pool import connected
-from service.errors import ClientFault, FieldFault
+from service.errors import ClientError, FieldError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import BODY_SECONDS, CLOSE, reply, slow_body
 from service.http.idempotency import KEY_HEADER, once
 from service.platform.import_lines import numbered, objects
 from service.platform.import_merge import SECONDS, Import
 
-UPLOAD_MOST: Final = 100 * 1024 * 1024
+MAX_UPLOAD_BYTES: Final = 100 * 1024 * 1024
 PART_BYTES: Final = 1024 * 1024
 MODES: Final = ("all", "best")
 
@@ -61,11 +61,11 @@ def _sha256(upload: BinaryIO) -> str:
 
 
 def _is_whole(request: Request) -> bool:
-    """All or nothing, unless `mode` says otherwise; raises FieldFault."""
+    """All or nothing, unless `mode` says otherwise; raises FieldError."""
     mode = request.query_params.get("mode", "all")
     if mode not in MODES:
         told = "Input should be 'all' or 'best'"
-        raise FieldFault("enum", ["query", "mode"], told, mode, {"expected": "'all' or 'best'"})
+        raise FieldError("enum", ["query", "mode"], told, mode, {"expected": "'all' or 'best'"})
     return mode == "all"
 
 
@@ -73,7 +73,7 @@ def _is_whole(request: Request) -> bool:
 async def _received(receive: Receive) -> AsyncIterator[BinaryIO]:
     """The body in a file, so that the database does not wait for the client.
 
-    Threads write and close the file: freeing 100 MB takes 20 ms. Raises ClientFault 413 beyond
+    Threads write and close the file: freeing 100 MB takes 20 ms. Raises ClientError 413 beyond
     100 MB, 408 when the body stops coming, 400 when it ends early.
     """
     upload = await asyncio.to_thread(tempfile.TemporaryFile)
@@ -91,14 +91,14 @@ async def _receive(receive: Receive, upload: BinaryIO) -> None:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 message = await receive()
-        except TimeoutError as fault:
-            raise slow_body() from fault
+        except TimeoutError as error:
+            raise slow_body() from error
         if message["type"] == "http.disconnect":
-            raise ClientFault(400, "Request body ended early", CLOSE)
+            raise ClientError(400, "Request body ended early", CLOSE)
         part = message.get("body", b"")
         size += len(part)
-        if size > UPLOAD_MOST:
-            raise ClientFault(413, "Request body too large", CLOSE)
+        if size > MAX_UPLOAD_BYTES:
+            raise ClientError(413, "Request body too large", CLOSE)
         await asyncio.to_thread(upload.write, part)
         more = message.get("more_body", False)
     upload.seek(0)

@@ -24,7 +24,7 @@ from service.database.pool import connect
 from service.database.statement import Statement
 from service.settings import Settings
 
-DAYS_LEAST: Final = 7  # leaves the weekly report whole, and any viewing day that is not over
+MIN_DAYS: Final = 7  # leaves the weekly report whole, and any viewing day that is not over
 BATCH_ROWS: Final = 5_000
 BATCH_PROFILES: Final = 500
 BATCH_SECONDS: Final = 60.0

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from service.context import Context
 from service.database.driver import cause
 from service.database.ids import time_ordered_id
-from service.errors import ClientFault, FieldFault, Overloaded
+from service.errors import ClientError, FieldError, Overloaded
 from service.http import auth, lenient_json
 from service.http.body_and_reply import body, slow_body
 from service.observing.trace import CURRENT, Trace, count_statement
@@ -97,7 +97,7 @@ class Heartbeat:
                 caller = auth.bearer(context, authorization)
                 account_id = caller or await auth.verified(context, authorization)
                 verdict = await _verdict(context, account_id, wanted, keyed)
-        except (ClientFault, Overloaded) as refusal:
+        except (ClientError, Overloaded) as refusal:
             _refused(context, trace, wanted, refusal)
             raise
         except Exception as error:
@@ -128,7 +128,7 @@ class Keyed(NamedTuple):
 
 
 def _keyed(wanted: HeartbeatBody, key: bytes) -> Keyed:
-    """Hashes a key with the profile's id; raises FieldFault if it is not 1 to 64 visible ASCII.
+    """Hashes a key with the profile's id; raises FieldError if it is not 1 to 64 visible ASCII.
 
     The session is not part of the request's hash: a player may send its first beat again after it
     has learned the session's id.
@@ -136,7 +136,7 @@ def _keyed(wanted: HeartbeatBody, key: bytes) -> Keyed:
     if not KEY.fullmatch(key):
         msg = "Idempotency-Key should be 1 to 64 visible ASCII characters"
         loc: list[str | int] = ["header", "idempotency-key"]
-        raise FieldFault("string_pattern_mismatch", loc, msg, None)
+        raise FieldError("string_pattern_mismatch", loc, msg, None)
     digest = blake2b(key, digest_size=16, key=wanted.profile_id.bytes).digest()
     request = (wanted.title_id, wanted.device_id, wanted.device_type, wanted.is_paused)
     of_request = blake2b(lenient_json.encode(request), digest_size=2).digest()
@@ -190,11 +190,11 @@ def _blocked(wanted: HeartbeatBody) -> Verdict:
 
 
 def _refused(
-    context: Context, trace: Trace, wanted: HeartbeatBody | None, refusal: ClientFault | Overloaded
+    context: Context, trace: Trace, wanted: HeartbeatBody | None, refusal: ClientError | Overloaded
 ) -> None:
     """Counts a refused heartbeat; `observed` has it reported with others, not by a line."""
     trace.beat = "" if wanted is None else str(wanted.profile_id)
-    if isinstance(refusal, ClientFault):
+    if isinstance(refusal, ClientError):
         context.metrics.heartbeats_refused += 1
     else:
         context.metrics.heartbeats_overloaded += 1

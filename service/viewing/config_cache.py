@@ -21,7 +21,7 @@ from async_lru import alru_cache
 from service.database.connector import is_pooled
 from service.database.driver import UNAVAILABLE, Connection, Pool, translated
 from service.database.pool import PING, connect
-from service.errors import ClientFault
+from service.errors import ClientError
 from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
@@ -80,7 +80,7 @@ class ConfigCache:
         self._cached = cached(self._load)
 
     async def get(self, account_id: UUID, profile_id: UUID, is_for_beat: bool = False) -> Known:
-        """What is known of a profile; raises ClientFault 401 or 403 for a stranger's."""
+        """What is known of a profile; raises ClientError 401 or 403 for a stranger's."""
         begun = monotonic()
         known = await self._cached(account_id, profile_id, is_for_beat)
         if begun - known.since > self._life:
@@ -143,13 +143,13 @@ class ConfigCache:
         return self._cached.cache_info().currsize
 
     async def _load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> Known:
-        """Loads one configuration; raises what the loader raises, and ClientFault 401 or 403."""
+        """Loads one configuration; raises what the loader raises, and ClientError 401 or 403."""
         since = monotonic()
         row = await self._loader.load(account_id, profile_id, is_for_beat)
         if not row.is_active:
-            raise ClientFault(401, "User not found or inactive")
+            raise ClientError(401, "User not found or inactive")
         if not row.is_owner:
-            raise ClientFault(403, "Profile not found or access denied")
+            raise ClientError(403, "Profile not found or access denied")
         configuration = rules.stored_or_default(
             row.weekday_limit_minutes,
             row.weekend_limit_minutes,

@@ -20,7 +20,7 @@ import msgspec
 from service.database.driver import Pool, cause
 from service.database.ids import id_prefix
 from service.database.statement import Statement
-from service.errors import TOO_MANY_WAITING, ClientFault, Overloaded
+from service.errors import TOO_MANY_WAITING, ClientError, Overloaded
 from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
@@ -85,13 +85,13 @@ class ConfigLoader:
     async def load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> ConfigurationRow:
         """The configuration of a profile, stored with the defaults for a child without one.
 
-        Raises Overloaded when as many wait as heartbeats may, ClientFault 429 when too many of the
+        Raises Overloaded when as many wait as heartbeats may, ClientError 429 when too many of the
         account do, and the database's error.
         """
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(1)
         if self._by_account[account_id] >= MAX_WAITING_ACCOUNT:
-            raise ClientFault(429, TOO_MANY_WAITING, {"Retry-After": "1"})
+            raise ClientError(429, TOO_MANY_WAITING, {"Retry-After": "1"})
         load = Load(account_id, profile_id, asyncio.get_running_loop().create_future(), is_for_beat)
         self._by_account[account_id] += 1
         self._waiting.append(load)

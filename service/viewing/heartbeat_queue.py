@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from service.errors import TOO_MANY_WAITING, ClientFault, Overloaded
+from service.errors import TOO_MANY_WAITING, ClientError, Overloaded
 from service.viewing.heartbeat_statement import Beat, Recorded, Waiting
 
 # A player that was offline sends its buffered beats at once; a session remembers 100 keys.
@@ -91,7 +91,7 @@ class HeartbeatQueue:
     def add(self, beat: Beat) -> asyncio.Future[Recorded]:
         """Queues a beat; the future gets its outcome.
 
-        Raises Overloaded when as many wait as may, ClientFault 429 when as many of its profile or
+        Raises Overloaded when as many wait as may, ClientError 429 when as many of its profile or
         its account do.
         """
         if self.is_full:
@@ -100,7 +100,7 @@ class HeartbeatQueue:
         of_profile = len(self._later.get(profile_id, ()))
         of_account = self._by_account.get(beat.account_id, 0)
         if of_profile >= MAX_WAITING_PROFILE or of_account >= MAX_WAITING_ACCOUNT:
-            raise ClientFault(429, TOO_MANY_WAITING, {"Retry-After": "1"})
+            raise ClientError(429, TOO_MANY_WAITING, {"Retry-After": "1"})
         self.waiting += 1
         self._by_account[beat.account_id] = of_account + 1
         future = asyncio.get_running_loop().create_future()

@@ -12,7 +12,7 @@ from service.database.driver import Connection
 from service.database.ids import id_prefix
 from service.database.pool import connect
 from service.database.statement import Statement
-from service.errors import ClientFault
+from service.errors import ClientError
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from service.viewing.rules import Configuration, stored_or_default
@@ -166,7 +166,7 @@ class HeartbeatStatement:
             if future.done():
                 continue
             if refusal:
-                future.set_exception(ClientFault(*REFUSALS[refusal]))
+                future.set_exception(ClientError(*REFUSALS[refusal]))
                 continue
             used_seconds, override = balances.get(beat.profile_id, (None, False))
             renewed = configurations.get(number)

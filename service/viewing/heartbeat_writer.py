@@ -28,7 +28,7 @@ STUCK_SECONDS: Final = 0.05
 class HeartbeatWriter(BatchWriter):
     """Writes heartbeats through connections of its own, at most one of a profile at a time.
 
-    `record` raises ClientFault for a refused beat, Overloaded when `heartbeat_queue_max` wait, and
+    `record` raises ClientError for a refused beat, Overloaded when `heartbeat_queue_max` wait, and
     the database's error when it is unknown whether the beat was counted.
     """
 

@@ -48,7 +48,7 @@ def test_every_wrong_line_is_told_and_none_is_shown(tmp_path: Path) -> None:
     path.write_text("JWT_SECRET hunter2\nPORT=1\nNAME='hunter2\n=hunter2\nMY-NAME=hunter2\n")
     with pytest.raises(SettingsError) as caught:
         dotenv(path)
-    assert caught.value.faults == [
+    assert caught.value.errors == [
         f"{path}, line 1, must be NAME=value.",
         f"{path}, line 3, must close its quotes.",
         f"{path}, line 4, must be NAME=value.",

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from service.credentials.pin_turns import MAX_PASSED, MAX_WAITING, Turns
-from service.errors import ClientFault
+from service.errors import ClientError
 
 ACCOUNT = uuid4()
 
@@ -72,7 +72,7 @@ async def test_few_wait_of_a_kind_and_the_rest_is_told_when_to_come_again() -> N
     for number in range(MAX_WAITING):
         await requests.add(f"password {number}", is_password=True)
     for is_password in (False, True):
-        with pytest.raises(ClientFault) as refusal:
+        with pytest.raises(ClientError) as refusal:
             await (await requests.add("too many", is_password))
         assert (refusal.value.status, refusal.value.headers) == (429, {"Retry-After": "1"})
     assert len(await requests.finish()) == 1 + 2 * MAX_WAITING

@@ -15,7 +15,7 @@ async def test_a_migrated_database_lacks_nothing(connection: Connection) -> None
     assert state == schema.State(
         pending=[], unknown=[], missing=[], elsewhere=None, is_readable=True
     )
-    assert state.fault == ""
+    assert state.error == ""
 
 
 async def test_an_empty_database_lacks_every_migration(empty_database: str) -> None:
@@ -26,13 +26,13 @@ async def test_an_empty_database_lacks_every_migration(empty_database: str) -> N
         await opened.close()
     assert set(state.pending) == schema.ours()
     assert state.missing == [*schema.TABLES]
-    assert state.fault.endswith("migrations are not applied, from 0001_tables on")
+    assert state.error.endswith("migrations are not applied, from 0001_tables on")
 
 
 async def test_a_schema_older_than_the_code_is_noticed(connection: Connection) -> None:
     last = max(schema.ours())
     await connection.execute("delete from _yoyo_migration where migration_id = $1", last)
-    assert (await schema.state(connection)).fault == (
+    assert (await schema.state(connection)).error == (
         f"1 of {len(schema.ours())} migrations are not applied, from {last} on"
     )
 
@@ -42,7 +42,7 @@ async def test_a_schema_older_than_the_code_is_noticed(connection: Connection) -
 )
 async def test_a_table_that_has_gone_is_noticed(connection: Connection, change: str) -> None:
     await connection.execute(change)
-    assert (await schema.state(connection)).fault == "table time_grants is not there"
+    assert (await schema.state(connection)).error == "table time_grants is not there"
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ async def test_a_role_that_may_not_read_the_record_learns_about_the_tables(
 ) -> None:
     await connection.execute(f"set role {stranger}")
     state = await schema.state(connection)
-    assert (state.is_readable, state.fault) == (False, "")
+    assert (state.is_readable, state.error) == (False, "")
     await connection.execute("reset role")
     await connection.execute("revoke usage on schema public from public")
     await connection.execute(f"set role {stranger}")
-    assert (await schema.state(connection)).fault == (
+    assert (await schema.state(connection)).error == (
         "table users is not there: schema public has such tables, "
         "but the search_path leaves it out or the role may not use it"
     )

@@ -175,7 +175,7 @@ async def test_a_remembered_token_ends_on_time(
 async def test_only_so_many_tokens_are_remembered(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "TOKENS_MOST", 3)
+    monkeypatch.setattr(auth, "MAX_TOKENS", 3)
     tokens = [bearer(family.account, jti=n) for n in range(5)]
     for token in tokens:
         assert await accepts(running, token)

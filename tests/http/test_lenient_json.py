@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import UNSET, Meta, UnsetType
 
-from service.errors import ClientFault, FieldFault, MalformedJson
+from service.errors import ClientError, FieldError, MalformedJson
 from service.http import lenient_json
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -47,7 +47,7 @@ def read(**members: str) -> Every:
     return BODY.read(written(PLAIN | members), "application/json")
 
 
-def told(fault: ClientFault) -> dict[str, Any]:
+def told(fault: ClientError) -> dict[str, Any]:
     """The one fault of a refusal, as it goes over the wire."""
     assert fault.status == 422
     (only,) = json.loads(lenient_json.encode(fault.detail))
@@ -57,7 +57,7 @@ def told(fault: ClientFault) -> dict[str, Any]:
 
 
 def refused(raw: bytes, content_type: str | None = "application/json") -> dict[str, Any]:
-    with pytest.raises((FieldFault, MalformedJson)) as caught:
+    with pytest.raises((FieldError, MalformedJson)) as caught:
         BODY.read(raw, content_type)
     return told(caught.value)
 
@@ -189,15 +189,15 @@ def test_what_is_sent_back_is_a_bounded_scalar() -> None:
 def test_a_secret_is_never_sent_back(name: str) -> None:
     body = lenient_json.Body(msgspec.defstruct("Secret", [(name, Pin)]))
     for text in ('"12345"', "12345", '"12a45"', '"123"', '"1\\u0000"', '["12345"]'):
-        with pytest.raises(FieldFault) as caught:
+        with pytest.raises(FieldError) as caught:
             body.read(written({name: text}), "application/json")
         fault = told(caught.value)
         assert fault["input"] is None
         assert "123" not in json.dumps(fault)
-    with pytest.raises(FieldFault) as caught:
+    with pytest.raises(FieldError) as caught:
         body.read(written({"other": '"12345"'}), "application/json")
     assert "12345" not in json.dumps(told(caught.value))
-    with pytest.raises(FieldFault) as caught:
+    with pytest.raises(FieldError) as caught:
         body.read(b"pin=12345", "application/x-www-form-urlencoded")
     assert "12345" not in json.dumps(told(caught.value))
 
@@ -325,7 +325,7 @@ def test_no_cut_or_garbled_body_does_more_than_be_refused() -> None:
             garbled = raw[:position] + bytes([byte]) + raw[position + 1 :]
             try:
                 BODY.read(garbled, "application/json")
-            except (FieldFault, MalformedJson) as fault:
+            except (FieldError, MalformedJson) as fault:
                 told(fault)
 
 
@@ -346,7 +346,7 @@ def test_a_uuid_in_the_path(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["nope", "", ID[1:], f"{ID} ", HEX[:-1] + "\u0661", "\x00"])
 def test_a_path_that_is_no_uuid(text: str) -> None:
-    with pytest.raises(FieldFault) as caught:
+    with pytest.raises(FieldError) as caught:
         lenient_json.path_uuid(text, "profile_id")
     fault = told(caught.value)
     assert (fault["type"], fault["loc"]) == ("uuid_parsing", ["path", "profile_id"])
@@ -410,7 +410,7 @@ def test_a_date_in_the_query(text: str, day: date) -> None:
 )
 def test_a_query_that_is_no_date(kind: str, texts: list[str]) -> None:
     for text in texts:
-        with pytest.raises(FieldFault) as caught:
+        with pytest.raises(FieldError) as caught:
             lenient_json.query_date({"to_date": text}, "to_date")
         fault = told(caught.value)
         assert (fault["type"], fault["loc"]) == (kind, ["query", "to_date"]), text[:100]
@@ -418,7 +418,7 @@ def test_a_query_that_is_no_date(kind: str, texts: list[str]) -> None:
 
 
 def test_a_date_that_is_not_there() -> None:
-    with pytest.raises(FieldFault) as caught:
+    with pytest.raises(FieldError) as caught:
         lenient_json.query_date({"from_date": "2026-01-01"}, "to_date")
     fault = told(caught.value)
     assert (fault["type"], fault["loc"], fault["input"]) == ("missing", ["query", "to_date"], None)

@@ -125,7 +125,7 @@ def test_what_was_dropped_is_said_when_somebody_reads_again(
 ) -> None:
     lines = logs.Lines()
     lines.setFormatter(JsonLine())
-    monkeypatch.setattr(logs, "LINES_MOST", 2)
+    monkeypatch.setattr(logs, "MAX_LINES", 2)
     for number in range(5):
         lines.handle(record("line", number=number))
     assert lines.dropped == 3

@@ -30,16 +30,16 @@ from service.database.driver import Connection
 from service.errors import Unavailable
 from service.platform import import_lines, import_merge, imports
 from service.platform.import_lines import (
-    LINE_MOST,
+    MAX_LINE_BYTES,
     MAX_PARSED_BYTES,
+    BadLine,
     Line,
-    LineFault,
     numbered,
     objects,
     record,
     rows,
 )
-from service.platform.import_merge import ERRORS_MOST, Import
+from service.platform.import_merge import MAX_ERRORS, Import
 from service.settings import Settings
 from service.viewing.config_cache import CHANNEL
 from tests.conftest import ROOT, Running, RunningService, Starter
@@ -142,8 +142,8 @@ async def test_the_same_again_writes_nothing_and_absent_members_stay(
         (title(is_educational=None), "is_educational: Input should be a valid boolean"),
         (profile(uuid4()), "account_id: Account not found"),
         (profile(uuid4(), name="x" * 101), "name: String should have at most 100 characters"),
-        ('{"a": "' + "x" * LINE_MOST + '"}', f"Longer than {LINE_MOST} bytes"),
-        ('{"a": "' + "x" * 10_000_000 + '"}', f"Longer than {LINE_MOST} bytes"),
+        ('{"a": "' + "x" * MAX_LINE_BYTES + '"}', f"Longer than {MAX_LINE_BYTES} bytes"),
+        ('{"a": "' + "x" * 10_000_000 + '"}', f"Longer than {MAX_LINE_BYTES} bytes"),
         ("[" * 100_000, "Not JSON: Nested too deeply (character 0)"),
     ],
 )
@@ -217,10 +217,10 @@ async def test_an_id_twice_is_found_across_batches(
 async def test_of_many_errors_all_are_counted_and_the_first_told(
     running: Running, admin: dict[str, str]
 ) -> None:
-    lines = ["{"] + [profile(uuid4()) for _ in range(ERRORS_MOST)] + ["}"] * 50
+    lines = ["{"] + [profile(uuid4()) for _ in range(MAX_ERRORS)] + ["}"] * 50
     _, told = await send(running, admin, lines, "best")
-    assert told["error_count"] == ERRORS_MOST + 51
-    assert [error["line"] for error in told["errors"]] == [*range(1, ERRORS_MOST + 1)]
+    assert told["error_count"] == MAX_ERRORS + 51
+    assert [error["line"] for error in told["errors"]] == [*range(1, MAX_ERRORS + 1)]
 
 
 async def test_an_import_of_nothing(running: Running, admin: dict[str, str]) -> None:
@@ -295,7 +295,7 @@ async def test_an_upload_has_a_bound_and_must_keep_coming(
         await asyncio.sleep(0.2)
         yield b"\n"
 
-    monkeypatch.setattr(imports, "UPLOAD_MOST", 1000)
+    monkeypatch.setattr(imports, "MAX_UPLOAD_BYTES", 1000)
     answer = await running.client.post(URL, content=b" " * 1001, headers=admin)
     assert (answer.status_code, answer.headers["connection"]) == (413, "close")
     monkeypatch.setattr(imports, "BODY_SECONDS", 0.05)
@@ -437,13 +437,13 @@ async def test_nothing_is_left_of_an_import(
 
 
 def test_no_more_of_a_line_is_held_than_its_bound() -> None:
-    long = b"x" * (3 * LINE_MOST)
-    file = BytesIO(b"a\n" + long + b"\n" + b"y" * (LINE_MOST - 1) + b"\n" + b"b")
+    long = b"x" * (3 * MAX_LINE_BYTES)
+    file = BytesIO(b"a\n" + long + b"\n" + b"y" * (MAX_LINE_BYTES - 1) + b"\n" + b"b")
     lines = [line for line in numbered(file) if line.text is not None]
     assert [line.number for line in lines] == [1, 2, 3, 4]
-    assert isinstance(lines[1].text, LineFault)
+    assert isinstance(lines[1].text, BadLine)
     assert [lines[0].text, lines[3].text] == [b"a\n", b"b"]
-    assert len(lines[2].text) == LINE_MOST if isinstance(lines[2].text, bytes) else False
+    assert len(lines[2].text) == MAX_LINE_BYTES if isinstance(lines[2].text, bytes) else False
 
 
 GOOD = f'{{"type": "title", "id": "{uuid4()}", "title": "Planets", "is_educational": true}}\n'
@@ -456,7 +456,7 @@ async def test_other_requests_have_their_turn_whatever_the_lines_are(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     """Every look at the clock finds that a tenth of a slice has passed: ten lines, then others."""
-    monkeypatch.setattr(import_lines, "LINE_MOST", 64 * 1024)
+    monkeypatch.setattr(import_lines, "MAX_LINE_BYTES", 64 * 1024)
     passed = itertools.count(0, import_merge.SLICE_SECONDS / 10)
     monkeypatch.setattr(import_merge, "monotonic", lambda: next(passed))
     file = BytesIO(line.encode() * min(10_000, 10_000_000 // len(line)))
@@ -508,7 +508,7 @@ def test_of_a_long_line_only_its_members_are_parsed(
         return loads(raw, **how)
 
     monkeypatch.setattr(json, "loads", counted)
-    with pytest.raises(LineFault, match=re.escape(error)):
+    with pytest.raises(BadLine, match=re.escape(error)):
         record(text)
     assert max(parsed, default=0) <= MAX_PARSED_BYTES
 
@@ -557,7 +557,7 @@ def test_csv_rows_are_lines_of_json_numbered_by_where_they_begin() -> None:
         b'title,%s,"two\nlines",true\r\n'
         b"title,3,\xff,true\r\n"
         b"title,4,true\r\n"
-        b'title,5,"x"y,true\r\n' % several.encode() + b"z" * (LINE_MOST + 1) + b"\r\n"
+        b'title,5,"x"y,true\r\n' % several.encode() + b"z" * (MAX_LINE_BYTES + 1) + b"\r\n"
         b"title,6,Eve,\r\n"
     ) == [
         (2, {"type": "title", "id": "1", "title": 'A "b", c', "is_educational": "true"}),
@@ -565,7 +565,7 @@ def test_csv_rows_are_lines_of_json_numbered_by_where_they_begin() -> None:
         (6, "Not UTF-8"),
         (7, "3 cells under a header of 4"),
         (8, "No row of CSV: ',' expected after '\"'"),
-        (9, f"Longer than {LINE_MOST} bytes"),
+        (9, f"Longer than {MAX_LINE_BYTES} bytes"),
         (10, {"type": "title", "id": "6", "title": "Eve"}),
     ]
 
@@ -583,7 +583,7 @@ def csv_titles(count: int) -> list[bytes]:
         # What ends the cell: a quote further on, its own bound, the row's bound, the file.
         ("Open", b'title,%s,"Quoted",true\n', "No row of CSV: ',' expected after '\"'"),
         ("Open", b"title,%s," + b"x" * 200_000 + b",\n", "No row of CSV: field larger than "),
-        ('a","b', b'title,%s,x","y' * 70_000 + b",\n", f"Longer than {LINE_MOST} bytes"),
+        ('a","b', b'title,%s,x","y' * 70_000 + b",\n", f"Longer than {MAX_LINE_BYTES} bytes"),
         ("Open", b"title,%s,x,\n", "No row of CSV: unexpected end of data"),
         # A quote further on that closes it: a member too long, too few cells, too many.
         ("Open", b'title,%s,x",true\n', "title: String should have at most 500 characters"),

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from service.database.driver import Connection
-from service.errors import ClientFault, Overloaded
+from service.errors import ClientError, Overloaded
 from service.parents import viewing_config
 from service.settings import Settings
 from service.viewing import config_cache, config_loader
@@ -78,11 +78,11 @@ async def test_failures_are_not_kept(
 ) -> None:
     stranger = uuid4()
     for _ in range(2):
-        with pytest.raises(ClientFault):
+        with pytest.raises(ClientError):
             await running.context.configurations.get(stranger, family.child)
     assert running.context.configurations.size == 0
     await connection.execute("update users set is_active = false")
-    with pytest.raises(ClientFault):
+    with pytest.raises(ClientError):
         await limit(running, family)
     await connection.execute("update users set is_active = true")
     assert await limit(running, family) == 120
@@ -272,7 +272,7 @@ async def test_profiles_that_miss_together_are_loaded_together(
         running.context.configurations.get(stranger, families[0].child),
         return_exceptions=True,
     )
-    assert isinstance(refused, ClientFault)
+    assert isinstance(refused, ClientError)
     assert not [found for found in known if isinstance(found, BaseException)]
     assert await loads(connection) - before <= 2
 
@@ -414,6 +414,6 @@ async def test_an_account_that_asks_for_many_profiles_delays_nobody(
     await asyncio.sleep(0.01)
     may_load.set()
     refused = await asyncio.gather(*asked, return_exceptions=True)
-    statuses = [error.status for error in refused if isinstance(error, ClientFault)]
+    statuses = [error.status for error in refused if isinstance(error, ClientError)]
     assert sorted(statuses) == [403] * 100 + [429] * 20
     assert await limit(running, family) == 120

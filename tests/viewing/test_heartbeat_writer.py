@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from service.database.driver import Connection
-from service.errors import ClientFault
+from service.errors import ClientError
 from service.settings import Settings
 from service.viewing.heartbeat_queue import HeartbeatQueue
 from service.viewing.heartbeat_statement import RECORD, Beat, RecordedRow
@@ -286,7 +286,7 @@ async def test_an_account_with_many_profiles_takes_no_place_of_others() -> None:
     beats = [beat_of(account) for _ in range(401)]
     for one in beats[:400]:
         queue.add(one)
-    with pytest.raises(ClientFault) as refused:
+    with pytest.raises(ClientError) as refused:
         queue.add(beats[400])
     assert refused.value.status == 429
     queue.add(beat_of(uuid4()))
