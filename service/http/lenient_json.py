@@ -180,6 +180,8 @@ def _constant(raw: bytes, name: str) -> NoReturn:
 def _reader(kind: inspect.Type) -> Reader:
     """The lenient reader of a field's type."""
     match kind:
+        case inspect.Metadata(type=described):
+            return _reader(described)
         case inspect.UUIDType():
             return _uuid
         case inspect.BoolType():

@@ -3,16 +3,15 @@
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from service.http import auth, lenient_json
+from service.http import auth, fields, lenient_json
 from service.openapi import page
-from service.openapi.fields import field
 from service.openapi.operations import (
     LOCKED,
     OPERATIONS,
@@ -27,6 +26,12 @@ from service.openapi.schemas import FieldErrors, Json, Refusal, example, referen
 from service.version import VERSION
 
 METHOD_AND_PATHS: Final = re.compile(r"[A-Z]+ /\S*(?:, /\S*)*: ")
+PATH_PARAMETERS: Final[dict[str, Any]] = {
+    "account_id": fields.AccountId,
+    "profile_id": fields.ProfileId,
+    "session_id": fields.SessionId,
+    "title_id": fields.TitleId,
+}
 IN_PATH: Final = re.compile(r"\{(\w+)\}")
 ABOUT: Final = """\
 Counts how long children watch, and enforces what their parents allow.
@@ -132,8 +137,14 @@ def _operation(route: Route, operation: Operation) -> Json:
         "summary": summary[:1].upper() + summary[1:].removesuffix("."),
         "description": "\n\n".join(filter(None, (_prose(rest), operation.note))),
         "parameters": [
-            *(_in_path(name) for name in IN_PATH.findall(route.path)),
-            *map(_parameter, operation.parameters),
+            _parameter(parameter)
+            for parameter in (
+                *(
+                    Parameter(name, "path", PATH_PARAMETERS[name], True)
+                    for name in IN_PATH.findall(route.path)
+                ),
+                *operation.parameters,
+            )
         ],
         "responses": _responses(route.path, operation),
     }
@@ -152,20 +163,15 @@ def _prose(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
-def _in_path(name: str) -> Json:
-    meaning, example, _ = field("", name)
-    schema = {"type": "string", "format": "uuid"}
-    return _parameter(Parameter(name, "path", meaning, schema, example, True))
-
-
 def _parameter(parameter: Parameter) -> Json:
+    schema = msgspec.json.schema(parameter.kind)
     return {
         "name": parameter.name,
         "in": parameter.place,
         "required": parameter.required,
-        "description": parameter.meaning,
-        "schema": parameter.schema,
-        "example": parameter.example,
+        "description": schema.pop("description"),
+        "example": schema.pop("examples")[0],
+        "schema": schema,
     }
 
 
@@ -175,7 +181,7 @@ def _content(kind: Struct) -> Json:
 
 def _lines(kinds: Sequence[Struct]) -> Json:
     """NDJSON, for which OpenAPI 3.1 has no schema but that of a string."""
-    line = {"type": "title", "id": field("", "title_id").example, **example(kinds[-1])}
+    line = {"type": "title", "id": fields.EXAMPLE_TITLE, **example(kinds[-1])}
     text = msgspec.json.encode(line).decode() + "\n"
     references = [reference(kind) for kind in kinds]
     schema = {

@@ -5,15 +5,18 @@ refuses with. What every operation of a kind has in common is added in `openapi`
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from service.credentials.pin_turns import TOO_MANY
 from service.errors import TOO_MANY_WAITING
 from service.http import auth, idempotency
-from service.openapi.fields import CHILD
+from service.http.fields import EXAMPLE_PROFILE, doc
 from service.operators import admin_metrics, health
 from service.parents import grant, history, pin, viewing_config, weekly_report
 from service.platform import accounts, bodies, erasure, import_merge, imports, profiles, titles
@@ -34,13 +37,11 @@ class Caller(Enum):
 
 
 class Parameter(NamedTuple):
-    """A value in the query or in a header; a required one has no default."""
+    """A value in the path, the query or a header; `kind` is its type, annotated as a field."""
 
     name: str
     place: str
-    meaning: str
-    schema: Mapping[str, Any]
-    example: Any
+    kind: Any
     required: bool = False
 
 
@@ -85,7 +86,6 @@ IN_BATCHES: Final = (
 NO_TITLE: Final = "Title not found"
 NO_SESSION: Final = "Session not found"
 NO_PROFILE: Final = "Profile not found"
-DAY: Final = {"type": "string", "format": "date"}
 SLOW: Final = "Answers no sooner than after 200 milliseconds, whatever the outcome."
 COUNTED: Final = (
     "An attempt is counted before it is checked; five wrong ones in a row lock the PIN for"
@@ -98,15 +98,20 @@ SLOWED: Final = (
     " a second, and each further one doubles the delay, up to 15 minutes. The PIN is not locked."
 )
 
+Key = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[!-~]+$")]
 KEY: Final = Parameter(
     "Idempotency-Key",
     "header",
-    "1 to 64 visible ASCII characters. A beat that is sent again with its key is counted once:"
-    " use a new key for every beat, and the same one to repeat it. The keys of the latest 100 beats"
-    " of a session are remembered, on every instance; a key that comes with another request is"
-    " refused with 422.",
-    {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[!-~]+$"},
-    "7f9c24e8-3b12-4a3c",
+    Annotated[
+        Key,
+        doc(
+            "1 to 64 visible ASCII characters. A heartbeat that is sent again with its key is"
+            " counted once: use a new key for every heartbeat, and the same one to repeat it. Every"
+            " instance knows the keys of a session's latest 100 heartbeats. A key that was used for"
+            " another request is rejected with 422.",
+            "7f9c24e8-3b12-4a3c",
+        ),
+    ],
 )
 PROVED_AGAIN: Final = (
     "With an `Idempotency-Key` that was used, a PIN or password is checked again, as an attempt;"
@@ -115,49 +120,57 @@ PROVED_AGAIN: Final = (
 REQUEST_KEY: Final = Parameter(
     "Idempotency-Key",
     "header",
-    "1 to 64 visible ASCII characters. A request that is sent again with its key within 24 hours is"
-    " carried out once, on any instance, and gets the same answer: also where the first answer was"
-    " lost, or both came at once. Use a new key for every request. A request that changed nothing"
-    f" can be sent again. The latest {idempotency.MAX_KEYS:,} keys of an account are remembered.",
-    {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[!-~]+$"},
-    "b1f0a6c2-5d0e-4a7b",
+    Annotated[
+        Key,
+        doc(
+            "1 to 64 visible ASCII characters. A request that is sent again with its key within 24"
+            " hours is carried out once, on any instance, and gets the same response, even if the"
+            " first response was lost or both requests arrived at once. Use a new key for every"
+            " request. A request that changed nothing can be sent again. The latest"
+            f" {idempotency.MAX_KEYS:,} keys of an account are kept.",
+            "b1f0a6c2-5d0e-4a7b",
+        ),
+    ],
 )
 LANGUAGE: Final = Parameter(
     "Accept-Language",
     "header",
-    "The language of the dates on the HTML page.",
-    {"type": "string"},
-    "de-AT, en;q=0.5",
+    Annotated[str, doc("The language of the dates on the HTML page.", "de-AT, en;q=0.5")],
 )
-FROM: Final = Parameter("from_date", "query", "The first day, of UTC.", DAY, "2026-02-01", True)
+FROM: Final = Parameter(
+    "from_date", "query", Annotated[date, doc("The first day, in UTC.", "2026-02-01")], True
+)
 TO: Final = Parameter(
     "to_date",
     "query",
-    "The last day, of UTC, at most 90 days later.",
-    DAY,
-    "2026-03-01",
+    Annotated[date, doc("The last day, in UTC, at most 90 days after the first.", "2026-03-01")],
     True,
 )
 LIMIT: Final = Parameter(
     "limit",
     "query",
-    "The number of children at most; absent, all of them.",
-    {"type": "integer", "minimum": 1, "maximum": weekly_report.MAX_CHILDREN},
-    20,
+    Annotated[
+        int,
+        Meta(ge=1, le=weekly_report.MAX_CHILDREN),
+        doc("The most children to return; absent: all of them.", 20),
+    ],
 )
 AFTER: Final = Parameter(
     "after",
     "query",
-    "Only the children after this profile of the account, by name and id.",
-    {"type": "string", "format": "uuid"},
-    CHILD,
+    Annotated[
+        UUID,
+        doc("Return only children after this profile, by name, then id.", EXAMPLE_PROFILE),
+    ],
 )
 MODE: Final = Parameter(
     "mode",
     "query",
-    "`all`: every line or none; `best`: the lines without error.",
-    {"enum": [*imports.MODES], "default": "all"},
-    "best",
+    Annotated[
+        str,
+        Meta(extra_json_schema={"enum": [*imports.MODES], "default": "all"}),
+        doc("`all`: every line or none; `best`: the lines without errors.", "best"),
+    ],
 )
 
 VIEWING: Final = "/api/v1/viewing-time"

@@ -1,14 +1,14 @@
 """The Structs of bodies and answers as JSON Schemas that say what is really read and sent."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import NODEFAULT, UNSET, UnsetType
 from msgspec import inspect as types
 
 from service.http import lenient_json
-from service.openapi.fields import field
+from service.http.fields import doc
 from service.openapi.operations import OPERATIONS, Struct
 
 Json = dict[str, Any]
@@ -40,21 +40,32 @@ NO_NUL: Final = r"^[^\u0000]*$"
 class Refusal(msgspec.Struct):
     """What every refusal says but that of a field."""
 
-    detail: str
+    detail: Annotated[
+        str, doc("The reason, in one sentence.", "Profile not found or access denied")
+    ]
 
 
 class FieldError(msgspec.Struct):
-    type: str
-    loc: list[str | int]
-    msg: str
-    input: Any
-    ctx: dict[str, Any] | UnsetType = UNSET
+    """An error in one field of a body, or in one value of the query, path or headers."""
+
+    type: Annotated[str, doc("The type of error.", "uuid_parsing")]
+    loc: Annotated[
+        list[str | int],
+        doc("`body`, `query`, `path` or `header`, then the field.", ["body", "profile_id"]),
+    ]
+    msg: Annotated[
+        str, doc("The error for people; the text can change.", "Input should be a valid UUID")
+    ]
+    input: Annotated[Any, doc("The rejected value; null if it is secret or not a scalar.", "42")]
+    ctx: Annotated[
+        dict[str, Any] | UnsetType, doc("The bounds that the value exceeds, if any.", {"le": 120})
+    ] = UNSET
 
 
 class FieldErrors(msgspec.Struct):
-    """A field that cannot be read."""
+    """The response if a field cannot be read."""
 
-    detail: list[FieldError]
+    detail: Annotated[list[FieldError], doc("One error: the first that was found.")]
 
 
 def reference(kind: Struct) -> Json:
@@ -83,7 +94,9 @@ def structs(kinds: Iterable[Struct]) -> dict[str, types.StructType]:
     found: dict[str, types.StructType] = {}
 
     def visit(form: types.Type) -> None:
-        if isinstance(form, types.StructType):
+        if isinstance(form, types.Metadata):
+            visit(form.type)
+        elif isinstance(form, types.StructType):
             found[form.cls.__name__] = form
             for member in form.fields:
                 visit(member.type)
@@ -99,27 +112,10 @@ def structs(kinds: Iterable[Struct]) -> dict[str, types.StructType]:
 
 
 def _plain(form: types.StructType) -> Json:
-    """The schema of a Struct alone, with the meaning of each of its fields."""
-    name = form.cls.__name__
+    """The schema of a Struct alone."""
     _, components = msgspec.json.schema_components([form.cls], ref_template=REF)
-    schema: Json = msgspec.to_builtins(components)[name]
-    for member in form.fields:
-        meaning, _, rule = field(name, member.encode_name)
-        shape = schema["properties"][member.encode_name]
-        shape["description"] = meaning
-        for one in shape.get("anyOf", [shape]):
-            if one.get("type") != "null":
-                one |= rule
-        if _is_time(member.type):
-            for one in shape.get("anyOf", [shape]):
-                if one["type"] == "string":
-                    one["format"] = "date-time"
+    schema: Json = msgspec.to_builtins(components)[form.cls.__name__]
     return schema
-
-
-def _is_time(form: types.Type) -> bool:
-    forms = form.types if isinstance(form, types.UnionType) else [form]
-    return any(isinstance(one, types.DateTimeType) for one in forms)
 
 
 def _answer(form: types.StructType) -> Json:
@@ -148,7 +144,8 @@ def _body(form: types.StructType) -> Json:
 
 def _taken(shape: Json) -> Json:
     """What a schema says of values, taken out of it."""
-    return {key: shape.pop(key) for key in [*shape] if key not in ("description", "default")}
+    kept = ("description", "examples", "default")
+    return {key: shape.pop(key) for key in [*shape] if key not in kept}
 
 
 def _lenient(schema: Json) -> list[Json]:
@@ -166,25 +163,20 @@ def _lenient(schema: Json) -> list[Json]:
 
 def example(kind: Struct) -> Json:
     """A value of a Struct, made of the examples of its fields."""
-    form = types.type_info(kind)
-    assert isinstance(form, types.StructType)
-    return _example(form)
-
-
-def _example(form: types.StructType) -> Json:
-    shown = {}
-    for member in form.fields:
-        value = field(form.cls.__name__, member.encode_name).example
-        if value is ...:
-            value = _within(member.type)
-        if _is_sure(member) or form.cls.__name__.endswith("Body"):
-            shown[member.encode_name] = value
+    shown: Json = _example(types.type_info(kind))
     return shown
 
 
-def _within(form: types.Type) -> Any:
-    """The example of a field that holds others."""
+def _example(form: types.Type) -> Any:
+    if isinstance(form, types.Metadata):
+        examples = (form.extra_json_schema or {}).get("examples")
+        return examples[0] if examples else _example(form.type)
     if isinstance(form, types.ListType):
-        return [_within(form.item_type)]
+        return [_example(form.item_type)]
     assert isinstance(form, types.StructType)
-    return _example(form)
+    is_body = form.cls.__name__.endswith("Body")
+    return {
+        member.encode_name: _example(member.type)
+        for member in form.fields
+        if is_body or _is_sure(member)
+    }

@@ -2,6 +2,7 @@
 
 from socket import gethostname
 from time import monotonic
+from typing import Annotated
 
 import msgspec
 from starlette.requests import Request
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.http import auth
 from service.http.body_and_reply import reply
+from service.http.fields import doc
 
 
 class HeartbeatCounts(msgspec.Struct, frozen=True):
@@ -18,57 +20,65 @@ class HeartbeatCounts(msgspec.Struct, frozen=True):
     The quantiles are of the last 5 minutes, or the last 10,000 heartbeats.
     """
 
-    total_processed: int
-    avg_db_ops_per_heartbeat: float
-    avg_duration_ms: float
-    max_duration_ms: float
-    p95_duration_ms: float
-    p50_duration_ms: float
-    total_db_ops: int
-    total_refused: int
-    total_failed_closed: int
-    queue_length: int
+    total_processed: Annotated[int, doc("Heartbeats answered.", 120000)]
+    avg_db_ops_per_heartbeat: Annotated[float, doc("Statements per heartbeat.", 0.0312)]
+    avg_duration_ms: Annotated[float, doc("Mean since start.", 2.417)]
+    max_duration_ms: Annotated[float, doc("Longest since start.", 48.02)]
+    p95_duration_ms: Annotated[float, doc("95th percentile.", 4.203)]
+    p50_duration_ms: Annotated[float, doc("Median.", 1.902)]
+    total_db_ops: Annotated[int, doc("Statements run for heartbeats.", 3744)]
+    total_refused: Annotated[int, doc("Heartbeats rejected for a client error or for load.", 25)]
+    total_failed_closed: Annotated[
+        int, doc("Heartbeats answered `blocked` because they could not be counted.", 0)
+    ]
+    queue_length: Annotated[int, doc("Heartbeats waiting to be written.", 3)]
 
 
 class CacheCounts(msgspec.Struct, frozen=True):
     """Lookups of configurations in memory since start."""
 
-    hit_rate: float
-    total_hits: int
-    total_misses: int
-    total_invalidations: int
-    current_size: int
-    max_size: int
+    hit_rate: Annotated[float, doc("Share of lookups answered from memory, 0 to 1.", 0.9871)]
+    total_hits: Annotated[int, doc("Lookups answered from memory.", 118452)]
+    total_misses: Annotated[int, doc("Lookups that queried the database.", 1548)]
+    total_invalidations: Annotated[int, doc("Configurations removed after a change.", 17)]
+    current_size: Annotated[int, doc("Configurations in memory.", 1000)]
+    max_size: Annotated[int, doc("Configurations kept at most.", 10000)]
 
 
 class ReportCounts(msgspec.Struct, frozen=True):
-    total_generated: int
-    avg_db_ops_per_report: float
-    p95_duration_ms: float
+    """Weekly reports since start."""
+
+    total_generated: Annotated[int, doc("Reports answered.", 310)]
+    avg_db_ops_per_report: Annotated[float, doc("Statements per report.", 1.0)]
+    p95_duration_ms: Annotated[float, doc("95th percentile, in milliseconds.", 4.203)]
 
 
 class PinCounts(msgspec.Struct, frozen=True):
     """Attempts at a PIN by what came of them, and the queue before the workers."""
 
-    total_attempts: dict[str, int]
-    total_hashed: int
-    waiting: int
-    worker_restarts: int
+    total_attempts: Annotated[
+        dict[str, int], doc("PIN attempts by outcome.", {"right": 40, "wrong": 2})
+    ]
+    total_hashed: Annotated[int, doc("PINs and passwords hashed or checked.", 42)]
+    waiting: Annotated[int, doc("PINs and passwords waiting for a worker.", 0)]
+    worker_restarts: Annotated[int, doc("Workers replaced because they died.", 0)]
 
 
 class PoolCounts(msgspec.Struct, frozen=True):
     """Connections to the database besides those of the heartbeats."""
 
-    in_use: int
-    current_size: int
-    max_size: int
+    in_use: Annotated[int, doc("Connections in use.", 1)]
+    current_size: Annotated[int, doc("Open connections.", 5)]
+    max_size: Annotated[int, doc("Connections opened at most.", 20)]
 
 
 class Counts(msgspec.Struct, frozen=True):
     """The counts of one process: behind a balancer, the next answer may be another's."""
 
-    instance: str
-    uptime_seconds: float
+    instance: Annotated[
+        str, doc("The process: host, port and an id made at its start.", "vt-1:8000/3f9a0c21")
+    ]
+    uptime_seconds: Annotated[float, doc("Seconds since start.", 86400.5)]
     heartbeat: HeartbeatCounts
     config_cache: CacheCounts
     weekly_report: ReportCounts

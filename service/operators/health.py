@@ -1,6 +1,6 @@
 """Is the process alive, and can it do its work?"""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -8,15 +8,18 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.http.body_and_reply import reply
+from service.http.fields import doc
 from service.operators.readiness import OK, Checks
 
 
 class Alive(msgspec.Struct, frozen=True):
-    status: Literal["ok"] = "ok"
+    status: Annotated[Literal["ok"], doc("Always `ok`.", "ok")] = "ok"
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    status: Literal["ok", "degraded"]
+    status: Annotated[
+        Literal["ok", "degraded"], doc("`degraded` if no requests should be sent here.", "ok")
+    ]
     checks: Checks
 
 

@@ -9,7 +9,7 @@ import logging
 from asyncio import Task, gather, sleep
 from collections.abc import Sequence
 from time import monotonic
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import asyncpg
 import msgspec
@@ -19,6 +19,7 @@ from service.database import schema
 from service.database.driver import UNAVAILABLE, Connection, Pool
 from service.database.pool import PING, connect, replace_idle
 from service.deadlines import within
+from service.http.fields import doc
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor, stopped, supervised
 from service.settings import Settings
@@ -39,11 +40,25 @@ MIN_STUCK_SECONDS: Final = 2.0
 class Checks(msgspec.Struct, frozen=True):
     """What was looked at; `process` alone where it is about to stop."""
 
-    database: Literal["ok", "unreachable"] | UnsetType = UNSET
-    schema: Literal["outdated"] | UnsetType = UNSET
-    heartbeats: Literal["stuck"] | UnsetType = UNSET
-    connections: Literal["exhausted"] | UnsetType = UNSET
-    process: Literal["stopping", "failed"] | UnsetType = UNSET
+    database: Annotated[
+        Literal["ok", "unreachable"] | UnsetType, doc("The database accepts writes.", "ok")
+    ] = UNSET
+    schema: Annotated[
+        Literal["outdated"] | UnsetType,
+        doc("Present only if tables or migrations are missing.", "outdated"),
+    ] = UNSET
+    heartbeats: Annotated[
+        Literal["stuck"] | UnsetType,
+        doc("Present only if heartbeats are waiting and none is written.", "stuck"),
+    ] = UNSET
+    connections: Annotated[
+        Literal["exhausted"] | UnsetType,
+        doc("Present only if no more clients can connect.", "exhausted"),
+    ] = UNSET
+    process: Annotated[
+        Literal["stopping", "failed"] | UnsetType,
+        doc("Present only if the process is stopping or a background task has died.", "stopping"),
+    ] = UNSET
 
 
 OK: Final = Checks(database="ok")

@@ -16,6 +16,7 @@ from service.database.statement import Statement
 from service.errors import RuleError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read
+from service.http.fields import IsUnlimited, RemainingMinutes, doc
 from service.http.idempotency import Once, once, repeatable
 from service.parents.pin_attempt import Pin, Tried, attempt, turn_of, unhurried, wrong_pin
 from service.viewing import rules
@@ -24,9 +25,16 @@ from service.viewing import rules
 class GrantBody(msgspec.Struct):
     """Minutes to grant, null or absent: unlimited for today."""
 
-    minutes: Annotated[int, Meta(ge=15, le=120)] | None = None
-    pin: Pin | None = None
-    pin_token: str | None = None
+    minutes: Annotated[
+        Annotated[int, Meta(ge=15, le=120)] | None,
+        doc("Minutes to grant; null or absent lifts today's limit.", 30),
+    ] = None
+    pin: Annotated[
+        Pin | None, doc("PIN of a parent who is at the child's device, 4 ASCII digits.", None)
+    ] = None
+    pin_token: Annotated[
+        str | None, doc("Instead of `pin`. With neither, the grant is remote.", None)
+    ] = None
 
 
 class GrantRow(msgspec.Struct, frozen=True):
@@ -43,9 +51,11 @@ BAD_TOKEN: Final = "Invalid or expired PIN token"  # noqa: S105 (a sentence, no 
 
 
 class Grant(msgspec.Struct, frozen=True):
-    granted_minutes: int | None
-    remaining_minutes: float | None
-    is_unlimited_override: bool
+    granted_minutes: Annotated[
+        int | None, doc("Minutes granted; null if today's limit was lifted.", 30)
+    ]
+    remaining_minutes: RemainingMinutes
+    is_unlimited_override: IsUnlimited
 
 
 @repeatable

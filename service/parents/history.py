@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from itertools import groupby
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -15,6 +15,17 @@ from service.database.statement import Statement
 from service.errors import RuleError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
+from service.http.fields import (
+    EXAMPLE_SESSION,
+    EXAMPLE_TITLE,
+    EducationalMinutes,
+    EndedAt,
+    ProfileId,
+    Time,
+    TotalMinutes,
+    UtcDay,
+    doc,
+)
 from service.viewing import rules
 
 
@@ -35,29 +46,31 @@ LIST: Final = Statement("history_list", HistoryRow)
 
 
 class WatchedSession(msgspec.Struct, frozen=True):
-    session_id: UUID | None
-    title_id: UUID | None
-    title_name: str | None
-    device_type: str | None
-    is_educational: bool | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    duration_minutes: float
+    session_id: Annotated[UUID | None, doc("The viewing session's id.", EXAMPLE_SESSION)]
+    title_id: Annotated[UUID | None, doc("The title's id.", EXAMPLE_TITLE)]
+    title_name: Annotated[str | None, doc("The title's name.", "Cartoon")]
+    device_type: Annotated[str | None, doc("The kind of player; null if unknown.", "tv")]
+    is_educational: Annotated[bool | None, doc("The title was educational.", False)]
+    started_at: Annotated[
+        Time | None, doc("When the session started, in UTC.", "2026-03-01T17:29:30.250000Z")
+    ]
+    ended_at: EndedAt
+    duration_minutes: Annotated[float, doc("Minutes counted in the session.", 30.5)]
 
 
 class WatchedDay(msgspec.Struct, frozen=True):
     """A UTC day; counted minutes are those that were not educational."""
 
-    date: date
-    total_minutes: float
-    educational_minutes: float
-    counted_minutes: float
-    sessions: list[WatchedSession]
+    date: UtcDay
+    total_minutes: TotalMinutes
+    educational_minutes: EducationalMinutes
+    counted_minutes: Annotated[float, doc("Minutes watched of other titles.", 33.5)]
+    sessions: Annotated[list[WatchedSession], doc("The day's sessions, newest first.")]
 
 
 class History(msgspec.Struct, frozen=True):
-    profile_id: UUID
-    days: list[WatchedDay]
+    profile_id: ProfileId
+    days: Annotated[list[WatchedDay], doc("Days with sessions, newest first.")]
 
 
 async def history(request: Request) -> Response:

@@ -15,6 +15,7 @@ from service.database.statement import Statement
 from service.errors import ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
+from service.http.fields import EXAMPLE_JWT, Time, doc
 from service.http.idempotency import Once, once, repeatable
 from service.parents.pin_attempt import (
     UNFINISHED,
@@ -30,19 +31,23 @@ from service.parents.pin_attempt import (
     wrong_pin,
 )
 
+NewPin = Annotated[Pin, doc("The new PIN, 4 ASCII digits.", "4321")]
+
 
 class SetBody(msgspec.Struct):
-    new_pin: Pin
-    current_pin: Pin | None = None
+    new_pin: NewPin
+    current_pin: Annotated[
+        Pin | None, doc("The PIN until now; needed if the account has one.", "1234")
+    ] = None
 
 
 class VerifyBody(msgspec.Struct):
-    pin: Pin
+    pin: Annotated[Pin, doc("The account's PIN, 4 ASCII digits.", "1234")]
 
 
 class ResetBody(msgspec.Struct):
-    password: Annotated[str, Meta(min_length=1)]
-    new_pin: Pin
+    password: Annotated[str, Meta(min_length=1), doc("The account's password.", "correct horse")]
+    new_pin: NewPin
 
 
 class StatusRow(msgspec.Struct, frozen=True):
@@ -82,17 +87,21 @@ RESET_BODY: Final = lenient_json.Body(ResetBody)
 
 
 class PinStatus(msgspec.Struct, frozen=True):
-    has_pin: bool
-    locked_until: datetime | None
+    has_pin: Annotated[bool, doc("The account has a PIN.", True)]
+    locked_until: Annotated[
+        Time | None, doc("Until when the PIN is locked, in UTC; null if it is not.", None)
+    ]
 
 
 class PinDone(msgspec.Struct, frozen=True):
-    detail: str
+    detail: Annotated[str, doc("One sentence.", "PIN set successfully")]
 
 
 class PinVerified(msgspec.Struct, frozen=True):
-    verified: bool
-    pin_token: str
+    verified: Annotated[bool, doc("Always true.", True)]
+    pin_token: Annotated[
+        str, doc("Proves for 5 minutes that the correct PIN was entered.", EXAMPLE_JWT)
+    ]
 
 
 async def pin_status(request: Request) -> Response:

@@ -15,20 +15,41 @@ from service.database.statement import Statement
 from service.errors import FieldError, RuleError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
+from service.http.fields import EXAMPLE_JWT, ProfileId, Time, doc
 from service.http.lenient_json import stored
 from service.viewing import rules
 from service.viewing.config_loader import LOAD, LOCK_TIMEOUT, ConfigurationRow
+
+# A limit that is not a multiple of 15 is a rule error with its own sentence, so decoding allows it.
+QUARTERS: Final = Meta(extra_json_schema={"multipleOf": rules.LIMIT_STEP_MINUTES})
+Limit = Annotated[int, Meta(ge=15, le=480), QUARTERS]
+WEEKDAY: Final = doc("Minutes allowed in a viewing day, Monday to Friday; null: no limit.", 120)
+WEEKEND: Final = doc("Minutes allowed on Saturday and on Sunday; null: no limit.", 180)
+RESET_HOUR: Final = doc("Local hour at which the viewing day starts.", 6)
+EXEMPT: Final = doc("Educational titles do not count against the limit.", True)
+TIMEZONE: Final = doc(
+    "Time zone of the viewing day, spelled as in the IANA list; `localtime`, a machine's own zone,"
+    " is rejected. A changed zone can start another viewing day at once, with the allowance of that"
+    " day; strict accounts, which will prevent this, do not exist yet.",
+    "Europe/Berlin",
+)
 
 
 class ConfigurationBody(msgspec.Struct):
     """The members to set; an absent one stays, a null limit is unlimited."""
 
-    weekday_limit_minutes: Annotated[int, Meta(ge=15, le=480)] | None | UnsetType = UNSET
-    weekend_limit_minutes: Annotated[int, Meta(ge=15, le=480)] | None | UnsetType = UNSET
-    reset_hour: Annotated[int, Meta(ge=0, le=23)] | UnsetType = UNSET
-    educational_exempt: bool | UnsetType = UNSET
-    timezone: Annotated[str, Meta(max_length=50)] | UnsetType = UNSET
-    pin_token: str | None = None
+    weekday_limit_minutes: Annotated[Limit | None | UnsetType, WEEKDAY] = UNSET
+    weekend_limit_minutes: Annotated[Limit | None | UnsetType, WEEKEND] = UNSET
+    reset_hour: Annotated[Annotated[int, Meta(ge=0, le=23)] | UnsetType, RESET_HOUR] = UNSET
+    educational_exempt: Annotated[bool | UnsetType, EXEMPT] = UNSET
+    timezone: Annotated[Annotated[str, Meta(max_length=50)] | UnsetType, TIMEZONE] = UNSET
+    pin_token: Annotated[
+        str | None,
+        doc(
+            "From `POST /pin/verify`; needed to change `reset_hour` or `educational_exempt`.",
+            EXAMPLE_JWT,
+        ),
+    ] = None
 
 
 class UpdatedRow(msgspec.Struct, frozen=True):
@@ -52,13 +73,15 @@ LIMITS: Final = ("weekday_limit_minutes", "weekend_limit_minutes")
 
 
 class ViewingConfiguration(msgspec.Struct, frozen=True):
-    profile_id: UUID
-    weekday_limit_minutes: int | None
-    weekend_limit_minutes: int | None
-    reset_hour: int | None
-    educational_exempt: bool | None
-    timezone: str | None
-    updated_at: datetime | None
+    profile_id: ProfileId
+    weekday_limit_minutes: Annotated[Annotated[int, QUARTERS] | None, WEEKDAY]
+    weekend_limit_minutes: Annotated[Annotated[int, QUARTERS] | None, WEEKEND]
+    reset_hour: Annotated[int | None, RESET_HOUR]
+    educational_exempt: Annotated[bool | None, EXEMPT]
+    timezone: Annotated[str | None, TIMEZONE]
+    updated_at: Annotated[
+        Time | None, doc("When the configuration last changed, in UTC.", "2026-03-01T09:15:00Z")
+    ]
 
 
 async def viewing_config(request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, date, timedelta
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,14 @@ from service.database.statement import Statement
 from service.errors import RuleError
 from service.http import auth, lenient_json, negotiation
 from service.http.body_and_reply import reply
+from service.http.fields import (
+    EducationalMinutes,
+    ProfileId,
+    TitleId,
+    TotalMinutes,
+    UtcDay,
+    doc,
+)
 from service.parents import dates, report_page
 from service.parents.week import Day, Title, Week
 from service.viewing import rules
@@ -45,33 +53,36 @@ REPORT: Final = Statement("weekly_report", ReportRow)
 
 
 class DailyTotal(msgspec.Struct, frozen=True):
-    date: date
-    minutes: float
+    date: UtcDay
+    minutes: Annotated[float, doc("Minutes watched that day.", 45.5)]
 
 
 class TopTitle(msgspec.Struct, frozen=True):
-    title_id: UUID
-    title_name: str
-    total_minutes: float
+    title_id: TitleId
+    title_name: Annotated[str, doc("The title's name.", "Cartoon")]
+    total_minutes: TotalMinutes
 
 
 class ChildWeek(msgspec.Struct, frozen=True):
     """One child's week in minutes; usage in percent, null where no day has a limit."""
 
-    profile_id: UUID
-    profile_name: str
-    daily_totals: list[DailyTotal]
-    average_daily_minutes: float
-    total_minutes: float
-    educational_minutes: float
-    limit_usage_percent: float | None
-    top_titles: list[TopTitle]
+    profile_id: ProfileId
+    profile_name: Annotated[str, doc("The child's name.", "Ada")]
+    daily_totals: Annotated[list[DailyTotal], doc("The seven days, oldest first.")]
+    average_daily_minutes: Annotated[float, doc("Minutes watched, divided by 7.", 6.5)]
+    total_minutes: TotalMinutes
+    educational_minutes: EducationalMinutes
+    limit_usage_percent: Annotated[
+        float | None,
+        doc("Minutes watched in percent of the seven days' limits; null without a limit.", 5.1),
+    ]
+    top_titles: Annotated[list[TopTitle], doc("At most three titles, most watched first.")]
 
 
 class WeeklyReport(msgspec.Struct, frozen=True):
-    week_start: date
-    week_end: date
-    profiles: list[ChildWeek]
+    week_start: Annotated[date, doc("The first day of the week, in UTC.", "2026-02-23")]
+    week_end: Annotated[date, doc("The last day of the week, in UTC: today.", "2026-03-01")]
+    profiles: Annotated[list[ChildWeek], doc("Every child of the account, by name.")]
 
 
 async def weekly_report(request: Request) -> Response:

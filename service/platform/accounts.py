@@ -1,7 +1,6 @@
 """Accounts from the platform that owns them: put one by one, deleted with all that is theirs."""
 
-from typing import Final
-from uuid import UUID
+from typing import Annotated, Final
 
 import msgspec
 from starlette.requests import Request
@@ -12,6 +11,7 @@ from service.database.statement import Statement
 from service.errors import ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import deleted, read, reply
+from service.http.fields import AccountId
 from service.http.lenient_json import stored
 from service.platform import bodies
 from service.viewing import deletion
@@ -36,11 +36,11 @@ BEING_DELETED: Final = "Account is being deleted"
 class Account(msgspec.Struct, frozen=True):
     """An account as stored; hashes are never shown."""
 
-    id: UUID
-    email: str
-    subscription_tier: str | None
-    is_admin: bool
-    is_active: bool
+    id: AccountId
+    email: Annotated[str, bodies.EMAIL]
+    subscription_tier: Annotated[str | None, bodies.TIER]
+    is_admin: Annotated[bool, bodies.IS_ADMIN]
+    is_active: Annotated[bool, bodies.IS_ACTIVE]
 
 
 async def account_put(request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 import hmac
 import logging
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -15,6 +15,7 @@ from service.database.statement import Statement
 from service.errors import ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
+from service.http.fields import ProfileId, doc
 from service.observing.trace import name_nobody
 from service.settings import Settings
 
@@ -43,11 +44,11 @@ ERASE: Final = Statement("viewing_data_erase", EraseRow)
 class Erased(msgspec.Struct, frozen=True):
     """How many rows of each kind were removed."""
 
-    profile_id: UUID
-    sessions: int
-    balances: int
-    grants: int
-    configurations: int
+    profile_id: ProfileId
+    sessions: Annotated[int, doc("Sessions deleted.", 12)]
+    balances: Annotated[int, doc("Balances deleted, one for each viewing day.", 5)]
+    grants: Annotated[int, doc("Grants deleted.", 1)]
+    configurations: Annotated[int, doc("Configurations deleted, 0 or 1.", 1)]
 
 
 async def viewing_data_erase(request: Request) -> Response:

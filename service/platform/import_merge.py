@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from time import monotonic
-from typing import Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -22,6 +22,7 @@ from service.database.statement import Statement
 from service.errors import ClientError, Overloaded
 from service.http import lenient_json
 from service.http.auth import NOT_ADMIN
+from service.http.fields import doc
 from service.platform.import_lines import BadLine, Line, record
 from service.viewing.config_changes import Changes
 
@@ -81,8 +82,8 @@ TITLES: Final = Statement("import_titles", JudgedRow)
 
 
 class LineError(msgspec.Struct, frozen=True, order=True):
-    line: int
-    error: str
+    line: Annotated[int, doc("The line's number, from 1.", 4)]
+    error: Annotated[str, doc("Why the line was rejected.", "is_kids: Field required")]
 
 
 class Outcome(msgspec.Struct):
@@ -91,12 +92,14 @@ class Outcome(msgspec.Struct):
     `detail` is there where nothing was imported because of them.
     """
 
-    accounts: int = 0
-    profiles: int = 0
-    titles: int = 0
-    error_count: int = 0
-    errors: list[LineError] = []
-    detail: str | UnsetType = UNSET
+    accounts: Annotated[int, doc("Lines of accounts that were imported.", 1)] = 0
+    profiles: Annotated[int, doc("Lines of profiles that were imported.", 2)] = 0
+    titles: Annotated[int, doc("Lines of titles that were imported.", 2)] = 0
+    error_count: Annotated[int, doc("Lines that were rejected.", 1)] = 0
+    errors: Annotated[list[LineError], doc("The first 100 rejected lines.")] = []
+    detail: Annotated[
+        str | UnsetType, doc("Present only if nothing was imported.", "Nothing was imported")
+    ] = UNSET
 
 
 class _NothingMerged(Exception):

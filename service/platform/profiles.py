@@ -1,7 +1,6 @@
 """Profiles from the platform that owns them: put one by one, deleted with their viewing."""
 
-from typing import Final
-from uuid import UUID
+from typing import Annotated, Final
 
 import msgspec
 from starlette.requests import Request
@@ -12,6 +11,7 @@ from service.database.statement import Statement
 from service.errors import ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import deleted, read, reply
+from service.http.fields import AccountId, ProfileId
 from service.http.lenient_json import stored
 from service.platform import bodies
 from service.viewing import deletion
@@ -39,11 +39,11 @@ NOT_MOVED: Final = "Profile belongs to another account"
 
 
 class Profile(msgspec.Struct, frozen=True):
-    id: UUID
-    account_id: UUID
-    name: str
-    is_kids: bool
-    parental_rating: str | None
+    id: ProfileId
+    account_id: AccountId
+    name: Annotated[str, bodies.NAME]
+    is_kids: Annotated[bool, bodies.IS_KIDS]
+    parental_rating: Annotated[str | None, bodies.RATING]
 
 
 async def profile_put(request: Request) -> Response:

@@ -1,7 +1,6 @@
 """Titles from the catalogue that owns them: put one by one, deleted with their sessions."""
 
-from typing import Final
-from uuid import UUID
+from typing import Annotated, Final
 
 import msgspec
 from starlette.requests import Request
@@ -12,6 +11,7 @@ from service.database.statement import Statement
 from service.errors import ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import deleted, read, reply
+from service.http.fields import TitleId
 from service.http.lenient_json import stored
 from service.platform import bodies
 from service.viewing import deletion
@@ -33,10 +33,10 @@ BEING_DELETED: Final = "Title is being deleted"
 
 
 class Title(msgspec.Struct, frozen=True):
-    id: UUID
-    title: str
-    title_type: str | None
-    is_educational: bool
+    id: TitleId
+    title: Annotated[str, bodies.TITLE_NAME]
+    title_type: Annotated[str | None, bodies.TITLE_TYPE]
+    is_educational: Annotated[bool, bodies.IS_EDUCATIONAL]
 
 
 async def title_put(request: Request) -> Response:

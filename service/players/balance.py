@@ -1,7 +1,7 @@
 """What a child has left today, and whether playback may begin."""
 
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -12,6 +12,7 @@ from service.context import Context
 from service.database.statement import Statement
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
+from service.http.fields import IsUnlimited, ProfileId, RemainingMinutes, Time, UsedMinutes, doc
 from service.viewing import rules
 
 
@@ -30,23 +31,38 @@ READ: Final = Statement("balance_read", BalanceRow)
 class Balance(msgspec.Struct, frozen=True):
     """Minutes of the viewing day; null limit or remaining is unlimited."""
 
-    profile_id: UUID
-    is_child_profile: bool
-    has_limits: bool
-    used_minutes: float
-    educational_minutes: float
-    limit_minutes: int | None
-    remaining_minutes: float | None
-    is_unlimited_override: bool
-    next_reset_at: datetime | None
-    warning_threshold_minutes: tuple[int, ...] = rules.WARNING_MINUTES
+    profile_id: ProfileId
+    is_child_profile: Annotated[bool, doc("A child's profile; only these have limits.", True)]
+    has_limits: Annotated[bool, doc("A limit applies today, and no parent has lifted it.", True)]
+    used_minutes: UsedMinutes
+    educational_minutes: Annotated[
+        float, doc("Minutes of educational titles that do not count against the limit.", 12.0)
+    ]
+    limit_minutes: Annotated[
+        int | None, doc("Minutes allowed in the viewing day; null without a limit.", 120)
+    ]
+    remaining_minutes: RemainingMinutes
+    is_unlimited_override: IsUnlimited
+    next_reset_at: Annotated[
+        Time | None,
+        doc("When the next viewing day starts, in UTC; null for adults.", "2026-03-02T06:00:00Z"),
+    ]
+    warning_threshold_minutes: Annotated[
+        tuple[int, ...], doc("Minutes left at which players show a warning.", [15, 5])
+    ] = rules.WARNING_MINUTES
 
 
 class Eligibility(msgspec.Struct, frozen=True):
-    eligible: bool
-    remaining_minutes: float | None
-    reason: str | None
-    next_reset_at: datetime | None
+    eligible: Annotated[bool, doc("Playback may start.", True)]
+    remaining_minutes: RemainingMinutes
+    reason: Annotated[str | None, doc("Why playback may not start; null if it may.", None)]
+    next_reset_at: Annotated[
+        Time | None,
+        doc(
+            "When the next viewing day starts, in UTC; null without a limit.",
+            "2026-03-02T06:00:00Z",
+        ),
+    ]
 
 
 class Today(msgspec.Struct, frozen=True):

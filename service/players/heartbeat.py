@@ -21,6 +21,15 @@ from service.database.ids import time_ordered_id
 from service.errors import ClientError, FieldError, Overloaded
 from service.http import auth, lenient_json
 from service.http.body_and_reply import body, slow_body
+from service.http.fields import (
+    IsEducational,
+    ProfileId,
+    RemainingMinutes,
+    SessionId,
+    TitleId,
+    UsedMinutes,
+    doc,
+)
 from service.observing.trace import CURRENT, Trace, count_statement
 from service.viewing import rules
 from service.viewing.heartbeat_statement import Beat
@@ -31,22 +40,38 @@ logger = logging.getLogger("viewing_time.heartbeat")
 class HeartbeatBody(msgspec.Struct):
     """What a player sends every 30 seconds; without a session id a new session starts."""
 
-    profile_id: UUID
-    title_id: UUID
-    device_id: Annotated[str, Meta(max_length=100)]
-    session_id: UUID | None = None
-    device_type: Literal["tv", "mobile", "tablet", "web"] = "web"
-    is_paused: bool = False
+    profile_id: ProfileId
+    title_id: TitleId
+    device_id: Annotated[
+        str, Meta(max_length=100), doc("The player's own name for itself.", "tv-1")
+    ]
+    session_id: Annotated[
+        UUID | None,
+        doc("The session to continue. Null or absent: start one and end the open one.", None),
+    ] = None
+    device_type: Annotated[
+        Literal["tv", "mobile", "tablet", "web"], doc("The kind of player.", "tv")
+    ] = "web"
+    is_paused: Annotated[
+        bool, doc("Playback is paused; after 300 seconds heartbeats stop counting.", False)
+    ] = False
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """What the player is told; null remaining minutes are unlimited."""
 
-    session_id: UUID
-    enforcement: rules.Enforcement
-    remaining_minutes: float | None
-    used_minutes: float
-    is_educational: bool
+    session_id: SessionId
+    enforcement: Annotated[
+        rules.Enforcement,
+        doc(
+            "Whether to continue (`allowed`), to continue and warn that at most 15 or 5 minutes"
+            " are left, or to stop.",
+            "allowed",
+        ),
+    ]
+    remaining_minutes: RemainingMinutes
+    used_minutes: UsedMinutes
+    is_educational: IsEducational
 
 
 BODY: Final = lenient_json.Body(HeartbeatBody)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,7 @@ from service.database.driver import Source
 from service.database.statement import Statement
 from service.errors import ClientError
 from service.http import auth, lenient_json
+from service.http.fields import EndedAt, SessionId, doc
 from service.http.idempotency import once, repeatable
 
 
@@ -29,9 +30,9 @@ END: Final = Statement("session_end", EndRow)
 
 
 class SessionEnd(msgspec.Struct, frozen=True):
-    session_id: UUID
-    total_seconds: int | None
-    ended_at: datetime | None
+    session_id: SessionId
+    total_seconds: Annotated[int | None, doc("Seconds counted in the session.", 1830)]
+    ended_at: EndedAt
 
 
 @repeatable
