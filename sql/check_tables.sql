@@ -1,7 +1,7 @@
 -- Finds what in the tables keeps the service from reading or writing its rows.
 --
 -- row: level text                  refuse: every heartbeat fails; fault; warn: rows may be refused
--- row: fault text                  missing, type, written, null, value, key, deferrable, invalid,
+-- row: error text                  missing, type, written, null, value, key, deferrable, invalid,
 --                                  rule, security, policies, trigger, generated, unique
 -- row: table_name text             quoted where an identifier needs it, as are the names below
 -- row: name text                   of the column, index, trigger or rule; a key's columns
@@ -321,7 +321,7 @@ found as (
 )
 select
     f.level,
-    f.fault,
+    f.fault as error,
     f.table_name,
     f.name,
     f.found,
