@@ -1,16 +1,18 @@
-"""What the service costs and how fast it answers, asked of the real thing.
+"""Measures the cost and the speed of the service as operators run it.
 
-A real PostgreSQL that syncs every commit, real service processes, real HTTP and tokens; what a
-figure is compared with runs in the same minutes on the same machine. Reading order:
+A real PostgreSQL that syncs every commit, real service processes, real HTTP and tokens; the peers
+to compare with run in the same minutes on the same machine. Reading order:
 
     __main__      the command; the questions by name
-    statements, heartbeat, keys, arrivals, cold, batching, observing
-                  a question each: `measure(bench)` gives its figures
+    statements, heartbeat, keys, arrivals, cold, pin, reads, observing, batching
+                  one question each: `measure(bench)` returns its figures
+    against       the question that compares with another commit
+    verdict       error answers, missed targets, ratios worse than the committed run's
     harness       the database, the peers, a measured window
-    seed          the families in the database and the requests that their players send
-    peer          a server process under load; echo is the one to compare with
-    load, wrk     who sends the requests: our own client, or wrk where it is installed
-    procfs        what processes used, by the kernel's account
-    report        the results as JSON; chart, the same as a picture
+    seed          the rows of the database, and the requests of their players
+    peer          a server process under load; `echo` is the one to compare with
+    load, wrk     the clients: our own, or wrk if it is installed
+    procfs        CPU time and memory of processes
+    report        the results as JSON; `chart` draws them
     figure        a figure, its target, the table
 """

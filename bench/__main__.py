@@ -1,4 +1,4 @@
-"""The command: `python -m bench [--quick] [QUESTION …]`; `make bench ARGS=…` is the same."""
+"""The command: `python -m bench [--quick] [QUESTION …]`, or `python -m bench against COMMIT`."""
 
 import asyncio
 import signal
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 
 from bench import (
+    against,
     arrivals,
     batching,
-    chart,
     cold,
     heartbeat,
     keys,
@@ -20,15 +19,18 @@ from bench import (
     pin,
     reads,
     statements,
+    verdict,
     wrk,
 )
-from bench.figure import Figure, Target, table
-from bench.harness import Bench, opened
-from bench.report import RESULTS, Report, machine, report
+from bench.figure import Figure, table
+from bench.harness import FULL, QUICK, Bench, Scale, open_bench
+from bench.report import RESULTS, Report, committed, machine, report
 from bench.seed import fresh_day
 from service.observing import open_files
 
-MIN_FILES: Final = 1_200  # a thousand connections, and what else client and service have open
+MIN_FILES: Final = 1_200  # a thousand connections, and the other files of client and service
+MISSED: Final = 1  # exit code
+REFUSED: Final = 3  # exit code
 
 Question = Callable[[Bench], Awaitable[list[Figure]]]
 
@@ -42,70 +44,90 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "reads": reads.measure,
     "observing": observing.measure,
 }
-# They need time to say anything: a quick run asks them only by name.
+# A quick run skips these, because they need time to be reliable.
 SLOW: Final = ("pin", "reads")
-ONLY_WHEN_NAMED: Final[Mapping[str, Question]] = {"batching": batching.measure}
-ALL: Final = {**QUESTIONS, **ONLY_WHEN_NAMED}
+ONLY_BY_NAME: Final[Mapping[str, Question]] = {
+    "batching": batching.measure,
+    "pin_ways": pin.measure_ways,
+}
+ALL: Final = {**QUESTIONS, **ONLY_BY_NAME}
+AGAINST: Final = "against"
 
 
 @click.command()
-@click.argument("questions", nargs=-1, type=click.Choice([*ALL]))
-@click.option("--quick", is_flag=True, help="Less than a minute in all; less to rely on.")
-@click.option("--own-client", is_flag=True, help="Do not use wrk, though it is installed.")
+@click.argument("questions", nargs=-1)
+@click.option("--quick", is_flag=True, help="About a minute in all; less reliable.")
+@click.option("--own-client", is_flag=True, help="Do not use wrk, even if it is installed.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where to write.")
 def main(questions: tuple[str, ...], quick: bool, own_client: bool, out: Path) -> None:
-    """Measure the service on a PostgreSQL of its own, print one table, write JSON and a chart."""
+    """Measure the service on a PostgreSQL of its own, print a table, write JSON and a chart.
+
+    QUESTIONS are names of questions, or `against COMMIT` to compare with another commit. The exit
+    code is 1 if a target is missed, and 3, with nothing written, if there were error answers.
+    """
+    kind, scale, chosen = plan(questions, quick)
     if (files := open_files.raise_limit()) < MIN_FILES:
         raise click.ClickException(
             f"{files:,} files may be open (`ulimit -Hn`), not {MIN_FILES:,}."
         )
     with_wrk = wrk.installed() and not own_client
     try:
-        result = asyncio.run(_run(questions or _usual(quick), quick, with_wrk))
+        result, errors = asyncio.run(run_all(kind, scale, chosen, with_wrk))
     except asyncio.CancelledError:
-        raise SystemExit(143) from None  # by SIGTERM; what was started has been stopped
+        raise SystemExit(143) from None  # SIGTERM; everything started here has been stopped
     click.echo(f"\n{result.heading()}\n\n{table(result.figures)}")
-    for path in _write(result, out):
+    if errors:
+        _list("refused, and nothing written, because of error answers", errors)
+        raise SystemExit(REFUSED)
+    reference = committed(kind, result.client, result.date)
+    for path in result.write(out):
         click.echo(f"written: {path}", err=True)
-    if result.first_error:
-        click.echo(f"an answer that was an error:\n{result.first_error}", err=True)
+    if reference:
+        worse = verdict.regressions(result.figures, reference)
+        _list(f"worse than the committed run of {reference.date:%Y-%m-%d %H:%M}", worse)
+    elif AGAINST not in questions:
+        click.echo(f"no committed {kind} run with {result.client} to compare with", err=True)
+    if missed := verdict.missed(result.figures):
+        _list("targets missed", missed)
+        raise SystemExit(MISSED)
 
 
-def _usual(quick: bool) -> tuple[str, ...]:
-    return tuple(name for name in QUESTIONS if not (quick and name in SLOW))
+def plan(questions: tuple[str, ...], quick: bool) -> tuple[str, Scale, dict[str, Question]]:
+    """The kind of the run, its scale and its questions."""
+    if AGAINST in questions:
+        if len(questions) != 2 or questions[0] != AGAINST or quick:
+            raise click.UsageError("`against` takes one commit, and no other question or option.")
+        commit = questions[1]
+        return f"{AGAINST} {commit}", against.SCALE, {AGAINST: against.question(commit)}
+    if unknown := set(questions) - set(ALL):
+        names = ", ".join(ALL)
+        raise click.UsageError(f"{', '.join(sorted(unknown))}: the questions are {names}.")
+    names_asked = questions or [name for name in QUESTIONS if not (quick and name in SLOW)]
+    chosen = {name: ALL[name] for name in names_asked}
+    return ("quick", QUICK, chosen) if quick else ("full", FULL, chosen)
 
 
-async def _run(questions: tuple[str, ...], quick: bool, with_wrk: bool) -> Report:
+async def run_all(
+    kind: str, scale: Scale, questions: Mapping[str, Question], with_wrk: bool
+) -> tuple[Report, list[str]]:
+    """The report, and a sentence for each window with errors."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     where = machine()
     figures: list[Figure] = []
-    async with opened(quick, with_wrk) as bench:
-        for name in questions:
+    async with open_bench(scale, with_wrk) as bench:
+        for name, measure in questions.items():
             bench.question = name
             await fresh_day(bench.connection)
-            figures += await ALL[name](bench)
-        figures += _faults(bench)
-        return await report(bench, where, figures)
+            figures += await measure(bench)
+        errors = verdict.errors(bench.windows, bench.unaccounted)
+        return await report(bench, where, kind, figures), errors
 
 
-def _faults(bench: Bench) -> list[Figure]:
-    """What must not happen in any window; these are counts."""
-    errors = sum(window.outcome.errors for window in bench.windows)
-    return [
-        Figure("answers that were errors or failed closed", errors, "", Target(0)),
-        Figure("heartbeats answered and not in the tables", bench.unaccounted, "", Target(0)),
-    ]
-
-
-def _write(result: Report, folder: Path) -> tuple[Path, Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{result.date:%Y%m%d-%H%M%S}{'-quick' if result.quick else ''}"
-    data, picture = folder / f"{name}.json", folder / f"{name}.svg"
-    data.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    picture.write_text(chart.chart(result.heading(), result.figures), encoding="utf-8")
-    return data, picture
+def _list(title: str, sentences: list[str]) -> None:
+    if sentences:
+        click.echo("\n".join([f"\n{title}:", *(f"  {each}" for each in sentences)]), err=True)
 
 
 if __name__ == "__main__":

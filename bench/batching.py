@@ -1,7 +1,7 @@
-"""How many statements in flight, and how many heartbeats in one, serve best?
+"""Compares numbers of heartbeat connections and sizes of batches.
 
-Only asked when named: it takes ten minutes. Round by round, every choice is served and loaded in
-turn; a figure is the median of the rounds.
+Runs only by name, because it takes ten minutes. In each round every combination is started and
+loaded in turn; a figure is the median of the rounds.
 """
 
 from collections import defaultdict
@@ -20,18 +20,18 @@ LOADS: Final = (1000, 64)
 
 async def measure(bench: Bench) -> list[Figure]:
     windows: dict[tuple[int, int, int], list[Window]] = defaultdict(list)
-    for number in range(1, (1 if bench.quick else bench.scale.rounds) + 1):
+    for number in range(1, (1 if bench.is_quick else bench.scale.rounds) + 1):
         for connections, largest in product(CONNECTIONS, LARGEST):
             bench.progress(f"round {number}, {connections} connections, batches of {largest}")
             await seed.fresh_day(bench.connection)
-            chosen = {
+            variables = {
                 "HEARTBEAT_CONNECTIONS": str(connections),
                 "HEARTBEAT_BATCH_MAX": str(largest),
             }
-            async with bench.service(f"{connections} of {largest}", **chosen) as service:
+            async with bench.service(f"{connections} of {largest}", variables) as service:
                 await bench.warm(service)
                 for load in LOADS:
-                    window = await bench.closed(service, load)
+                    window = await bench.closed_loop(service, load)
                     windows[load, connections, largest].append(window)
     return [
         figure
@@ -44,7 +44,7 @@ async def measure(bench: Bench) -> list[Figure]:
 
 
 def _figures(name: str, windows: list[Window]) -> list[Figure]:
-    spent = median(window.server_us + window.postgres_us for window in windows)
+    spent = median(window.cpu_us for window in windows)
     return [
         Figure(f"{name}: heartbeats", median(each.per_second for each in windows), "/s"),
         Figure(f"{name}: p95", median(each.outcome.p95_ms for each in windows), "ms"),

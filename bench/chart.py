@@ -1,4 +1,4 @@
-"""The figures with a target as a picture: how much of each bound is used up."""
+"""Draws the figures that have a target: the share of each bound that is used up."""
 
 from collections.abc import Sequence
 from html import escape
@@ -43,8 +43,8 @@ def chart(heading: str, figures: Sequence[Figure]) -> str:
 
 
 def strain(value: float, target: Target) -> float:
-    """How much of the bound is used up: less is better, 1 just keeps it."""
-    part, whole = (target.reach, value) if target.at_least else (value, target.reach)
+    """The share of the bound that is used up: less is better, 1 just keeps it."""
+    part, whole = (target.bound, value) if target.at_least else (value, target.bound)
     return part / whole if whole else (inf if part else 0.0)
 
 
@@ -52,7 +52,7 @@ def _bar(figure: Figure, target: Target, y: int) -> str:
     used = strain(figure.value, target)
     width = min(used * (BOUND - NAMES), WIDTH - NAMES - 130)
     kind = "kept" if used <= 1 else "missed"
-    value = f"{number(figure.value)} {figure.unit} ({target.cell(target.reach)})".replace("  ", " ")
+    value = f"{number(figure.value)} {figure.unit} ({target.cell(target.bound)})".replace("  ", " ")
     return (
         _text(16, y + 12, figure.name)
         + f'<rect class="{kind}" x="{NAMES}" y="{y}" width="{width:.1f}" height="15" rx="2"/>'

@@ -1,8 +1,8 @@
-"""The peer to compare with: Starlette and uvicorn with nothing to do.
+"""The server to compare with: Starlette and uvicorn without work of their own.
 
-`python -m bench.echo PORT` answers a heartbeat with a small JSON object of the usual length, looks
-at nothing, and answers a GET with the number of heartbeats so far. It collects garbage as seldom
-as the service does, or it would be an easier peer.
+`python -m bench.echo PORT` answers a heartbeat with a JSON object of the usual length without
+reading it, and a GET with the number of heartbeats so far. It has the service's garbage-collector
+thresholds; with Python's own it would be slower, and the comparison too easy.
 """
 
 import gc
@@ -19,11 +19,11 @@ from starlette.routing import Route
 
 from service.server import bound
 
-# The event loop takes one new connection a turn from each listening socket. With one socket and a
-# thousand players that send as fast as they can, the last of them waits for seconds.
-TAKES: Final = 16
+# The event loop accepts one new connection a turn from each listening socket. With one socket and
+# 1,000 busy clients the last of them waits for seconds.
+LISTENERS: Final = 16
 PATH: Final = "/api/v1/viewing-time/heartbeat"
-ANSWER: Final = {
+RESPONSE: Final = {
     "session_id": "00000000-0000-4000-8000-000000000000",
     "enforcement": "allowed",
     "remaining_minutes": 100.5,
@@ -33,14 +33,14 @@ ANSWER: Final = {
 
 
 class Count:
-    """How many were answered."""
+    """The number of heartbeats answered."""
 
     posts = 0
 
 
 async def echo(request: Request) -> Response:
     Count.posts += 1
-    return JSONResponse(ANSWER)
+    return JSONResponse(RESPONSE)
 
 
 async def count(request: Request) -> Response:
@@ -56,7 +56,7 @@ async def lifespan(_: Starlette) -> AsyncIterator[None]:
 
 
 def main(port: int) -> None:
-    """Serves on a port of 127.0.0.1 until a signal ends it."""
+    """Serves on a port of 127.0.0.1 until a signal stops it."""
     routes = [Route(PATH, echo, methods=["POST"]), Route(PATH, count, methods=["GET"])]
     config = uvicorn.Config(
         Starlette(routes=routes, lifespan=lifespan),
@@ -69,7 +69,9 @@ def main(port: int) -> None:
         proxy_headers=False,
     )
     with bound("127.0.0.1", port) as listener:
-        uvicorn.Server(config).run(sockets=[listener, *(listener.dup() for _ in range(TAKES - 1))])
+        uvicorn.Server(config).run(
+            sockets=[listener, *(listener.dup() for _ in range(LISTENERS - 1))]
+        )
 
 
 if __name__ == "__main__":

@@ -1,24 +1,28 @@
-"""A figure, its target, the table."""
+"""A figure, its target, and the table of a run."""
 
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-HEADINGS: Final = ("figure", "value", "reach", "beyond", "")
+HEADINGS: Final = ("figure", "value", "target", "stretch", "")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The bounds to keep: upper ones, or lower ones with `at_least`."""
+    """A bound to keep, and an optional better one: upper bounds, or lower ones with `at_least`."""
 
-    reach: float
-    beyond: float | None = None
+    bound: float
+    stretch: float | None = None
     at_least: bool = False
 
+    def is_kept(self, value: float) -> bool:
+        return self._keeps(value, self.bound)
+
     def verdict(self, value: float) -> str:
-        if self.beyond is not None and self._keeps(value, self.beyond):
-            return "beyond"
-        return "reached" if self._keeps(value, self.reach) else "MISSED"
+        """`met`, `stretch` (the better bound is kept too) or `MISSED`."""
+        if self.stretch is not None and self._keeps(value, self.stretch):
+            return "stretch"
+        return "met" if self.is_kept(value) else "MISSED"
 
     def cell(self, bound: float | None) -> str:
         return "" if bound is None else f"{'≥' if self.at_least else '≤'} {number(bound)}"
@@ -28,24 +32,33 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One line of the table."""
+    """One line of the table.
+
+    A figure with a `tolerance` is compared with the committed run: 0.1 allows it to be worse by
+    a tenth. Only ratios within one run have one, because the speed of the machine drifts.
+    """
 
     name: str
     value: float
     unit: str = ""
     target: Target | None = None
+    tolerance: float = 0.0
+
+    @property
+    def is_better_high(self) -> bool:
+        return self.target is not None and self.target.at_least
 
     def cells(self) -> tuple[str, ...]:
         """The texts under HEADINGS."""
         value = f"{number(self.value)} {self.unit}".rstrip()
         if self.target is None:
             return (self.name, value, "", "", "")
-        reach, beyond = map(self.target.cell, (self.target.reach, self.target.beyond))
-        return (self.name, value, reach, beyond, self.target.verdict(self.value))
+        bound, stretch = map(self.target.cell, (self.target.bound, self.target.stretch))
+        return (self.name, value, bound, stretch, self.target.verdict(self.value))
 
 
 def number(value: float) -> str:
-    """Three significant digits and no exponent; thousands told apart."""
+    """Three significant digits without an exponent; thousands are separated."""
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3g}"

@@ -1,9 +1,9 @@
-"""What a question may use: the database, the peers, a measured window."""
+"""The tools of a question: the database, the peers, measured windows of load."""
 
 import asyncio
 import resource
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -17,7 +17,7 @@ import msgspec
 
 from bench import peer, seed, wrk
 from bench.load import Outcome, Plan
-from bench.peer import Peer
+from bench.peer import OURS, Peer, Program
 from bench.procfs import cpu_seconds
 from bench.seed import Viewer
 from service.database import migrate
@@ -25,23 +25,24 @@ from service.database.driver import Connection
 from service.embedded.supervisor import USER, embedded_postgres
 
 DATA: Final = Path(__file__).parent.parent / ".data"
-ROLE: Final = "served"  # the services' own, so that their statements can be told from ours
-REMEMBERED_SECONDS: Final = 30.0  # half of what a service keeps a configuration for
-SETTLE_SECONDS: Final = 0.2  # until what was in flight at the end of a window is done
+ROLE: Final = "served"  # the services' own role, so that their statements are counted apart
+WARM_SECONDS: Final = 30.0  # half the time for which a service caches a configuration
+SETTLE_SECONDS: Final = 0.2  # until requests in flight at the end of a window are done
+DEFAULTS: Final[Mapping[str, str]] = {}  # the default settings of a service
 OPTIONS: Final = {"shared_preload_libraries": "pg_stat_statements"}
-# But for the signs of life that a service asks for every few seconds, however many heartbeats come.
+# Without the readiness checks, which run every few seconds whatever the load.
 STATEMENTS: Final = f"""
 select coalesce(sum(calls), 0)::int8 from pg_stat_statements
 where userid = '{ROLE}'::regrole and query not like '%transaction_read_only%'
 """
-# Each beat of the load counts 30 seconds in the session that it goes on with.
+# Each beat of the load adds 30 seconds to the open session that it continues.
 LEDGER: Final = """
 select coalesce(sum(total_seconds), 0) / 30 from viewing_sessions where ended_at is null
 """
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """How much of everything: windows in seconds."""
+    """The size of the data and of the windows (in seconds)."""
 
     profiles: int
     days: int
@@ -51,14 +52,15 @@ class Scale(msgspec.Struct, frozen=True):
     rounds: int
 
 
-FULL: Final = Scale(profiles=20_000, days=365, sessions=10, viewers=2_000, window=8, rounds=3)
+# A quarter of the profiles are adults; the profiles are twice as many as a service caches.
+FULL: Final = Scale(profiles=20_000, days=365, sessions=10, viewers=2_000, window=6, rounds=3)
 QUICK: Final = Scale(profiles=20_000, days=7, sessions=1, viewers=2_000, window=2, rounds=1)
 
 
 class Window(msgspec.Struct, frozen=True):
-    """What one stretch of load found.
+    """The result of one window of load.
 
-    `handled` counts what the server did, `completed` what the client saw of it; CPU times are
+    `handled` is the server's count of requests, `outcome.completed` the client's; CPU times are
     microseconds for each request handled.
     """
 
@@ -76,9 +78,14 @@ class Window(msgspec.Struct, frozen=True):
     def per_second(self) -> float:
         return self.outcome.per_second
 
+    @property
+    def cpu_us(self) -> float:
+        """Service and PostgreSQL together."""
+        return self.server_us + self.postgres_us
+
 
 class Reading(msgspec.Struct, frozen=True):
-    """The counters at one moment."""
+    """The server's counters at one moment."""
 
     handled: int
     statements: int
@@ -86,9 +93,8 @@ class Reading(msgspec.Struct, frozen=True):
 
 @dataclass
 class Bench:
-    """One run: what a question may use, and in `windows` all that was seen."""
+    """One run: the tools of its questions, and in `windows` every result."""
 
-    quick: bool
     scale: Scale
     with_wrk: bool
     folder: Path
@@ -100,51 +106,60 @@ class Bench:
     windows: list[Window] = field(default_factory=list)
     unaccounted: int = 0
     warmed: dict[int, float] = field(default_factory=dict)
-    began: float = field(default_factory=monotonic)
+    started_at: float = field(default_factory=monotonic)
+
+    @property
+    def is_quick(self) -> bool:
+        return self.scale is QUICK
 
     def progress(self, text: str) -> None:
-        """Tells the person who waits."""
-        seconds = monotonic() - self.began
+        """Prints a line of progress on standard error."""
+        seconds = monotonic() - self.started_at
         print(f"[{seconds:4.0f} s] {self.question}: {text}", file=sys.stderr, flush=True)
 
     def service(
-        self, name: str = "service", command: Sequence[str] = peer.SERVE, **variables: str
+        self,
+        name: str = "service",
+        variables: Mapping[str, str] = DEFAULTS,
+        program: Program = OURS,
     ) -> AbstractAsyncContextManager[Peer]:
-        """A service process with the default settings, but for `variables`."""
+        """A service process with default settings, except `variables`."""
         served = self.dsn.replace(f"user={USER}", f"user={ROLE}")
-        return peer.service(name, served, self.folder, variables, command)
+        return peer.service(name, served, self.folder, variables, program)
 
     def echo(self) -> AbstractAsyncContextManager[Peer]:
-        """A server that does nothing."""
-        return peer.nothing(self.folder)
+        """A server without work of its own."""
+        return peer.echo_server(self.folder)
 
     def requests(self, viewers: list[Viewer]) -> str:
-        """A file with a heartbeat of each of them."""
+        """Path of a file with a heartbeat of each viewer."""
         path = self.folder / f"{viewers[0].profile_id}-{len(viewers)}.requests"
         if not path.exists():
             path.write_bytes(seed.heartbeats(viewers))
         return str(path)
 
-    async def once(self, peer: Peer, viewers: list[Viewer], connections: int = 64) -> Window:
-        """One heartbeat of each viewer, which also fills what the service remembers."""
+    async def each_once(self, peer: Peer, viewers: list[Viewer], connections: int = 64) -> Window:
+        """Sends one heartbeat of each viewer, which also fills the service's cache."""
         return await self._window(Plan(peer.port, self.requests(viewers), connections), peer)
 
     async def warm(self, peer: Peer) -> None:
-        """Sees to it that the service remembers the usual viewers, and will for a while."""
-        if not peer.counter and monotonic() - self.warmed.get(peer.pid, -inf) > REMEMBERED_SECONDS:
-            await self.once(peer, self.viewers)
+        """Fills the cache of a service with the usual viewers if that was 30 seconds ago."""
+        if not peer.counter and monotonic() - self.warmed.get(peer.pid, -inf) > WARM_SECONDS:
+            await self.each_once(peer, self.viewers)
             self.warmed[peer.pid] = monotonic()
 
-    async def closed(self, peer: Peer, connections: int, seconds: float = 0) -> Window:
-        """`connections` heartbeats always in flight; for the usual time unless told otherwise."""
-        seconds = seconds or self.scale.window
-        plan = Plan(peer.port, self.requests(self.viewers), connections, seconds)
+    async def closed_loop(
+        self, peer: Peer, connections: int, seconds: float = 0, viewers: list[Viewer] | None = None
+    ) -> Window:
+        """Keeps `connections` heartbeats in flight, by default of the usual viewers."""
+        requests = self.requests(viewers or self.viewers)
+        plan = Plan(peer.port, requests, connections, seconds or self.scale.window)
         return await self._window(plan, peer)
 
-    async def open(
+    async def open_loop(
         self, peer: Peer, viewers: list[Viewer], connections: int, rate: float, seconds: float
     ) -> Window:
-        """`rate` heartbeats a second at random moments, whatever the answers do."""
+        """Sends `rate` heartbeats a second at random moments, independent of the answers."""
         return await self._window(
             Plan(peer.port, self.requests(viewers), connections, seconds, rate), peer
         )
@@ -152,9 +167,9 @@ class Bench:
     async def keyed(
         self, peer: Peer, viewers: list[Viewer], connections: int, seconds: float, *, keys: bool
     ) -> Window:
-        """`connections` heartbeats in flight, each with an idempotency key of its own, or without.
+        """Keeps `connections` heartbeats in flight, each with a new idempotency key, or without.
 
-        Always by our own client, which makes the keys.
+        Always with our own client, because wrk cannot make the keys.
         """
         path = self.folder / f"{viewers[0].profile_id}-keys-{keys}.requests"
         path.write_bytes(seed.heartbeats(viewers, keyed=keys))
@@ -181,28 +196,28 @@ class Bench:
             statements=(after.statements - before.statements) / handled,
             outcome=outcome,
         )
-        # What is in flight when wrk ends was handled and is not in its count.
+        # Requests in flight when wrk ends are handled but missing in its count.
         self.unaccounted += max(0, outcome.completed - outcome.errors - handled)
         self.unaccounted += max(0, handled - outcome.completed - plan.connections)
         self.windows.append(window)
         return window
 
     async def reading(self, peer: Peer) -> Reading:
-        """What the peer has handled so far, and the statements that PostgreSQL saw."""
+        """Requests handled and statements sent by the peer so far."""
         if peer.counter:
             return Reading(await peer.get(peer.counter), 0)
         handled = await self.connection.fetchval(LEDGER)
         return Reading(handled, await self.connection.fetchval(STATEMENTS))
 
     async def _load(self, plan: Plan) -> Outcome:
-        """The load comes from a process of its own."""
+        """Runs the load in a process of its own."""
         own = plan.rate or plan.fresh_keys or plan.seconds < 1  # wrk knows whole seconds only
         if self.with_wrk and not own:
             return await wrk.closed_loop(plan)
         return await self.client(plan)
 
     async def client(self, plan: Plan) -> Outcome:
-        """What our own client sees, in a process of its own."""
+        """Runs our own client in a process of its own."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -211,17 +226,16 @@ class Bench:
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            said, _ = await process.communicate()
+            output, _ = await process.communicate()
         except asyncio.CancelledError:
             process.kill()
             raise
-        return msgspec.json.decode(said, type=Outcome)
+        return msgspec.json.decode(output, type=Outcome)
 
 
 @asynccontextmanager
-async def opened(quick: bool, with_wrk: bool) -> AsyncIterator[Bench]:
-    """A bench on a PostgreSQL of its own, with everything seeded."""
-    scale = QUICK if quick else FULL
+async def open_bench(scale: Scale, with_wrk: bool) -> AsyncIterator[Bench]:
+    """A bench with a seeded PostgreSQL of its own."""
     allow_open_files()
     DATA.mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="bench-", dir=DATA) as name:
@@ -230,7 +244,7 @@ async def opened(quick: bool, with_wrk: bool) -> AsyncIterator[Bench]:
             note = folder / "postgres" / "cluster" / "postmaster.pid"
             postmaster = int(note.read_text().partition("\n")[0])
             connection = await asyncpg.connect(dsn)
-            bench = Bench(quick, scale, with_wrk, folder, dsn, postmaster, connection, [], "seed")
+            bench = Bench(scale, with_wrk, folder, dsn, postmaster, connection, [], "seed")
             try:
                 await asyncio.to_thread(migrate.migrate, dsn)
                 await connection.execute(f"create role {ROLE} login in role {USER}")
@@ -245,6 +259,6 @@ async def opened(quick: bool, with_wrk: bool) -> AsyncIterator[Bench]:
 
 
 def allow_open_files() -> None:
-    """A thousand connections need more than the usual 1,024 files, here and in the servers."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raises the limit of open files, here and for the servers, to allow 1,000 connections."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

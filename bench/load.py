@@ -1,7 +1,7 @@
 """Our own client: a process that keeps requests in flight, or sends them by the clock.
 
-`python -m bench.load PLAN` takes a Plan as JSON and prints an Outcome. An answer that is not 200,
-or that fails closed (`blocked`), is an error.
+`python -m bench.load PLAN` takes a Plan as JSON and prints an Outcome. A response with another
+status than 200, or with the enforcement `blocked`, is an error.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from typing import Final, cast
 import msgspec
 import uvloop
 
-from bench.seed import KEY_PLACE
+from bench.seed import KEY_PLACEHOLDER
 
-KNOCK: Final = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-PATIENCE: Final = 120.0  # seconds until answers that do not come are a failure of the run
+PROBE: Final = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+MAX_WAIT_SECONDS: Final = 120.0  # for missing responses; then the run fails
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to send to a port of 127.0.0.1.
+    """The load for a port of 127.0.0.1.
 
-    `requests` is a file of requests, a zero byte after each. With `seconds`, every connection
-    always has one in flight, of its own share of them; with a `rate` too, so many leave a second,
-    at random moments, whatever the answers do. With neither, each request is sent once. With
-    `fresh_keys` each request gets an idempotency key of its own.
+    `requests` is a file of requests, each followed by a zero byte. With `seconds`, every connection
+    always has one of its own share in flight; with a `rate` too, that many are sent a second at
+    random moments, independent of the responses. With neither, each request is sent once. With
+    `fresh_keys` each request gets a new idempotency key.
     """
 
     port: int
@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of it: how many answers, how many of them errors, and how long they took."""
+    """The number of responses, the number of errors among them, and the latencies."""
 
     completed: int
     errors: int
@@ -64,7 +64,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def percentile(ranked: Sequence[float], share: float) -> float:
-    """The nearest rank in ascending values: one that was measured, none between two."""
+    """The nearest rank in ascending values: always a measured value."""
     return ranked[max(0, ceil(len(ranked) * share / 100) - 1)]
 
 
@@ -78,24 +78,25 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._received = b""
         self._length = 0
-        self._knocked: asyncio.Future[None] | None = None
+        self._probed: asyncio.Future[None] | None = None
 
     def send(self, request: bytes, due: float) -> None:
         """Sends a request whose latency counts from the instant `due`."""
         self.due = due
         self.in_flight = True
         if self._loop.plan.fresh_keys:
-            request = request.replace(KEY_PLACE.encode(), next(self._loop.keys))
+            request = request.replace(KEY_PLACEHOLDER.encode(), next(self._loop.keys))
         self._transport.write(request)
 
-    async def knock(self) -> None:
-        """Waits until the server has taken the connection: it takes one at a time, between
-        requests, and connections that are not yet taken would be no load.
+    async def probe(self) -> None:
+        """Sends a health check and waits for the response, so that the server has accepted.
+
+        Servers accept one connection at a time between requests; a waiting one would be no load.
         """
-        self._knocked = asyncio.get_running_loop().create_future()
-        self.send(KNOCK, 0.0)
-        await self._knocked
-        self._knocked = None
+        self._probed = asyncio.get_running_loop().create_future()
+        self.send(PROBE, 0.0)
+        await self._probed
+        self._probed = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -111,8 +112,8 @@ class Connection(asyncio.Protocol):
             self._length = head + 4 + int(received[start : received.index(b"\r\n", start)])
         if len(received) >= self._length:
             self._received, self._length, self.in_flight = b"", 0, False
-            if self._knocked:
-                self._knocked.set_result(None)
+            if self._probed:
+                self._probed.set_result(None)
                 return
             good = received.startswith(b"HTTP/1.1 200") and b'"blocked"' not in received
             self._loop.answered(self, perf_counter(), "" if good else received.decode())
@@ -125,7 +126,7 @@ class Connection(asyncio.Protocol):
 
 
 class ClosedLoop:
-    """Each connection sends its next request when it has its answer."""
+    """Each connection sends its next request when the response has arrived."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -143,17 +144,17 @@ class ClosedLoop:
         connections = [await self.connect(share) for share in self.shares()]
         if self.plan.seconds:
             for connection in connections:
-                await connection.knock()
-        began = perf_counter()
-        self.begin(began, connections)
-        async with asyncio.timeout(self.plan.seconds + PATIENCE):
+                await connection.probe()
+        started_at = perf_counter()
+        self.begin(started_at, connections)
+        async with asyncio.timeout(self.plan.seconds + MAX_WAIT_SECONDS):
             await self.done.wait()
-        took = perf_counter() - began
+        seconds = perf_counter() - started_at
         ranked = sorted(latency * 1000 for latency in self.latencies)
         return Outcome(
             completed=len(ranked),
             errors=self.errors,
-            seconds=took,
+            seconds=seconds,
             p50_ms=percentile(ranked, 50),
             p95_ms=percentile(ranked, 95),
             p99_ms=percentile(ranked, 99),
@@ -164,7 +165,7 @@ class ClosedLoop:
         )
 
     def shares(self) -> list[Iterator[bytes]]:
-        """The requests of each connection: its own ones for ever, or all of them once."""
+        """The requests of each connection: its own share in a circle, or all requests once."""
         number = self.plan.connections
         if not self.plan.seconds:
             return [iter(self.requests)] * number
@@ -181,11 +182,11 @@ class ClosedLoop:
         for connection in connections:
             self.proceed(connection, now)
 
-    def answered(self, connection: Connection, now: float, fault: str) -> None:
+    def answered(self, connection: Connection, now: float, error: str) -> None:
         self.latencies.append(now - connection.due)
-        if fault:
+        if error:
             self.errors += 1
-            self.first_error = self.first_error or fault
+            self.first_error = self.first_error or error
         self.proceed(connection, now)
 
     def proceed(self, connection: Connection, now: float) -> None:
@@ -200,9 +201,9 @@ class ClosedLoop:
 
 
 class OpenLoop(ClosedLoop):
-    """Requests leave at their moments; one that finds no free connection waits, and that counts.
+    """Sends requests when they are due; waiting for a free connection counts as latency.
 
-    A connection that the server closed while it was idle is opened anew, and that counts too.
+    A connection that the server closed while it was idle is opened again, which counts too.
     """
 
     def begin(self, now: float, connections: list[Connection]) -> None:
@@ -216,7 +217,7 @@ class OpenLoop(ClosedLoop):
         threading.Thread(target=self.tick, args=clock, daemon=True).start()
 
     def tick(self, loop: asyncio.AbstractEventLoop, dues: list[float]) -> None:
-        """Sleeps in a thread of its own: the event loop's timers know milliseconds only."""
+        """Sleeps in a thread, because the event loop's timers only have milliseconds."""
         for due, request in zip(dues, cycle(self.requests), strict=False):
             time.sleep(max(0.0, due - perf_counter()))
             loop.call_soon_threadsafe(self.arrive, request, due)
@@ -251,5 +252,5 @@ async def main(plan: Plan) -> Outcome:
 
 
 if __name__ == "__main__":
-    asked = msgspec.json.decode(sys.argv[1], type=Plan)
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(main(asked))))
+    plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(main(plan))))

@@ -1,4 +1,4 @@
-"""What does it cost to know what the service does?"""
+"""Measures the cost of metrics: counting a heartbeat, and a scrape."""
 
 import asyncio
 from statistics import median
@@ -25,7 +25,7 @@ async def measure(bench: Bench) -> list[Figure]:
     counting = min(_counting() for _ in range(ROUNDS))
     bench.progress("scrapes")
     async with bench.service() as service:
-        await bench.once(service, bench.viewers)
+        await bench.each_once(service, bench.viewers)
         scrapes = [await asyncio.to_thread(_scrape, service) for _ in range(SCRAPES)]
     milliseconds = median(seconds for seconds, _ in scrapes) * 1000
     return [
@@ -36,25 +36,25 @@ async def measure(bench: Bench) -> list[Figure]:
 
 
 def _counting() -> float:
-    """Seconds for each heartbeat, of all that is done to count it and to know its request."""
-    metrics, answered = Metrics(), ("POST", "/api/v1/viewing-time/heartbeat", 200)
+    """Seconds of tracing and counting for each heartbeat."""
+    metrics, route = Metrics(), ("POST", "/api/v1/viewing-time/heartbeat", 200)
     settings = SimpleNamespace(heartbeat_log_sample=RECORDINGS + 1)
     context: Any = SimpleNamespace(metrics=metrics, settings=settings)
-    wanted: Any = SimpleNamespace(profile_id=uuid4())
+    body: Any = SimpleNamespace(profile_id=uuid4())
     verdict = heartbeat.Verdict(uuid4(), "allowed", 60.0, 60.0, False)
-    began = perf_counter()
+    started_at = perf_counter()
     for _ in range(RECORDINGS):
         trace = Trace()
         CURRENT.set(trace)
         count_statement()
-        heartbeat._processed(context, trace, wanted, verdict, None)
-        metrics.requests[answered] += 1
-    return (perf_counter() - began) / RECORDINGS
+        heartbeat._processed(context, trace, body, verdict, None)
+        metrics.requests[route] += 1
+    return (perf_counter() - started_at) / RECORDINGS
 
 
 def _scrape(service: Peer) -> tuple[float, int]:
-    """How long a scrape took, in seconds, and how many samples it gave."""
-    began = perf_counter()
-    with urlopen(f"http://127.0.0.1:{service.port}/metrics") as answer:
-        lines: list[bytes] = answer.read().splitlines()
-    return perf_counter() - began, sum(not line.startswith(b"#") for line in lines)
+    """The seconds that a scrape took, and the number of its samples."""
+    started_at = perf_counter()
+    with urlopen(f"http://127.0.0.1:{service.port}/metrics") as response:
+        lines: list[bytes] = response.read().splitlines()
+    return perf_counter() - started_at, sum(not line.startswith(b"#") for line in lines)

@@ -1,4 +1,4 @@
-"""Server processes under load: the service as it is run, and the echo."""
+"""Server processes under load: the service as operators run it, and the echo."""
 
 import asyncio
 import http.client
@@ -20,12 +20,23 @@ from bench.seed import SECRET
 START_SECONDS: Final = 30.0
 ROOT: Final = Path(__file__).parent.parent
 LOG: Final = "servers.log"
-SERVE: Final = ("service", "serve")
+
+
+@dataclass(frozen=True)
+class Program:
+    """The code of a server process: `python -m ARGUMENTS` with the modules under `root`."""
+
+    arguments: Sequence[str] = ("service", "serve")
+    root: Path = ROOT
+    python: str = sys.executable
+
+
+OURS: Final = Program()
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server on a port of 127.0.0.1; `counter` is where it tells how many it has answered."""
+    """A server on a port of 127.0.0.1; `counter` is the path of its own count of answers."""
 
     name: str
     port: int
@@ -33,7 +44,7 @@ class Peer:
     counter: str = ""
 
     async def get(self, path: str, token: str = "") -> Any:
-        """The JSON at a path; raises RuntimeError where the answer is not 200."""
+        """The JSON at a path; raises RuntimeError if the answer is not 200."""
         return await asyncio.to_thread(self._get, path, token)
 
     def _get(self, path: str, token: str) -> Any:
@@ -51,9 +62,9 @@ class Peer:
 
 @asynccontextmanager
 async def service(
-    name: str, dsn: str, folder: Path, variables: Mapping[str, str], command: Sequence[str]
+    name: str, dsn: str, folder: Path, variables: Mapping[str, str], program: Program
 ) -> AsyncIterator[Peer]:
-    """A service process with the defaults of its settings, but for `variables`."""
+    """A service process with default settings, except `variables`."""
     port = _free_port()
     settings = {
         "DATABASE_URL": dsn,
@@ -62,17 +73,17 @@ async def service(
         "SHUTDOWN_DRAIN_SECONDS": "0",  # there is no load balancer to wait for
         **variables,
     }
-    with _process(command, settings, folder) as process:
+    with _process(program, settings, folder) as process:
         peer = Peer(name, port, process.pid)
         await _answering(peer, process, "/health/ready", folder)
         yield peer
 
 
 @asynccontextmanager
-async def nothing(folder: Path) -> AsyncIterator[Peer]:
-    """The server that does nothing."""
+async def echo_server(folder: Path) -> AsyncIterator[Peer]:
+    """A server without work of its own (`bench.echo`)."""
     port = _free_port()
-    with _process(["bench.echo", str(port)], {}, folder) as process:
+    with _process(Program(("bench.echo", str(port))), {}, folder) as process:
         peer = Peer("echo", port, process.pid, counter=echo.PATH)
         await _answering(peer, process, echo.PATH, folder)
         yield peer
@@ -80,14 +91,14 @@ async def nothing(folder: Path) -> AsyncIterator[Peer]:
 
 @contextmanager
 def _process(
-    arguments: Sequence[str], settings: Mapping[str, str], folder: Path
+    program: Program, settings: Mapping[str, str], folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs `python -m ARGUMENTS` in `folder`, away from anybody's `.env`, until the block ends."""
+    """Runs a program until the block ends, in `folder`, where there is no `.env` to read."""
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [program.python, "-m", *program.arguments],
             cwd=folder,
-            env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), **settings},
+            env={"PATH": os.defpath, "PYTHONPATH": str(program.root), **settings},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -106,8 +117,8 @@ async def _answering(peer: Peer, process: subprocess.Popen[bytes], path: str, fo
     async with asyncio.timeout(START_SECONDS):
         while True:
             if process.poll() is not None:
-                said = (folder / LOG).read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{peer.name} ended with {process.returncode}:\n{said}")
+                log = (folder / LOG).read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{peer.name} ended with {process.returncode}:\n{log}")
             try:
                 await peer.get(path)
                 return

@@ -1,7 +1,6 @@
 """The service with another way to hash PINs: `python -m bench.pin_peer WAY serve`.
 
-What stands beside the service's own way in the same run: workers of another priority, threads of
-the server's process, and the event loop itself.
+The ways: workers with another priority, threads of the server's process, and the event loop.
 """
 
 import asyncio
@@ -24,13 +23,13 @@ POLICIES: Final = {
 
 
 class InThreads(PinHasher):
-    """Hashes in threads of the server's process; nobody waits for a turn."""
+    """Hashes in threads of the server's process, without a queue."""
 
     async def start(self) -> None:
-        """Threads start with their first work."""
+        """Does nothing, because threads start with their first work."""
 
     async def stop(self) -> None:
-        """Threads end with the process."""
+        """Does nothing, because threads end with the process."""
 
     async def _ask(self, turn: Turn, function: Callable[..., Any], *arguments: bytes) -> Any:
         self.hashed += 1
@@ -38,7 +37,7 @@ class InThreads(PinHasher):
 
 
 class OnTheLoop(InThreads):
-    """Hashes where the heartbeats are served."""
+    """Hashes on the event loop."""
 
     async def _ask(self, turn: Turn, function: Callable[..., Any], *arguments: bytes) -> Any:
         self.hashed += 1
@@ -46,7 +45,7 @@ class OnTheLoop(InThreads):
 
 
 def choose(way: str) -> None:
-    """Has the service hash in this way; raises KeyError for one that there is not."""
+    """Makes the service hash in this way; raises KeyError for an unknown one."""
     hashers = {"threads": InThreads, "on the loop": OnTheLoop}
     if way in hashers:
         vars(service.startup)["PinHasher"] = hashers[way]

@@ -1,6 +1,6 @@
-"""What a PIN worker may do first instead of giving way as the service's own do.
+"""Scheduling priorities that PIN workers can have instead of the service's own choice.
 
-A module of its own, since a worker imports the one that its first function is in.
+A module of its own, because a worker imports the module of its first function.
 """
 
 import os
@@ -15,17 +15,17 @@ def sched_idle(parent: int) -> None:
 
 
 def sched_batch(parent: int) -> None:
-    """Never takes a core from another by waking up."""
+    """Does not preempt another process when it wakes up."""
     die_with(parent)
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def nice_in_session(parent: int) -> None:
-    """Gives way in the service's own session."""
+    """The lowest nice value, in the terminal session of the service."""
     die_with(parent)
     os.setpriority(os.PRIO_PROCESS, 0, 19)
 
 
 def normal(parent: int) -> None:
-    """Does not give way."""
+    """The usual priority."""
     die_with(parent)

@@ -1,4 +1,4 @@
-"""What processes used, by the kernel's account in `/proc`."""
+"""CPU time and memory of processes, read from `/proc`."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ TICK: Final = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 
 
 def cpu_seconds(root: int) -> float:
-    """User and system time of a process, of all below it, and of those that have ended.
+    """User and system time of a process and its descendants, including those that have ended.
 
-    A process that has ended is in its parent's account of waited-for children.
+    The kernel adds the time of an ended process to its parent.
     """
     times, parents = {}, {}
     for entry in Path("/proc").iterdir():
@@ -18,20 +18,20 @@ def cpu_seconds(root: int) -> float:
             pid = int(entry.name)
             parents[pid] = int(fields[1])
             times[pid] = sum(map(int, fields[11:15])) * TICK
-    return sum(spent for pid, spent in times.items() if _is_below(pid, root, parents))
+    return sum(seconds for pid, seconds in times.items() if _is_below(pid, root, parents))
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory that one process holds now."""
+    """The resident memory of one process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of `/proc/PID/stat` from the third on: the second, a name, may hold spaces."""
+    """The fields of `/proc/PID/stat` from the third on; the second is a name with spaces."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+    except (FileNotFoundError, ProcessLookupError):  # the process has ended
         return []
 
 

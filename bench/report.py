@@ -1,4 +1,4 @@
-"""The results of a run as JSON, with all that is needed to judge them."""
+"""The results of a run as JSON, with the facts that are needed to judge them."""
 
 import os
 import platform
@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from bench import chart
 from bench.figure import Figure
 from bench.harness import Bench, Scale, Window
 
@@ -19,7 +20,7 @@ PACKAGES: Final = ("starlette", "uvicorn", "uvloop", "httptools", "asyncpg", "ms
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where it ran; `load` is the load average before, which tells whether it was idle."""
+    """The machine of the run; `load` is the load average before it, near 0 on an idle machine."""
 
     processor: str
     cores: int
@@ -29,30 +30,38 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One run."""
+    """One run; `kind` is `full`, `quick` or `against COMMIT`."""
 
     date: datetime
     commit: str
-    quick: bool
+    kind: str
     client: str
     scale: Scale
     machine: Machine
     versions: dict[str, str]
     figures: list[Figure]
     windows: list[Window]
-    first_error: str
 
     def heading(self) -> str:
-        """What is to be known of a run before its figures are compared."""
+        """The facts to read before figures are compared."""
         machine = self.machine
         return (
             f"{self.date:%Y-%m-%d %H:%M} UTC, commit {self.commit}, "
-            f"{'quick' if self.quick else 'full'} run, load from {self.client}\n"
+            f"{self.kind} run, load from {self.client}\n"
             f"{machine.cores} cores of {machine.processor}, {machine.memory_gib:.0f} GiB, "
             f"Linux {machine.kernel}, load average before {machine.load:.1f}\n"
             f"Python {self.versions['python']}, PostgreSQL {self.versions['postgresql']}; "
             f"{self.scale.profiles:,} profiles with balances of {self.scale.days} days"
         )
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Writes the run as JSON and as a picture; returns both paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{self.date:%Y%m%d-%H%M%S}-{self.kind.replace(' ', '-').replace('/', '-')}"
+        data, picture = folder / f"{name}.json", folder / f"{name}.svg"
+        data.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        picture.write_text(chart.chart(self.heading(), self.figures), encoding="utf-8")
+        return data, picture
 
 
 def machine() -> Machine:
@@ -69,30 +78,39 @@ def machine() -> Machine:
 
 def commit() -> str:
     """The commit that was measured, `+` where files differ from it; `unknown` without git."""
-    here = RESULTS.parent
+    return git("describe", "--always", "--dirty=+").strip() or "unknown"
+
+
+def committed(kind: str, client: str, before: datetime) -> Report | None:
+    """The latest committed run of this kind with this client; None if there is none."""
+    names = sorted(git("ls-files", "results/*.json").split(), reverse=True)
+    texts = ((RESULTS.parent / name).read_bytes() for name in names)
+    runs = (msgspec.json.decode(text, type=Report) for text in texts)
+    matching = (run for run in runs if (run.kind, run.client) == (kind, client))
+    return next((run for run in matching if run.date < before), None)
+
+
+def git(*arguments: str) -> str:
+    """The output of git in this folder; empty without git or a repository."""
     try:
-        name = subprocess.check_output(
-            ["git", "describe", "--always", "--dirty=+"], cwd=here, stderr=subprocess.DEVNULL
+        return subprocess.check_output(
+            ["git", *arguments], cwd=RESULTS.parent, stderr=subprocess.DEVNULL, text=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name.decode().strip()
+        return ""
 
 
-async def report(bench: Bench, where: Machine, figures: Sequence[Figure]) -> Report:
-    """All that is known of the run."""
+async def report(bench: Bench, where: Machine, kind: str, figures: Sequence[Figure]) -> Report:
     server = await bench.connection.fetchval("show server_version")
     versions = {"python": platform.python_version(), "postgresql": server}
-    errors = (window.outcome.first_error for window in bench.windows)
     return Report(
         date=datetime.now(UTC),
         commit=commit(),
-        quick=bench.quick,
+        kind=kind,
         client="wrk" if bench.with_wrk else "our own client",
         scale=bench.scale,
         machine=where,
         versions=versions | {name: version(name) for name in PACKAGES},
         figures=[*figures],
         windows=bench.windows,
-        first_error=next(filter(None, errors), ""),
     )

@@ -13,10 +13,11 @@ from service.database.driver import Connection
 SECRET: Final = "a secret of the benchmark, long enough for HS256"
 ADMIN: Final = UUID(int=1)
 MONTH: Final = 30
-KEY_PLACE: Final = "key-of-this-beat"  # as long as the keys that take its place
+ADULTS: Final = 4  # every fourth profile is an adult, without a configuration or balances
+KEY_PLACEHOLDER: Final = "key-of-this-beat"  # as long as the keys that replace it
 
-# Ids are hashes, so that neighbours in the tables are no neighbours in the indexes. Limits are
-# the longest there are: 960 beats pass before a child is blocked by right.
+# Ids are hashes, so that neighbours in the tables are far apart in the indexes. Limits are the
+# longest allowed: a child can watch 960 beats a day before the answer is `blocked`.
 FAMILIES: Final = """
 insert into users (id, email, password_hash, is_admin, is_active)
 values ('00000000-0000-0000-0000-000000000001', 'admin@bench.example', '-', true, true);
@@ -26,7 +27,8 @@ select md5('account ' || n)::uuid, n || '@bench.example', '-', false, true
 from generate_series(1, {profiles}) as n;
 
 insert into profiles (id, user_id, name, parental_rating, is_kids)
-select md5('profile ' || n)::uuid, md5('account ' || n)::uuid, 'Child ' || n, 'TV-G', true
+select
+    md5('profile ' || n)::uuid, md5('account ' || n)::uuid, 'Name ' || n, 'TV-G', n % {adults} > 0
 from generate_series(1, {profiles}) as n;
 
 insert into titles (id, title, title_type, is_featured, is_educational)
@@ -40,7 +42,8 @@ insert into viewing_time_configs (
 select
     gen_random_uuid(), md5('profile ' || n)::uuid, 480, 480, 6, true,
     (array['UTC', 'Europe/Berlin', 'America/New_York', 'Asia/Kolkata', 'Asia/Tokyo'])[n % 5 + 1]
-from generate_series(1, {profiles}) as n;
+from generate_series(1, {profiles}) as n
+where n % {adults} > 0;
 
 insert into viewing_sessions (
     id, profile_id, title_id, device_id, device_type, is_educational, started_at,
@@ -62,7 +65,7 @@ insert into viewing_time_balances (
 )
 select gen_random_uuid(), p.id, current_date - ago, 3600, 600, false
 from generate_series($1::int, $2::int, -1) as ago
-cross join (select id from profiles offset 0) as p
+cross join (select id from profiles where is_kids offset 0) as p
 order by ago desc
 """
 
@@ -76,11 +79,12 @@ VIEWERS: Final = """
 select p.user_id as account_id, p.id as profile_id, s.id as session_id, s.title_id
 from profiles as p
 join viewing_sessions as s on s.profile_id = p.id and s.ended_at is null
+where p.is_kids is not true or not $2::bool
 order by p.id
 limit $1
 """
 
-# Nobody has watched today: no answer may be `blocked`. The tables are left as autovacuum would.
+# Sets today's viewing to zero, so that no answer is `blocked` because of a limit.
 FRESH_DAY: Final = """
 update viewing_time_balances
 set used_seconds = 0
@@ -89,7 +93,7 @@ where reset_date >= current_date - 1 and used_seconds > 0
 
 
 class Viewer(msgspec.Struct, frozen=True):
-    """A child in front of a player, the account it belongs to, and the session that goes on."""
+    """A profile, its account, and its open session."""
 
     account_id: UUID
     profile_id: UUID
@@ -104,15 +108,14 @@ async def seed(
     sessions: int,
     progress: Callable[[str], None],
 ) -> None:
-    """Stores child profiles, each with an account, a configuration, balances of so many days,
-    so many finished sessions, and one that goes on.
+    """Stores profiles, each with an account, finished sessions and one open session.
 
-    Foreign keys are not checked row by row, and the balances' keys are made after the rows:
-    a year of them takes half a minute instead of two.
+    Children also have a configuration and `days` balances. Foreign keys are not checked, and the
+    keys of the balances are built after the rows: a year takes half a minute instead of two.
     """
     progress(f"{profiles:,} profiles, {profiles * sessions:,} finished sessions")
     await connection.execute("set session_replication_role = replica")
-    await connection.execute(FAMILIES.format(profiles=profiles, sessions=sessions))
+    await connection.execute(FAMILIES.format(profiles=profiles, sessions=sessions, adults=ADULTS))
     keys = await connection.fetch(KEYS)
     for key in keys:
         await connection.execute(f"alter table viewing_time_balances drop constraint {key['name']}")
@@ -129,26 +132,28 @@ async def seed(
 
 
 async def fresh_day(connection: Connection) -> None:
-    """Makes room under everybody's limit, and cleans up after it."""
+    """Sets today's viewing of every child to zero, and vacuums the rows of that."""
     await connection.execute(FRESH_DAY)
     await connection.execute("vacuum viewing_time_balances, viewing_sessions")
 
 
-async def viewers(connection: Connection, number: int) -> list[Viewer]:
-    """The first of them, in the order of their ids."""
-    return [Viewer(*row) for row in await connection.fetch(VIEWERS, number)]
+async def viewers(
+    connection: Connection, number: int, *, only_adults: bool = False
+) -> list[Viewer]:
+    """The first viewers in the order of their ids: children and adults, or adults only."""
+    return [Viewer(*row) for row in await connection.fetch(VIEWERS, number, only_adults)]
 
 
 def token(account_id: UUID) -> str:
-    """An access token for as long as the run lasts."""
+    """An access token that outlives the run."""
     expires = datetime.now(UTC) + timedelta(hours=6)
     return jwt.encode({"sub": str(account_id), "exp": expires}, SECRET, algorithm="HS256")
 
 
 def heartbeats(viewers: Sequence[Viewer], *, keyed: bool = False) -> bytes:
-    """A heartbeat request of each, as it stands on the wire, a zero byte after each.
+    """The bytes of a heartbeat request of each viewer, each followed by a zero byte.
 
-    A `keyed` one has an idempotency key, for which the client puts in a new one each time.
+    With `keyed` it carries a placeholder, which the client replaces by a new idempotency key.
     """
     return b"".join(_heartbeat(viewer, keyed) + b"\0" for viewer in viewers)
 
@@ -162,12 +167,12 @@ def _heartbeat(viewer: Viewer, keyed: bool) -> bytes:
         "device_type": "tv",
         "is_paused": False,
     }
-    headers = f"Idempotency-Key: {KEY_PLACE}\r\n" if keyed else ""
+    headers = f"Idempotency-Key: {KEY_PLACEHOLDER}\r\n" if keyed else ""
     return _post("/api/v1/viewing-time/heartbeat", viewer.account_id, members, headers)
 
 
 def verifications(parents: Sequence[Viewer], pin: str) -> bytes:
-    """A request of each parent to verify this PIN, a zero byte after each."""
+    """The bytes of a request of each parent to verify this PIN, each followed by a zero byte."""
     path = "/api/v1/parental-controls/pin/verify"
     return b"".join(_post(path, parent.account_id, {"pin": pin}) + b"\0" for parent in parents)
 

@@ -1,5 +1,5 @@
--- Sends the requests of a file, a zero byte after each, in turn; prints the outcome as JSON.
--- Global variables are those that the main program reads back from the one thread.
+-- Sends the requests of a file (each followed by a zero byte) in turn; prints the outcome as JSON.
+-- The global variables are read by `done`, which runs outside the thread that sets them.
 local requests, turn, sender = {}, 0, nil
 
 function setup(thread)

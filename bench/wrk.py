@@ -1,7 +1,7 @@
-"""wrk, the load generator, where it is installed: it takes less of the machine than our client.
+"""Runs wrk, a load generator that needs less CPU than our own client, if it is installed.
 
-It knows no connections in its script, so requests are sent in turn, and a profile comes again only
-after all the others. It ends by cutting its connections: what is in flight then is not counted.
+Its script cannot tell connections apart, so requests are sent in turn and a profile comes again
+after all others. It closes its connections at the end without counting requests in flight.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ def installed() -> bool:
 
 
 async def closed_loop(plan: Plan) -> Outcome:
-    """Keeps a request in flight on every connection; raises RuntimeError with what wrk said."""
+    """Keeps a request in flight on every connection; raises RuntimeError with the output of wrk."""
     process = await asyncio.create_subprocess_exec(
         "wrk",
         "-t1",
@@ -36,11 +36,11 @@ async def closed_loop(plan: Plan) -> Outcome:
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        said, _ = await process.communicate()
+        output, _ = await process.communicate()
     except asyncio.CancelledError:
         process.kill()
         raise
-    last = said.rstrip().rpartition(b"\n")[2]
+    last = output.rstrip().rpartition(b"\n")[2]
     if process.returncode or not last.startswith(b"{"):
-        raise RuntimeError(f"wrk failed: {said.decode(errors='replace')}")
+        raise RuntimeError(f"wrk failed: {output.decode(errors='replace')}")
     return msgspec.json.decode(last, type=Outcome)

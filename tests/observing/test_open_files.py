@@ -46,7 +46,7 @@ def limits_of(code: str, soft: int, hard: int) -> str:
         "from service.observing.open_files import raise_limit; raise_limit()",
         "from service.command.main import main; main(['token'], standalone_mode=False)",
         "import tests.conftest",
-        "from bench import __main__ as b; b.asyncio.run = b._run = None; b.main(['reads'])",
+        "from bench import __main__ as b; b.asyncio.run = b.run_all = None; b.main(['reads'])",
     ],
 )
 def test_the_soft_limit_is_raised_to_the_hard_one(start: str) -> None:
