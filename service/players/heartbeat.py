@@ -113,7 +113,6 @@ class Heartbeat:
                 parent = value
         trace = Trace(request_id, parent)
         CURRENT.set(trace)
-        failure = None
         wanted = None
         try:
             with context.deadlines.watch():
@@ -132,9 +131,11 @@ class Heartbeat:
                     _refused(context, trace, wanted, slow)
                     raise slow from error
                 raise
-            failure = error
             verdict = _blocked(wanted)
-        _processed(context, trace, wanted, verdict, failure)
+            # Not kept in a variable: the error would hold this frame, and this frame the error.
+            _processed(context, trace, wanted, verdict, error)
+        else:
+            _processed(context, trace, wanted, verdict, None)
         answer = lenient_json.encode(verdict)
         headers = _headers(answer, trace if request_id else None)
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -29,6 +29,7 @@ from service.viewing import rules
 from service.viewing.config_changes import HEARD_CHANNEL, Changes
 from service.viewing.config_loader import ConfigLoader
 from service.viewing.rules import Configuration
+from service.viewing.shared_errors import without_frames
 
 logger = logging.getLogger("viewing_time.config_cache")
 
@@ -82,10 +83,14 @@ class ConfigCache:
     async def get(self, account_id: UUID, profile_id: UUID, is_for_beat: bool = False) -> Known:
         """What is known of a profile; raises ClientError 401 or 403 for a stranger's."""
         begun = monotonic()
-        known = await self._cached(account_id, profile_id, is_for_beat)
-        if begun - known.since > self._life:
-            self._cached.cache_invalidate(account_id, profile_id)
+        try:
             known = await self._cached(account_id, profile_id, is_for_beat)
+            if begun - known.since > self._life:
+                self._cached.cache_invalidate(account_id, profile_id)
+                known = await self._cached(account_id, profile_id, is_for_beat)
+        except Exception as error:
+            without_frames(error)  # those of the cache refer to the task that failed
+            raise
         return known
 
     def is_ageing(self, known: Known) -> bool:

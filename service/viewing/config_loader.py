@@ -25,6 +25,7 @@ from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 from service.viewing import rules
+from service.viewing.shared_errors import without_frames
 
 logger = logging.getLogger("viewing_time.config_loader")
 
@@ -155,7 +156,7 @@ class ConfigLoader:
                 logger.error("configurations_not_loaded", extra={"fields": fields}, exc_info=error)
             for load in batch:
                 if not load.row.done():
-                    load.row.set_exception(error.with_traceback(None))
+                    load.row.set_exception(without_frames(error))
         else:
             for load, row in zip(batch, rows, strict=True):
                 if not load.row.done():

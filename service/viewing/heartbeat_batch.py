@@ -18,6 +18,7 @@ from service.observing.metrics import Metrics
 from service.settings import Settings
 from service.viewing.heartbeat_queue import PROBE_SECONDS, Batch, HeartbeatQueue
 from service.viewing.heartbeat_statement import HeartbeatStatement, Waiting
+from service.viewing.shared_errors import without_frames
 
 logger = logging.getLogger("viewing_time.heartbeat_writer")
 
@@ -200,7 +201,7 @@ class BatchWriter:
 def _fail(beats: Iterable[Waiting], error: Exception) -> None:
     for _, future in beats:
         if not future.done():
-            future.set_exception(error.with_traceback(None))
+            future.set_exception(without_frames(error))
 
 
 def _cause(error: Exception, beats: list[Waiting]) -> dict[str, object]:

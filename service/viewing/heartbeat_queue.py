@@ -14,6 +14,7 @@ from uuid import UUID
 
 from service.errors import TOO_MANY_WAITING, ClientError, Overloaded
 from service.viewing.heartbeat_statement import Beat, Recorded, Waiting
+from service.viewing.shared_errors import without_frames
 
 # A player that was offline sends its buffered beats at once; a session remembers 100 keys.
 MAX_WAITING_PROFILE: Final = 100
@@ -135,7 +136,7 @@ class HeartbeatQueue:
             if not aside and self._titles_aside and beat.starts:
                 aside = self._titles_aside.get(beat.title_id)
             if aside and aside.error is not None and now < aside.until:
-                future.set_exception(aside.error.with_traceback(None))
+                future.set_exception(without_frames(aside.error))
             else:
                 wanted.append(waiting)
         return wanted

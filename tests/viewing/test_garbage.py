@@ -1,0 +1,99 @@
+"""Failed heartbeats leave next to nothing to the garbage collector, which is tuned to run late."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import FrameType, TracebackType
+
+import msgspec
+import pytest
+from starlette.types import Message
+
+from service.database.driver import Connection
+from service.players.heartbeat import Heartbeat
+from service.settings import Settings
+from tests.conftest import Running, in_process
+from tests.family import Family, add_family
+from tests.faults.proxy import Proxy, proxied
+
+FAILURES = 50
+OF_ERRORS = (BaseException, FrameType, TracebackType)
+
+Fault = Callable[[Connection, Proxy], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def failing_statement(connection: Connection, proxy: Proxy) -> AsyncIterator[None]:
+    await connection.execute("alter table viewing_sessions rename to hidden")
+    yield
+    await connection.execute("alter table hidden rename to viewing_sessions")
+
+
+@asynccontextmanager
+async def failing_load(connection: Connection, proxy: Proxy) -> AsyncIterator[None]:
+    await connection.execute("alter table viewing_time_configs rename to hidden")
+    yield
+    await connection.execute("alter table hidden rename to viewing_time_configs")
+
+
+@asynccontextmanager
+async def lost_server(connection: Connection, proxy: Proxy) -> AsyncIterator[None]:
+    proxy.turn("reset")
+    yield
+    proxy.turn("ok")
+
+
+async def blocked(running: Running, family: Family) -> None:
+    """One heartbeat without an HTTP client, which would leave cycles of its own."""
+    body = msgspec.json.encode(family.beat())
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"authorization", family.bearer["Authorization"].encode()),
+    ]
+    scope = {"type": "http", "state": {"context": running.context}, "headers": headers}
+    await Heartbeat()(scope, receive, send)
+    assert b'"blocked"' in sent[1]["body"]
+
+
+# asyncio's own transports leave about seven objects for each connection that fails.
+@pytest.mark.parametrize(
+    ("fault", "max_left"), [(failing_statement, 5), (failing_load, 5), (lost_server, 200)]
+)
+async def test_fifty_failures_leave_a_few_objects(
+    settings: Settings,
+    connection: Connection,
+    fault: Fault,
+    max_left: int,
+) -> None:
+    families = [await add_family(connection) for _ in range(5)]
+    async with AsyncExitStack() as parts:
+        proxy = await parts.enter_async_context(proxied(settings.database_url))
+        through = msgspec.structs.replace(settings, database_url=proxy.dsn)
+        running = await parts.enter_async_context(in_process(through))
+        await parts.enter_async_context(fault(connection, proxy))
+        for family in families:
+            await blocked(running, family)
+        logging.disable()  # pytest keeps every record, and with it the error
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(FAILURES // 10):
+                await asyncio.gather(*(blocked(running, f) for f in families for _ in range(2)))
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            assert gc.collect() <= max_left
+            assert not [left for left in gc.garbage if isinstance(left, OF_ERRORS)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+            logging.disable(logging.NOTSET)
