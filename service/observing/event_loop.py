@@ -1,7 +1,6 @@
 """The service watches its own event loop, and reports what is too much for a line each."""
 
 import asyncio
-import gc
 import logging
 from asyncio import Task
 from collections import Counter
@@ -16,8 +15,6 @@ from service.observing.supervision import stopped, supervised
 logger = logging.getLogger("viewing_time.pulse")
 
 TICK_SECONDS: Final = 0.05
-SWEEP_SECONDS: Final = 0.25
-SWEEPS: Final = 40
 TELL_SECONDS: Final = 1.0
 # A line where so much of the connections is in use, and not again before it was less than FEW.
 MANY, FEW = 0.8, 0.7
@@ -28,7 +25,6 @@ async def pulse(metrics: Metrics) -> AsyncIterator[None]:
     """Watches until the block ends."""
     tasks: list[Task[None]] = [
         supervised("event loop watch", _tick(metrics)),
-        supervised("sweeper", _sweep(metrics)),
         supervised("reporter", _tell(metrics)),
         supervised("connection watch", _watch(metrics.connections)),
     ]
@@ -99,22 +95,3 @@ async def _watch(connections: Connections) -> None:
         if share >= MANY and not is_told:
             logger.warning("connections_many", extra={"fields": number})
         is_told = share >= (FEW if is_told else MANY)
-
-
-async def _sweep(metrics: Metrics) -> None:
-    """Frees what failures leave behind, faults and frames in cycles, while it is little.
-
-    The collector is tuned for requests that leave none and would come to them late. What is young
-    goes at once; a whole collection, which takes longer, comes at most every ten seconds.
-    """
-    before = metrics.heartbeats_failed_closed
-    while True:
-        swept = before
-        for _ in range(SWEEPS):
-            await asyncio.sleep(SWEEP_SECONDS)
-            failed = metrics.heartbeats_failed_closed
-            if failed != before:
-                gc.collect(0)
-                before = failed
-        if before != swept:
-            gc.collect()

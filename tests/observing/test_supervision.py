@@ -77,7 +77,6 @@ async def loader(running: Running, family: Family, monkeypatch: pytest.MonkeyPat
         ("event loop watch", "service.observing.event_loop._tick", nothing),
         ("readiness", "service.operators.readiness.ReadinessWatch._keep_looking", nothing),
         ("reporter", "service.observing.event_loop._tell", nothing),
-        ("sweeper", "service.observing.event_loop._sweep", nothing),
     ],
 )
 async def test_a_background_task_that_dies_ends_the_process_once(
