@@ -18,6 +18,7 @@ from service.http import error_responses
 from service.http.body_and_reply import Endpoint, bounded
 from service.http.redirect import redirect_slashes
 from service.http.request_log import observed
+from service.http.urls import ADMIN, HEALTH, METRICS, PARENTAL, PROFILE, VIEWING
 from service.observing.event_loop import pulse
 from service.observing.trace import CURRENT
 from service.openapi.document import Description
@@ -70,11 +71,7 @@ def _route(
 PIN_SECONDS: Final = 10.0
 HEARTBEAT: Final = Heartbeat()
 DESCRIPTION: Final = Description()
-HEARTBEAT_PATH: Final = "/api/v1/viewing-time/heartbeat"
-VIEWING: Final = "/api/v1/viewing-time"
-PARENTAL: Final = "/api/v1/parental-controls"
-ADMIN: Final = "/api/v1/admin"
-PROFILE: Final = f"{PARENTAL}/profiles/{{profile_id}}"
+HEARTBEAT_PATH: Final = f"{VIEWING}/heartbeat"
 
 HEARTBEAT_ROUTE: Final = _route("POST", HEARTBEAT_PATH, HEARTBEAT)
 HEARTBEAT_ANSWERED: Final = ("POST", HEARTBEAT_PATH, 200)
@@ -94,7 +91,7 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("POST", f"{PROFILE}/viewing-time/grant", grant, seconds=PIN_SECONDS),
     _route("GET", f"{PROFILE}/history", history.history),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
-    _route("GET", "/api/v1/admin/metrics", admin_metrics),
+    _route("GET", f"{ADMIN}/metrics", admin_metrics),
     _route("PUT", f"{ADMIN}/accounts/{{account_id}}", account_put),
     _route("DELETE", f"{ADMIN}/accounts/{{account_id}}", account_delete),
     _route("PUT", f"{ADMIN}/profiles/{{profile_id}}", profile_put),
@@ -108,15 +105,15 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("PUT", f"{ADMIN}/titles/{{title_id}}", title_put),
     _route("DELETE", f"{ADMIN}/titles/{{title_id}}", title_delete),
     _route("POST", f"{ADMIN}/import", import_records, streams=True),
-    _route("GET", "/health/live", health_live),
-    _route("GET", "/health/ready", health_ready),
-    _route("GET", "/health", health_ready),
+    _route("GET", f"{HEALTH}/live", health_live),
+    _route("GET", f"{HEALTH}/ready", health_ready),
+    _route("GET", HEALTH, health_ready),
     _route("GET", "/openapi.json", DESCRIPTION.openapi_json),
     _route("GET", "/docs", DESCRIPTION.docs),
 ]
 DESCRIPTION.describe(ROUTES)
 # For operators; no part of the API that is described.
-SCRAPE: Final = _route("GET", "/metrics", prometheus.metrics)
+SCRAPE: Final = _route("GET", METRICS, prometheus.metrics)
 LIVE: Final = _route("GET", "/admin/live", live)
 
 

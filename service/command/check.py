@@ -11,6 +11,7 @@ from service import settings
 from service.command.check_database import Finding as Finding
 from service.command.check_database import Findings, database
 from service.credentials import jwks
+from service.http.urls import HEALTH, METRICS
 from service.observing import open_files
 from service.server import PortTaken, bound
 from service.settings import Settings, SettingsError
@@ -59,10 +60,10 @@ def _zones() -> Findings:
 
 
 def _ports(chosen: Settings) -> Findings:
-    status = ("/health/live", b'{"status":"ok"}')
+    status = (f"{HEALTH}/live", b'{"status":"ok"}')
     yield _port("PORT", chosen.host, chosen.port, *status)
     if chosen.metrics_port:
-        numbers = ("/metrics", b"# HELP viewing_time_")
+        numbers = (METRICS, b"# HELP viewing_time_")
         yield _port("METRICS_PORT", chosen.metrics_host, chosen.metrics_port, *numbers)
 
 

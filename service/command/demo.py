@@ -10,6 +10,7 @@ import msgspec
 
 from service.database.pool import connect
 from service.database.statement import Statement
+from service.http.urls import PARENTAL, VIEWING
 from service.settings import Settings
 
 ACCOUNT: Final = UUID("d0000000-0000-4000-8000-000000000001")
@@ -65,16 +66,15 @@ def token(secret: str, account_id: UUID, life: timedelta, issuer: str, audience:
 
 def curls(settings: Settings) -> str:
     """Three lines to paste: a heartbeat, the balance, the weekly report."""
-    url = f"{settings.origin}/api/v1"
+    viewing, parental = f"{settings.origin}{VIEWING}", f"{settings.origin}{PARENTAL}"
     week = timedelta(days=7)
     access = token(settings.jwt_secret, ACCOUNT, week, settings.jwt_issuer, settings.jwt_audience)
     bearer = f"-H 'Authorization: Bearer {access}'"
     beat = f'{{"profile_id":"{CHILD}","title_id":"{TITLE}","device_id":"tv-1","device_type":"tv"}}'
     return "\n".join(
         (
-            f"curl -s {bearer} -H 'Content-Type: application/json' "
-            f"-d '{beat}' {url}/viewing-time/heartbeat",
-            f"curl -s {bearer} {url}/viewing-time/balance/{CHILD}",
-            f"curl -s {bearer} {url}/parental-controls/weekly-report",
+            f"curl -s {bearer} -H 'Content-Type: application/json' -d '{beat}' {viewing}/heartbeat",
+            f"curl -s {bearer} {viewing}/balance/{CHILD}",
+            f"curl -s {bearer} {parental}/weekly-report",
         )
     )

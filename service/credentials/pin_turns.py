@@ -7,11 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
 
-from service.errors import ClientError
+from service.errors import TOO_MANY_PIN_REQUESTS, ClientError
 
 MAX_WAITING: Final = 5  # of an account's PINs, and of its passwords
 MAX_PASSED: Final = 5
-TOO_MANY: Final = "Too many PIN requests at once"
 
 
 class _Account:
@@ -62,7 +61,7 @@ class Turns:
 
     async def _wait(self, account_id: UUID, waiting: deque[asyncio.Future[None]]) -> None:
         if len(waiting) >= MAX_WAITING:
-            raise ClientError(429, TOO_MANY, {"Retry-After": "1"})
+            raise ClientError(TOO_MANY_PIN_REQUESTS, {"Retry-After": "1"})
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(turn)
         try:

@@ -9,6 +9,15 @@ from typing import Final
 
 import asyncpg
 
+from service.errors import (
+    TEXT_TOO_LONG,
+    TRIGGER_REFUSED,
+    Sentence,
+    constraint_refused,
+    still_referred_to,
+    value_needed,
+)
+
 REFUSED: Final = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.PLPGSQLError,
@@ -17,15 +26,15 @@ REFUSED: Final = (
 )
 
 
-def reason(error: asyncpg.PostgresError, *, is_deletion: bool) -> str:
+def sentence(error: asyncpg.PostgresError, *, is_deletion: bool) -> Sentence:
     """Why the database refuses, for an error that is one of REFUSED."""
     table, constraint = error.table_name, error.constraint_name
     if isinstance(error, asyncpg.StringDataRightTruncationError):
-        return "A text is longer than its column in the database allows"
+        return TEXT_TOO_LONG
     if not isinstance(error, asyncpg.IntegrityConstraintViolationError) or not table:
-        return "A trigger of the database refuses it"
+        return TRIGGER_REFUSED
     if is_deletion:
-        return f"Table {table} still refers to it"
+        return still_referred_to(table)
     if isinstance(error, asyncpg.NotNullViolationError):
-        return f"Column {error.column_name} of table {table} needs a value"
-    return f"Constraint {constraint} of table {table} refuses it"
+        return value_needed(error.column_name, table)
+    return constraint_refused(constraint, table)

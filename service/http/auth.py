@@ -20,7 +20,17 @@ from starlette.requests import Request
 from service.context import Context
 from service.credentials.keys import NoKey, Signed, TooLong, UnknownKey, Verified
 from service.database.statement import Statement
-from service.errors import ClientError, FieldError, RuleError
+from service.errors import (
+    ACCOUNT_INACTIVE,
+    ADMIN_REQUIRED,
+    PROFILE_DENIED,
+    TOKEN_INVALID,
+    TOKEN_MISSING,
+    TOKEN_WITHOUT_ACCOUNT,
+    ClientError,
+    FieldError,
+    RuleError,
+)
 from service.settings import Settings
 
 FOREVER: Final = math.inf
@@ -28,13 +38,6 @@ MAX_TOKENS: Final = 50_000
 PIN_TOKEN_LIFE: Final = timedelta(minutes=5)
 PIN_TOKEN_LEEWAY: Final = timedelta(seconds=5)
 PIN_PURPOSE: Final = "pin_verified"
-
-NOT_AUTHENTICATED: Final = "Not authenticated"
-INVALID_TOKEN: Final = "Invalid or expired token"  # noqa: S105 (a sentence, no secret)
-INVALID_PAYLOAD: Final = "Invalid token payload"
-INACTIVE: Final = "User not found or inactive"
-NOT_OWNER: Final = "Profile not found or access denied"
-NOT_ADMIN: Final = "Admin privileges required"
 
 
 class AccountRow(msgspec.Struct, frozen=True):
@@ -79,7 +82,7 @@ def bearer(context: Context, header: str | None) -> UUID | None:
     The scheme is read in any case (RFC 9110, section 11.1).
     """
     if header is None or len(header) == 7 or header[:7].lower() != "bearer ":
-        raise ClientError(401, NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"})
+        raise ClientError(TOKEN_MISSING, {"WWW-Authenticate": "Bearer"})
     known = context.tokens.get(header[7:])
     if known is not None and known.expires > context.now().timestamp():
         return known.account_id
@@ -92,7 +95,7 @@ async def verified(context: Context, header: str | None) -> UUID:
     try:
         signed = await context.keys.signed(token)
     except jwt.InvalidTokenError as error:
-        raise ClientError(401, INVALID_TOKEN, reason=_unverified(error)) from error
+        raise ClientError(TOKEN_INVALID, reason=_unverified(error)) from error
     accepted = _accepted(context.settings, signed, context.now().timestamp())
     if len(context.tokens) >= MAX_TOKENS:
         del context.tokens[next(iter(context.tokens))]
@@ -117,11 +120,11 @@ def _accepted(settings: Settings, signed: Signed, now: float) -> Verified:
     not_before = _time(claims.get("nbf"), 0) - leeway
     expires = _time(claims.get("exp"), 0 if settings.jwt_require_exp else FOREVER) + leeway
     if reason := _refusal(settings, claims, now, not_before, expires):
-        raise ClientError(401, INVALID_TOKEN, reason=reason)
+        raise ClientError(TOKEN_INVALID, reason=reason)
     try:
         return Verified(UUID(claims.get("sub")), expires, signed.signer)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ClientError(401, INVALID_PAYLOAD) from error
+        raise ClientError(TOKEN_WITHOUT_ACCOUNT) from error
 
 
 def _refusal(
@@ -203,7 +206,7 @@ def _alive(now: datetime, expires: int) -> bool:
 def active(row: Active | None) -> Active:
     """The row of a statement that acted for an account; raises ClientError 401."""
     if row is None or not row.is_active:
-        raise ClientError(401, INACTIVE)
+        raise ClientError(ACCOUNT_INACTIVE)
     return row
 
 
@@ -211,7 +214,7 @@ def owned(row: Owned | None) -> Owned:
     """The row of a statement that acted on a profile; raises ClientError 401 or 403."""
     row = active(row)
     if not row.is_owner:
-        raise ClientError(403, NOT_OWNER)
+        raise ClientError(PROFILE_DENIED)
     return row
 
 
@@ -219,7 +222,7 @@ def administered(row: Administered | None) -> Administered:
     """The row of a statement that acted for an administrator; raises ClientError 401 or 403."""
     row = active(row)
     if not row.is_admin:
-        raise ClientError(403, NOT_ADMIN)
+        raise ClientError(ADMIN_REQUIRED)
     return row
 
 

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive
 
 from service.context import Context
 from service.deadlines import within
-from service.errors import ClientError
+from service.errors import BODY_ENDED_EARLY, BODY_SLOW, BODY_TOO_LARGE, ClientError
 from service.http import lenient_json
 from service.viewing.deletion import Accepted, DeletedRow
 
@@ -41,20 +41,20 @@ async def body(receive: Receive) -> bytes:
             size += len(parts[-1])
         raw = b"".join(parts)
     if len(raw) > MAX_BODY_BYTES:
-        raise ClientError(413, "Request body too large", CLOSE)
+        raise ClientError(BODY_TOO_LARGE, CLOSE)
     return raw
 
 
 def _part(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
-        raise ClientError(400, "Request body ended early", CLOSE)
+        raise ClientError(BODY_ENDED_EARLY, CLOSE)
     part: bytes = message.get("body", b"")
     return part
 
 
 def slow_body() -> ClientError:
     """What a body that stops coming is answered."""
-    return ClientError(408, "Request body did not arrive in time", CLOSE)
+    return ClientError(BODY_SLOW, CLOSE)
 
 
 def read(request: Request, kind: lenient_json.Body[T]) -> T:

@@ -14,14 +14,22 @@ from service.context import Context
 from service.database import refusals
 from service.database.driver import UNAVAILABLE, cause
 from service.deadlines import within
-from service.errors import ClientError, FieldError, Overloaded, RuleError
+from service.errors import (
+    EMAIL_TAKEN,
+    INTERNAL_ERROR,
+    SERVICE_UNAVAILABLE,
+    ClientError,
+    FieldError,
+    Overloaded,
+    RuleError,
+)
 from service.http import auth
 from service.http.body_and_reply import reply
+from service.http.urls import ADMIN
 from service.observing.trace import blame, refuse
 
-PLATFORM: Final = "/api/v1/admin/"
 CONSTRAINTS: Final = {
-    "users_email_key": ClientError(409, "Email belongs to another account"),
+    "users_email_key": ClientError(EMAIL_TAKEN),
 }
 
 
@@ -85,21 +93,21 @@ async def refused(request: Request, error: asyncpg.PostgresError) -> Response:
     Only the platform's calls write to its tables. Where another breaks a rule, that is a bug.
     """
     known = CONSTRAINTS.get(error.constraint_name or "")
-    if known is None and not request.scope["path"].startswith(PLATFORM):
+    if known is None and not request.scope["path"].startswith(ADMIN):
         raise error
-    reason = refusals.reason(error, is_deletion=request.method == "DELETE")
-    return await client_error(request, known or ClientError(409, reason))
+    sentence = refusals.sentence(error, is_deletion=request.method == "DELETE")
+    return await client_error(request, known or ClientError(sentence))
 
 
 async def own_error(request: Request, error: Exception) -> Response:
     """Our own fault; raised once more, and logged with its traceback."""
     context: Context = request.state.context
     context.metrics.failures["own"] += 1
-    return reply({"detail": "Internal Server Error"}, 500)
+    return reply({"detail": INTERNAL_ERROR.text}, 500)
 
 
 def _try_again(seconds: int) -> Response:
-    detail = {"detail": "Service temporarily unavailable"}
+    detail = {"detail": SERVICE_UNAVAILABLE.text}
     return reply(detail, 503, {"Retry-After": str(seconds)})
 
 

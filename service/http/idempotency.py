@@ -26,7 +26,13 @@ from starlette.routing import Route
 from service.context import Context
 from service.database.driver import Source, translated
 from service.database.statement import Statement
-from service.errors import ClientError, FieldError, Overloaded
+from service.errors import (
+    KEY_OF_ANOTHER_REQUEST,
+    ClientError,
+    Overloaded,
+    Sentence,
+    invalid_idempotency_key,
+)
 from service.http import auth, lenient_json
 from service.http.body_and_reply import PRIVATE
 
@@ -34,7 +40,6 @@ Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 KEY_HEADER: Final = "idempotency-key"
 KEY: Final = re.compile(r"[!-~]{1,64}")
-USED: Final = "Idempotency-Key has been used for another request"
 MAX_KEYS: Final = 1000  # of an account
 
 
@@ -65,7 +70,7 @@ class KeyUsed(ClientError):
     """The key was used for another request; undoes what this one has changed."""
 
     def __init__(self) -> None:
-        super().__init__(422, USED)
+        super().__init__(KEY_OF_ANOTHER_REQUEST)
 
 
 class Overtaken(Overloaded):
@@ -133,7 +138,7 @@ class Once:
         self._digest = row.digest
         if self._is_own(row.digest):
             if row.status >= 400:
-                raise ClientError(row.status, msgspec.json.decode(row.answer)["detail"])
+                raise ClientError(Sentence(row.status, msgspec.json.decode(row.answer)["detail"]))
             self._answer = row.answer.encode()
 
     async def is_overtaken(self) -> bool:
@@ -255,9 +260,7 @@ async def once(
     """
     key = request.headers.get(KEY_HEADER)
     if key is not None and not KEY.fullmatch(key):
-        msg = "Idempotency-Key should be 1 to 64 visible ASCII characters"
-        loc: list[str | int] = ["header", KEY_HEADER]
-        raise FieldError("string_pattern_mismatch", loc, msg, None)
+        raise invalid_idempotency_key()
     route: Route = request.scope["route"]
     carried_out = Once(request.state.context, account_id, key, (route.path, asked))
     await carried_out.look(profile_id)

@@ -9,13 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.context import Context
 from service.errors import Overloaded
 from service.http import lenient_json
+from service.http.urls import HEALTH, METRICS
 from service.observing.trace import CURRENT, Trace
 
 logger = logging.getLogger("viewing_time.requests")
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED: Final = "unmatched"
-PROBES: Final = ("/health", "/metrics")
+PROBES: Final = (HEALTH, METRICS)
 
 
 async def observed(

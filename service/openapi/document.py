@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from service.http import auth, fields, lenient_json
+from service import errors
+from service.errors import Sentence
+from service.http import fields, lenient_json
 from service.openapi import page
 from service.openapi.operations import (
-    LOCKED,
     OPERATIONS,
-    OWN_SENTENCES,
     TAGS,
     Caller,
     Operation,
@@ -54,6 +54,12 @@ REQUEST_ID: Final = {
 REQUEST_ID_HEADER: Final = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
 TOKEN: Final = "JWT of the platform: `sub` is the account's id, `exp` epoch seconds; at most 8 KiB."  # noqa: S105
 CACHED: Final = {"Cache-Control": "max-age=300", "X-Content-Type-Options": "nosniff"}
+TOKEN_SENTENCES: Final = (
+    errors.TOKEN_MISSING,
+    errors.TOKEN_INVALID,
+    errors.TOKEN_WITHOUT_ACCOUNT,
+    errors.ACCOUNT_INACTIVE,
+)
 STATUSES: Final = {
     200: "Done.",
     202: "Accepted; not done yet.",
@@ -93,12 +99,13 @@ class Description:
 
 
 def document(routes: Iterable[BaseRoute]) -> Json:
-    """The OpenAPI document of `routes`, but those that are not in OPERATIONS."""
+    """The OpenAPI document of `routes`, except those that are not in OPERATIONS."""
     paths: dict[str, Json] = {}
     for route in routes:
         if isinstance(route, Route):
+            operation = OPERATIONS.get(handler_name(route))
             for method in route.methods or ():
-                if operation := OPERATIONS.get((method, route.path)):
+                if operation:
                     described = _operation(route, operation)
                     paths.setdefault(route.path, {})[method.lower()] = described
     return {
@@ -127,13 +134,18 @@ def document(routes: Iterable[BaseRoute]) -> Json:
     }
 
 
+def handler_name(route: Route) -> str:
+    """The name of a route's handler, which OPERATIONS are listed by."""
+    name: str = getattr(route.endpoint, "__name__", type(route.endpoint).__name__)
+    return name.lower()
+
+
 def _operation(route: Route, operation: Operation) -> Json:
     told = inspect.getdoc(route.endpoint) or inspect.getdoc(type(route.endpoint)) or ""
     summary, _, rest = METHOD_AND_PATHS.sub("", told, count=1).partition("\n")
-    named = getattr(route.endpoint, "__name__", type(route.endpoint).__name__).lower()
     described: Json = {
         "tags": [operation.tag],
-        "operationId": "health" if route.path == "/health" else named,
+        "operationId": "health" if route.path == "/health" else handler_name(route),
         "summary": summary[:1].upper() + summary[1:].removesuffix("."),
         "description": "\n\n".join(filter(None, (_prose(rest), operation.note))),
         "parameters": [
@@ -216,27 +228,28 @@ def _text(kind: str, about: str) -> Json:
 
 
 def _sentences(path: str, operation: Operation) -> dict[int, list[str]]:
-    """By status, the sentences that an operation refuses with; 422 also where it has fields."""
-    said: dict[int, list[str]] = {}
+    """By status, the sentences of an operation's errors; 422 also if it only has fields."""
+    sentences: list[Sentence] = []
     has_body = operation.body is not None or bool(operation.lines)
-    if operation.caller is not Caller.ANYONE:
-        said |= {401: [*OWN_SENTENCES[401]], 503: [*OWN_SENTENCES[503]]}
-    if operation.caller is Caller.OWNER:
-        said[403] = [auth.NOT_OWNER]
-    if operation.caller is Caller.ADMINISTRATOR:
-        said[403] = [auth.NOT_ADMIN]
-    if has_body:
-        said |= {408: [*OWN_SENTENCES[408]], 413: [*OWN_SENTENCES[413]]}
-    if IN_PATH.search(path):
-        said[404] = [*OWN_SENTENCES[404]]
     has_query = any(parameter.place == "query" for parameter in operation.parameters)
+    if operation.caller is not Caller.ANYONE:
+        sentences += TOKEN_SENTENCES
+    if operation.caller is not Caller.ANYONE or 503 in operation.also:
+        sentences.append(errors.SERVICE_UNAVAILABLE)
+    if operation.caller is Caller.OWNER:
+        sentences.append(errors.PROFILE_DENIED)
+    if operation.caller is Caller.ADMINISTRATOR:
+        sentences.append(errors.ADMIN_REQUIRED)
+    if has_body:
+        sentences += (errors.BODY_SLOW, errors.BODY_TOO_LARGE)
+    if IN_PATH.search(path):
+        sentences.append(errors.PATH_NOT_FOUND)
+    texts: dict[int, list[str]] = {status: [] for status in operation.also}
     if has_body or has_query or IN_PATH.search(path):
-        said[422] = []
-    for status, sentences in operation.refuses.items():
-        said[status] = [*said.get(status, ()), *sentences]
-    for status in operation.also:
-        said.setdefault(status, [*OWN_SENTENCES.get(status, ())])
-    return said
+        texts[422] = []
+    for sentence in (*sentences, *operation.sentences):
+        texts.setdefault(sentence.status, []).append(sentence.text)
+    return texts
 
 
 def _refusal(status: int, sentences: Sequence[str], operation: Operation) -> Json:
@@ -265,7 +278,7 @@ def _headers(status: int, sentences: Sequence[str]) -> Json:
         return {"WWW-Authenticate": _header("Where no token came with the request.", "Bearer")}
     if status in (429, 503):
         return {"Retry-After": _header("Seconds to wait.", 1, "integer")}
-    if LOCKED in sentences:
+    if errors.PIN_LOCKED.text in sentences:
         until = "2026-03-01T18:30:00+00:00"
         return {"X-Locked-Until": _header("Where the PIN is locked: until when, UTC.", until)}
     return {}

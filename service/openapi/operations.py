@@ -13,15 +13,14 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from service.credentials.pin_turns import TOO_MANY
-from service.errors import TOO_MANY_WAITING
-from service.http import auth, idempotency
+from service import errors
+from service.http import idempotency
 from service.http.fields import EXAMPLE_PROFILE, doc
 from service.operators import admin_metrics, health
 from service.parents import grant, history, pin, viewing_config, weekly_report
 from service.platform import accounts, bodies, erasure, import_merge, imports, profiles, titles
 from service.players import balance, heartbeat, session
-from service.viewing import deletion
+from service.viewing import rules
 from service.viewing.config_changes import MAX_WAIT_SECONDS
 
 Struct = type[msgspec.Struct]
@@ -56,7 +55,7 @@ class Operation(NamedTuple):
     caller: Caller
     answer: Struct | None = None
     body: Struct | None = None
-    refuses: Mapping[int, Sequence[str]] = {}
+    sentences: Sequence[errors.Sentence] = ()
     parameters: Sequence[Parameter] = ()
     note: str = ""
     text: Mapping[str, str] = {}
@@ -75,17 +74,10 @@ TAGS: Final = {
     OPERATIONS_TAG: "For those who run the service, and this description.",
 }
 
-LOCKED: Final = "PIN locked due to too many failed attempts"
-NO_PIN: Final = "No PIN set"
-WRONG_PIN: Final = "Incorrect PIN"
-LATER: Final = [deletion.ACCEPTED]
 IN_BATCHES: Final = (
     "With 5,000 sessions or more it is done in the background, in batches, also across restarts:"
     " 202. The same request answers 202 until it is done, and 404 afterwards."
 )
-NO_TITLE: Final = "Title not found"
-NO_SESSION: Final = "Session not found"
-NO_PROFILE: Final = "Profile not found"
 SLOW: Final = "Answers no sooner than after 200 milliseconds, whatever the outcome."
 COUNTED: Final = (
     "An attempt is counted before it is checked; five wrong ones in a row lock the PIN for"
@@ -173,195 +165,207 @@ MODE: Final = Parameter(
     ],
 )
 
-VIEWING: Final = "/api/v1/viewing-time"
-PARENTAL: Final = "/api/v1/parental-controls"
-PROFILE: Final = f"{PARENTAL}/profiles/{{profile_id}}"
 HEARD: Final = (
     "Answered when every instance has heard of the change: heartbeats sent after the answer go by"
     f" it. An instance that does not respond is waited for {MAX_WAIT_SECONDS * 1000:.0f}"
     " milliseconds at most."
 )
-ADMIN: Final = "/api/v1/admin"
 
-# Rules that only the platform's database has, for example.
-REFERRED: Final = "Table watchlists still refers to it"
-RULE: Final = "Column country of table users needs a value"
+# Examples of rules that only the platform's database has.
+REFERRED: Final = errors.still_referred_to("watchlists")
+RULE: Final = errors.value_needed("country", "users")
 
-OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
-    ("POST", f"{VIEWING}/heartbeat"): Operation(
+# By the name of the handler.
+OPERATIONS: Final[dict[str, Operation]] = {
+    "heartbeat": Operation(
         PLAYERS,
         Caller.OWNER,
         heartbeat.Verdict,
         heartbeat.HeartbeatBody,
-        {
-            403: ["Session does not belong to this profile"],
-            404: [NO_TITLE, NO_SESSION],
-            422: ["Idempotency-Key has been used for another request"],
-            429: [TOO_MANY_WAITING],
-        },
+        [
+            errors.SESSION_OF_ANOTHER_PROFILE,
+            errors.TITLE_NOT_FOUND,
+            errors.SESSION_NOT_FOUND,
+            errors.KEY_OF_ANOTHER_REQUEST,
+            errors.TOO_MANY_WAITING,
+        ],
         [KEY],
         "Sent every 30 seconds while a title plays; each counts 30 seconds. `remaining_minutes` is"
         " null without a limit. Fails closed: where viewing cannot be counted, the answer is"
         " `blocked`.",
     ),
-    ("GET", f"{VIEWING}/balance/{{profile_id}}"): Operation(PLAYERS, Caller.OWNER, balance.Balance),
-    ("GET", f"{VIEWING}/playback-eligible/{{profile_id}}"): Operation(
-        PLAYERS, Caller.OWNER, balance.Eligibility
-    ),
-    ("POST", f"{VIEWING}/session/{{session_id}}/end"): Operation(
+    "balance": Operation(PLAYERS, Caller.OWNER, balance.Balance),
+    "playback_eligible": Operation(PLAYERS, Caller.OWNER, balance.Eligibility),
+    "session_end": Operation(
         PLAYERS,
         Caller.ACCOUNT,
         session.SessionEnd,
-        refuses={404: [NO_SESSION], 403: ["Session access denied"], 422: [idempotency.USED]},
+        sentences=[
+            errors.SESSION_NOT_FOUND,
+            errors.SESSION_DENIED,
+            errors.KEY_OF_ANOTHER_REQUEST,
+        ],
         parameters=[REQUEST_KEY],
     ),
-    ("GET", f"{PARENTAL}/pin/status"): Operation(PARENTS, Caller.ACCOUNT, pin.PinStatus),
-    ("POST", f"{PARENTAL}/pin"): Operation(
+    "pin_status": Operation(PARENTS, Caller.ACCOUNT, pin.PinStatus),
+    "pin_set": Operation(
         PARENTS,
         Caller.ACCOUNT,
         pin.PinDone,
         pin.SetBody,
-        {
-            400: [pin.CURRENT_NEEDED, pin.WRONG_CURRENT, NO_PIN],
-            403: [LOCKED],
-            422: [idempotency.USED],
-            429: [TOO_MANY],
-        },
+        [
+            errors.CURRENT_PIN_REQUIRED,
+            errors.CURRENT_PIN_INCORRECT,
+            errors.NO_PIN,
+            errors.PIN_LOCKED,
+            errors.KEY_OF_ANOTHER_REQUEST,
+            errors.TOO_MANY_PIN_REQUESTS,
+        ],
         [REQUEST_KEY],
         f"{COUNTED} {SLOW} {PROVED_AGAIN}",
     ),
-    ("POST", f"{PARENTAL}/pin/verify"): Operation(
+    "pin_verify": Operation(
         PARENTS,
         Caller.ACCOUNT,
         pin.PinVerified,
         pin.VerifyBody,
-        {400: [NO_PIN], 403: [WRONG_PIN, LOCKED], 422: [idempotency.USED], 429: [TOO_MANY]},
+        [
+            errors.NO_PIN,
+            errors.PIN_INCORRECT,
+            errors.PIN_LOCKED,
+            errors.KEY_OF_ANOTHER_REQUEST,
+            errors.TOO_MANY_PIN_REQUESTS,
+        ],
         [REQUEST_KEY],
         f"{COUNTED} {SLOW} {PROVED_AGAIN} The token is a new one.",
     ),
-    ("POST", f"{PARENTAL}/pin/reset"): Operation(
+    "pin_reset": Operation(
         PARENTS,
         Caller.ACCOUNT,
         pin.PinDone,
         pin.ResetBody,
-        {
-            401: [pin.WRONG_PASSWORD],
-            422: [idempotency.USED],
-            429: [TOO_MANY, pin.TOO_EARLY],
-        },
+        [
+            errors.PASSWORD_INCORRECT,
+            errors.KEY_OF_ANOTHER_REQUEST,
+            errors.TOO_MANY_PIN_REQUESTS,
+            errors.TOO_MANY_WRONG_PASSWORDS,
+        ],
         [REQUEST_KEY],
         f"{SLOWED} {SLOW} {PROVED_AGAIN}",
     ),
-    ("GET", f"{PROFILE}/viewing-time"): Operation(
-        PARENTS, Caller.OWNER, viewing_config.ViewingConfiguration
-    ),
-    ("PUT", f"{PROFILE}/viewing-time"): Operation(
+    "viewing_config": Operation(PARENTS, Caller.OWNER, viewing_config.ViewingConfiguration),
+    "viewing_config_update": Operation(
         PARENTS,
         Caller.OWNER,
         viewing_config.ViewingConfiguration,
         viewing_config.ConfigurationBody,
-        {
-            403: [
-                "Valid PIN token required to change: educational_exempt",
-                "Valid PIN token required to change: reset_hour",
-                "Valid PIN token required to change: educational_exempt, reset_hour",
-            ],
-            422: [
-                "weekday_limit_minutes must be a multiple of 15 minutes",
-                "weekend_limit_minutes must be a multiple of 15 minutes",
-            ],
-        },
+        [
+            errors.pin_token_required("educational_exempt"),
+            errors.pin_token_required("reset_hour"),
+            errors.pin_token_required("educational_exempt, reset_hour"),
+            errors.not_a_multiple("weekday_limit_minutes", rules.LIMIT_STEP_MINUTES),
+            errors.not_a_multiple("weekend_limit_minutes", rules.LIMIT_STEP_MINUTES),
+        ],
         note=HEARD,
     ),
-    ("POST", f"{PROFILE}/viewing-time/grant"): Operation(
+    "grant": Operation(
         PARENTS,
         Caller.OWNER,
         grant.Grant,
         grant.GrantBody,
-        {
-            400: [NO_PIN],
-            403: [WRONG_PIN, LOCKED, grant.BAD_TOKEN],
-            422: [idempotency.USED],
-            429: [TOO_MANY],
-        },
+        [
+            errors.NO_PIN,
+            errors.PIN_INCORRECT,
+            errors.PIN_LOCKED,
+            errors.PIN_TOKEN_INVALID,
+            errors.KEY_OF_ANOTHER_REQUEST,
+            errors.TOO_MANY_PIN_REQUESTS,
+        ],
         [REQUEST_KEY],
         "With `pin` or `pin_token` a grant on the child's device, else a remote one."
         f" {COUNTED} {PROVED_AGAIN}",
     ),
-    ("GET", f"{PROFILE}/history"): Operation(
+    "history": Operation(
         PARENTS,
         Caller.OWNER,
         history.History,
-        refuses={
-            422: ["from_date must not be after to_date", "Date range must not exceed 90 days"]
-        },
+        sentences=[
+            errors.DATES_REVERSED,
+            errors.date_range_too_long(rules.HISTORY_DAYS_MAX),
+        ],
         parameters=[FROM, TO],
     ),
-    ("GET", f"{PARENTAL}/weekly-report"): Operation(
+    "weekly_report": Operation(
         PARENTS,
         Caller.ACCOUNT,
         weekly_report.WeeklyReport,
-        refuses={403: [auth.NOT_OWNER], 422: [weekly_report.TOO_MANY]},
+        sentences=[
+            errors.PROFILE_DENIED,
+            errors.too_many_children(weekly_report.MAX_CHILDREN),
+        ],
         parameters=[LANGUAGE, LIMIT, AFTER],
         note="An account with more children than `limit` may be gets them page by page: with"
         " `limit`, the `Link` header says where the next page is, as long as there is one.",
         text={"text/html": "The report as a page for people, where `Accept` prefers it."},
     ),
-    ("GET", f"{ADMIN}/metrics"): Operation(
-        OPERATIONS_TAG, Caller.ADMINISTRATOR, admin_metrics.Counts
-    ),
-    ("PUT", f"{ADMIN}/accounts/{{account_id}}"): Operation(
+    "admin_metrics": Operation(OPERATIONS_TAG, Caller.ADMINISTRATOR, admin_metrics.Counts),
+    "account_put": Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
         accounts.Account,
         bodies.AccountBody,
-        {409: ["Email belongs to another account", accounts.BEING_DELETED, RULE]},
+        [errors.EMAIL_TAKEN, errors.ACCOUNT_BEING_DELETED, RULE],
     ),
-    ("DELETE", f"{ADMIN}/accounts/{{account_id}}"): Operation(
+    "account_delete": Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
-        refuses={202: LATER, 404: ["Account not found"], 409: [REFERRED]},
+        sentences=[errors.DELETION_ACCEPTED, errors.ACCOUNT_NOT_FOUND, REFERRED],
         note=IN_BATCHES,
     ),
-    ("PUT", f"{ADMIN}/profiles/{{profile_id}}"): Operation(
+    "profile_put": Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
         profiles.Profile,
         bodies.ProfileBody,
-        {422: [profiles.NO_ACCOUNT], 409: [profiles.NOT_MOVED, profiles.BEING_DELETED, RULE]},
+        [
+            errors.OWNER_NOT_FOUND,
+            errors.PROFILE_TAKEN,
+            errors.PROFILE_BEING_DELETED,
+            RULE,
+        ],
         note=HEARD,
     ),
-    ("DELETE", f"{ADMIN}/profiles/{{profile_id}}"): Operation(
+    "profile_delete": Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
-        refuses={202: LATER, 404: [NO_PROFILE], 409: [REFERRED]},
+        sentences=[errors.DELETION_ACCEPTED, errors.PROFILE_NOT_FOUND, REFERRED],
         note=IN_BATCHES,
     ),
-    ("DELETE", f"{ADMIN}/profiles/{{profile_id}}/viewing-data"): Operation(
+    "viewing_data_erase": Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
         erasure.Erased,
-        refuses={404: [NO_PROFILE], 409: [REFERRED]},
+        sentences=[errors.PROFILE_NOT_FOUND, REFERRED],
         note=HEARD,
     ),
-    ("PUT", f"{ADMIN}/titles/{{title_id}}"): Operation(
+    "title_put": Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
         titles.Title,
         bodies.TitleBody,
-        {409: [titles.BEING_DELETED, RULE]},
+        [errors.TITLE_BEING_DELETED, RULE],
     ),
-    ("DELETE", f"{ADMIN}/titles/{{title_id}}"): Operation(
+    "title_delete": Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
-        refuses={202: LATER, 404: [NO_TITLE], 409: [REFERRED]},
+        sentences=[errors.DELETION_ACCEPTED, errors.TITLE_NOT_FOUND, REFERRED],
         note=IN_BATCHES,
     ),
-    ("POST", f"{ADMIN}/import"): Operation(
+    "import_records": Operation(
         OWNERS,
         Caller.ADMINISTRATOR,
         import_merge.Outcome,
-        refuses={409: [RULE], 422: [idempotency.USED]},
+        sentences=[RULE, errors.KEY_OF_ANOTHER_REQUEST],
         parameters=[MODE, REQUEST_KEY],
         note="Up to 100 MB of lines, each a JSON object of at most 1 MB: `type` (`account`,"
         " `profile` or `title`), `id`, and the members that a PUT of it takes, each of at most"
@@ -369,23 +373,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         also={422: import_merge.Outcome},
         lines=[bodies.AccountBody, bodies.ProfileBody, bodies.TitleBody],
     ),
-    ("GET", "/health/live"): Operation(OPERATIONS_TAG, Caller.ANYONE, health.Alive),
-    ("GET", "/health/ready"): Operation(
+    "health_live": Operation(OPERATIONS_TAG, Caller.ANYONE, health.Alive),
+    "health_ready": Operation(
         OPERATIONS_TAG, Caller.ANYONE, health.Readiness, also={503: health.Readiness}
     ),
-    ("GET", "/health"): Operation(
-        OPERATIONS_TAG, Caller.ANYONE, health.Readiness, also={503: health.Readiness}
-    ),
-    ("GET", "/openapi.json"): Operation(
+    "openapi_json": Operation(
         OPERATIONS_TAG, Caller.ANYONE, text={"application/json": "OpenAPI 3.1."}
     ),
-    ("GET", "/docs"): Operation(OPERATIONS_TAG, Caller.ANYONE, text={"text/html": "A page."}),
-}
-
-OWN_SENTENCES: Final = {
-    401: [auth.NOT_AUTHENTICATED, auth.INVALID_TOKEN, auth.INVALID_PAYLOAD, auth.INACTIVE],
-    404: ["Not Found"],
-    408: ["Request body did not arrive in time"],
-    413: ["Request body too large"],
-    503: ["Service temporarily unavailable"],
+    "docs": Operation(OPERATIONS_TAG, Caller.ANYONE, text={"text/html": "A page."}),
 }

@@ -13,7 +13,7 @@ from service.context import Context
 from service.database.driver import Source
 from service.database.ids import id_prefix
 from service.database.statement import Statement
-from service.errors import RuleError
+from service.errors import PIN_TOKEN_INVALID, RuleError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read
 from service.http.fields import IsUnlimited, RemainingMinutes, doc
@@ -47,7 +47,6 @@ class GrantRow(msgspec.Struct, frozen=True):
 
 BODY: Final = lenient_json.Body(GrantBody)
 RECORD: Final = Statement("grant_record", GrantRow)
-BAD_TOKEN: Final = "Invalid or expired PIN token"  # noqa: S105 (a sentence, no secret)
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -86,7 +85,7 @@ async def _record(
 def _granted(minutes: int | None, limit: int | None, row: GrantRow) -> Grant:
     """What was granted; raises RuleError where it was not, for the PIN is another by now."""
     if row.used_seconds is None or row.is_unlimited_override is None:
-        raise RuleError(403, BAD_TOKEN)
+        raise RuleError(PIN_TOKEN_INVALID)
     left = rules.verdict(limit, row.used_seconds, row.is_unlimited_override).remaining_seconds
     remaining = None if left is None else lenient_json.minutes(left)
     return Grant(minutes, remaining, row.is_unlimited_override)
@@ -108,6 +107,6 @@ async def _confirmed(
                 pin_hash = await attempt(context, turn, once, tried, wrong_pin())
         return auth.pin_mark(pin_hash)
     if wanted.pin_token is not None and not once.is_repeated:
-        refusal = RuleError(403, BAD_TOKEN)
+        refusal = RuleError(PIN_TOKEN_INVALID)
         return auth.confirmed_pin(context, account_id, wanted.pin_token, refusal)
     return None

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import RuleError
+from service.errors import DATES_REVERSED, RuleError, date_range_too_long
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
 from service.http.fields import (
@@ -81,9 +81,9 @@ async def history(request: Request) -> Response:
     from_date = lenient_json.query_date(request.query_params, "from_date")
     to_date = lenient_json.query_date(request.query_params, "to_date")
     if from_date > to_date:
-        raise RuleError(422, "from_date must not be after to_date")
+        raise RuleError(DATES_REVERSED)
     if (to_date - from_date).days > rules.HISTORY_DAYS_MAX:
-        raise RuleError(422, f"Date range must not exceed {rules.HISTORY_DAYS_MAX} days")
+        raise RuleError(date_range_too_long(rules.HISTORY_DAYS_MAX))
     most = rules.HISTORY_SESSIONS_MAX
     rows = await LIST.all(context.pool, account_id, profile_id, from_date, to_date, most)
     auth.owned(rows[0] if rows else None)

@@ -12,7 +12,13 @@ from starlette.responses import Response
 from service.context import Context
 from service.credentials.pin_hasher import Turn
 from service.database.statement import Statement
-from service.errors import ClientError
+from service.errors import (
+    CURRENT_PIN_INCORRECT,
+    CURRENT_PIN_REQUIRED,
+    PASSWORD_INCORRECT,
+    TOO_MANY_WRONG_PASSWORDS,
+    ClientError,
+)
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.fields import EXAMPLE_JWT, Time, doc
@@ -76,10 +82,6 @@ FREE_FAILURES: Final = 5
 LONGEST_DELAY: Final = timedelta(minutes=15)
 
 NOTHING: Final = b"{}"  # stored of an answer that is always the same, or holds a token
-CURRENT_NEEDED: Final = "Current PIN required to change existing PIN"
-WRONG_CURRENT: Final = "Current PIN is incorrect"
-WRONG_PASSWORD: Final = "Incorrect account password"  # noqa: S105 (a sentence, no secret)
-TOO_EARLY: Final = "Too many wrong account passwords, try again later"
 
 SET_BODY: Final = lenient_json.Body(SetBody)
 VERIFY_BODY: Final = lenient_json.Body(VerifyBody)
@@ -125,7 +127,7 @@ async def pin_set(request: Request) -> Response:
         # When it comes again, the PIN is the new one.
         current = wanted.new_pin if carried_out.is_repeated else wanted.current_pin
         if row.has_pin and current is None:
-            raise ClientError(400, CURRENT_NEEDED)
+            raise ClientError(CURRENT_PIN_REQUIRED)
         async with turn_of(context, account_id) as turn:
             pins = (current if row.has_pin else None, wanted.new_pin)
             await _set(context, turn, carried_out, account_id, *pins)
@@ -136,7 +138,7 @@ async def _set(
     context: Context, turn: Turn, once: Once, account_id: UUID, current: str | None, new_pin: str
 ) -> None:
     """Changes the PIN, in exchange for the current one where there is one."""
-    wrong = ClientError(400, WRONG_CURRENT)
+    wrong = ClientError(CURRENT_PIN_INCORRECT)
     old_hash = None
     if current is not None:
         old_hash = await attempt(context, turn, once, Tried(account_id, None, current), wrong)
@@ -182,12 +184,13 @@ async def _reset(
     context: Context, turn: Turn, once: Once, account_id: UUID, wanted: ResetBody
 ) -> None:
     """One counted attempt at the password; raises ClientError 401, 429 where it comes too early."""
-    wrong = ClientError(401, WRONG_PASSWORD)
+    wrong = ClientError(PASSWORD_INCORRECT)
     async with counted(context, account_id, _settle_password) as attempt_id:
         asked = (account_id, attempt_id, FREE_FAILURES, LONGEST_DELAY)
         row = auth.active(await PASSWORD.maybe(context.pool, *asked))
         if row.retry_after_seconds is not None:
-            raise ClientError(429, TOO_EARLY, {"Retry-After": str(row.retry_after_seconds)})
+            later = {"Retry-After": str(row.retry_after_seconds)}
+            raise ClientError(TOO_MANY_WRONG_PASSWORDS, later)
         if await turn.verify(wanted.password, row.password_hash):
             if once.is_used:
                 await _settle_password(context, account_id, attempt_id)

@@ -16,7 +16,7 @@ from service.context import Context
 from service.credentials.pin_hasher import Turn
 from service.database.driver import UNAVAILABLE, Pool, Source
 from service.database.statement import Statement
-from service.errors import ClientError, Overloaded
+from service.errors import NO_PIN, PIN_INCORRECT, PIN_LOCKED, ClientError, Overloaded
 from service.http import auth
 from service.http.idempotency import KeyUsed, Once
 
@@ -141,7 +141,7 @@ async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None
 
 def wrong_pin() -> ClientError:
     """The answer to a wrong PIN, which does not say how many attempts are left."""
-    return ClientError(403, "Incorrect PIN")
+    return ClientError(PIN_INCORRECT)
 
 
 async def attempt(
@@ -176,10 +176,10 @@ async def _attempt(
         row = auth.owned(await ATTEMPT.maybe(context.pool, *asked))
         if row.locked_until is not None:
             until = {LOCKED_UNTIL: row.locked_until.isoformat()}
-            raise ClientError(403, "PIN locked due to too many failed attempts", until)
+            raise ClientError(PIN_LOCKED, until)
         is_right = await turn.verify(pin, row.pin_hash)
         if row.pin_hash is None:
-            raise ClientError(400, "No PIN set")
+            raise ClientError(NO_PIN)
         if is_right and await CLEAR.maybe(context.pool, account_id, row.pin_hash, attempt_id):
             return row.pin_hash
         await judged(context.pool, once, attempt_id, wrong)

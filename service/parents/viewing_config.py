@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.ids import id_prefix, time_ordered_id
 from service.database.statement import Statement
-from service.errors import FieldError, RuleError
+from service.errors import FieldError, RuleError, not_a_multiple, pin_token_required
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.fields import EXAMPLE_JWT, ProfileId, Time, doc
@@ -155,8 +155,7 @@ def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) ->
     for name in LIMITS:
         minutes = getattr(wanted, name)
         if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
-            step = rules.LIMIT_STEP_MINUTES
-            raise RuleError(422, f"{name} must be a multiple of {step} minutes")
+            raise RuleError(not_a_multiple(name, rules.LIMIT_STEP_MINUTES))
     if all(getattr(wanted, name) is UNSET for name in SENSITIVE):
         return None
     return auth.confirmed_pin(context, account_id, wanted.pin_token or "", _unconfirmed(wanted))
@@ -164,4 +163,4 @@ def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) ->
 
 def _unconfirmed(wanted: ConfigurationBody) -> RuleError:
     changed = ", ".join(name for name in SENSITIVE if getattr(wanted, name) is not UNSET)
-    return RuleError(403, f"Valid PIN token required to change: {changed}")
+    return RuleError(pin_token_required(changed))

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import RuleError
+from service.errors import RuleError, too_many_children
 from service.http import auth, lenient_json, negotiation
 from service.http.body_and_reply import reply
 from service.http.fields import (
@@ -29,7 +29,6 @@ from service.viewing.rules import Configuration
 
 TOP_TITLES: Final = 3
 MAX_CHILDREN: Final = 50  # a page of HTML about so many takes 10 ms, which others wait
-TOO_MANY: Final = f"More than {MAX_CHILDREN} children: ask page by page with limit and after"
 VARY: Final = {"Vary": "Accept, Accept-Language"}
 
 
@@ -126,7 +125,7 @@ def _shown(request: Request, part: Part, weeks: list[Week], days: list[date]) ->
     limit = part.limit or MAX_CHILDREN
     shown, left = weeks[:limit], weeks[limit:]
     if left and part.limit is None:
-        raise RuleError(422, TOO_MANY)
+        raise RuleError(too_many_children(MAX_CHILDREN))
     following = f"?limit={limit}&after={shown[-1].profile_id}" if left else ""
     answer = _page(request, shown, days, following) or _json(shown, days)
     if following:

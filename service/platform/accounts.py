@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import ClientError
+from service.errors import ACCOUNT_BEING_DELETED, ACCOUNT_NOT_FOUND, ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import deleted, read, reply
 from service.http.fields import AccountId
@@ -30,7 +30,6 @@ class AccountPutRow(msgspec.Struct, frozen=True):
 
 
 PUT: Final = Statement("account_put", AccountPutRow)
-BEING_DELETED: Final = "Account is being deleted"
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -53,7 +52,7 @@ async def account_put(request: Request) -> Response:
     asked = (caller_id, account_id, wanted.email, *map(stored, rest), context.now())
     row = auth.administered(await PUT.maybe(context.pool, *asked))
     if row.is_pending:
-        raise ClientError(409, BEING_DELETED)
+        raise ClientError(ACCOUNT_BEING_DELETED)
     account = (row.email, row.subscription_tier, row.account_is_admin, row.account_is_active)
     return reply(Account(account_id, *account))
 
@@ -66,5 +65,5 @@ async def account_delete(request: Request) -> Response:
     asked = (caller_id, False, account_id, deletion.MAX_ROWS_AT_ONCE)
     row = auth.administered(await deletion.ACCOUNT.maybe(context.pool, *asked))
     if not row.is_found:
-        raise ClientError(404, "Account not found")
+        raise ClientError(ACCOUNT_NOT_FOUND)
     return deleted(context, row)

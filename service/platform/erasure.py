@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.pool import connected
 from service.database.statement import Statement
-from service.errors import ClientError
+from service.errors import PROFILE_NOT_FOUND, ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
 from service.http.fields import ProfileId, doc
@@ -61,7 +61,7 @@ async def viewing_data_erase(request: Request) -> Response:
     asked = (caller_id, False, profile_id, change.origin)
     row = auth.administered(await ERASE.one(context.pool, *asked, timeout=ERASE_SECONDS))
     if row.account_id is None:
-        raise ClientError(404, "Profile not found")
+        raise ClientError(PROFILE_NOT_FOUND)
     context.configurations.drop(row.account_id, profile_id)
     await change.heard(row.listeners)
     return reply(_erased(context.settings, profile_id, row, _mark(context.settings, caller_id)))

@@ -19,9 +19,8 @@ from msgspec import UNSET, UnsetType
 from service.database import refusals
 from service.database.driver import Connection
 from service.database.statement import Statement
-from service.errors import ClientError, Overloaded
+from service.errors import ADMIN_REQUIRED, RIGHT_MISSING, ClientError, Overloaded
 from service.http import lenient_json
-from service.http.auth import NOT_ADMIN
 from service.http.fields import doc
 from service.platform.import_lines import BadLine, Line, record
 from service.viewing.config_changes import Changes
@@ -33,7 +32,6 @@ MAX_ERRORS: Final = 100  # told, of those counted; a statement tells no more eit
 COLUMNS: Final = ("line", "type", "members")
 SECONDS: Final = 600.0  # the longest that a statement may take
 COMMAND: Final = "import"  # the origin of what changes at the command line
-NO_RIGHT: Final = "The role of the service lacks a right; viewing-time check names it"
 TWICE: Final = "id: On an earlier line already"
 # A concurrent transaction changed the same rows: the retry sees its result. Every other constraint
 # is the platform's own, and refuses the retry too.
@@ -137,11 +135,11 @@ class Import:
             except asyncpg.DeadlockDetectedError as error:
                 raise Overloaded(1) from error
             except asyncpg.InsufficientPrivilegeError as error:
-                raise ClientError(409, NO_RIGHT) from error
+                raise ClientError(RIGHT_MISSING) from error
             except refusals.REFUSED as error:
                 if error.constraint_name in OVERTAKEN:
                     raise Overloaded(1) from error
-                raise ClientError(409, refusals.reason(error, is_deletion=False)) from error
+                raise ClientError(refusals.sentence(error, is_deletion=False)) from error
             is_last = batch.is_last
 
     async def _merge(self, connection: Connection, batch: "_Batch") -> None:
@@ -175,7 +173,7 @@ class Import:
         profiles = await PROFILES.one(connection, *self._arguments, origin, timeout=SECONDS)
         titles = await TITLES.one(connection, *self._arguments, timeout=SECONDS)
         if not (accounts.is_allowed and profiles.is_allowed and titles.is_allowed):
-            raise ClientError(403, NOT_ADMIN)
+            raise ClientError(ADMIN_REQUIRED)
         for row in (accounts, profiles, titles):
             batch.error_count += row.refused
             batch.errors += map(LineError, row.lines, row.faults)

@@ -14,7 +14,7 @@ from starlette.types import Receive
 
 from service.context import Context
 from service.database.pool import connected
-from service.errors import ClientError, FieldError
+from service.errors import BODY_ENDED_EARLY, BODY_TOO_LARGE, ClientError, FieldError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import BODY_SECONDS, CLOSE, reply, slow_body
 from service.http.idempotency import KEY_HEADER, once
@@ -94,11 +94,11 @@ async def _receive(receive: Receive, upload: BinaryIO) -> None:
         except TimeoutError as error:
             raise slow_body() from error
         if message["type"] == "http.disconnect":
-            raise ClientError(400, "Request body ended early", CLOSE)
+            raise ClientError(BODY_ENDED_EARLY, CLOSE)
         part = message.get("body", b"")
         size += len(part)
         if size > MAX_UPLOAD_BYTES:
-            raise ClientError(413, "Request body too large", CLOSE)
+            raise ClientError(BODY_TOO_LARGE, CLOSE)
         await asyncio.to_thread(upload.write, part)
         more = message.get("more_body", False)
     upload.seek(0)

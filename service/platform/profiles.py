@@ -8,7 +8,13 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import ClientError
+from service.errors import (
+    OWNER_NOT_FOUND,
+    PROFILE_BEING_DELETED,
+    PROFILE_NOT_FOUND,
+    PROFILE_TAKEN,
+    ClientError,
+)
 from service.http import auth, lenient_json
 from service.http.body_and_reply import deleted, read, reply
 from service.http.fields import AccountId, ProfileId
@@ -33,9 +39,6 @@ class ProfilePutRow(msgspec.Struct, frozen=True):
 
 
 PUT: Final = Statement("profile_put", ProfilePutRow)
-BEING_DELETED: Final = "Profile is being deleted"
-NO_ACCOUNT: Final = "Account not found"
-NOT_MOVED: Final = "Profile belongs to another account"
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -60,9 +63,9 @@ async def profile_put(request: Request) -> Response:
     rest = (stored(wanted.parental_rating), change.origin, context.now())
     row = auth.administered(await PUT.maybe(context.pool, *asked, *rest))
     if not row.is_account:
-        raise ClientError(422, NO_ACCOUNT)
+        raise ClientError(OWNER_NOT_FOUND)
     if not row.is_put:
-        raise ClientError(409, BEING_DELETED if row.is_pending else NOT_MOVED)
+        raise ClientError(PROFILE_BEING_DELETED if row.is_pending else PROFILE_TAKEN)
     context.configurations.forget(wanted.account_id, profile_id, "profile put")
     await change.heard(row.listeners)
     return reply(Profile(profile_id, wanted.account_id, row.name, row.is_kids, row.parental_rating))
@@ -76,7 +79,7 @@ async def profile_delete(request: Request) -> Response:
     asked = (caller_id, False, profile_id, deletion.MAX_ROWS_AT_ONCE)
     row = auth.administered(await deletion.PROFILE.maybe(context.pool, *asked))
     if not row.is_found:
-        raise ClientError(404, "Profile not found")
+        raise ClientError(PROFILE_NOT_FOUND)
     if row.account_id is not None:
         context.configurations.forget(row.account_id, profile_id, "profile deleted")
     return deleted(context, row)

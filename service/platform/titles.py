@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import ClientError
+from service.errors import TITLE_BEING_DELETED, TITLE_NOT_FOUND, ClientError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import deleted, read, reply
 from service.http.fields import TitleId
@@ -29,7 +29,6 @@ class TitlePutRow(msgspec.Struct, frozen=True):
 
 
 PUT: Final = Statement("title_put", TitlePutRow)
-BEING_DELETED: Final = "Title is being deleted"
 
 
 class Title(msgspec.Struct, frozen=True):
@@ -49,7 +48,7 @@ async def title_put(request: Request) -> Response:
     asked = (caller_id, title_id, *title, context.now())
     row = auth.administered(await PUT.maybe(context.pool, *asked))
     if row.is_pending:
-        raise ClientError(409, BEING_DELETED)
+        raise ClientError(TITLE_BEING_DELETED)
     return reply(Title(title_id, row.title, row.title_type, row.is_educational))
 
 
@@ -61,5 +60,5 @@ async def title_delete(request: Request) -> Response:
     asked = (caller_id, False, title_id, deletion.MAX_ROWS_AT_ONCE)
     row = auth.administered(await deletion.TITLE.maybe(context.pool, *asked))
     if not row.is_found:
-        raise ClientError(404, "Title not found")
+        raise ClientError(TITLE_NOT_FOUND)
     return deleted(context, row)

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from service.context import Context
 from service.database.driver import cause
 from service.database.ids import time_ordered_id
-from service.errors import ClientError, FieldError, Overloaded
+from service.errors import SERVICE_UNAVAILABLE, ClientError, Overloaded, invalid_idempotency_key
 from service.http import auth, lenient_json
 from service.http.body_and_reply import body, slow_body
 from service.http.fields import (
@@ -77,7 +77,7 @@ class Verdict(msgspec.Struct, frozen=True):
 BODY: Final = lenient_json.Body(HeartbeatBody)
 SLOW_SECONDS: Final = 0.2
 KEY: Final = re.compile(rb"[\x21-\x7e]{1,64}")
-FULL: Final = b'{"detail":"Service temporarily unavailable"}'
+FULL: Final = lenient_json.encode({"detail": SERVICE_UNAVAILABLE.text})
 FULL_HEADERS: Final = [
     (b"content-type", b"application/json"),
     (b"content-length", str(len(FULL)).encode()),
@@ -160,9 +160,7 @@ def _keyed(wanted: HeartbeatBody, key: bytes) -> Keyed:
     has learned the session's id.
     """
     if not KEY.fullmatch(key):
-        msg = "Idempotency-Key should be 1 to 64 visible ASCII characters"
-        loc: list[str | int] = ["header", "idempotency-key"]
-        raise FieldError("string_pattern_mismatch", loc, msg, None)
+        raise invalid_idempotency_key()
     digest = blake2b(key, digest_size=16, key=wanted.profile_id.bytes).digest()
     request = (wanted.title_id, wanted.device_id, wanted.device_type, wanted.is_paused)
     of_request = blake2b(lenient_json.encode(request), digest_size=2).digest()

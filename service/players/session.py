@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.driver import Source
 from service.database.statement import Statement
-from service.errors import ClientError
+from service.errors import SESSION_DENIED, SESSION_NOT_FOUND, ClientError
 from service.http import auth, lenient_json
 from service.http.fields import EndedAt, SessionId, doc
 from service.http.idempotency import once, repeatable
@@ -48,7 +48,7 @@ async def session_end(request: Request) -> Response:
 async def _end(account_id: UUID, session_id: UUID, now: datetime, source: Source) -> SessionEnd:
     row = auth.active(await END.maybe(source, account_id, session_id, now))
     if not row.is_known:
-        raise ClientError(404, "Session not found")
+        raise ClientError(SESSION_NOT_FOUND)
     if not row.is_owner:
-        raise ClientError(403, "Session access denied")
+        raise ClientError(SESSION_DENIED)
     return SessionEnd(session_id, row.total_seconds, row.ended_at)

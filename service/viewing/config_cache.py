@@ -21,7 +21,7 @@ from async_lru import alru_cache
 from service.database.connector import is_pooled
 from service.database.driver import UNAVAILABLE, Connection, Pool, translated
 from service.database.pool import PING, connect
-from service.errors import ClientError
+from service.errors import ACCOUNT_INACTIVE, PROFILE_DENIED, ClientError
 from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
@@ -152,9 +152,9 @@ class ConfigCache:
         since = monotonic()
         row = await self._loader.load(account_id, profile_id, is_for_beat)
         if not row.is_active:
-            raise ClientError(401, "User not found or inactive")
+            raise ClientError(ACCOUNT_INACTIVE)
         if not row.is_owner:
-            raise ClientError(403, "Profile not found or access denied")
+            raise ClientError(PROFILE_DENIED)
         configuration = rules.stored_or_default(
             row.weekday_limit_minutes,
             row.weekend_limit_minutes,

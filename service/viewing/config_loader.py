@@ -92,7 +92,7 @@ class ConfigLoader:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(1)
         if self._by_account[account_id] >= MAX_WAITING_ACCOUNT:
-            raise ClientError(429, TOO_MANY_WAITING, {"Retry-After": "1"})
+            raise ClientError(TOO_MANY_WAITING, {"Retry-After": "1"})
         load = Load(account_id, profile_id, asyncio.get_running_loop().create_future(), is_for_beat)
         self._by_account[account_id] += 1
         self._waiting.append(load)

@@ -20,6 +20,7 @@ import msgspec
 from service.database.driver import UNAVAILABLE, Connection, Pool
 from service.database.pool import connected
 from service.database.statement import Statement
+from service.errors import DELETION_ACCEPTED
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 
@@ -31,7 +32,6 @@ MAX_ROWS_AT_ONCE: Final = 5_000  # of each table, by the request itself: some 50
 BATCH_ROWS: Final = 1_000  # of each table: how long a heartbeat may wait for one of them
 BATCH_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 30.0
-ACCEPTED: Final = "Deletion goes on in the background"
 
 
 class DeletedRow(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ BATCH: Final = Statement("deletion_batch", BatchRow)
 class Accepted(msgspec.Struct, frozen=True):
     """The answer to a deletion that is not done yet."""
 
-    detail: str = ACCEPTED
+    detail: str = DELETION_ACCEPTED.text
 
 
 async def delete(settings: Settings, kind: Kind, key: UUID, progress: Callable[[int], None]) -> int:

@@ -101,7 +101,7 @@ class HeartbeatQueue:
         of_profile = len(self._later.get(profile_id, ()))
         of_account = self._by_account.get(beat.account_id, 0)
         if of_profile >= MAX_WAITING_PROFILE or of_account >= MAX_WAITING_ACCOUNT:
-            raise ClientError(429, TOO_MANY_WAITING, {"Retry-After": "1"})
+            raise ClientError(TOO_MANY_WAITING, {"Retry-After": "1"})
         self.waiting += 1
         self._by_account[beat.account_id] = of_account + 1
         future = asyncio.get_running_loop().create_future()

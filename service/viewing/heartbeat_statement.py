@@ -12,7 +12,15 @@ from service.database.driver import Connection
 from service.database.ids import id_prefix
 from service.database.pool import connect
 from service.database.statement import Statement
-from service.errors import ClientError
+from service.errors import (
+    ACCOUNT_INACTIVE,
+    KEY_OF_ANOTHER_REQUEST,
+    PROFILE_DENIED,
+    SESSION_NOT_FOUND,
+    SESSION_OF_ANOTHER_PROFILE,
+    TITLE_NOT_FOUND,
+    ClientError,
+)
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from service.viewing.rules import Configuration, stored_or_default
@@ -94,12 +102,12 @@ RECORD: Final = Statement("heartbeat_record", RecordedRow)
 HELD: Final = Statement("heartbeat_held", HeldRow)
 
 REFUSALS: Final = {
-    1: (401, "User not found or inactive"),
-    2: (403, "Profile not found or access denied"),
-    3: (404, "Title not found"),
-    4: (404, "Session not found"),
-    5: (403, "Session does not belong to this profile"),
-    6: (422, "Idempotency-Key has been used for another request"),
+    1: ACCOUNT_INACTIVE,
+    2: PROFILE_DENIED,
+    3: TITLE_NOT_FOUND,
+    4: SESSION_NOT_FOUND,
+    5: SESSION_OF_ANOTHER_PROFILE,
+    6: KEY_OF_ANOTHER_REQUEST,
 }
 
 # A beat of nobody, which is refused: it takes a new connection the whole way once.
@@ -166,7 +174,7 @@ class HeartbeatStatement:
             if future.done():
                 continue
             if refusal:
-                future.set_exception(ClientError(*REFUSALS[refusal]))
+                future.set_exception(ClientError(REFUSALS[refusal]))
                 continue
             used_seconds, override = balances.get(beat.profile_id, (None, False))
             renewed = configurations.get(number)

@@ -17,7 +17,6 @@ import pytest
 from service.credentials.pin_hasher import Turn
 from service.database.driver import Connection
 from service.http import idempotency
-from service.http.idempotency import USED
 from service.settings import Settings
 from tests.conftest import Running, Starter, served
 from tests.database.test_pool import PGBOUNCER, pooler
@@ -31,6 +30,7 @@ GRANT: Final = "/api/v1/parental-controls/profiles/{}/viewing-time/grant"
 END: Final = "/api/v1/viewing-time/session/{}/end"
 NEW_PIN: Final = "4321"
 USED_SECONDS: Final = 7200
+KEY_USED: Final = {"detail": "Idempotency-Key has been used for another request"}
 
 
 class Asked(msgspec.Struct):
@@ -292,7 +292,7 @@ async def test_a_key_is_not_for_another_request(
         if body and other.url == PINS:
             body = {"new_pin": pin, "current_pin": pin}
         answer = await send(running, watched, msgspec.structs.replace(other, body=body))
-        assert told(answer) == (422, {"detail": USED}), other
+        assert told(answer) == (422, KEY_USED), other
         assert await state(connection) == after
     assert await kept(connection) == 1
 
@@ -375,7 +375,7 @@ async def test_a_wrong_secret_counts_once_and_another_guess_needs_another_key(
     assert told(await send(instances[1], watched, asked, **guessed)) == told(first)
     assert (await counts(connection, watched))[0] == 2
     right = await send(instances[1], watched, asked)
-    assert told(right) == (422, {"detail": USED})
+    assert told(right) == (422, KEY_USED)
     assert (await send(instances[1], watched, asked, "another")).status_code == 200
 
 
@@ -587,7 +587,7 @@ async def test_an_import_is_carried_out_once(
     assert await connection.fetchval("select title from titles") == "Second"
     for content, mode in ((lines, "all"), (ndjson([film]), "best")):
         answer = await post(instances[0], content, mode)
-        assert told(answer) == (422, {"detail": USED})
+        assert told(answer) == (422, KEY_USED)
     assert await connection.fetchval("select title from titles") == "Second"
 
 
