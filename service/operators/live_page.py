@@ -1,4 +1,4 @@
-"""GET /admin/live: the last minutes as moving lines, for people who operate the service."""
+"""GET /admin/live: a page of charts that shows the metrics of the last five minutes."""
 
 import re
 from base64 import b64encode
@@ -13,23 +13,16 @@ PAGE: Final = (Path(__file__).parent / "live_page.html").read_text(encoding="utf
 
 
 def _hash(element: str) -> str:
-    """What lets the page's own element through, and no other (CSP, section 2.3.1)."""
-    inside = re.search(rf"<{element}>(.*)</{element}>", PAGE, re.DOTALL)
-    assert inside is not None, element
-    return f"'sha256-{b64encode(sha256(inside[1].encode()).digest()).decode()}'"
+    """The source expression that allows the page's own `element` (CSP, section 2.3.1)."""
+    content = re.search(rf"<{element}>(.*)</{element}>", PAGE, re.DOTALL)
+    assert content is not None, element
+    return f"'sha256-{b64encode(sha256(content[1].encode()).digest()).decode()}'"
 
 
 HEADERS: Final = {
-    "Content-Security-Policy": "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {_hash('script')}",
-            f"style-src {_hash('style')}",
-            "connect-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        ]
+    "Content-Security-Policy": (
+        f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -38,5 +31,5 @@ HEADERS: Final = {
 
 
 async def live(request: Request) -> Response:
-    """GET /admin/live: a page that asks for the administrator's token and keeps it in memory."""
+    """The page; it asks for an administrator's token and keeps it in memory only."""
     return Response(PAGE, headers=HEADERS, media_type="text/html")

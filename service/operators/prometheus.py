@@ -1,12 +1,22 @@
 """GET /metrics: what the process counted, in Prometheus' text format.
 
-The families are made for each scrape from the plain numbers, so that counting costs an addition.
+The families are built for each scrape from plain numbers, so that counting costs one addition.
 """
 
 import asyncio
 import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,221 +24,154 @@ from service.context import Context
 from service.database.statement import POOL_WAIT, STATEMENT_TIMES
 from service.observing import process_usage
 from service.observing.logs import LINES
-from service.operators.exposition import Exposition
+from service.observing.metrics import Histogram
 from service.version import VERSION
+
+PREFIX: Final = "viewing_time_"
+# The help text and the labels of each family; names get the prefix.
+FAMILIES: Final = {
+    "heartbeats_total": ("Heartbeats by outcome and verdict.", "outcome", "verdict"),
+    "heartbeat_duration_seconds": ("Time from a heartbeat's arrival to its verdict, if counted.",),
+    "heartbeat_statements_total": ("Statements run for heartbeats, configuration loads included.",),
+    "heartbeats_refused_total": ("Heartbeats answered 4xx, by reason.", "reason"),
+    "heartbeat_batch_size": ("Heartbeats written by one statement.",),
+    "heartbeat_queue_length": ("Heartbeats that wait for a statement or its result.",),
+    "config_cache_lookups_total": ("Lookups in the configuration cache, by result.", "result"),
+    "config_cache_invalidations_total": ("Invalidations of one or all entries, by cause.", "cause"),
+    "config_cache_entries": ("Configurations in the cache.",),
+    "config_cache_max_entries": ("Maximum number of configurations in the cache.",),
+    "weekly_report_duration_seconds": ("Duration of weekly reports.",),
+    "weekly_report_statements_total": ("Statements run for weekly reports.",),
+    "pin_attempts_total": ("PIN attempts by outcome.", "outcome"),
+    "pin_lockouts_total": ("Wrong PINs that locked an account's PIN.",),
+    "pin_attempt_duration_seconds": ("Duration of PIN attempts, without the delay to 200 ms.",),
+    "pin_hashes_total": ("Hashes computed.",),
+    "pin_queue_length": ("Hashes that wait or are being computed.",),
+    "pin_worker_restarts_total": ("Restarts of the processes that hash PINs.",),
+    "pool_connections": ("Open connections of the pool; heartbeats have their own.", "state"),
+    "pool_max_connections": ("Maximum number of connections of the pool.",),
+    "pool_wait_duration_seconds": ("Wait for a connection of the pool.",),
+    "statement_duration_seconds": ("Duration of statements, by file name in sql/.", "statement"),
+    "deletions_total": ("Background deletions by outcome; other than done: retried.", "outcome"),
+    "retention_runs_total": ("Scheduled retention runs by outcome.", "outcome"),
+    "ready": ("1 if the latest readiness check passed, else 0.",),
+    "http_requests_total": ("Responses by method, route and status.", "method", "route", "status"),
+    "requests_unauthenticated_total": ("Requests answered 401, by reason.", "reason"),
+    "failures_total": ("Failed requests and heartbeats by cause; own: a bug here.", "cause"),
+    "event_loop_lag_seconds": ("Delay of the event loop, measured 20 times a second.",),
+    "event_loop_lag_max_seconds": ("Longest delay of the event loop since start.",),
+    "log_lines_dropped_total": ("Log lines dropped because standard output was not read.",),
+    "connections": ("Connected clients.",),
+    "max_connections": ("Maximum number of connected clients, from the open-file limit.",),
+    "connections_refused_total": ("Connections closed at once because of max_connections.",),
+    "open_files_exhausted_total": ("Seconds in which no file could be opened.",),
+    "build_info": ("Always 1; the labels name the versions.", "version", "python"),
+}
+
+# One number or histogram, or one for each value of the label, or for each tuple of label values.
+Values: TypeAlias = float | Histogram | Mapping[Any, float | Histogram]
 
 
 async def metrics(request: Request) -> Response:
-    """GET /metrics: for Prometheus, without a token.
-
-    Written family by family, with a turn for the event loop after each.
-    """
+    """All metrics, without a token; the event loop runs other tasks between two families."""
     blocks = []
-    for block in _exposition(request.state.context).blocks():
-        blocks.append(block)
+    for family in _families(request.state.context):
+        blocks.append(generate_latest(_OneFamily(family)))
         await asyncio.sleep(0)
     return Response(b"".join(blocks), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _exposition(context: Context) -> Exposition:
-    exposition = Exposition()
-    for part in (_heartbeats, _cache, _reports, _pins, _database, _requests, _process):
-        part(exposition, context)
-    return exposition
+def _families(context: Context) -> Iterator[Metric]:
+    values = _values(context)
+    for name, (help_text, *labels) in FAMILIES.items():
+        yield _family(PREFIX + name, help_text, values[name], labels)
+    for usage in process_usage.usage():
+        yield _family(usage.name, usage.doc, usage.value)
 
 
-def _heartbeats(exposition: Exposition, context: Context) -> None:
-    counts = context.metrics
-    exposition.table(
-        "heartbeats_total",
-        "Heartbeats by what became of them and what the player was told.",
-        ("outcome", "verdict"),
-        {
+def _values(context: Context) -> dict[str, Values]:
+    counts, cache, pool, pins = context.metrics, context.configurations, context.pool, context.pins
+    return {
+        "heartbeats_total": {
             **{("counted", verdict): count for verdict, count in counts.verdicts.items()},
             ("failed_closed", "blocked"): counts.heartbeats_failed_closed,
             ("refused", "none"): counts.heartbeats_refused,
             ("overloaded", "none"): counts.heartbeats_overloaded,
         },
-    )
-    exposition.histogram(
-        "heartbeat_duration_seconds",
-        "From a heartbeat's arrival to its verdict, refused ones left out.",
-        counts.heartbeats.histogram,
-    )
-    exposition.counter(
-        "heartbeat_statements_total",
-        "Statements that heartbeats have cost, loads of configurations among them.",
-        counts.heartbeat_statements,
-    )
-    exposition.counters(
-        "heartbeats_refused_total",
-        "Heartbeats refused, by reason; those for load left out.",
-        "reason",
-        counts.refusals,
-    )
-    exposition.histogram(
-        "heartbeat_batch_size", "Heartbeats written by one statement.", counts.batch_sizes
-    )
-    exposition.gauge(
-        "heartbeat_queue_length",
-        "Heartbeats that wait for their row, those in a statement among them.",
-        context.writer.waiting,
-    )
-
-
-def _cache(exposition: Exposition, context: Context) -> None:
-    configurations = context.configurations
-    exposition.counters(
-        "config_cache_lookups_total",
-        "Lookups of configurations in memory by result.",
-        "result",
-        {"hit": configurations.hits, "miss": configurations.misses},
-    )
-    exposition.counters(
-        "config_cache_invalidations_total",
-        "Configurations forgotten, one or all, by cause.",
-        "cause",
-        context.metrics.invalidations,
-    )
-    exposition.gauge("config_cache_entries", "Configurations in memory.", configurations.size)
-    exposition.gauge(
-        "config_cache_max_entries",
-        "How many configurations the memory may hold.",
-        context.settings.config_cache_max_size,
-    )
-
-
-def _reports(exposition: Exposition, context: Context) -> None:
-    exposition.histogram(
-        "weekly_report_duration_seconds",
-        "How long weekly reports took; their number is its count.",
-        context.metrics.reports.histogram,
-    )
-    exposition.counter(
-        "weekly_report_statements_total",
-        "Statements that weekly reports have cost.",
-        context.metrics.report_statements,
-    )
-
-
-def _pins(exposition: Exposition, context: Context) -> None:
-    exposition.counters(
-        "pin_attempts_total",
-        "Attempts at a PIN by outcome.",
-        "outcome",
-        context.metrics.pin_attempts,
-    )
-    exposition.counter(
-        "pin_lockouts_total", "Wrong PINs that locked the PIN.", context.metrics.pin_lockouts
-    )
-    exposition.histogram(
-        "pin_attempt_duration_seconds",
-        "How long attempts at a PIN took, without the delay that hides it from guessers.",
-        context.metrics.pin_seconds,
-    )
-    exposition.counter("pin_hashes_total", "Hashes computed.", context.pins.hashed)
-    exposition.gauge("pin_queue_length", "PINs waiting or at work.", context.pins.waiting)
-    exposition.counter(
-        "pin_worker_restarts_total", "Times lost workers were replaced.", context.pins.restarts
-    )
-
-
-def _database(exposition: Exposition, context: Context) -> None:
-    size, idle = context.pool.get_size(), context.pool.get_idle_size()
-    exposition.gauges(
-        "pool_connections",
-        "Open connections of the pool; heartbeats have their own.",
-        "state",
-        {"in_use": size - idle, "idle": idle},
-    )
-    exposition.gauge(
-        "pool_max_connections", "How many the pool may open.", context.pool.get_max_size()
-    )
-    exposition.histogram(
-        "pool_wait_duration_seconds", "How long a connection of the pool was waited for.", POOL_WAIT
-    )
-    exposition.histograms(
-        "statement_duration_seconds",
-        "How long statements took, by the name of their file in sql/.",
-        "statement",
-        {name: times for name, times in STATEMENT_TIMES.items() if any(times.counts)},
-    )
-    exposition.counters(
-        "deletions_total",
-        "Deletions in the background by outcome; one that is refused or fails is tried again.",
-        "outcome",
-        context.metrics.deletions,
-    )
-    exposition.counters(
-        "retention_runs_total",
-        "Scheduled runs of retention by outcome.",
-        "outcome",
-        context.metrics.retention_runs,
-    )
-    exposition.gauge(
-        "ready",
-        "Whether the instance was ready for requests at the latest look.",
-        int(context.metrics.ready),
-    )
-
-
-def _requests(exposition: Exposition, context: Context) -> None:
-    exposition.table(
-        "http_requests_total",
-        "Requests answered, by method, route and status.",
-        ("method", "route", "status"),
-        {
-            (method, route, str(status)): count
-            for (method, route, status), count in context.metrics.requests.items()
+        "heartbeat_duration_seconds": counts.heartbeats.histogram,
+        "heartbeat_statements_total": counts.heartbeat_statements,
+        "heartbeats_refused_total": counts.refusals,
+        "heartbeat_batch_size": counts.batch_sizes,
+        "heartbeat_queue_length": context.writer.waiting,
+        "config_cache_lookups_total": {"hit": cache.hits, "miss": cache.misses},
+        "config_cache_invalidations_total": counts.invalidations,
+        "config_cache_entries": cache.size,
+        "config_cache_max_entries": context.settings.config_cache_max_size,
+        "weekly_report_duration_seconds": counts.reports.histogram,
+        "weekly_report_statements_total": counts.report_statements,
+        "pin_attempts_total": counts.pin_attempts,
+        "pin_lockouts_total": counts.pin_lockouts,
+        "pin_attempt_duration_seconds": counts.pin_seconds,
+        "pin_hashes_total": pins.hashed,
+        "pin_queue_length": pins.waiting,
+        "pin_worker_restarts_total": pins.restarts,
+        "pool_connections": {
+            "in_use": pool.get_size() - pool.get_idle_size(),
+            "idle": pool.get_idle_size(),
         },
-    )
-    exposition.counters(
-        "requests_unauthenticated_total",
-        "Requests answered 401, by reason.",
-        "reason",
-        context.metrics.unauthenticated,
-    )
-    exposition.counters(
-        "failures_total",
-        "Requests and heartbeats that failed, by cause; own: a bug of the service.",
-        "cause",
-        context.metrics.failures,
-    )
+        "pool_max_connections": pool.get_max_size(),
+        "pool_wait_duration_seconds": POOL_WAIT,
+        "statement_duration_seconds": {
+            name: times for name, times in STATEMENT_TIMES.items() if any(times.counts)
+        },
+        "deletions_total": counts.deletions,
+        "retention_runs_total": counts.retention_runs,
+        "ready": int(counts.ready),
+        "http_requests_total": {
+            (method, route, str(status)): count
+            for (method, route, status), count in counts.requests.items()
+        },
+        "requests_unauthenticated_total": counts.unauthenticated,
+        "failures_total": counts.failures,
+        "event_loop_lag_seconds": counts.lag_seconds,
+        "event_loop_lag_max_seconds": counts.lag_most,
+        "log_lines_dropped_total": LINES.dropped,
+        "connections": len(counts.connections.open),
+        "max_connections": counts.connections.max,
+        "connections_refused_total": counts.connections.refused,
+        "open_files_exhausted_total": counts.connections.looks_out_of_files,
+        "build_info": {(VERSION, platform.python_version()): 1},
+    }
 
 
-def _process(exposition: Exposition, context: Context) -> None:
-    counts = context.metrics
-    exposition.histogram(
-        "event_loop_lag_seconds",
-        "How late the event loop came to a timer, asked 20 times a second.",
-        counts.lag_seconds,
-    )
-    exposition.gauge("event_loop_lag_max_seconds", "The most of it since start.", counts.lag_most)
-    exposition.counter(
-        "log_lines_dropped_total", "Log lines that nobody was ready to read.", LINES.dropped
-    )
-    connections = counts.connections
-    exposition.gauge("connections", "Clients that are connected.", len(connections.open))
-    exposition.gauge(
-        "max_connections",
-        "How many clients can be connected, by the limit of open files.",
-        connections.max,
-    )
-    exposition.counter(
-        "connections_refused_total",
-        "Connections closed at once, because as many clients as can be are connected.",
-        connections.refused,
-    )
-    exposition.counter(
-        "open_files_exhausted_total",
-        "Looks, one a second, at which no more file could be opened.",
-        connections.looks_out_of_files,
-    )
-    exposition.gauge(
-        "build_info",
-        "Always 1; the labels say what runs.",
-        1,
-        {"version": VERSION, "python": platform.python_version()},
-    )
-    for used in process_usage.usage():
-        exposition.plain(used.is_counter, used.name, used.doc, used.value)
+def _family(name: str, help_text: str, values: Values, labels: Iterable[str] = ()) -> Metric:
+    """A family of samples: histograms, counters if the name ends in `_total`, else gauges."""
+    samples = values if isinstance(values, Mapping) else {(): values}
+    family: HistogramMetricFamily | CounterMetricFamily | GaugeMetricFamily
+    if any(isinstance(value, Histogram) for value in samples.values()):
+        family = HistogramMetricFamily(name, help_text, labels=[*labels])
+    elif name.endswith("_total"):
+        family = CounterMetricFamily(name, help_text, labels=[*labels])
+    else:
+        family = GaugeMetricFamily(name, help_text, labels=[*labels])
+    add: Callable[..., None] = family.add_metric
+    for key, value in samples.items():
+        numbers = (_buckets(value), value.sum) if isinstance(value, Histogram) else (value,)
+        add((key,) if isinstance(key, str) else key, *numbers)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """How many values were at most each bound, by the bound as Prometheus writes it."""
+    bounds = map(floatToGoString, (*histogram.bounds, float("inf")))
+    return list(zip(bounds, histogram.cumulative(), strict=True))
+
+
+class _OneFamily(Collector):
+    """A registry of one family, for `generate_latest`."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._family,)

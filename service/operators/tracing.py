@@ -1,7 +1,7 @@
-"""Spans for OpenTelemetry: requests, coalesced statements, PINs. Needs the extra `otel`.
+"""Spans for OpenTelemetry: requests, batches of heartbeats, hashes. Needs the extra `otel`.
 
-Imported only where OTEL_EXPORTER_OTLP_ENDPOINT is set; the parts that are traced are subclasses,
-so that without it nothing is asked, not even whether to trace.
+Imported only if OTEL_EXPORTER_OTLP_ENDPOINT is set. The traced parts are subclasses, so tracing
+costs nothing when it is off, not even a check.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from service.viewing.heartbeat_statement import Beat, Recorded, Waiting
 from service.viewing.heartbeat_writer import HeartbeatWriter
 
 PROPAGATOR: Final = TraceContextTextMapPropagator()
-EXPORT_SECONDS: Final = 2.0  # also how long a stop waits for a collector that is away
-CONTEXT_HEADERS: Final = ("traceparent", "tracestate")
+EXPORT_SECONDS: Final = 2.0  # for one export; also bounds shutdown when the collector is down
+CONTEXT_HEADERS: Final = (b"traceparent", b"tracestate")
 
 
 class TracedWriter(HeartbeatWriter):
@@ -46,15 +46,17 @@ class TracedWriter(HeartbeatWriter):
         self, connection: Connection, beats: list[Waiting], lock_seconds: float
     ) -> None:
         links = [link for _, future in beats if (link := self._requests.get(future))]
-        attributes = {"db.system.name": "postgresql", "db.operation.batch.size": len(beats)}
         with self._tracer.start_as_current_span(
-            "heartbeat_record", kind=SpanKind.CLIENT, links=links, attributes=attributes
+            "heartbeat_record",
+            kind=SpanKind.CLIENT,
+            links=links,
+            attributes={"db.system.name": "postgresql", "db.operation.batch.size": len(beats)},
         ):
             await super()._send(connection, beats, lock_seconds)
 
 
 class TracedPinHasher(PinHasher):
-    """A span for each hash, its wait for a worker included."""
+    """A span for each hash, with its wait for a worker."""
 
     def __init__(self, tracer: Tracer, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -75,40 +77,41 @@ class Telemetry:
         self.pin_hasher = partial(TracedPinHasher, self._tracer)
 
     async def stop(self) -> None:
-        """Sends what waits, on a thread: the collector may be slow."""
+        """Exports the remaining spans, in a thread because the collector can be slow."""
         await asyncio.to_thread(self._provider.shutdown)
 
     async def request(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves a request in a span, the caller's child; its log lines carry the span's ids."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in _ours(scope)}
+        """Serves a request in a span, a child of the caller's; log lines get the span's ids."""
+        headers = scope["headers"]
+        sent = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in headers
+            if name in CONTEXT_HEADERS
+        }
         with self._tracer.start_as_current_span(
-            scope["method"], PROPAGATOR.extract(headers), SpanKind.SERVER
+            scope["method"], PROPAGATOR.extract(sent), SpanKind.SERVER
         ) as span:
             own: dict[str, str] = {}
             PROPAGATOR.inject(own)
-            others = [header for header in scope["headers"] if header not in _ours(scope)]
+            others = [header for header in headers if header[0] not in CONTEXT_HEADERS]
             added = [(name.encode(), value.encode()) for name, value in own.items()]
             scope = {**scope, "headers": [*others, *added]}
 
-            async def answering(message: Message) -> None:
+            async def send_traced(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     span.set_attribute("http.response.status_code", message["status"])
                     if message["status"] >= 500:
                         span.set_status(StatusCode.ERROR)
                 await send(message)
 
-            await app(scope, receive, answering)
+            await app(scope, receive, send_traced)
             route = scope["route"].path if "route" in scope else "unmatched"
             span.update_name(f"{scope['method']} {route}")
             span.set_attributes({"http.request.method": scope["method"], "http.route": route})
 
 
-def _ours(scope: Scope) -> list[tuple[bytes, bytes]]:
-    return [header for header in scope["headers"] if header[0].decode("latin-1") in CONTEXT_HEADERS]
-
-
 def exporting(endpoint: str) -> Telemetry:
-    """Spans for the collector at `endpoint`, over HTTP; `OTEL_TRACES_SAMPLER` says how many."""
+    """Exports spans over HTTP to the collector at `endpoint`; OTEL_TRACES_SAMPLER applies."""
     provider = TracerProvider(resource=Resource.create({"service.name": "viewing-time"}))
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
     provider.add_span_processor(BatchSpanProcessor(exporter))
