@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Final, Literal
 
-import asyncpg
 import msgspec
 
 from service.database import cures, in_force, rights, schema, tables
-from service.database.driver import UNAVAILABLE, Connection
+from service.database.driver import Connection
 from service.database.pool import connect, reach
 from service.database.statement import Statement
-from service.errors import Unavailable
+from service.errors import DatabaseError
 from service.settings import Settings
 from service.viewing import config_loader
 
@@ -50,7 +49,7 @@ Findings = Iterator[Finding]
 async def database(chosen: Settings, instances: int, now: Callable[[], datetime]) -> list[Finding]:
     try:
         connection = await connect(chosen)
-    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+    except DatabaseError as error:
         remedy = cures.cure(error) or (
             "check DATABASE_URL, and that the server runs and lets this machine in"
         )
@@ -68,7 +67,7 @@ async def database(chosen: Settings, instances: int, now: Callable[[], datetime]
             *_connections(chosen, server, instances),
             *await _listening(chosen),
         ]
-    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+    except DatabaseError as error:
         remedy = cures.cure(error) or "look into the server's log"
         return [Finding("FAULT", f"database does not answer ({_reason(error)})", remedy)]
     finally:
@@ -173,6 +172,6 @@ async def _listening(chosen: Settings) -> list[Finding]:
     return []
 
 
-def _reason(error: Exception) -> str:
-    first = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ else error
+def _reason(error: DatabaseError) -> str:
+    first = error.__cause__ or error
     return " ".join(f"{type(first).__name__}: {first}".split()).rstrip(".: ")

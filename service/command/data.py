@@ -8,12 +8,11 @@ from time import monotonic
 from typing import Final
 from uuid import UUID
 
-import asyncpg
 import click
 
 from service.app import utc_now
 from service.database import cures
-from service.database.driver import UNAVAILABLE
+from service.errors import DatabaseError
 from service.observing.logs import logging_to_stdout
 from service.platform import erasure, export, retention
 from service.platform.retention import Removed
@@ -167,7 +166,7 @@ def _confirm(question: str, yes: bool) -> None:
 @contextmanager
 def _explained(
     what: str = "use the database at DATABASE_URL",
-    errors: tuple[type[Exception], ...] = (*UNAVAILABLE, asyncpg.PostgresError),
+    errors: tuple[type[Exception], ...] = (DatabaseError,),
 ) -> Iterator[None]:
     """Says in one sentence what could not be done."""
     try:

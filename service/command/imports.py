@@ -12,14 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, Final
 
-import asyncpg
 import click
 
 from service.app import utc_now
 from service.database import cures
-from service.database.driver import UNAVAILABLE
 from service.database.pool import connected
-from service.errors import ClientError, Overloaded
+from service.errors import ClientError, DatabaseError, Overloaded
 from service.platform.import_lines import Line, numbered, objects, rows
 from service.platform.import_merge import SECONDS, Import
 from service.settings import Settings
@@ -29,7 +27,6 @@ FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
 STANDARD_INPUT: Final = "-"
 MODE: Final = click.Choice(["all", "best"])
 PROGRESS_LINES: Final = 1000
-DATABASE: Final = (*UNAVAILABLE, asyncpg.PostgresError)
 
 
 @click.command("import")
@@ -56,13 +53,13 @@ def import_command(
         try:
             _import(chosen, job, name, is_csv, from_line)
         except (
-            *DATABASE,
+            DatabaseError,
             OSError,  # the file cannot be read
             ClientError,  # a rule of the database refuses a line
             Overloaded,
             KeyboardInterrupt,
         ) as failure:
-            if isinstance(failure, DATABASE) and not (job.line or number):
+            if isinstance(failure, DatabaseError) and not (job.line or number):
                 raise click.ClickException(
                     f"Cannot use the database at DATABASE_URL: {_sentence(failure)}."
                 ) from failure

@@ -12,7 +12,6 @@ from socket import socket
 from typing import Final
 from uuid import UUID
 
-import asyncpg
 import click
 
 from service import settings
@@ -20,8 +19,8 @@ from service.app import utc_now
 from service.command import check, data, demo, imports, local_data, migrate
 from service.command.dotenv import dotenv
 from service.database import cures, in_force, schema, tables
-from service.database.driver import UNAVAILABLE
 from service.database.pool import connect
+from service.errors import DatabaseError
 from service.observing import open_files
 from service.observing.logs import logging_to_stdout
 from service.server import BackgroundTaskDied, PortTaken, bound, serve
@@ -205,7 +204,7 @@ def _reach(chosen: Settings) -> None:
     """Says in one sentence what is wrong with the database, before the server would in many."""
     try:
         reason = asyncio.run(_fault(chosen))
-    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+    except DatabaseError as error:
         raise click.ClickException(
             f"Cannot use the database at DATABASE_URL: {cures.sentence(error)}."
         ) from error

@@ -3,9 +3,7 @@
 import re
 from typing import Final
 
-import asyncpg
-
-from service.errors import Unavailable
+from service.errors import DatabaseError
 
 DIRECT: Final = "set DATABASE_DIRECT_URL to the server's own address, around the pooler"
 POOLED: Final = f"a pooler is between: set STATEMENT_CACHE_SIZE=0, and {DIRECT}"
@@ -41,30 +39,18 @@ CURES: Final = (
     (r"in a read-only transaction", READ_ONLY),
     (r"^permission denied (for|to create temporary)", "`viewing-time check` names the right"),
 )
-NOT_MIGRATED: Final = (
-    asyncpg.UndefinedTableError,
-    asyncpg.UndefinedColumnError,
-    asyncpg.UndefinedFunctionError,
-)
+# SQLSTATEs of a missing table, column or function.
+NOT_MIGRATED: Final = ("42P01", "42703", "42883")
 
 
 def sentence(error: BaseException) -> str:
     """The error on one line, without a full stop, and what cures it where that is known."""
-    line = " ".join((_message(error) or type(error).__name__).split()).rstrip(".?")
+    line = " ".join((str(error) or type(error).__name__).split()).rstrip(".?")
     return f"{line}: {known}" if (known := cure(error)) else line
 
 
 def cure(error: BaseException) -> str:
     """What cures the error; empty where that is not known."""
-    first = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ else error
-    if isinstance(first, NOT_MIGRATED):
+    if isinstance(error, DatabaseError) and error.sqlstate in NOT_MIGRATED:
         return MIGRATE
-    said = _message(error)
-    return next((cure for pattern, cure in CURES if re.search(pattern, said)), "")
-
-
-def _message(error: BaseException) -> str:
-    """Of the server's errors the message only: a hint or detail can be long, or hold a row."""
-    first = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ else error
-    is_servers = isinstance(first, asyncpg.PostgresError) and first.args
-    return str(first.args[0] if is_servers else error)
+    return next((cure for pattern, cure in CURES if re.search(pattern, str(error))), "")

@@ -8,13 +8,24 @@ it while it connected, or where its connection is gone.
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.deadlines import DeadlinePassed
-from service.errors import Unavailable, Unsent
+from service.errors import (
+    DatabaseError,
+    Deadlock,
+    LockTimeout,
+    MissingRight,
+    NoAnswer,
+    ReadOnly,
+    Rejected,
+    Unavailable,
+    UniqueViolation,
+    Unsent,
+)
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -22,40 +33,41 @@ AnyConnection: TypeAlias = "Connection | PoolConnectionProxy[asyncpg.Record]"
 Source: TypeAlias = "Pool | AnyConnection"
 Cause: TypeAlias = Literal["own", "database", "deadline"]
 
-# The database is not there, cannot be reached or does not answer in time. Left out of class 08 is
-# 08P01: the server reports with it that the service broke the protocol.
-UNAVAILABLE: Final = (
-    Unavailable,
-    DeadlinePassed,
-    asyncpg.ClientCannotConnectError,
-    asyncpg.ConnectionDoesNotExistError,
-    asyncpg.ConnectionFailureError,
-    asyncpg.ConnectionRejectionError,
-    asyncpg.TransactionResolutionUnknownError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
+# The error for each SQLSTATE, or for its class where it has none of its own. Class 08 except 08P01:
+# the server reports with that one that the service broke the protocol.
+KINDS: Final[dict[str, type[DatabaseError]]] = {
+    "08": NoAnswer,
+    "08P01": DatabaseError,
+    "22001": Rejected,  # a text is longer than its column allows
+    "23": Rejected,
+    "23505": UniqueViolation,
+    "25006": ReadOnly,
+    "40P01": Deadlock,
+    "42501": MissingRight,
+    "53": Unavailable,  # no resources: memory, disk, connections
+    "55P03": LockTimeout,
+    "57": Unavailable,  # an operator or a limit ended the statement
+    "57P01": NoAnswer,
+    "57P02": NoAnswer,
+    "P0": Rejected,  # raised in PL/pgSQL, by a trigger
+}
 # The driver refuses to send on a connection that the server has just ended while it was idle.
 UNSENT: Final = "cannot switch to state"
-# One host does not let us in, but another of the list may.
+CLIENT: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# After these errors of one host, the next host of the address is tried.
 UNREACHABLE: Final = (
-    *UNAVAILABLE,
+    *CLIENT,
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
 )
-DRIVER: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 def cause(error: BaseException) -> Cause:
     """What a request or a heartbeat failed for."""
     if isinstance(error, DeadlinePassed):
         return "deadline"
-    return "database" if isinstance(error, UNAVAILABLE) else "own"
+    return "database" if isinstance(error, Unavailable) else "own"
 
 
 def is_outage(error: BaseException) -> bool:
@@ -64,40 +76,50 @@ def is_outage(error: BaseException) -> bool:
         return True
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
     is_of_driver = any("asyncpg" in frame.filename for frame in frames)
-    return isinstance(error, (OSError, *DRIVER)) and is_of_driver
+    return isinstance(error, (asyncpg.PostgresError, *CLIENT)) and is_of_driver
 
 
 @contextmanager
 def translated(source: Source) -> Iterator[None]:
-    """Raises Unavailable for errors of the driver that mean a lost connection, or no answer.
+    """Raises DatabaseError for the server's errors, NoAnswer for a lost connection or no answer.
 
     Other errors pass unchanged, among them OSErrors that are not the driver's: the connection is
     still there after those.
     """
     try:
         yield
-    except UNAVAILABLE as error:
-        _without_detail(error)
-        raise
-    except (OSError, *DRIVER) as error:
-        _without_detail(error)
+    except asyncpg.PostgresError as error:
+        raise _of_server(source, error) from error
+    except CLIENT as error:
         if isinstance(error, asyncpg.InternalClientError) and str(error).startswith(UNSENT):
             raise Unsent(_text(error)) from error
         if isinstance(error, TimeoutError) or _is_gone(source, error):
-            raise Unavailable(_text(error)) from error
+            raise NoAnswer(_text(error)) from error
         raise
 
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """Raises Unavailable for whatever the driver raises instead of connecting."""
+    """Raises Unavailable for everything that the driver raises instead of connecting."""
     try:
         yield
-    except UNAVAILABLE as error:
-        _without_detail(error)
-        raise
-    except (OSError, *DRIVER) as error:
+    except (asyncpg.PostgresError, *CLIENT) as error:
+        if isinstance(error, asyncpg.PostgresError):
+            error.detail = None
         raise Unavailable(_text(error)) from error
+
+
+def _of_server(source: Source, error: asyncpg.PostgresError) -> DatabaseError:
+    error.detail = None  # it can contain a whole row: never log it
+    state = error.sqlstate or ""
+    kind = KINDS.get(state) or KINDS.get(state[:2])
+    if kind is None:  # SQLSTATEs that the driver does not know come from triggers
+        is_unknown = isinstance(error, asyncpg.exceptions.UnknownPostgresError)
+        kind = Rejected if is_unknown else DatabaseError
+    if not issubclass(kind, Unavailable) and _is_gone(source, error):
+        kind = NoAnswer
+    names = (error.constraint_name, error.table_name, error.column_name)
+    return kind(_text(error), state, *(name or "" for name in names))
 
 
 def _is_gone(source: Source, error: Exception) -> bool:
@@ -112,13 +134,9 @@ def _is_gone(source: Source, error: Exception) -> bool:
         return True  # the pool has taken the closed connection back
 
 
-def _without_detail(error: Any) -> None:
-    """Removes what the server adds to an error: `detail` can contain a whole row, never log it."""
-    if isinstance(error, asyncpg.PostgresError):
-        error.detail = None
-
-
 def _text(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return " ".join(str(error).split()) or type(error).__name__
+    # Of the server's errors the message only, without its hint.
+    text = str(error.args[0] if isinstance(error, asyncpg.PostgresError) and error.args else error)
+    return " ".join(text.split()) or type(error).__name__

@@ -18,15 +18,9 @@ import msgspec
 from service import database_url
 from service.database import connector
 from service.database.connector import Socketed
-from service.database.driver import (
-    UNAVAILABLE,
-    UNREACHABLE,
-    Connection,
-    Pool,
-    connecting,
-    translated,
-)
+from service.database.driver import UNREACHABLE, Connection, Pool, connecting, translated
 from service.database.statement import Statement
+from service.errors import Unavailable
 from service.settings import Settings
 
 
@@ -144,7 +138,7 @@ async def replace_idle(pool: Pool) -> None:
     """Closes idle connections that have expired; the pool keeps them open until their next use."""
 
     async def use() -> None:
-        with contextlib.suppress(*UNAVAILABLE), translated(pool):
+        with contextlib.suppress(Unavailable), translated(pool):
             async with pool.acquire():
                 pass
 

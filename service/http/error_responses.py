@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import asyncpg
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.context import Context
 from service.database import refusals
-from service.database.driver import UNAVAILABLE, cause
-from service.deadlines import within
+from service.database.driver import cause
+from service.deadlines import DeadlinePassed, within
 from service.errors import (
     EMAIL_TAKEN,
     INTERNAL_ERROR,
@@ -21,7 +20,10 @@ from service.errors import (
     ClientError,
     FieldError,
     Overloaded,
+    ReadOnly,
+    Rejected,
     RuleError,
+    Unavailable,
 )
 from service.http import auth
 from service.http.body_and_reply import reply
@@ -49,7 +51,7 @@ async def entitled_error(request: Request, error: FieldError | RuleError) -> Res
         await within(context.settings.request_timeout_seconds, auth.entitled(request, error))
     except ClientError as first:
         return await client_error(request, first)
-    except UNAVAILABLE as away:
+    except (Unavailable, DeadlinePassed) as away:
         return await unavailable(request, away)
     return await client_error(request, error)
 
@@ -79,7 +81,7 @@ async def overloaded(request: Request, error: Overloaded) -> Response:
 async def unavailable(request: Request, error: Exception) -> Response:
     """The database is away, or the time has passed: to be tried again."""
     context: Context = request.state.context
-    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+    if isinstance(error, ReadOnly):
         # The server has handed over to another: every connection of the pool looks for it.
         await context.pool.expire_connections()
     context.metrics.failures[cause(error)] += 1
@@ -87,12 +89,12 @@ async def unavailable(request: Request, error: Exception) -> Response:
     return _try_again(1)
 
 
-async def refused(request: Request, error: asyncpg.PostgresError) -> Response:
+async def refused(request: Request, error: Rejected) -> Response:
     """A rule that only the database can judge: a client's, or one of the platform's own.
 
     Only the platform's calls write to its tables. Where another breaks a rule, that is a bug.
     """
-    known = CONSTRAINTS.get(error.constraint_name or "")
+    known = CONSTRAINTS.get(error.constraint)
     if known is None and not request.scope["path"].startswith(ADMIN):
         raise error
     sentence = refusals.sentence(error, is_deletion=request.method == "DELETE")
@@ -117,8 +119,9 @@ TABLE: Final[dict[Any, Callable[[Request, Any], Awaitable[Response]]]] = {
     RuleError: entitled_error,
     HTTPException: http_error,
     Overloaded: overloaded,
-    **dict.fromkeys(refusals.REFUSED, refused),
-    **dict.fromkeys(UNAVAILABLE, unavailable),
+    Rejected: refused,
+    Unavailable: unavailable,
+    DeadlinePassed: unavailable,
     Exception: own_error,
 }
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Annotated, Final, Literal
 
-import asyncpg
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from service.database import schema
-from service.database.driver import UNAVAILABLE, Connection, Pool
+from service.database.driver import Connection, Pool
 from service.database.pool import PING, connect, replace_idle
-from service.deadlines import within
+from service.deadlines import DeadlinePassed, within
+from service.errors import DatabaseError, ReadOnly
 from service.http.fields import doc
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor, stopped, supervised
@@ -115,7 +115,7 @@ class ReadinessWatch:
         self._error = ""
         try:
             await within(ANSWER_SECONDS, self._ask())
-        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        except (DatabaseError, DeadlinePassed) as error:
             self._drop()
             self._error = f"{type(error).__name__}: {error}"
             self._looks, self._moved = 0, monotonic()
@@ -148,7 +148,7 @@ class ReadinessWatch:
         if self._connection is not None:
             try:
                 await self._asked(self._connection, KEPT_SECONDS)
-            except (*UNAVAILABLE, asyncpg.PostgresError):
+            except DatabaseError:
                 self._drop()  # it may be the only one that is lost
             else:
                 return
@@ -167,7 +167,7 @@ class ReadinessWatch:
                 await pool.expire_connections()
             if self._checks == OK:
                 await gather(*map(replace_idle, self._pools))
-            raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
+            raise ReadOnly("the server takes no writes")
         if self._schema_error or self._looks % LOOKS_PER_SCHEMA == 0:
             self._schema_error = (await schema.state(connection)).error
         self._looks += 1

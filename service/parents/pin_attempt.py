@@ -8,15 +8,23 @@ from time import monotonic
 from typing import Annotated, Final, NamedTuple
 from uuid import UUID, uuid4
 
-import asyncpg
 import msgspec
 from msgspec import Meta
 
 from service.context import Context
 from service.credentials.pin_hasher import Turn
-from service.database.driver import UNAVAILABLE, Pool, Source
+from service.database.driver import Pool, Source
 from service.database.statement import Statement
-from service.errors import NO_PIN, PIN_INCORRECT, PIN_LOCKED, ClientError, Overloaded
+from service.errors import (
+    NO_PIN,
+    PIN_INCORRECT,
+    PIN_LOCKED,
+    ClientError,
+    DatabaseError,
+    Deadlock,
+    LockTimeout,
+    Overloaded,
+)
 from service.http import auth
 from service.http.idempotency import KeyUsed, Once
 
@@ -63,7 +71,7 @@ CLEAR: Final = Statement("pin_clear", ClearedRow)
 JUDGE: Final = Statement("attempt_judge", JudgedRow)
 SETTLE: Final = Statement("pin_settle", SettledRow)
 
-NOT_SETTLED: Final = (*UNAVAILABLE, TimeoutError, asyncpg.PostgresError)
+NOT_SETTLED: Final = (DatabaseError, TimeoutError)
 Settle = Callable[[Context, UUID, UUID | None], Awaitable[None]]
 
 
@@ -125,7 +133,7 @@ async def judged(pool: Pool, once: Once, attempt_id: UUID, wrong: ClientError) -
         async with once.effect() as source:
             await _judge(source, attempt_id)
             await once.refuse(source, wrong)
-    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+    except (LockTimeout, Deadlock):
         await _judge(pool, attempt_id)
 
 

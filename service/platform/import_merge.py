@@ -12,14 +12,21 @@ from time import monotonic
 from typing import Annotated, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
-import asyncpg
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from service.database import refusals
 from service.database.driver import Connection
 from service.database.statement import Statement
-from service.errors import ADMIN_REQUIRED, RIGHT_MISSING, ClientError, Overloaded
+from service.errors import (
+    ADMIN_REQUIRED,
+    RIGHT_MISSING,
+    ClientError,
+    Deadlock,
+    MissingRight,
+    Overloaded,
+    Rejected,
+)
 from service.http import lenient_json
 from service.http.fields import doc
 from service.platform.import_lines import BadLine, Line, record
@@ -132,12 +139,12 @@ class Import:
             batch = _Batch(lines, None if self._whole else BATCH_LINES, self._seen)
             try:
                 await self._merge(connection, batch)
-            except asyncpg.DeadlockDetectedError as error:
+            except Deadlock as error:
                 raise Overloaded(1) from error
-            except asyncpg.InsufficientPrivilegeError as error:
+            except MissingRight as error:
                 raise ClientError(RIGHT_MISSING) from error
-            except refusals.REFUSED as error:
-                if error.constraint_name in OVERTAKEN:
+            except Rejected as error:
+                if error.constraint in OVERTAKEN:
                     raise Overloaded(1) from error
                 raise ClientError(refusals.sentence(error, is_deletion=False)) from error
             is_last = batch.is_last

@@ -16,12 +16,12 @@ from time import monotonic
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from service.database.driver import Connection, translated
 from service.database.pool import connect
 from service.database.statement import Statement
+from service.errors import NoAnswer
 from service.settings import Settings
 
 MIN_DAYS: Final = 7  # leaves the weekly report whole, and any viewing day that is not over
@@ -215,7 +215,7 @@ async def _batches(
     from_profile: UUID | None = FIRST
     while from_profile is not None:
         if guard is not None and guard.is_closed():
-            raise asyncpg.ConnectionDoesNotExistError("the session that held the lock has ended")
+            raise NoAnswer("the session that held the lock has ended")
         begun = monotonic()
         row = await statement.one(
             connection, from_profile, BATCH_PROFILES, *arguments, timeout=BATCH_SECONDS

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-import asyncpg
-
-from service.database.driver import UNAVAILABLE
+from service.errors import DatabaseError
 from service.observing.supervision import stopped, supervised
 from service.platform.retention import (
     RetentionRefused,
@@ -62,7 +60,7 @@ class RetentionSchedule:
         except RetentionRefused as refusal:
             logger.error("retention_refused", extra={"fields": {"error": str(refusal)}})
             return "refused"
-        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        except DatabaseError as error:
             logger.warning("retention_failed", extra={"fields": {"error": str(error)}})
             return "failed"
         logger.info("retention_done", extra={"fields": removed._asdict()})

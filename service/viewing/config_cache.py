@@ -14,14 +14,13 @@ from time import monotonic
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 import msgspec
 from async_lru import alru_cache
 
 from service.database.connector import is_pooled
-from service.database.driver import UNAVAILABLE, Connection, Pool, translated
+from service.database.driver import Connection, Pool, translated
 from service.database.pool import PING, connect
-from service.errors import ACCOUNT_INACTIVE, PROFILE_DENIED, ClientError
+from service.errors import ACCOUNT_INACTIVE, PROFILE_DENIED, ClientError, DatabaseError
 from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
@@ -237,7 +236,7 @@ class ConfigCache:
             tries += 1
             try:
                 return await self._listen()
-            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            except DatabaseError as error:
                 fields = {"error": str(error), "tries": tries}
                 logger.warning("listening_connection_refused", extra={"fields": fields})
 
@@ -254,7 +253,7 @@ async def _until_lost(connection: Connection, lost: asyncio.Event, speaking: asy
         try:
             async with speaking:
                 await PING.one(connection, timeout=ANSWER_SECONDS)
-        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        except DatabaseError as error:
             fields = {"error": f"{type(error).__name__}: {error}"}
             logger.warning("listening_connection_silent", extra={"fields": fields})
             return

@@ -13,11 +13,11 @@ from typing import Final
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-import asyncpg
 import msgspec
 
-from service.database.driver import UNAVAILABLE, Connection
+from service.database.driver import Connection
 from service.database.statement import Statement
+from service.errors import DatabaseError
 from service.observing.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.config_changes")
@@ -119,7 +119,7 @@ class Changes:
             try:
                 async with self.speaking:
                     await HEARD.maybe(connection, f"{','.join(nonces)} {self.origin}")
-            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            except DatabaseError as error:
                 self._heard.clear()
                 fields = {"error": f"{type(error).__name__}: {error}"}
                 logger.warning("config_change_unacknowledged", extra={"fields": fields})

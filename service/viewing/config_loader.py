@@ -14,13 +14,18 @@ from time import monotonic
 from typing import Final, NamedTuple
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from service.database.driver import Pool, cause
 from service.database.ids import id_prefix
 from service.database.statement import Statement
-from service.errors import TOO_MANY_WAITING, ClientError, Overloaded
+from service.errors import (
+    TOO_MANY_WAITING,
+    ClientError,
+    DatabaseError,
+    Overloaded,
+    ReadOnly,
+)
 from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
@@ -144,9 +149,9 @@ class ConfigLoader:
         try:
             rows = await LOAD.all(self._pool, *arguments)
         except Exception as error:
-            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            if isinstance(error, ReadOnly):
                 await self._pool.expire_connections()  # another server takes the writes now
-            elif isinstance(error, asyncpg.PostgresError) and len(batch) > 1:
+            elif isinstance(error, DatabaseError) and error.sqlstate and len(batch) > 1:
                 for load in batch:
                     if not load.row.done():
                         await self._load([load])

@@ -14,13 +14,12 @@ from time import monotonic
 from typing import Any, Final, Literal
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
-from service.database.driver import UNAVAILABLE, Connection, Pool
+from service.database.driver import Connection, Pool
 from service.database.pool import connected
 from service.database.statement import Statement
-from service.errors import DELETION_ACCEPTED
+from service.errors import DELETION_ACCEPTED, DatabaseError, Rejected
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 
@@ -163,7 +162,7 @@ class Deletions:
             self._asked.clear()
             try:
                 await self._work()
-            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            except DatabaseError as error:
                 self._outcomes["failed"] += 1
                 logger.warning("deletion_failed", extra={"fields": {"error": str(error)}})
 
@@ -186,7 +185,7 @@ class Deletions:
         fields: dict[str, object] = {"kind": entry.kind}
         try:
             is_done = await work(connection, entry.kind, entry.id, count)
-        except asyncpg.IntegrityConstraintViolationError as error:
+        except Rejected as error:
             fields |= {"error": str(error)}
             self._outcomes["refused"] += 1
             logger.error("deletion_refused", extra={"fields": fields})

@@ -10,10 +10,17 @@ from math import inf
 from time import monotonic
 from typing import Final
 
-import asyncpg
-
-from service.database.driver import UNAVAILABLE, Connection
-from service.errors import Unavailable, Unsent
+from service.database.driver import Connection
+from service.errors import (
+    PROTOCOL_VIOLATION,
+    DatabaseError,
+    LockTimeout,
+    NoAnswer,
+    ReadOnly,
+    Unavailable,
+    UniqueViolation,
+    Unsent,
+)
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from service.viewing.heartbeat_queue import PROBE_SECONDS, Batch, HeartbeatQueue
@@ -28,12 +35,6 @@ BATCH_LOCK_SECONDS: Final = 0.1
 ALONE_LOCK_SECONDS: Final = 0.02
 # For so long after held rows were found, batches are searched for more before they are written.
 ALERT_SECONDS: Final = 30.0
-# The server ends a connection between statements, so it may have committed the one before.
-CUT_OFF: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-)
 
 
 class BatchWriter:
@@ -89,19 +90,20 @@ class BatchWriter:
             if connection.is_closed():
                 connection = await self._open()
             await self._send(connection, beats, lock_seconds or self._lock_seconds)
-        except (asyncpg.ReadOnlySQLTransactionError, Unsent) as error:
+        except (ReadOnly, Unsent) as error:
             connection.terminate()
-            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            if isinstance(error, ReadOnly):
                 # Another server takes the writes now: there the whole batch can be sent again.
                 await self._handed_over()
             if again:
                 return await self._write(connection, beats, is_probe, again=False)
             _fail(beats, error)
-        except asyncpg.LockNotAvailableError as error:
+        except LockTimeout as error:
             return await self._write_free(connection, beats, is_probe, error)
-        except asyncpg.PostgresError as error:
-            repeats = again and isinstance(error, asyncpg.UniqueViolationError)
-            if isinstance(error, CUT_OFF):
+        except DatabaseError as error:
+            repeats = again and isinstance(error, UniqueViolation)
+            # A pooler that ends the connection reports it as a violation of the protocol.
+            if isinstance(error, NoAnswer) or error.sqlstate == PROTOCOL_VIOLATION:
                 connection.terminate()
             if connection.is_closed() or (len(beats) == 1 and not repeats):
                 _fail(beats, error)
@@ -121,12 +123,12 @@ class BatchWriter:
         The task must survive it; otherwise its profiles stay marked busy and no connection is woken
         again. A bug is logged with its traceback here: the callers get none.
         """
-        if not isinstance(error, (*UNAVAILABLE, asyncpg.PostgresError)):
+        if not isinstance(error, DatabaseError):
             fields = _cause(error, beats)
             logger.error("heartbeat_statement_failed", extra={"fields": fields}, exc_info=error)
         _fail(beats, error)
         # A table that is held leaves the connection as it is.
-        if not isinstance(error, asyncpg.LockNotAvailableError):
+        if not isinstance(error, LockTimeout):
             connection.terminate()
 
     async def _write_free(

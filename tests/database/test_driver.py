@@ -2,19 +2,33 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import msgspec
 import pytest
 
+import service
 from service import deadlines
-from service.database.driver import UNAVAILABLE, Connection, cause, translated
+from service.database.driver import Connection, cause, translated
 from service.database.pool import PING, connect, connected, open_pool
 from service.database.statement import Statement
 from service.deadlines import DeadlinePassed
-from service.errors import Unavailable, Unsent
+from service.errors import (
+    DatabaseError,
+    Deadlock,
+    LockTimeout,
+    MissingRight,
+    NoAnswer,
+    ReadOnly,
+    Rejected,
+    Unavailable,
+    UniqueViolation,
+    Unsent,
+)
 from service.observing.logs import JsonLine
 from service.settings import Settings
 from tests.conftest import Running, free_port
@@ -69,7 +83,7 @@ async def slow_by_the_servers_clock(connection: Connection, _: str) -> None:
 async def test_a_lost_connection_is_an_outage(
     connection: Connection, database: str, failing: Failing
 ) -> None:
-    with pytest.raises(UNAVAILABLE) as caught:
+    with pytest.raises(Unavailable) as caught:
         await failing(connection, database)
     assert cause(caught.value) == "database"
     assert not isinstance(caught.value, OSError | asyncpg.InterfaceError)
@@ -126,7 +140,7 @@ async def a_missing_file(connection: Connection, _: str) -> None:
 async def test_a_bug_is_no_outage(connection: Connection, database: str, failing: Failing) -> None:
     with pytest.raises(Exception, match=r".") as caught:
         await failing(connection, database)
-    assert not isinstance(caught.value, UNAVAILABLE)
+    assert not isinstance(caught.value, Unavailable)
     assert cause(caught.value) == "own"
 
 
@@ -135,7 +149,7 @@ async def test_a_connection_that_the_server_ended_while_idle_sent_nothing(
 ) -> None:
     with pytest.raises(asyncpg.InternalClientError) as caught, translated(connection):
         raise asyncpg.InternalClientError("got result for unknown protocol state 1")
-    assert not isinstance(caught.value, UNAVAILABLE)
+    assert not isinstance(caught.value, Unavailable)
     with pytest.raises(Unsent), translated(connection):
         raise asyncpg.InternalClientError('cannot switch to state 12; protocol is in the "failed"')
 
@@ -175,19 +189,63 @@ async def test_what_a_piece_of_work_does_to_files_is_no_outage(settings: Setting
     with pytest.raises(FileNotFoundError):
         async with connected(settings, 5) as connection, connection.transaction():
             open("/nowhere/at/all")  # noqa: ASYNC230, PTH123, SIM115 (it fails at once)
-    with pytest.raises(UNAVAILABLE):
+    with pytest.raises(Unavailable):
         async with connected(settings, 5) as connection, connection.transaction():
             await connection.execute("select pg_terminate_backend(pg_backend_pid())")
 
 
 async def test_a_deadline_that_passed_is_told_apart() -> None:
-    with pytest.raises(UNAVAILABLE) as caught:
+    with pytest.raises(DeadlinePassed) as caught:
         await deadlines.within(0.01, asyncio.sleep(10))
     assert cause(caught.value) == "deadline"
     watch = deadlines.Deadlines(0.02)
     with pytest.raises(DeadlinePassed), watch.watch():
         await asyncio.sleep(10)
     assert cause(TimeoutError("of another origin")) == "own"
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [
+        ("08P01", DatabaseError),
+        ("22001", Rejected),
+        ("23502", Rejected),
+        ("23505", UniqueViolation),
+        ("25006", ReadOnly),
+        ("40P01", Deadlock),
+        ("42501", MissingRight),
+        ("42P01", DatabaseError),
+        ("53100", Unavailable),
+        ("55P03", LockTimeout),
+        ("57014", Unavailable),
+        ("57P01", NoAnswer),
+        ("P0001", Rejected),
+        ("VT001", Rejected),
+    ],
+)
+async def test_each_sqlstate_has_its_error(
+    connection: Connection, sqlstate: str, kind: type[DatabaseError]
+) -> None:
+    with pytest.raises(DatabaseError, match=r"^as asked for$") as caught, translated(connection):
+        await connection.execute(
+            f"do $$ begin raise 'as asked for' using errcode = '{sqlstate}', detail = 'a row', "
+            "hint = 'a hint', constraint = 'a_constraint', table = 'a_table'; end $$"
+        )
+    error = caught.value
+    assert type(error) is kind
+    assert (error.sqlstate, error.constraint, error.table) == (sqlstate, "a_constraint", "a_table")
+    assert isinstance(error.__cause__, asyncpg.PostgresError)
+    assert "a row" not in str(error.__cause__)
+
+
+def test_only_this_folder_imports_the_driver() -> None:
+    package = Path(service.__file__).parent
+    importing = {
+        path.relative_to(package).parts[0]
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(import|from) (asyncpg|psycopg)\b", path.read_text(), re.MULTILINE)
+    }
+    assert importing == {"database"}
 
 
 BUGS = [

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 from pathlib import Path
 
-import asyncpg
 import msgspec
 import pytest
 
@@ -12,7 +11,7 @@ from service.database import cures, in_force
 from service.database.driver import Connection
 from service.database.migrate import MigrationError, listing, migrate
 from service.database.pool import connect
-from service.errors import Unavailable
+from service.errors import DatabaseError, Unavailable
 from service.settings import Settings
 from tests.command.test_main import COMMAND, environment, refused
 from tests.conftest import free_port
@@ -130,7 +129,7 @@ async def test_a_name_that_the_pooler_does_not_know(database: str, settings: Set
     async with pooler(database) as url:
         wrong = url.rpartition("/")[0] + "/elsewhere"
         chosen = msgspec.structs.replace(settings, database_url=wrong, statement_cache_size=0)
-        with pytest.raises((Unavailable, asyncpg.PostgresError)) as raised:
+        with pytest.raises(DatabaseError) as raised:
             await connect(chosen)
     assert "correct DATABASE_URL" in cures.sentence(raised.value)
 
@@ -149,7 +148,7 @@ async def test_a_name_that_the_pooler_does_not_know(database: str, settings: Set
     ],
 )
 def test_an_error_names_what_cures_it(said: str, cure: str) -> None:
-    for error in (asyncpg.PostgresError(said), Unavailable(said)):
+    for error in (DatabaseError(said), Unavailable(said)):
         sentence = cures.sentence(error)
         assert sentence.startswith(said)
         assert cure in sentence

@@ -4,10 +4,10 @@ import asyncio
 import logging
 from typing import Any
 
-import asyncpg
 import msgspec
 import pytest
 
+from service.errors import NoAnswer
 from service.observing import event_loop
 from service.observing.trace import Trace
 from service.players import heartbeat
@@ -136,7 +136,7 @@ async def test_an_unavailable_database_is_said_once_with_its_cause(
         assert (await running.client.get(url, headers=family.bearer)).status_code == 503
     [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert line.getMessage() == "request_failed"
-    assert vars(line)["fields"]["error"].startswith("Unavailable: ")
+    assert vars(line)["fields"]["error"].startswith("NoAnswer: ")
 
 
 @pytest.mark.parametrize("path", ["/api/v1/parental-controls/pin/status", BEAT])
@@ -193,7 +193,7 @@ async def test_heartbeats_are_logged_by_sample_and_when_they_fail(
     caplog.clear()
 
     def lost(*_: object) -> None:
-        raise asyncpg.ConnectionDoesNotExistError("connection was closed")
+        raise NoAnswer("connection was closed")
 
     monkeypatch.setattr(running.context.writer, "record", lost)
     with caplog.at_level("INFO", "viewing_time"):

@@ -10,6 +10,7 @@ import pytest
 
 from service.database.driver import Connection
 from service.database.pool import replace_idle
+from service.errors import Unavailable
 from service.operators import readiness
 from service.settings import Settings
 from tests.conftest import Running, Starter
@@ -165,7 +166,7 @@ async def test_the_first_look_comes_before_the_first_request(
     start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: object) -> None:
-        raise asyncpg.ConnectionFailureError("away")
+        raise Unavailable("away")
 
     monkeypatch.setattr(readiness.ReadinessWatch, "_ask", fails)
     running = await start(settings)

@@ -17,7 +17,7 @@ import pytest
 from service.app import PIN_SECONDS
 from service.credentials.pin_hasher import Turn
 from service.database.driver import Connection
-from service.errors import Overloaded
+from service.errors import NoAnswer, Overloaded
 from service.parents import pin, pin_attempt
 from service.parents.pin_attempt import ATTEMPTS, UNFINISHED
 from service.settings import Settings
@@ -84,7 +84,7 @@ class Broken:
 
     def statement(self, *statements: Any) -> None:
         async def fail(*_: object) -> None:
-            raise asyncpg.ConnectionDoesNotExistError("connection was closed")
+            raise NoAnswer("connection was closed")
 
         for statement in statements:
             self._monkeypatch.setattr(statement, "maybe", fail)
@@ -96,7 +96,7 @@ class Broken:
         async def fail(source: Any, account_id: UUID, attempt_id: UUID | None, *rest: Any) -> Any:
             if attempt_id is None:
                 return await settled(source, account_id, attempt_id, *rest)
-            raise asyncpg.ConnectionDoesNotExistError("connection was closed")
+            raise NoAnswer("connection was closed")
 
         self._monkeypatch.setattr(pin_attempt.SETTLE, "maybe", fail)
 
@@ -116,7 +116,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
         Overloaded(1),
         TimeoutError(),
         RuntimeError("a fault of our own"),
-        asyncpg.PostgresConnectionError("gone"),
+        NoAnswer("gone"),
     ],
     ids=lambda fault: type(fault).__name__,
 )

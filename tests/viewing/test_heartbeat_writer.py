@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from service.database.driver import Connection
-from service.errors import ClientError
+from service.errors import ClientError, LockTimeout
 from service.settings import Settings
 from service.viewing.heartbeat_queue import HeartbeatQueue
 from service.viewing.heartbeat_statement import RECORD, Beat, RecordedRow
@@ -300,10 +300,10 @@ async def test_a_connection_that_cannot_be_prepared_is_not_kept(
 
     async def one(connection: Connection, *_: object, **__: object) -> None:
         unprepared.append(connection)
-        raise asyncpg.LockNotAvailableError
+        raise LockTimeout("held")
 
     monkeypatch.setattr(RECORD, "one", one)
-    with pytest.raises(asyncpg.LockNotAvailableError):
+    with pytest.raises(LockTimeout):
         await running.context.writer._open()
     assert [connection.is_closed() for connection in unprepared] == [True]
 
