@@ -174,7 +174,7 @@ keys as (
 found as (
     (
         select
-            w.level, 'missing' as fault, w.name as table_name, quote_ident(w.column_name) as name,
+            w.level, 'missing' as error, w.name as table_name, quote_ident(w.column_name) as name,
             null as found, w.type_name as wanted
         from wanted as w
         where not exists (
@@ -218,27 +218,27 @@ found as (
     (
         select
             case when w.insert_level = 'refuse' then 'refuse' else 'fault' end,
-            f.fault, w.name, quote_ident(w.column_name), null, null
+            f.error, w.name, quote_ident(w.column_name), null, null
         from wanted as w
         join present as p on p.oid = w.oid and p.column_name = w.column_name
         cross join lateral (
             values
             ('written', (p.is_generated or p.is_identity)),
             ('null', w.mark = 'null' and p.is_needed)
-        ) as f (fault, is_so)
+        ) as f (error, is_so)
         where f.is_so
     )
     union all
     (
         select
-            case when f.fault = 'value' then p.insert_level else 'warn' end,
-            f.fault, p.name, quote_ident(p.column_name), null, null
+            case when f.error = 'value' then p.insert_level else 'warn' end,
+            f.error, p.name, quote_ident(p.column_name), null, null
         from present as p
         cross join lateral (
             values
             ('value', p.is_needed and not p.has_default and not p.is_generated),
             ('generated', p.is_generated)
-        ) as f (fault, is_so)
+        ) as f (error, is_so)
         where f.is_so
             and not exists (
                 select
@@ -248,14 +248,14 @@ found as (
     )
     union all
     (
-        select k.level, f.fault, k.name, coalesce(quote_ident(f.name), k.key), null, k.key
+        select k.level, f.error, k.name, coalesce(quote_ident(f.name), k.key), null, k.key
         from keys as k
         cross join lateral (
             values
             ('deferrable', k.deferrable_name, k.deferrable_name is not null),
             ('invalid', k.invalid_name, not k.has_valid and k.invalid_name is not null),
             ('key', null, not k.has_valid and k.invalid_name is null)
-        ) as f (fault, name, is_so)
+        ) as f (error, name, is_so)
         where f.is_so
     )
     union all
@@ -321,11 +321,11 @@ found as (
 )
 select
     f.level,
-    f.fault as error,
+    f.error,
     f.table_name,
     f.name,
     f.found,
     f.wanted,
     quote_ident(current_user) as role_name
 from found as f
-order by array_position(array['refuse', 'fault', 'warn'], f.level), f.table_name, f.fault, f.name
+order by array_position(array['refuse', 'fault', 'warn'], f.level), f.table_name, f.error, f.name
