@@ -19,7 +19,7 @@ from service.http.body_and_reply import Endpoint, bounded
 from service.http.redirect import redirect_slashes
 from service.http.request_log import observed
 from service.http.urls import ADMIN, HEALTH, METRICS, PARENTAL, PROFILE, VIEWING
-from service.observing.event_loop import pulse
+from service.observing.event_loop import monitoring
 from service.observing.trace import CURRENT
 from service.openapi.document import Description
 from service.operators import prometheus
@@ -222,7 +222,7 @@ def application(
             context = await build(settings, now, parts, telemetry, end)
             logger.info("started", extra={"fields": masked(settings)})
             tune_garbage_collector()
-            await parts.enter_async_context(pulse(context.metrics))
+            await parts.enter_async_context(monitoring(context.metrics))
             yield {"context": context}
             logger.info("stopping")
         logger.info("stopped")

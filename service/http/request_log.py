@@ -78,9 +78,9 @@ def _note_beat(scope: Scope, trace: Trace) -> None:
     metrics = context.metrics
     if trace.reason != Overloaded.reason:
         metrics.refusals[trace.reason] += 1
-        if not metrics.refused_beat:
+        if not metrics.refused_sample:
             named: dict[str, object] = {"profile_id": trace.beat} if trace.beat else {}
-            metrics.refused_beat = {"reason": trace.reason, **named, **trace.fields()}
+            metrics.refused_sample = {"reason": trace.reason, **named, **trace.fields()}
 
 
 def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""The service watches its own event loop, and reports what is too much for a line each."""
+"""Measures event-loop lag, and logs once a second what would be too much for a line each."""
 
 import asyncio
 import logging
@@ -12,21 +12,21 @@ from service.observing import open_files
 from service.observing.metrics import Connections, Metrics
 from service.observing.supervision import stopped, supervised
 
-logger = logging.getLogger("viewing_time.pulse")
+logger = logging.getLogger("viewing_time.event_loop")
 
-TICK_SECONDS: Final = 0.05
-TELL_SECONDS: Final = 1.0
-# A line where so much of the connections is in use, and not again before it was less than FEW.
+LAG_INTERVAL_SECONDS: Final = 0.05
+REPORT_SECONDS: Final = 1.0
+# Log a line at the first share of used connections, and again after it fell below the second.
 MANY, FEW = 0.8, 0.7
 
 
 @asynccontextmanager
-async def pulse(metrics: Metrics) -> AsyncIterator[None]:
-    """Watches until the block ends."""
+async def monitoring(metrics: Metrics) -> AsyncIterator[None]:
+    """Measures and reports until the block ends."""
     tasks: list[Task[None]] = [
-        supervised("event loop watch", _tick(metrics)),
-        supervised("reporter", _tell(metrics)),
-        supervised("connection watch", _watch(metrics.connections)),
+        supervised("event loop watch", _measure_lag(metrics)),
+        supervised("reporter", _report_heartbeats(metrics)),
+        supervised("connection watch", _watch_connections(metrics.connections)),
     ]
     try:
         yield
@@ -34,64 +34,54 @@ async def pulse(metrics: Metrics) -> AsyncIterator[None]:
         await stopped(*tasks)
 
 
-async def _tick(metrics: Metrics) -> None:
-    """How late the event loop comes to a timer is how long something else held it."""
+async def _measure_lag(metrics: Metrics) -> None:
+    """Measures how late timers fire: so long something else held the event loop."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + TICK_SECONDS
-        await asyncio.sleep(TICK_SECONDS)
+        due = loop.time() + LAG_INTERVAL_SECONDS
+        await asyncio.sleep(LAG_INTERVAL_SECONDS)
         lag = max(0.0, loop.time() - due)
         metrics.lag_seconds.add(lag)
-        metrics.lag_most = max(metrics.lag_most, lag)
+        metrics.max_lag_seconds = max(metrics.max_lag_seconds, lag)
 
 
-async def _tell(metrics: Metrics) -> None:
-    """Reports refused heartbeats once a second: a line for each costs most when there are most."""
-    report = Report(metrics)
-    try:
-        while True:
-            await asyncio.sleep(TELL_SECONDS)
-            report.tell()
-    finally:
-        report.tell()
+async def _report_heartbeats(metrics: Metrics) -> None:
+    """Logs rejected heartbeats once a second: a line each costs most when most are rejected."""
+    shed, refusals = 0, Counter[str]()
 
-
-class Report:
-    """What was refused since the last report."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._overloaded = 0
-        self._refusals: Counter[str] = Counter()
-
-    def tell(self) -> None:
-        """Logs a line for each kind of refusal that there was."""
-        metrics = self._metrics
-        if more := metrics.heartbeats_overloaded - self._overloaded:
-            self._overloaded += more
-            logger.error("heartbeats_sent_away", extra={"fields": {"heartbeats": more}})
-        if reasons := metrics.refusals - self._refusals:
-            self._refusals += reasons
-            sample, metrics.refused_beat = metrics.refused_beat, {}
+    def report() -> None:
+        nonlocal shed
+        if more := metrics.heartbeats_overloaded - shed:
+            shed += more
+            logger.error("heartbeats_shed", extra={"fields": {"heartbeats": more}})
+        if reasons := metrics.refusals - refusals:
+            refusals.update(reasons)
+            sample, metrics.refused_sample = metrics.refused_sample, {}
             fields = {"heartbeats": reasons.total(), "reasons": dict(reasons), "sample": sample}
             logger.info("heartbeats_refused", extra={"fields": fields})
 
+    try:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            report()
+    finally:
+        report()
 
-async def _watch(connections: Connections) -> None:
-    """Looks once a second whether more clients can connect, and logs why not."""
-    told, is_told = 0, False
+
+async def _watch_connections(connections: Connections) -> None:
+    """Checks once a second whether more clients can connect, and logs why not."""
+    refused, is_logged = 0, False
     while True:
-        await asyncio.sleep(TELL_SECONDS)
-        number = {"open": len(connections.open), "max": connections.max}
-        if connections.refused > told:
-            fields = {"connections": connections.refused - told, **number}
-            told = connections.refused
-            logger.error("connections_refused", extra={"fields": fields})
+        await asyncio.sleep(REPORT_SECONDS)
+        count = {"open": len(connections.open), "max": connections.max}
+        if more := connections.refused - refused:
+            refused += more
+            logger.error("connections_refused", extra={"fields": {"connections": more, **count}})
         connections.is_out_of_files = open_files.are_exhausted()
         if connections.is_out_of_files:
-            connections.looks_out_of_files += 1
-            logger.error("open_files_exhausted", extra={"fields": number})
-        share = number["open"] / number["max"]
-        if share >= MANY and not is_told:
-            logger.warning("connections_many", extra={"fields": number})
-        is_told = share >= (FEW if is_told else MANY)
+            connections.out_of_files_checks += 1
+            logger.error("open_files_exhausted", extra={"fields": count})
+        share = count["open"] / count["max"]
+        if share >= MANY and not is_logged:
+            logger.warning("connections_many", extra={"fields": count})
+        is_logged = share >= (FEW if is_logged else MANY)

@@ -1,4 +1,4 @@
-"""What the process counts about itself; plain numbers, added to on the event loop."""
+"""The counts of this process: plain numbers, changed on the event loop only."""
 
 import sys
 from bisect import bisect_left
@@ -22,7 +22,7 @@ LAG_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5)
 
 
 class Histogram:
-    """How many values fell below each bound, and their sum."""
+    """The number of values up to each bound, and their sum."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -35,15 +35,15 @@ class Histogram:
         self.sum += value
 
     def cumulative(self) -> Iterator[int]:
-        """How many values were at most each bound; the last is how many there were."""
+        """The number of values up to each bound; the last one is the number of all values."""
         return accumulate(self.counts)
 
 
 class Durations:
-    """How long a kind of work took: a histogram, mean and maximum, quantiles of the latest window.
+    """Durations of one kind of work: histogram, mean, maximum, and quantiles of a window.
 
-    The window is the last 5 minutes or the last 10,000 pieces of work, whichever is shorter. The
-    histogram is in seconds, all else in milliseconds.
+    The window is the last 5 minutes or the last 10,000 durations, whichever is shorter. The
+    histogram is in seconds, everything else in milliseconds.
     """
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
@@ -53,7 +53,7 @@ class Durations:
         self._window: deque[tuple[float, float]] = deque(maxlen=MAX_WINDOW)
 
     def add(self, ended: float, seconds: float) -> None:
-        """Adds one piece of work that ended at the monotonic instant `ended`."""
+        """Adds one duration; `ended` is monotonic."""
         took = seconds * 1000
         self.count += 1
         if took > self.max_ms:
@@ -66,7 +66,7 @@ class Durations:
         return self.histogram.sum * 1000 / self.count if self.count else 0.0
 
     def quantiles_ms(self, *percents: int) -> list[float]:
-        """The nearest ranks in the window: values that were measured."""
+        """Quantiles of the window by nearest rank, so each is a measured value."""
         oldest = monotonic() - WINDOW_SECONDS
         latest = sorted(took for ended, took in self._window if ended >= oldest)
         count = len(latest)
@@ -74,18 +74,18 @@ class Durations:
 
 
 class Connections:
-    """The clients that are connected; `open` is the server's own collection of them."""
+    """Connected clients; `open` is the server's own collection of them."""
 
     def __init__(self) -> None:
         self.open: Sized = ()
         self.max = sys.maxsize
         self.refused = 0
         self.is_out_of_files = False
-        self.looks_out_of_files = 0  # one look a second
+        self.out_of_files_checks = 0  # one check a second
 
     @property
     def is_full(self) -> bool:
-        """Whether a client that connects now is refused."""
+        """Whether the next client to connect is refused."""
         return self.is_out_of_files or len(self.open) >= self.max
 
 
@@ -93,7 +93,7 @@ class Metrics:
     """The counts of one service since its start."""
 
     def __init__(self) -> None:
-        self.instance = token_hex(4)  # another one for each start
+        self.instance = token_hex(4)  # different after every start
         self.started = monotonic()
         self.ready = True
         self.heartbeats = Durations(HEARTBEAT_SECONDS)
@@ -102,7 +102,7 @@ class Metrics:
         self.heartbeats_refused = 0
         self.heartbeats_overloaded = 0
         self.refusals: Counter[str] = Counter()  # of heartbeats, by reason
-        self.refused_beat: dict[str, object] = {}  # one of them, for the log
+        self.refused_sample: dict[str, object] = {}  # one of them, for the log
         self.unauthenticated: Counter[str] = Counter()  # requests of every endpoint, by reason
         self.verdicts = {"allowed": 0, "warning_15": 0, "warning_5": 0, "blocked": 0}
         self.batch_sizes = Histogram(BATCH_SIZES)
@@ -117,10 +117,10 @@ class Metrics:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.failures = {"own": 0, "database": 0, "deadline": 0}
         self.lag_seconds = Histogram(LAG_SECONDS)
-        self.lag_most = 0.0
+        self.max_lag_seconds = 0.0
         self.connections = Connections()
 
     @property
     def heartbeats_taken(self) -> int:
-        """Heartbeats that were counted, refused or failed closed: those that cost statements."""
+        """Heartbeats that cost statements: those counted, refused or failed closed."""
         return self.heartbeats.count + self.heartbeats_refused

@@ -1,8 +1,7 @@
 """Supervises what no caller waits for: long-lived tasks, callbacks of the event loop, threads.
 
-A background task that dies silently leaves requests waiting for it for ever. So its death is
-logged, makes the process unready and ends it through an orderly stop; whatever started the process
-starts it again.
+A background task that dies silently leaves requests waiting for it forever. Its death is therefore
+logged, makes the process unready and ends it with a graceful shutdown, so that it is restarted.
 """
 
 import asyncio
@@ -10,7 +9,6 @@ import logging
 import threading
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
@@ -26,9 +24,9 @@ _stopping: Final[WeakSet[Task[Any]]] = WeakSet()
 
 
 def supervised(name: str, work: Coroutine[Any, Any, T]) -> Task[T]:
-    """Starts a task whose failure ends the process; it may return, or be ended by `stopped`."""
+    """Starts a task whose failure ends the process; it can return, or be ended by `stopped`."""
     task = asyncio.get_running_loop().create_task(work, name=name)
-    task.add_done_callback(_look)
+    task.add_done_callback(_report_death)
     return task
 
 
@@ -41,13 +39,13 @@ async def stopped(*tasks: Task[Any] | None) -> None:
     await asyncio.gather(*started, return_exceptions=True)
 
 
-def _look(task: Task[Any]) -> None:
+def _report_death(task: Task[Any]) -> None:
     """Reports a task that failed, or was cancelled by anything except `stopped`."""
     loop = task.get_loop()
     if task in _stopping:
         return
     if task.cancelled():
-        # The end of the event loop cancels all that is left, when nobody supervises any more.
+        # The end of the event loop cancels the tasks that are left, after the Supervisor's block.
         if isinstance(loop.get_exception_handler(), Supervisor):
             loop.call_exception_handler({"message": DIED, "task": task})
     elif (error := task.exception()) is not None:
@@ -55,9 +53,9 @@ def _look(task: Task[Any]) -> None:
 
 
 class Supervisor:
-    """The exception handler of the event loop and of threads, while the block lasts.
+    """The exception handler of the event loop and of threads, within its `with` block.
 
-    `end` is called once, when the first background task or thread has died; `is_outage` says
+    `end` is called once, when the first background task or thread has died; `is_outage` returns
     whether an error means that the database cannot be reached.
     """
 
@@ -79,30 +77,25 @@ class Supervisor:
         threading.excepthook = self._thread_failed
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         handler, threading.excepthook = self._before
         self._loop.set_exception_handler(handler)
 
     def __call__(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
         """Logs what failed outside of every request; a task that died ends the process."""
         error = context.get("exception")
+        fields = {"message": context["message"]}
         if context["message"] == DIED:
             self._died(context["task"].get_name(), error)
         elif error is not None and self._is_of_network(context, error):
-            fields = {"message": context["message"], "error": f"{type(error).__name__}: {error}"}
+            fields["error"] = f"{type(error).__name__}: {error}"
             logger.warning("connection_failed", extra={"fields": fields})
         else:
             self._metrics.failures["own"] += 1
-            fields = {"message": context["message"]}
             logger.error("callback_failed", extra={"fields": fields}, exc_info=error)
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """Called in the thread that failed; the one that writes the log cannot report itself."""
+        """Called in the thread that failed; the log's own thread cannot log its failure."""
         if failure.exc_type is SystemExit:
             return
         name = "a thread" if failure.thread is None else f"thread {failure.thread.name}"
@@ -119,6 +112,6 @@ class Supervisor:
             self._end()
 
     def _is_of_network(self, context: dict[str, Any], error: BaseException) -> bool:
-        """Whether a client's or the database's connection failed, and not the service."""
+        """Whether the connection of a client or of the database failed, not the service."""
         is_of_peer = isinstance(error, OSError) and ("transport" in context or "socket" in context)
         return is_of_peer or self._is_outage(error)

@@ -1,4 +1,4 @@
-"""What is known of the request at work: its id, its trace, how many statements it took."""
+"""The current request: its id, its trace, how many statements it took."""
 
 import re
 from contextvars import ContextVar
@@ -8,17 +8,17 @@ from uuid import uuid4
 
 REQUEST_ID: Final = re.compile(rb"[\x21\x23-\x26\x28-\x5b\x5d-\x7e]{1,64}")
 TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
-NOBODYS: Final = ("0" * 32, "0" * 16)
+ZERO_IDS: Final = ("0" * 32, "0" * 16)
 
 
 class Trace:
-    """One request; what is only written to a log is made when it is written.
+    """One request. Its ids are parsed only when they are logged.
 
     A request id is 1 to 64 visible ASCII characters without quotes and backslashes; another one
-    is replaced. `traceparent` is read as W3C Trace Context says; another one is ignored. `begun`
-    is monotonic; `cause` is what a failed request failed for, `reason` why it was refused; a
-    `nameless` request is logged without the profile it is about. `beat` is there for a refused
-    heartbeat: the profile it names, if it could be read.
+    is replaced. `traceparent` follows W3C Trace Context; an invalid one is ignored. `begun` is
+    monotonic; `cause` is the error of a failed request, `reason` the label of a refused one; the
+    log line of a `nameless` request omits its profile. `beat` is the profile id of a refused
+    heartbeat, if it could be read.
     """
 
     __slots__ = (
@@ -44,55 +44,48 @@ class Trace:
 
     @property
     def request_id(self) -> str:
-        """The client's id for the request where it is sane, else one of ours."""
-        given = self._request_id
-        if given is None or not REQUEST_ID.fullmatch(given):
-            given = self._request_id = uuid4().hex.encode()
-        return given.decode("ascii")
+        """The client's id for the request if it is valid, else a new one."""
+        if self._request_id is None or not REQUEST_ID.fullmatch(self._request_id):
+            self._request_id = uuid4().hex.encode()
+        return self._request_id.decode("ascii")
 
     @property
     def parent(self) -> tuple[str, str] | None:
-        """The ids of the trace and of the span that called us, if a caller named them."""
-        given = self._traceparent
-        match = None if given is None else TRACEPARENT.fullmatch(given)
+        """The ids of the caller's trace and span, if the request carries them."""
+        match = TRACEPARENT.fullmatch(self._traceparent or b"")
         if match is None or match[0][:2] == b"ff" or (match[0][:2] == b"00" and match[3]):
             return None
         ids = (match[1].decode(), match[2].decode())
-        return None if ids[0] == NOBODYS[0] or ids[1] == NOBODYS[1] else ids
+        return None if ids[0] == ZERO_IDS[0] or ids[1] == ZERO_IDS[1] else ids
 
     def fields(self) -> dict[str, object]:
-        """What every log line of the request carries."""
-        parent = self.parent
-        trace = {} if parent is None else {"trace_id": parent[0], "parent_id": parent[1]}
-        return {"request_id": self.request_id, **trace}
+        """The fields of every log line of the request."""
+        ids = zip(("trace_id", "parent_id"), self.parent or (), strict=False)
+        return {"request_id": self.request_id, **dict(ids)}
 
 
 CURRENT: Final[ContextVar[Trace | None]] = ContextVar("trace", default=None)
 
 
 def blame(error: BaseException) -> None:
-    """Keeps what the request at work fails for."""
-    trace = CURRENT.get()
-    if trace is not None:
+    """Records the error that the current request fails with."""
+    if trace := CURRENT.get():
         trace.cause = f"{type(error).__name__}: {error}"
 
 
 def refuse(reason: str) -> None:
-    """Keeps why the request at work is refused."""
-    trace = CURRENT.get()
-    if trace is not None:
+    """Records why the current request is refused."""
+    if trace := CURRENT.get():
         trace.reason = reason
 
 
 def name_nobody() -> None:
-    """Keeps the profile that the request at work is about out of its log line."""
-    trace = CURRENT.get()
-    if trace is not None:
+    """Keeps the current request's profile out of its log line."""
+    if trace := CURRENT.get():
         trace.nameless = True
 
 
 def count_statement() -> None:
-    """Counts a statement for the request at work, if one is."""
-    trace = CURRENT.get()
-    if trace is not None:
+    """Counts a statement for the current request, if there is one."""
+    if trace := CURRENT.get():
         trace.statements += 1

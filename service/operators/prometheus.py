@@ -23,7 +23,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.statement import POOL_WAIT, STATEMENT_TIMES
 from service.observing import process_usage
-from service.observing.logs import LINES
+from service.observing.logs import HANDLER
 from service.observing.metrics import Histogram
 from service.version import VERSION
 
@@ -85,8 +85,7 @@ def _families(context: Context) -> Iterator[Metric]:
     values = _values(context)
     for name, (help_text, *labels) in FAMILIES.items():
         yield _family(PREFIX + name, help_text, values[name], labels)
-    for usage in process_usage.usage():
-        yield _family(usage.name, usage.doc, usage.value)
+    yield from process_usage.usage()
 
 
 def _values(context: Context) -> dict[str, Values]:
@@ -134,12 +133,12 @@ def _values(context: Context) -> dict[str, Values]:
         "requests_unauthenticated_total": counts.unauthenticated,
         "failures_total": counts.failures,
         "event_loop_lag_seconds": counts.lag_seconds,
-        "event_loop_lag_max_seconds": counts.lag_most,
-        "log_lines_dropped_total": LINES.dropped,
+        "event_loop_lag_max_seconds": counts.max_lag_seconds,
+        "log_lines_dropped_total": HANDLER.dropped,
         "connections": len(counts.connections.open),
         "max_connections": counts.connections.max,
         "connections_refused_total": counts.connections.refused,
-        "open_files_exhausted_total": counts.connections.looks_out_of_files,
+        "open_files_exhausted_total": counts.connections.out_of_files_checks,
         "build_info": {(VERSION, platform.python_version()): 1},
     }
 

@@ -52,7 +52,7 @@ CASES = [
 @pytest.fixture
 async def strict(start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Running:
     """A service that asks all that it can of a token, and reports at once."""
-    monkeypatch.setattr(event_loop, "TELL_SECONDS", 0.02)
+    monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.02)
     asked = {"jwt_issuer": "platform", "jwt_audience": "viewing", "jwt_require_exp": True}
     return await start(msgspec.structs.replace(settings, **asked))
 
@@ -109,7 +109,7 @@ async def test_refused_heartbeats_share_a_line_a_second(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(event_loop, "TELL_SECONDS", 0.02)
+    monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.02)
     running = await start(settings)
     headers = {**family.bearer, **browser, "X-Request-ID": "one-of-them"}
     wanted: list[tuple[dict[str, Any], int, str]] = [
@@ -159,7 +159,7 @@ async def test_overloaded_heartbeats_share_a_line_too(
         for _ in range(3):
             answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
             assert answer.status_code == 503
-        while sum(line["heartbeats"] for line in events(caplog, "heartbeats_sent_away")) < 3:
+        while sum(line["heartbeats"] for line in events(caplog, "heartbeats_shed")) < 3:
             await asyncio.sleep(0.05)
     assert events(caplog, "request_failed") == []
     assert running.context.metrics.heartbeats_overloaded == 3

@@ -106,14 +106,14 @@ async def test_what_is_no_id_is_not_logged_as_one(
     assert "profile_id" not in line
 
 
-async def test_beats_sent_away_unread_have_their_id_and_a_line_together(
+async def test_heartbeats_shed_before_reading_have_an_id_and_share_a_log_line(
     start: Starter,
     settings: Settings,
     family: Family,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(event_loop, "TELL_SECONDS", 0.05)
+    monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.05)
     running = await start(settings)
     running.context.writer._closing = True
     headers = {**family.bearer, "X-Request-ID": "abc"}
@@ -122,9 +122,9 @@ async def test_beats_sent_away_unread_have_their_id_and_a_line_together(
         assert (answer.status_code, answer.headers["x-request-id"]) == (503, "abc")
     answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
     assert (answer.status_code, "x-request-id" in answer.headers) == (503, False)
-    while sum(line["heartbeats"] for line in fields(caplog, "heartbeats_sent_away")) < 4:
+    while sum(line["heartbeats"] for line in fields(caplog, "heartbeats_shed")) < 4:
         await asyncio.sleep(0.01)
-    assert sum(line["heartbeats"] for line in fields(caplog, "heartbeats_sent_away")) == 4
+    assert sum(line["heartbeats"] for line in fields(caplog, "heartbeats_shed")) == 4
 
 
 async def test_an_unavailable_database_is_said_once_with_its_cause(

@@ -70,15 +70,15 @@ def test_secrets_are_masked() -> None:
 
 SCRIPT = """
 import logging, sys, time
-from service import logs
-logs.LINES_MOST, logs.STOP_SECONDS = 50, 0.2
+from service.observing import logs
+logs.MAX_LINES, logs.STOP_SECONDS = 50, 0.2
 with logs.logging_to_stdout("DEBUG"):
     logger = logging.getLogger("viewing_time.test")
     begun = time.monotonic()
     for number in range(5000):
         logger.debug("line", extra={"fields": {"number": number, "text": "x" * 200}})
     took = time.monotonic() - begun
-print(took, logs.LINES.dropped, file=sys.stderr)
+print(took, logs.HANDLER.dropped, file=sys.stderr)
 """
 
 
@@ -123,14 +123,14 @@ def test_a_closed_standard_output_holds_nobody_up() -> None:
 def test_what_was_dropped_is_said_when_somebody_reads_again(
     capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = logs.Lines()
+    lines = logs.QueuedHandler()
     lines.setFormatter(JsonLine())
     monkeypatch.setattr(logs, "MAX_LINES", 2)
     for number in range(5):
         lines.handle(record("line", number=number))
     assert lines.dropped == 3
-    lines.begin(1)
-    lines.end()
+    lines.start(1)
+    lines.stop()
     written = [orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     # How much still waits when the writer looks decides after which line it says so.
     said = [line for line in written if line["event"] == "log_lines_dropped"]
@@ -146,13 +146,13 @@ class Unreadable:
 def test_a_line_that_cannot_be_formatted_is_announced_and_ends_nothing(
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    lines = logs.Lines()
+    lines = logs.QueuedHandler()
     lines.setFormatter(JsonLine())
     unreadable = logging.makeLogRecord({"name": "viewing_time.x", "msg": Unreadable()})
     for line in (record("before"), unreadable, record("after")):
         lines.handle(line)
-    lines.begin(1)
-    lines.end()
+    lines.start(1)
+    lines.stop()
     written = [orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     assert [line["event"] for line in written] == ["before", "log_line_unreadable", "after"]
     assert (written[1]["source"], written[1]["error"]) == ("viewing_time.x", "RecursionError")
@@ -162,7 +162,7 @@ def test_a_line_that_cannot_be_formatted_is_announced_and_ends_nothing(
 def test_a_line_carries_the_request_it_belongs_to(
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    lines = logs.Lines()
+    lines = logs.QueuedHandler()
     lines.setFormatter(JsonLine())
     trace = f"00-{'a' * 32}-{'b' * 16}-01".encode()
 
@@ -172,8 +172,8 @@ def test_a_line_carries_the_request_it_belongs_to(
 
     copy_context().run(within_a_request)
     lines.handle(record("outside"))
-    lines.begin(1)
-    lines.end()
+    lines.start(1)
+    lines.stop()
     inside, outside = (orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines())
     assert inside["request_id"] == "r-1"
     assert (inside["trace_id"], inside["parent_id"]) == ("a" * 32, "b" * 16)

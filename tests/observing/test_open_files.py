@@ -195,10 +195,10 @@ async def test_a_process_without_files_closes_new_connections_and_recovers(
 async def test_a_line_comes_before_the_connections_run_out_and_only_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(event_loop, "TELL_SECONDS", 0.001)
+    monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.001)
     connections = Connections()
     connections.max = 10
-    watching = asyncio.create_task(event_loop._watch(connections))
+    watching = asyncio.create_task(event_loop._watch_connections(connections))
     told = []
     for count in (7, 8, 9, 7, 8, 6, 8):
         connections.open = range(count)
@@ -214,7 +214,11 @@ def test_usage_is_reported_as_far_as_it_can_be_read_without_files(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
-        used = {usage.name: usage.value for usage in process_usage.usage()}
+        used = {
+            family.name: sample.value
+            for family in process_usage.usage()
+            for sample in family.samples
+        }
         exhausted = open_files.are_exhausted()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -74,9 +74,9 @@ async def loader(running: Running, family: Family, monkeypatch: pytest.MonkeyPat
         ("reading of published keys", "service.credentials.keys.Keys._adopt_published", nothing),
         ("PIN hasher", None, hasher),
         ("retention", "service.platform.retention_schedule.retain", nothing),
-        ("event loop watch", "service.observing.event_loop._tick", nothing),
+        ("event loop watch", "service.observing.event_loop._measure_lag", nothing),
         ("readiness", "service.operators.readiness.ReadinessWatch._keep_looking", nothing),
-        ("reporter", "service.observing.event_loop._tell", nothing),
+        ("reporter", "service.observing.event_loop._report_heartbeats", nothing),
     ],
 )
 async def test_a_background_task_that_dies_ends_the_process_once(
