@@ -124,11 +124,6 @@ REQUEST_KEY: Final = Parameter(
         ),
     ],
 )
-LANGUAGE: Final = Parameter(
-    "Accept-Language",
-    "header",
-    Annotated[str, doc("The language of the dates on the HTML page.", "de-AT, en;q=0.5")],
-)
 FROM: Final = Parameter(
     "from_date", "query", Annotated[date, doc("The first day, in UTC.", "2026-02-01")], True
 )
@@ -303,7 +298,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
             errors.PROFILE_DENIED,
             errors.too_many_children(weekly_report.MAX_CHILDREN),
         ],
-        parameters=[LANGUAGE, LIMIT, AFTER],
+        parameters=[LIMIT, AFTER],
         note="An account with more children than `limit` may be gets them page by page: with"
         " `limit`, the `Link` header says where the next page is, as long as there is one.",
         text={"text/html": "The report as a page for people, where `Accept` prefers it."},

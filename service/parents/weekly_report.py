@@ -2,7 +2,7 @@
 
 from datetime import UTC, date, timedelta
 from time import monotonic
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -22,14 +22,12 @@ from service.http.fields import (
     UtcDay,
     doc,
 )
-from service.parents import dates, report_page
+from service.parents import report_page
 from service.parents.week import Day, Title, Week
 from service.viewing import rules
-from service.viewing.rules import Configuration
 
 TOP_TITLES: Final = 3
-MAX_CHILDREN: Final = 50  # a page of HTML about so many takes 10 ms, which others wait
-VARY: Final = {"Vary": "Accept, Accept-Language"}
+MAX_CHILDREN: Final = 50  # building their HTML page blocks the event loop for 10 ms
 
 
 class ReportRow(msgspec.Struct, frozen=True):
@@ -63,7 +61,7 @@ class TopTitle(msgspec.Struct, frozen=True):
 
 
 class ChildWeek(msgspec.Struct, frozen=True):
-    """One child's week in minutes; usage in percent, null where no day has a limit."""
+    """One child's week in minutes; usage in percent, null if no day has a limit."""
 
     profile_id: ProfileId
     profile_name: Annotated[str, doc("The child's name.", "Ada")]
@@ -85,70 +83,43 @@ class WeeklyReport(msgspec.Struct, frozen=True):
 
 
 async def weekly_report(request: Request) -> Response:
-    """GET /weekly-report: the last 7 UTC days, today included; a page for who prefers HTML."""
+    """GET /weekly-report: the last 7 UTC days with today, as JSON or as an HTML page."""
     context: Context = request.state.context
-    begun = monotonic()
+    started_at = monotonic()
     account_id = await auth.account(request)
     today = context.now().astimezone(UTC).date()
     days = [today - timedelta(days=ago) for ago in reversed(range(rules.REPORT_DAYS))]
-    part = _part(request)
-    asked = (account_id, days[0], len(days), TOP_TITLES, (part.limit or MAX_CHILDREN) + 1)
-    rows = await REPORT.all(context.pool, *asked, part.after)
+    limit = lenient_json.query_integer(request.query_params, "limit", 1, MAX_CHILDREN)
+    after = lenient_json.query_uuid(request.query_params, "after")
+    arguments = (account_id, days[0], len(days), TOP_TITLES, (limit or MAX_CHILDREN) + 1, after)
+    rows = await REPORT.all(context.pool, *arguments)
     auth.owned(rows[0] if rows else None)
-    answer = _shown(request, part, [week for row in rows if (week := _week(row, days))], days)
-    ended = monotonic()
-    context.metrics.reports.add(ended, ended - begun)
+    weeks = [week for row in rows if (week := _week(row, days)) is not None]
+    response = _response(request, weeks, days, limit)
+    ended_at = monotonic()
+    context.metrics.reports.add(ended_at, ended_at - started_at)
     context.metrics.report_statements += 1
-    return answer
+    return response
 
 
-class Part(NamedTuple):
-    """The children asked for: so many at most, those after one of them; null: all."""
+def _response(request: Request, weeks: list[Week], days: list[date], limit: int | None) -> Response:
+    """One page of children, with a link to the next.
 
-    limit: int | None
-    after: UUID | None
-
-
-def _part(request: Request) -> Part:
-    params = request.query_params
-    return Part(
-        lenient_json.query_integer(params, "limit", 1, MAX_CHILDREN),
-        lenient_json.query_uuid(params, "after"),
-    )
-
-
-def _shown(request: Request, part: Part, weeks: list[Week], days: list[date]) -> Response:
-    """The report, with a link to the children after those asked for.
-
-    Raises RuleError where all were asked for and they are too many.
+    Without a limit, an account with more than MAX_CHILDREN gets a RuleError instead of a page.
     """
-    limit = part.limit or MAX_CHILDREN
-    shown, left = weeks[:limit], weeks[limit:]
-    if left and part.limit is None:
+    page, rest = weeks[: limit or MAX_CHILDREN], weeks[limit or MAX_CHILDREN :]
+    if rest and limit is None:
         raise RuleError(too_many_children(MAX_CHILDREN))
-    following = f"?limit={limit}&after={shown[-1].profile_id}" if left else ""
-    answer = _page(request, shown, days, following) or _json(shown, days)
-    if following:
-        answer.headers["Link"] = f'<{following}>; rel="next"'
-    return answer
-
-
-def _page(request: Request, weeks: list[Week], days: list[date], following: str) -> Response | None:
-    """The page, where the request prefers it to JSON."""
-    accept, languages = (
-        ", ".join(request.headers.getlist(name)) for name in ("accept", "accept-language")
-    )
-    if not negotiation.prefers(accept, "text/html", "application/json"):
-        return None
-    language = negotiation.language(languages, dates.LANGUAGES, dates.DEFAULT)
-    page = report_page.page(weeks, days, language, following)
-    page.headers.update(VARY)
-    return page
-
-
-def _json(weeks: list[Week], days: list[date]) -> Response:
-    children = [_child(week) for week in weeks]
-    return reply(WeeklyReport(days[0], days[-1], children), headers=VARY)
+    next_page = f"?limit={limit}&after={page[-1].profile_id}" if rest else ""
+    accept = ", ".join(request.headers.getlist("accept"))
+    if negotiation.prefers(accept, "text/html", "application/json"):
+        response = report_page.page(page, days, next_page)
+    else:
+        response = reply(WeeklyReport(days[0], days[-1], [_child(week) for week in page]))
+    response.headers["Vary"] = "Accept"
+    if next_page:
+        response.headers["Link"] = f'<{next_page}>; rel="next"'
+    return response
 
 
 def _child(week: Week) -> ChildWeek:
@@ -165,12 +136,18 @@ def _child(week: Week) -> ChildWeek:
 
 
 def _week(row: ReportRow, days: list[date]) -> Week | None:
-    """The week of a row's child; None in the one row of a childless account."""
+    """The child's week; None for the single row of an account without children."""
     if row.profile_id is None or row.profile_name is None:
         return None
     watched = zip(row.watched_seconds or (), row.educational_seconds or (), strict=True)
     seconds = dict(zip(row.watched_days or (), watched, strict=True))
-    limits = _limits(row)
+    limits = rules.DEFAULTS
+    if row.has_configuration:
+        limits = msgspec.structs.replace(
+            limits,
+            weekday_limit_minutes=row.weekday_limit_minutes,
+            weekend_limit_minutes=row.weekend_limit_minutes,
+        )
     titles = zip(row.title_ids or (), row.title_names or (), row.title_seconds or (), strict=True)
     return Week(
         row.profile_id,
@@ -180,14 +157,4 @@ def _week(row: ReportRow, days: list[date]) -> Week | None:
             for number, day in enumerate(days)
         ],
         [Title(*title) for title in titles],
-    )
-
-
-def _limits(row: ReportRow) -> Configuration:
-    if not row.has_configuration:
-        return rules.DEFAULTS
-    return msgspec.structs.replace(
-        rules.DEFAULTS,
-        weekday_limit_minutes=row.weekday_limit_minutes,
-        weekend_limit_minutes=row.weekend_limit_minutes,
     )

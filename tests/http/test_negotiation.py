@@ -1,8 +1,8 @@
-"""What a client would rather have, by its headers; what cannot be read never decides."""
+"""The preferred media type by the `Accept` header; malformed members are ignored."""
 
 import pytest
 
-from service.http.negotiation import language, prefers
+from service.http.negotiation import prefers
 
 FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"
 
@@ -33,27 +33,5 @@ FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;
         ("text/html" * 5000, False),
     ],
 )
-def test_html_only_where_it_is_preferred(accept: str, is_html: bool) -> None:
+def test_html_only_if_preferred(accept: str, is_html: bool) -> None:
     assert prefers(accept, "text/html", "application/json") is is_html
-
-
-@pytest.mark.parametrize(
-    ("accepted", "best"),
-    [
-        ("", "en"),
-        ("*", "en"),
-        ("de", "de"),
-        ("de-AT, en;q=0.5", "de"),
-        ("DE-at-1996", "de"),
-        ("en-GB", "en-gb"),
-        ("fr;q=0.3, de;q=0.7", "de"),
-        ("fr, de", "fr"),
-        ("de;q=0, fr;q=0.1", "fr"),
-        ("xx, yy;q=0.9", "en"),
-        ("xx, fr;q=0.1", "fr"),
-        ("-", "en"),
-        ("de-" * 20_000, "en"),
-    ],
-)
-def test_the_best_language_that_is_known(accepted: str, best: str) -> None:
-    assert language(accepted, ("en", "en-gb", "de", "fr"), "en") == best

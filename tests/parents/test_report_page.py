@@ -1,4 +1,4 @@
-"""The page of the week: whole, harmless, readable without seeing it, and the same figures."""
+"""The HTML weekly report: well-formed, without scripts, accessible, the figures of the JSON."""
 
 import base64
 import hashlib
@@ -67,8 +67,8 @@ class Tree(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def shown(*weeks: Week, language: str = "en") -> Tree:
-    return Tree(text(page(weeks, DAYS, language)))
+def shown(*weeks: Week) -> Tree:
+    return Tree(text(page(weeks, DAYS)))
 
 
 def text(response: Response) -> str:
@@ -77,7 +77,7 @@ def text(response: Response) -> str:
 
 def drawings(*weeks: Week) -> list[ElementTree.Element]:
     """The children's pictures as XML."""
-    document = text(page(weeks, DAYS, "en"))
+    document = text(page(weeks, DAYS))
     found = re.findall(r'<svg viewBox="0 0 350 .*?</svg>', document, re.DOTALL)
     return [ElementTree.fromstring(drawing) for drawing in found]
 
@@ -130,13 +130,13 @@ def test_names_are_text_and_nothing_else() -> None:
     document = shown(week(HOSTILE, title=HOSTILE))
     assert document.text.count(HOSTILE) == 3
     assert document.of("script") == []
-    assert "<script" not in text(page([week(HOSTILE, title=HOSTILE)], DAYS, "en"))
+    assert "<script" not in text(page([week(HOSTILE, title=HOSTILE)], DAYS))
     assert [heading["dir"] for heading in document.of("h2")] == ["auto"]
     assert len(document.of("bdi")) == 1
 
 
 def test_nothing_runs_and_nothing_is_fetched() -> None:
-    answer = page([week()], DAYS, "en")
+    answer = page([week()], DAYS)
     document = text(answer)
     style = document.split("<style>")[1].split("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -168,11 +168,10 @@ def test_a_screen_reader_is_told_what_the_bars_show() -> None:
     assert rows[7] == ["Wed, Nov 18", "1 h 35 min", "30 min", "none"]
 
 
-def test_dates_are_the_readers() -> None:
-    document = shown(week(), language="de")
-    assert "Mi., 18. Nov. to Di., 24. Nov." in document.text
-    assert {time["lang"] for time in document.of("time")} == {"de"}
-    assert document.of("time")[0]["datetime"] == "2026-11-18"
+def test_dates_are_english_with_machine_readable_values() -> None:
+    document = shown(week())
+    assert "Wed, Nov 18 to Tue, Nov 24" in document.text
+    assert document.of("time")[0] == {"datetime": "2026-11-18"}
 
 
 def test_nothing_watched_and_no_children() -> None:
