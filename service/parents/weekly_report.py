@@ -94,19 +94,21 @@ async def weekly_report(request: Request) -> Response:
     arguments = (account_id, days[0], len(days), TOP_TITLES, (limit or MAX_CHILDREN) + 1, after)
     rows = await REPORT.all(context.pool, *arguments)
     auth.owned(rows[0] if rows else None)
-    weeks = [week for row in rows if (week := _week(row, days)) is not None]
-    response = _response(request, weeks, days, limit)
+    response = _response(request, rows, days, limit)
     ended_at = monotonic()
     context.metrics.reports.add(ended_at, ended_at - started_at)
     context.metrics.report_statements += 1
     return response
 
 
-def _response(request: Request, weeks: list[Week], days: list[date], limit: int | None) -> Response:
+def _response(
+    request: Request, rows: list[ReportRow], days: list[date], limit: int | None
+) -> Response:
     """One page of children, with a link to the next.
 
     Without a limit, an account with more than MAX_CHILDREN gets a RuleError instead of a page.
     """
+    weeks = [week for row in rows if (week := _week(row, days)) is not None]
     page, rest = weeks[: limit or MAX_CHILDREN], weeks[limit or MAX_CHILDREN :]
     if rest and limit is None:
         raise RuleError(too_many_children(MAX_CHILDREN))
