@@ -33,7 +33,7 @@ MAX_LAG: Final = Target(5)
 WAYS: Final = (
     "SCHED_IDLE",
     "SCHED_BATCH",
-    "nice 19 in the service's session",
+    "nice 19 only",
     "normal priority",
     "threads",
     "on the loop",

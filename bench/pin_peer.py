@@ -5,21 +5,13 @@ The ways: workers with another priority, threads of the server's process, and th
 
 import asyncio
 import sys
-from collections.abc import Callable
-from typing import Any, Final
+
+import bcrypt
 
 import service.startup
-from bench import pin_policy
 from service.command.main import main
-from service.credentials import pin_pool
+from service.credentials import pin_hasher
 from service.credentials.pin_hasher import PinHasher, Turn
-
-POLICIES: Final = {
-    "SCHED_IDLE": pin_policy.sched_idle,
-    "SCHED_BATCH": pin_policy.sched_batch,
-    "nice 19 in the service's session": pin_policy.nice_in_session,
-    "normal priority": pin_policy.normal,
-}
 
 
 class InThreads(PinHasher):
@@ -31,26 +23,26 @@ class InThreads(PinHasher):
     async def stop(self) -> None:
         """Does nothing, because threads end with the process."""
 
-    async def _ask(self, turn: Turn, function: Callable[..., Any], *arguments: bytes) -> Any:
+    async def compute(self, turn: Turn, secret: bytes, salt: bytes) -> bytes:
         self.hashed += 1
-        return await asyncio.to_thread(function, *arguments)
+        return await asyncio.to_thread(bcrypt.hashpw, secret, salt)
 
 
 class OnTheLoop(InThreads):
     """Hashes on the event loop."""
 
-    async def _ask(self, turn: Turn, function: Callable[..., Any], *arguments: bytes) -> Any:
+    async def compute(self, turn: Turn, secret: bytes, salt: bytes) -> bytes:
         self.hashed += 1
-        return function(*arguments)
+        return bcrypt.hashpw(secret, salt)
 
 
 def choose(way: str) -> None:
-    """Makes the service hash in this way; raises KeyError for an unknown one."""
+    """Makes the service hash in this way: one of the hashers here, or a policy of `pin_policy`."""
     hashers = {"threads": InThreads, "on the loop": OnTheLoop}
     if way in hashers:
         vars(service.startup)["PinHasher"] = hashers[way]
     else:
-        vars(pin_pool)["begin"] = POLICIES[way]
+        vars(pin_hasher)["COMMAND"] = [sys.executable, "-m", "bench.pin_policy", way]
 
 
 if __name__ == "__main__":

@@ -1,31 +1,38 @@
-"""Scheduling priorities that PIN workers can have instead of the service's own choice.
-
-A module of its own, because a worker imports the module of its first function.
-"""
+"""A PIN worker with another priority than the service's own: `python -m bench.pin_policy POLICY`."""
 
 import os
+import sys
 
-from service.credentials.pin_worker import die_with
+from service.credentials.pin_worker import serve
 
 
-def sched_idle(parent: int) -> None:
+def sched_idle() -> None:
     """Runs only when a core has nothing else to do."""
-    die_with(parent)
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def sched_batch(parent: int) -> None:
+def sched_batch() -> None:
     """Does not preempt another process when it wakes up."""
-    die_with(parent)
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def nice_in_session(parent: int) -> None:
-    """The lowest nice value, in the terminal session of the service."""
-    die_with(parent)
+def nice_in_session() -> None:
+    """Lowers only the niceness, which does not count between sessions."""
     os.setpriority(os.PRIO_PROCESS, 0, 19)
 
 
-def normal(parent: int) -> None:
-    """The usual priority."""
-    die_with(parent)
+def normal() -> None:
+    """Keeps the priority of the service."""
+
+
+POLICIES = {
+    "SCHED_IDLE": sched_idle,
+    "SCHED_BATCH": sched_batch,
+    "nice 19 only": nice_in_session,
+    "normal priority": normal,
+}
+
+
+if __name__ == "__main__":
+    POLICIES[sys.argv[1]]()
+    serve()

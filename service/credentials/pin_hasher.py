@@ -1,80 +1,134 @@
-"""bcrypt in processes of its own, at the lowest priority: a PIN never holds up a heartbeat.
+"""bcrypt in processes of the lowest priority, so that hashing a PIN does not delay heartbeats.
 
-One hash keeps a core busy for about a quarter of a second. The event loop only queues the work and
-waits for the answers.
+One hash keeps a core busy for about a quarter of a second. The event loop only queues the hashes
+and waits for the results.
 """
 
 import asyncio
+import hmac
+import logging
 import math
+import os
 import re
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from heapq import heapify, heapreplace
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import bcrypt
 
-from service.credentials.pin_pool import MAX_SECONDS, PinPool
+from service.credentials import pin_worker
 from service.errors import Overloaded
 from service.observing.supervision import stopped, supervised
 
+logger = logging.getLogger("viewing_time.pin")
+
 MAX_BYTES: Final = 72
+MAX_SECONDS: Final = 60.0  # a worker that takes longer for a hash counts as lost
 SMOOTHING: Final = 1 / 8
 COST_12_SECONDS: Final = 0.25  # until turns have been measured
 NO_DIGEST: Final = b"." * 31
+LOST: Final = (EOFError, OSError)  # the worker has ended, or does not answer
 
-# What bcrypt computes instead of refusing. The cost ends at 16, a few seconds: 31 would take days.
+# bcrypt would hash with other salts and costs too. Cost 16 takes seconds, cost 31 would take days.
 WELL_FORMED: Final = re.compile(
     r"\$2[abxy]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}"
 )
+# All variables that Python and the loader read. A worker gets no others: every process of this
+# user can read its environment, and the service's holds secrets.
+INHERITED: Final = (
+    *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ"),
+    *("PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONUTF8"),
+)
+COMMAND: Final = [sys.executable, "-P", pin_worker.__file__]
+
+
+class Worker:
+    """A worker process, which computes one hash at a time."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        """Starts the process, in a session that Ctrl-C does not reach, and waits until it answers.
+
+        Replaces the process if there is one.
+        """
+        await self.stop()
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        self._process = await asyncio.create_subprocess_exec(
+            *COMMAND, stdin=PIPE, stdout=PIPE, env=environment, start_new_session=True
+        )
+        await self.hash(b"", bcrypt.gensalt(4))
+
+    async def hash(self, secret: bytes, salt: bytes) -> bytes:
+        """The bcrypt hash; raises one of LOST."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"%b %b\n" % (salt, secret.hex().encode()))
+        async with asyncio.timeout(MAX_SECONDS):
+            return (await process.stdout.readuntil())[:-1]
+
+    async def stop(self) -> None:
+        """Kills the process, in the middle of a hash if need be."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
 
 
 class PinHasher:
     """The queue before the workers.
 
-    `waiting` counts the turns admitted and not yet over, `hashed` the hashes computed.
+    `waiting` counts the turns admitted and not yet over, `hashed` the hashes computed, `restarts`
+    the replacements of lost workers.
     """
 
     def __init__(self, *, workers: int, rounds: int, longest_wait: float = 5.0) -> None:
         """`rounds` is bcrypt's cost (log2); `longest_wait` is in seconds."""
         self.waiting = 0
         self.hashed = 0
-        self._workers = workers
-        self._rounds = rounds
+        self.restarts = 0
+        self.rounds = rounds
+        # A well-formed hash that matches no secret, at the configured cost. It is built from a
+        # salt, because computing one would delay the start by a quarter of a second.
+        self.dummy = (bcrypt.gensalt(rounds) + NO_DIGEST).decode()
         self._longest_wait = longest_wait
         self._turn_seconds = COST_12_SECONDS * 2.0 ** (rounds - 12)
-        # What nothing matches, at the cost of what is stored; made up, since a hash would hold up
-        # the start by a quarter of a second, and by far more on a machine that is busy.
-        self._dummy = bcrypt.gensalt(rounds) + NO_DIGEST
         self._queue: asyncio.PriorityQueue[tuple[bool, int, _Job]] = asyncio.PriorityQueue()
         self._order = count()
-        self._running: dict[Turn, float] = {}  # the hashes at work, and when each began
-        self._pool = PinPool(workers)
+        self._running: dict[Turn, float] = {}  # when the hash that is being computed began
+        self._workers = [Worker() for _ in range(workers)]
         self._servers: list[asyncio.Task[None]] = []
-
-    @property
-    def restarts(self) -> int:
-        """How often lost workers were replaced."""
-        return self._pool.restarts
 
     async def start(self) -> None:
         """Starts the workers; once it returns, a hash costs no more than the hash."""
-        await self._pool.start()
-        self._servers = [supervised("PIN hasher", self._serve()) for _ in range(self._workers)]
+        try:
+            for worker in self._workers:
+                await worker.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self._servers = [supervised("PIN hasher", self._serve(one)) for one in self._workers]
 
     async def stop(self) -> None:
-        """Cancels what waits and ends the workers, in the middle of a hash if need be."""
+        """Cancels the waiting hashes and kills the workers."""
         servers, self._servers = self._servers, []
         await stopped(*servers)
         while not self._queue.empty():
             self._queue.get_nowait()[-1].answer.cancel()
-        await self._pool.stop()
+        for worker in self._workers:
+            await worker.stop()
 
     @contextmanager
     def admit(self) -> Iterator["Turn"]:
-        """A place in the queue, given back on exit; raises Overloaded as `_wait` says."""
+        """A place in the queue; raises Overloaded if the wait would be too long."""
         wait = self._wait()
         if wait > self._longest_wait:
             raise Overloaded(math.ceil(min(wait, MAX_SECONDS)))
@@ -88,61 +142,68 @@ class PinHasher:
             self._learn(turn)
 
     def _wait(self) -> float:
-        """The seconds until a worker is free for one turn more.
+        """The seconds until a worker is free for one more turn.
 
-        A turn takes what turns took on average. A hash at work takes as long again as it has by
-        now, if that is more; it keeps its worker also when its caller has gone. New workers begin
-        their hashes anew.
+        A turn is expected to take the average of the past turns. A hash that is being computed is
+        expected to take as long again as it has taken, if that is more; it keeps its worker busy
+        also if its request is gone.
         """
-        now, opened = time.monotonic(), self._pool.opened
-        free = [
-            max(self._turn_seconds, now - max(began, opened)) for began in self._running.values()
-        ]
-        free += [0.0] * (self._workers - len(free))
+        now = time.monotonic()
+        free = [max(self._turn_seconds, now - started_at) for started_at in self._running.values()]
+        free += [0.0] * (len(self._workers) - len(free))
         heapify(free)
         for _ in range(self.waiting - sum(not turn.is_over for turn in self._running)):
             heapreplace(free, free[0] + self._turn_seconds)
         return free[0]
 
     def _learn(self, turn: "Turn") -> None:
-        """Takes what a turn cost into the average, once it and its last hash are over."""
+        """Adds the seconds of a turn to the average, once it and its last hash are over."""
         if turn.is_over and turn.seconds and turn not in self._running:
             self._turn_seconds += SMOOTHING * (turn.seconds - self._turn_seconds)
 
-    async def _ask(self, turn: "Turn", function: Callable[..., Any], *arguments: bytes) -> Any:
-        """Queues one hash and awaits its answer; a turn that has had a hash does not queue again.
+    async def compute(self, turn: "Turn", secret: bytes, salt: bytes) -> bytes:
+        """Queues one hash and returns it; the second hash of a turn goes before other turns.
 
-        Raises Overloaded when the hasher does not run.
+        Raises Overloaded if the hasher is not running, or two workers in succession were lost.
         """
         if not self._servers:
             raise Overloaded(1)
-        job = _Job(turn, function, arguments, asyncio.get_running_loop().create_future())
+        job = _Job(turn, secret, salt, asyncio.get_running_loop().create_future())
         self._queue.put_nowait((turn.seconds == 0, next(self._order), job))
         return await job.answer
 
-    async def _serve(self) -> None:
-        """Keeps one worker busy. A job whose caller has gone is dropped, or finished unheard."""
+    async def _serve(self, worker: Worker) -> None:
+        """Keeps one worker busy; the hash of a cancelled request is skipped, or its result is."""
         while True:
             *_, job = await self._queue.get()
             if job.answer.done():
                 continue
-            self._running[job.turn] = began = time.monotonic()
-            restarts = self.restarts
             try:
-                result = await self._pool.compute(job.function, *job.arguments)
+                digest = await self._hash(worker, job)
+                if not job.answer.done():
+                    job.answer.set_result(digest)
             except Exception as error:
                 if not job.answer.done():
                     job.answer.set_exception(error)
-            else:
-                self.hashed += 1
-                if self.restarts == restarts:  # else it has waited for a new worker
-                    job.turn.seconds += time.monotonic() - began
-                if not job.answer.done():
-                    job.answer.set_result(result)
             finally:
                 del self._running[job.turn]
                 self._learn(job.turn)
                 job.answer.cancel()
+
+    async def _hash(self, worker: Worker, job: "_Job") -> bytes:
+        for _ in range(2):
+            self._running[job.turn] = started_at = time.monotonic()
+            try:
+                digest = await worker.hash(job.secret, job.salt)
+            except LOST:
+                self.restarts += 1
+                logger.warning("pin_worker_lost", extra={"fields": {"restarts": self.restarts}})
+                await worker.start()
+            else:
+                self.hashed += 1
+                job.turn.seconds += time.monotonic() - started_at
+                return digest
+        raise Overloaded(1)
 
 
 class Turn:
@@ -154,35 +215,33 @@ class Turn:
         self._hasher = hasher
 
     async def hash(self, secret: str) -> str:
-        """The bcrypt hash of `secret`; ValueError when it is longer than 72 bytes of UTF-8."""
+        """The bcrypt hash of `secret`; ValueError if it is longer than 72 bytes of UTF-8."""
         encoded = _encoded(secret)
         if len(encoded) > MAX_BYTES:
             raise ValueError(f"bcrypt hashes at most {MAX_BYTES} bytes")
-        salt = bcrypt.gensalt(self._hasher._rounds)
-        hashed: bytes = await self._hasher._ask(self, bcrypt.hashpw, encoded, salt)
-        return hashed.decode()
+        salt = bcrypt.gensalt(self._hasher.rounds)
+        return (await self._hasher.compute(self, encoded, salt)).decode()
 
     async def verify(self, secret: str, hashed: str | None) -> bool:
-        """Is `hashed` a hash of `secret`? Nothing that is stored makes it raise.
+        """Whether `hashed` is a hash of `secret`.
 
-        What cannot match (no hash, no bcrypt hash, a secret over 72 bytes) takes as long as a
-        wrong secret does.
+        A missing or malformed hash and a secret over 72 bytes never match, and take as long as a
+        wrong secret.
         """
         encoded = _encoded(secret)
         if hashed is None or not WELL_FORMED.fullmatch(hashed) or len(encoded) > MAX_BYTES:
-            await self._hasher._ask(self, bcrypt.checkpw, b"", self._hasher._dummy)
-            return False
-        matches: bool = await self._hasher._ask(self, bcrypt.checkpw, encoded, hashed.encode())
-        return matches
+            encoded, hashed = b"", self._hasher.dummy
+        digest = await self._hasher.compute(self, encoded, hashed.encode())
+        return hmac.compare_digest(digest, hashed.encode())
 
 
 class _Job(NamedTuple):
     turn: Turn
-    function: Callable[..., Any]
-    arguments: tuple[bytes, ...]
-    answer: asyncio.Future[Any]
+    secret: bytes
+    salt: bytes
+    answer: asyncio.Future[bytes]
 
 
 def _encoded(secret: str) -> bytes:
-    # Lone surrogates too: the error of a strict encoder would carry the secret.
+    # Lone surrogates too: the error of a strict encoder would contain the secret.
     return secret.encode(errors="surrogatepass")

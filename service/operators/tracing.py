@@ -5,7 +5,6 @@ costs nothing when it is off, not even a check.
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -62,9 +61,9 @@ class TracedPinHasher(PinHasher):
         super().__init__(**arguments)
         self._tracer = tracer
 
-    async def _ask(self, turn: Turn, function: Callable[..., Any], *arguments: bytes) -> Any:
-        with self._tracer.start_as_current_span(f"pin {function.__name__}"):
-            return await super()._ask(turn, function, *arguments)
+    async def compute(self, turn: Turn, secret: bytes, salt: bytes) -> bytes:
+        with self._tracer.start_as_current_span("pin hash"):
+            return await super().compute(turn, secret, salt)
 
 
 class Telemetry:

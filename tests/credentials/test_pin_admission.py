@@ -1,9 +1,8 @@
 """Admission to the hasher by what its hashes take: with a clock and workers of the test's own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
@@ -15,31 +14,34 @@ from service.errors import Overloaded
 class Workers:
     """Workers that compute nothing until the test says that they are done."""
 
-    restarts = 0
-    opened = 0.0
-
     def __init__(self) -> None:
         self.now = 1000.0
-        self.at_work: list[asyncio.Future[bool]] = []
+        self.start_seconds = 0.0
+        self.at_work: list[asyncio.Future[bytes]] = []
 
     def monotonic(self) -> float:
         return self.now
 
     async def start(self) -> None:
-        """There is nothing to start."""
+        self.now += self.start_seconds
 
     async def stop(self) -> None:
-        """There is nothing to end."""
+        """There is no process to kill."""
 
-    async def compute(self, function: Callable[..., Any], *arguments: bytes) -> bool:
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.at_work.append(answer)
-        return await answer
+    async def hash(self, secret: bytes, salt: bytes) -> bytes:
+        digest: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.at_work.append(digest)
+        return await digest
 
     async def finish(self, seconds: float) -> None:
         """Lets `seconds` pass, then the oldest hash ends."""
         self.now += seconds
-        self.at_work.pop(0).set_result(True)
+        self.at_work.pop(0).set_result(b"")
+        await settled()
+
+    async def lose(self) -> None:
+        """Ends the worker with the oldest hash."""
+        self.at_work.pop(0).set_exception(EOFError())
         await settled()
 
 
@@ -51,19 +53,19 @@ async def settled() -> None:
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    chosen = Workers()
-    monkeypatch.setattr(pin_hasher, "time", chosen)
-    monkeypatch.setattr(pin_hasher, "PinPool", lambda _: chosen)
-    return chosen
+    fake = Workers()
+    monkeypatch.setattr(pin_hasher, "time", fake)
+    monkeypatch.setattr(pin_hasher, "Worker", lambda: fake)
+    return fake
 
 
 @pytest.fixture(params=[1])
 async def hasher(workers: Workers, request: pytest.FixtureRequest) -> AsyncIterator[PinHasher]:
     """Cost 12: a quarter of a second a hash, until one has been measured; nobody waits over 5 s."""
-    chosen = PinHasher(workers=request.param, rounds=12)
-    await chosen.start()
-    yield chosen
-    await chosen.stop()
+    hasher = PinHasher(workers=request.param, rounds=12)
+    await hasher.start()
+    yield hasher
+    await hasher.stop()
 
 
 two_workers = pytest.mark.parametrize("hasher", [2], indirect=True)
@@ -169,14 +171,15 @@ async def test_a_job_whose_caller_has_gone_before_its_turn_costs_nothing(
     assert (workers.at_work, hasher.hashed) == ([], 1)
 
 
-async def test_new_workers_begin_anew_and_their_start_teaches_nothing(
+async def test_a_new_worker_begins_anew_and_its_start_is_not_measured(
     hasher: PinHasher, workers: Workers
 ) -> None:
     task = await ask(hasher)
     workers.now += 50
     assert room(hasher) == 0
-    workers.restarts, workers.opened = 1, workers.now
+    workers.start_seconds = 3
+    await workers.lose()
     assert room(hasher) == 20
-    await workers.finish(3)
+    await workers.finish(0.25)
     assert await task is False
     assert room(hasher) == 21

@@ -97,7 +97,7 @@ async def test_pin_work_is_a_part_of_its_request(traced: Traced, family: Family)
     url = "/api/v1/parental-controls/pin/verify"
     answer = await traced.client.post(url, json={"pin": PIN}, headers=family.bearer)
     assert answer.status_code == 200
-    [request], [pin] = traced.spans()[f"POST {url}"], traced.spans()["pin checkpw"]
+    [request], [pin] = traced.spans()[f"POST {url}"], traced.spans()["pin hash"]
     assert pin.parent.span_id == request.context.span_id
     assert (await traced.client.get("/nowhere")).status_code == 404
     assert traced.spans()["GET unmatched"]
