@@ -1,4 +1,4 @@
-"""A PIN worker with another priority than the service's own: `python -m bench.pin_policy POLICY`."""
+"""A PIN worker with another priority than the service's: `python -m bench.pin_policy POLICY`."""
 
 import os
 import sys
