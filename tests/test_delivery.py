@@ -173,7 +173,7 @@ def test_the_lock_is_resolved_and_installed_from_wheels_alone() -> None:
     header = LOCK.splitlines()[1]
     (target,) = re.findall(r"^lock:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     (install,) = re.findall(
-        r"`pip install [^`]*-r requirements\.lock", (ROOT / "README.md").read_text()
+        r"`pip install [^`]*-r requirements\.lock", (ROOT / "docs" / "running.md").read_text()
     )
     for command in (header, target, install):
         assert "--only-binary :all:" in command

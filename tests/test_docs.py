@@ -1,0 +1,63 @@
+"""Relative links and file names in the documentation lead to files that are there."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from service.settings import MASKED, Settings
+
+ROOT: Final = Path(__file__).parent.parent
+LINK: Final = re.compile(r"\]\((?!\w+:)([^)\s#]*)(#[^)\s]*)?\)")
+CODE: Final = re.compile(r"`((?:service|sql|migrations|tests|bench|ops|docs|examples)/[\w./-]*)`")
+
+
+def documents() -> list[Path]:
+    folders = (ROOT, ROOT / "docs", ROOT / "ops")
+    return sorted(path for folder in folders for path in folder.glob("*.md"))
+
+
+def anchors(document: Path) -> set[str]:
+    """The fragments that lead to headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    for path, fragment in LINK.findall(document.read_text()):
+        target = document.parent / path if path else document
+        assert target.exists(), f"{document.name} links to {path}"
+        if fragment:
+            assert fragment[1:] in anchors(target), f"{document.name} links to {path}{fragment}"
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
+def test_named_files_and_folders_exist(document: Path) -> None:
+    names = set(CODE.findall(document.read_text()))
+    assert sorted(name for name in names if not (ROOT / name).exists()) == []
+
+
+SETTING: Final = re.compile(r"^\| `(\w+)` (†)? ?\| ([^|]*)\|", re.M)
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    rows = SETTING.findall((ROOT / "docs" / "settings.md").read_text())
+    listed = {name.lower(): (text.strip(" `"), bool(file)) for name, file, text in rows}
+    assert listed == {
+        field.name: (shown(field.default), field.name in MASKED)
+        for field in msgspec.structs.fields(Settings)
+    }
+
+
+def shown(default: object) -> str:
+    """A default as the table shows it."""
+    if default is msgspec.NODEFAULT:
+        return "required"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
