@@ -18,8 +18,6 @@ ROW: Final = re.compile(r"^\| (?P<limit>[^|]+) \| `(?P<where>[^`|]+)` \| (?P<val
 UNITS: Final = {"": 1, "s": 1, "KiB": 1024, "MiB": 1024**2}
 CONSTANT: Final = re.compile(r"^(MAX|MIN)_|(^|_)(SECONDS|MAX|MIN)$")
 SETTING: Final = re.compile(r"_(seconds|max|size|connections|workers|days|hours)$")
-# Their names end in SECONDS, but they are the bounds of histogram buckets.
-BUCKETS: Final = "observing/metrics"
 
 LISTED: Final = {
     row["where"]: row["value"].strip()
@@ -49,8 +47,8 @@ def constants() -> Iterator[str]:
     for path in sorted(SERVICE.rglob("*.py")):
         module = path.relative_to(SERVICE).with_suffix("").as_posix()
         for name, value in assigned(path).items():
-            is_buckets = module == BUCKETS and isinstance(value, ast.Tuple)
-            if CONSTANT.search(name) and not is_buckets:
+            # A tuple holds the buckets of a histogram or the steps of a scale.
+            if CONSTANT.search(name) and not isinstance(value, ast.Tuple):
                 yield f"{module}.{name}"
 
 
