@@ -102,7 +102,7 @@ def _published_keys(chosen: Settings) -> Findings:
     if not source:
         return
     try:
-        published = jwks.read_published(chosen).values()
+        published = asyncio.run(jwks.read_published(chosen)).values()
     except jwks.Unreadable as error:
         remedy = "check JWT_JWKS_URL or JWT_JWKS_FILE"
         yield Finding("FAULT", f"published keys cannot be read ({error})", remedy)

@@ -146,7 +146,7 @@ class Keys:
 
     async def _adopt_published(self) -> bool:
         try:
-            published = await asyncio.to_thread(read_published, self._settings)
+            published = await read_published(self._settings)
         except Exception as error:
             fields = {"error": str(error), "keys_kept": len(self._published)}
             unexpected = None if isinstance(error, Unreadable) else error

@@ -150,6 +150,7 @@ def logging_to_stdout(level: str) -> Iterator[None]:
     root.addHandler(HANDLER)
     root.setLevel(level)
     logging.getLogger("yoyo").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     # Its pool logs each failed connection at length; the caller logs the same failure.
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
     HANDLER.start(sys.stdout.fileno() if is_open else None)

@@ -8,7 +8,6 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx
@@ -377,18 +376,18 @@ async def test_a_key_published_during_a_reading_is_found_by_the_next(
     trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await trusting(platform)
-    has_read, may_return = Event(), Event()
+    has_read, may_return = asyncio.Event(), asyncio.Event()
     read_published = jwks.read_published
 
-    def slowly(chosen: Settings) -> Any:
-        published = read_published(chosen)
+    async def slowly(settings: Settings) -> Any:
+        published = await read_published(settings)
         has_read.set()
-        may_return.wait(5)
+        await may_return.wait()
         return published
 
     monkeypatch.setattr(keys, "read_published", slowly)
     running.context.keys._read()
-    await asyncio.to_thread(has_read.wait, 5)
+    await has_read.wait()
     platform.add("second")
     asked = asyncio.create_task(accepts(running, platform.bearer("second", family.account)))
     await asyncio.sleep(0.05)
