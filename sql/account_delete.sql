@@ -1,21 +1,22 @@
--- Deletes an account with its profiles, their viewing and the grants, or has that done later.
+-- Deletes an account with its profiles, their viewing and its grants, or schedules the deletion.
 --
--- $1 caller_id uuid                who asks; null where the next is true
--- $2 is_operator bool              asked by somebody who has the database itself
+-- $1 caller_id uuid                null for an operator
+-- $2 is_operator bool              true: an operator at the command line, who needs no account
 -- $3 account_id uuid
--- $4 most int                      with so many rows of a table or more it is done later
+-- $4 max_rows int                  with this many rows in any table, the deletion is scheduled
 --
--- row: is_active bool              the caller may ask
+-- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: is_found bool               false: there is no such account
--- row: is_deleted bool             false, where there is one: its deletion is pending
--- row: told int8                   notifications sent, one for each profile
+-- row: is_found bool               the account exists
+-- row: is_deleted bool             false for an account that exists: its deletion is pending
+-- row: notifications int8          number sent, one for each profile
 --
--- Always one row; an unknown caller is not active. All or nothing where it is done at once. Where it
--- is done later (deletion_batch), the account is inactive from now on, and the deletion is pending.
--- Takes locks in the same order as heartbeats, profile by profile: the locks under which sessions
--- start (see migration 0004), then the open sessions, account and profiles last. So they do not
--- deadlock, except with a beat of a session that has ended: of those two, `lock_timeout` ends one.
+-- Always one row; for an unknown caller `is_active` is false.
+-- An immediate deletion is one transaction. A scheduled one (see deletion_batch) first deactivates
+-- the account.
+-- Takes locks in the same order as heartbeats, profile by profile: the advisory locks for starting
+-- sessions (see migration 0004), open sessions, the account, its profiles. The only deadlock left is
+-- with a heartbeat of an ended session; `lock_timeout` then ends one of the two.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
@@ -29,7 +30,7 @@ target as materialized (
     cross join caller as c
     where u.id = $3::uuid and c.is_active and c.is_admin
 ),
-theirs as materialized (
+its_profiles as materialized (
     select p.id
     from profiles as p
     join target as t on t.id = p.user_id
@@ -37,12 +38,12 @@ theirs as materialized (
 ),
 size as materialized (
     select greatest(
-        (select count(*) from theirs),
+        (select count(*) from its_profiles),
         (
             select count(*)
             from (
                 select
-                from theirs as t
+                from its_profiles as t
                 cross join lateral (
                     select from viewing_sessions as s where s.profile_id = t.id limit $4::int
                 ) as s
@@ -53,7 +54,7 @@ size as materialized (
             select count(*)
             from (
                 select
-                from theirs as t
+                from its_profiles as t
                 cross join lateral (
                     select from viewing_time_balances as b where b.profile_id = t.id limit $4::int
                 ) as b
@@ -64,7 +65,7 @@ size as materialized (
             select count(*)
             from (
                 select
-                from theirs as t
+                from its_profiles as t
                 cross join lateral (
                     select from time_grants as g where g.profile_id = t.id limit $4::int
                 ) as g
@@ -94,9 +95,9 @@ deactivated as (
     cross join size as z
     where u.id = t.id and z.is_large
 ),
-turns as materialized (
+start_locks as materialized (
     select pg_advisory_xact_lock(uuid_hash_extended(t.id, 0)) as taken
-    from theirs as t
+    from its_profiles as t
     cross join size as z
     where not z.is_large
 ),
@@ -104,10 +105,10 @@ held as materialized (
     select s.id
     from viewing_sessions as s
     cross join size as z
-    where s.profile_id in (select t.id from theirs as t)
+    where s.profile_id in (select t.id from its_profiles as t)
         and s.ended_at is null
         and not z.is_large
-        and (select count(*) from turns) > 0
+        and (select count(*) from start_locks) > 0
     order by s.profile_id
     for no key update of s
 ),
@@ -138,6 +139,6 @@ select
     exists (select from deleted) as is_deleted,
     (
         select count(pg_notify('viewing_config_changed', concat_ws(' ', 'deleted', $3::uuid, t.id)))
-        from theirs as t
-    ) as told
+        from its_profiles as t
+    ) as notifications
 from caller as c

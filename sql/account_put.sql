@@ -1,25 +1,25 @@
--- Makes an account, or changes the one that has its id.
+-- Inserts an account, or updates the one with this id.
 --
--- $1 caller_id uuid                who asks
+-- $1 caller_id uuid
 -- $2 account_id uuid
 -- $3 email text
--- $4 password_hash text            bcrypt; null: stays, and a new account has none
--- $5 subscription_tier text        null: stays; new: basic
--- $6 is_admin bool                 null: stays; new: false
--- $7 is_active bool                null: stays; new: true
+-- $4 password_hash text            bcrypt; null: unchanged, and none for a new account
+-- $5 subscription_tier text        null: unchanged; new: basic
+-- $6 is_admin bool                 null: unchanged; new: false
+-- $7 is_active bool                null: unchanged; new: true
 -- $8 now timestamptz
 --
--- row: is_active bool              the caller may ask
+-- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: is_pending bool             its deletion is pending, so nothing was done
--- row: email text                  the account as it is now; null where nothing was done
--- row: subscription_tier text      null also in a row of an adopted table
+-- row: is_pending bool             the account is being deleted, so nothing was written
+-- row: email text                  the stored account; null if nothing was written
+-- row: subscription_tier text      can be null in an adopted table
 -- row: account_is_admin bool
 -- row: account_is_active bool
 --
--- No row: the caller is unknown. An e-mail of another account fails at `users_email_key`.
--- Every member is set from the row as it is, so what a PIN or another put changes meanwhile stays.
--- `!` is no bcrypt hash: no password matches it.
+-- No row: the caller is unknown. An e-mail address of another account violates `users_email_key`.
+-- Each column is updated from the current row, so a concurrent change of the PIN is kept.
+-- `!` is not a bcrypt hash, so it matches no password.
 with caller as (
     select u.is_active, u.is_admin
     from users as u

@@ -1,4 +1,4 @@
--- Lists every balance of a profile, newest first, for a copy of a parent's own.
+-- Lists every balance of a profile for export, newest first.
 --
 -- $1 profile_id uuid
 --
@@ -7,7 +7,7 @@
 -- row: educational_seconds int
 -- row: is_unlimited_override bool
 --
--- One for each day, in the order of uq_vtb_profile_date.
+-- Reads uq_vtb_profile_date in order.
 select
     b.reset_date as viewing_day,
     b.used_seconds,

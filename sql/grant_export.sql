@@ -1,12 +1,12 @@
--- Lists every grant to a profile, newest first, for a copy of a parent's own.
+-- Lists every grant to a profile for export, newest first.
 --
 -- $1 profile_id uuid
 --
 -- row: granted_at timestamptz
 -- row: granted_minutes int         null: unlimited for the day
--- row: is_remote bool              granted away from the child's device
+-- row: is_remote bool              not granted on the child's device
 --
--- Rides ix_tg_profile; a child's grants are few, and sorted in memory.
+-- Uses ix_tg_profile; a profile has few grants, so they are sorted in memory.
 select
     g.granted_at,
     g.granted_minutes,

@@ -1,14 +1,13 @@
--- Lets one import at a time merge, until the transaction ends.
+-- Waits until no other import is merging, and holds that lock until the transaction ends.
 --
--- row: lock_timeout text           how long this transaction may wait for a lock
--- row: idle_limit text             how long it may be idle
--- row: lock text                   always empty: the lock's own result
+-- row: lock_timeout text           limit of this transaction for each wait for a lock
+-- row: idle_limit text             limit of this transaction for idle time
+-- row: lock text                   always empty: pg_advisory_xact_lock returns void
 --
--- Imports that share accounts, e-mails and profiles in any order would deadlock; one after the
--- other they cannot. An import may wait longer than a beat may.
--- An import that stands still would keep accounts, profiles and titles locked, which heartbeats
--- need, so the server ends its transaction. It is never idle for long: lines are read while they
--- are copied.
+-- Two imports at a time could lock accounts, e-mail addresses and profiles in different orders, and
+-- deadlock. An import may wait longer for a lock than a heartbeat.
+-- A stalled import would hold locks that heartbeats need, so the server ends its transaction after
+-- 10 s of idle time. A healthy import is never idle that long: it reads lines while it copies them.
 select
     set_config('lock_timeout', '30s', true) as lock_timeout,
     set_config('idle_in_transaction_session_timeout', '10s', true) as idle_limit,

@@ -1,9 +1,9 @@
--- Makes the table that the lines of a batch are copied into.
+-- Creates the table that the lines of a batch are copied into.
 --
--- Temporary and dropped with the transaction: an import that breaks off leaves nothing of the
--- people it is about, and no transaction of another sees the lines.
+-- The table is temporary and dropped at the end of the transaction: an interrupted import leaves no
+-- personal data behind, and no other transaction sees the lines.
 create temporary table import_lines (
-    line int8 not null,              -- number in the file, from 1
-    type text not null,              -- account, profile, title
-    members jsonb not null           -- id, and what a put takes; absent ones are not there
+    line int8 not null,              -- number in the file, counted from 1
+    type text not null,              -- account, profile or title
+    members jsonb not null           -- id and the members of a PUT; absent ones are left out
 ) on commit drop

@@ -1,32 +1,32 @@
--- Merges the staged titles, and returns which of them it cannot: those that are being deleted.
+-- Merges the staged titles and returns the lines that it refuses: titles that are being deleted.
 --
--- $1 caller_id uuid                who asks; null: the operator, at the command line
+-- $1 caller_id uuid                the administrator; null: an operator at the command line
 -- $2 now timestamptz
 --
 -- row: is_allowed bool             the caller is an active administrator
--- row: merged int8                 lines that are in the table now, changed or found so
--- row: refused int8                lines that are not
--- row: lines int8[]                the first 100 of these, in step with the next
--- row: faults text[]
+-- row: merged int8                 lines whose record is now stored as the line says
+-- row: refused int8                lines that were not merged
+-- row: lines int8[]                numbers of the first 100 refused lines
+-- row: errors text[]               why, in the order of `lines`
 --
--- A title that another transaction makes meanwhile fails at `titles_pkey`: the batch is to be
--- tried again, and finds it.
--- Only rows that differ are written, and no key of theirs: heartbeats do not wait. A member that the
--- line lacks stays as it is, also where an adopted table has a null.
+-- Only rows that differ are written, and none of their keys, so heartbeats do not wait for an import.
+-- A member that the line lacks keeps its stored value, also a null of an adopted table.
+-- A title that another transaction inserts meanwhile violates `titles_pkey`; the caller retries the
+-- batch.
 with caller as (
     select $1::uuid is null or exists (
         select from users as u where u.id = $1::uuid and u.is_active and u.is_admin
     ) as is_allowed
 ),
-asked as materialized (
+staged as materialized (
     select
         l.line,
         m.id,
         m.title,
         m.title_type,
         m.is_educational,
-        exists (select from titles as t where t.id = m.id) as is_known,
-        case when d.id is not null then 'id: Title is being deleted' end as fault
+        exists (select from titles as t where t.id = m.id) as is_stored,
+        case when d.id is not null then 'id: Title is being deleted' end as error
     from import_lines as l
     cross join lateral jsonb_to_record(l.members) as m (
         id uuid, title text, title_type text, is_educational bool
@@ -34,38 +34,38 @@ asked as materialized (
     left join pending_deletions as d on d.kind = 'title' and d.id = m.id
     where l.type = 'title'
 ),
-changed as (
+updated as (
     update titles as t
     set
         title = a.title,
         title_type = coalesce(a.title_type, t.title_type),
         is_educational = a.is_educational
-    from asked as a
+    from staged as a
     cross join caller as c
     where c.is_allowed
-        and a.fault is null
-        and a.is_known
+        and a.error is null
+        and a.is_stored
         and t.id = a.id
         and (t.title, t.title_type, t.is_educational)
         is distinct from (a.title, coalesce(a.title_type, t.title_type), a.is_educational)
 ),
-made as (
+inserted as (
     insert into titles (id, title, title_type, is_featured, is_educational, created_at)
     select
         a.id, a.title, coalesce(a.title_type, 'movie'), false, a.is_educational, $2::timestamptz
-    from asked as a
+    from staged as a
     cross join caller as c
-    where c.is_allowed and a.fault is null and not a.is_known
+    where c.is_allowed and a.error is null and not a.is_stored
     order by a.id
 )
 select
     c.is_allowed,
-    count(a.line) filter (where a.fault is null) as merged,
-    count(a.fault) as refused,
-    coalesce((array_agg(a.line order by a.line) filter (where a.fault is not null))[1:100], '{}')
+    count(a.line) filter (where a.error is null) as merged,
+    count(a.error) as refused,
+    coalesce((array_agg(a.line order by a.line) filter (where a.error is not null))[1:100], '{}')
         as lines,
-    coalesce((array_agg(a.fault order by a.line) filter (where a.fault is not null))[1:100], '{}')
-        as faults
+    coalesce((array_agg(a.error order by a.line) filter (where a.error is not null))[1:100], '{}')
+        as errors
 from caller as c
-left join asked as a on true
+left join staged as a on true
 group by c.is_allowed

@@ -1,22 +1,23 @@
--- Deletes a profile with its configuration, viewing and grants, or has that done later.
+-- Deletes a profile with its configuration, viewing and grants, or schedules the deletion.
 --
--- $1 caller_id uuid                who asks; null where the next is true
--- $2 is_operator bool              asked by somebody who has the database itself
+-- $1 caller_id uuid                null for an operator
+-- $2 is_operator bool              true: an operator at the command line, who needs no account
 -- $3 profile_id uuid
--- $4 most int                      with so many rows of a table or more it is done later
+-- $4 max_rows int                  with this many rows in any table, the deletion is scheduled
 --
--- row: is_active bool              the caller may ask
+-- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: is_found bool               false: there is no such profile
--- row: is_deleted bool             false, where there is one: its deletion is pending
--- row: account_id uuid             whose profile it was; null: it was not deleted
--- row: told text                   always empty: the notification's own result
+-- row: is_found bool               the profile exists
+-- row: is_deleted bool             false for a profile that exists: its deletion is pending
+-- row: account_id uuid             its owner; null if it was not deleted
+-- row: notified text               empty if a notification was sent, else null
 --
--- Always one row; an unknown caller is not active. All or nothing where it is done at once; where it
--- is done later (deletion_batch), the profile can be used until then.
--- Takes locks in the same order as a heartbeat: the lock under which a session starts (see migration
--- 0004), then the open session, the profile last. So the two do not deadlock, except with a beat of
--- a session that has ended: of those two, `lock_timeout` ends one.
+-- Always one row; for an unknown caller `is_active` is false.
+-- An immediate deletion is one transaction. Until a scheduled one (see deletion_batch) is done, the
+-- profile can be used.
+-- Takes locks in the same order as heartbeats: the advisory lock for starting a session (see
+-- migration 0004), the open session, the profile. The only deadlock left is with a heartbeat of an
+-- ended session; `lock_timeout` then ends one of the two.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
@@ -57,7 +58,7 @@ pending as (
     where z.is_large
     on conflict (kind, id) do nothing
 ),
-turn as materialized (
+start_lock as materialized (
     select pg_advisory_xact_lock(uuid_hash_extended(t.id, 0)) as taken
     from target as t
     cross join size as z
@@ -68,7 +69,7 @@ held as materialized (
     from viewing_sessions as s
     where s.profile_id = $3::uuid
         and s.ended_at is null
-        and (select count(*) from turn) > 0
+        and (select count(*) from start_lock) > 0
     for no key update
 ),
 deleted as (
@@ -82,7 +83,7 @@ deleted as (
         p.user_id,
         pg_notify(
             'viewing_config_changed', concat_ws(' ', 'deleted', p.user_id::text, p.id::text)
-        )::text as told
+        )::text as notified
 ),
 done as (
     delete from pending_deletions as d
@@ -100,6 +101,6 @@ select
     exists (select from target) as is_found,
     exists (select from deleted) as is_deleted,
     d.user_id as account_id,
-    d.told
+    d.notified
 from caller as c
 left join deleted as d on true

@@ -1,28 +1,27 @@
--- Makes a profile of an account, or changes the one that has its id.
+-- Inserts a profile, or updates the one with this id.
 --
--- $1 caller_id uuid                who asks
+-- $1 caller_id uuid
 -- $2 profile_id uuid
--- $3 account_id uuid               whose profile it is, and stays
+-- $3 account_id uuid               owner; never changes
 -- $4 name text
--- $5 is_kids bool                  a child, so viewing is counted and limited
--- $6 parental_rating text          null: stays; new: TV-MA
--- $7 origin text                   the instance that asks and its change, for the notification
+-- $5 is_kids bool                  a child: viewing is counted and limited
+-- $6 parental_rating text          null: unchanged; new: TV-MA
+-- $7 origin text                   id of the change, for the notification
 -- $8 now timestamptz
 --
--- row: is_active bool              the caller may ask
+-- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: is_pending bool             its deletion is pending, so nothing was done
--- row: is_account bool             there is such an account, and it is not being deleted
--- row: is_put bool                 false: the profile is another account's
--- row: name text                   the profile as it is now; null where nothing was done
+-- row: is_pending bool             the profile is being deleted, so nothing was written
+-- row: is_account bool             the owner exists and is not being deleted
+-- row: is_put bool                 false: the profile belongs to another account
+-- row: name text                   the stored profile; null if nothing was written
 -- row: is_kids bool
 -- row: parental_rating text
--- row: told text                   always empty: the notification's own result
--- row: listeners text[]            instances that listen, to be waited for
+-- row: listeners text[]            instances that must acknowledge the notification
 --
 -- No row: the caller is unknown.
--- The account is locked against its deletion first, so `profiles_user_id_fkey` cannot fail. No key
--- changes: heartbeats, which ask only that their profile stay, do not wait.
+-- The owner is locked first, so that a concurrent deletion cannot violate `profiles_user_id_fkey`.
+-- No key changes, so heartbeats (which lock the key of their profile) do not wait.
 with caller as (
     select u.is_active, u.is_admin
     from users as u
@@ -61,7 +60,7 @@ put as (
         p.id, p.name, p.is_kids, p.parental_rating,
         pg_notify(
             'viewing_config_changed', concat_ws(' ', $7::text, p.user_id::text, p.id::text)
-        )::text as told
+        )::text as notified
 )
 select
     c.is_active,
@@ -72,9 +71,8 @@ select
     p.name,
     p.is_kids,
     p.parental_rating,
-    p.told,
     case
-        when p.told is not null
+        when p.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a

@@ -1,14 +1,14 @@
--- Deletes some of the balances of old viewing days of a range of profiles.
+-- Deletes balances of expired viewing days, for one range of profiles.
 --
--- $1 from_profile uuid             the first profile of the range
--- $2 profiles int                  so many profiles, in the order of their ids
--- $3 before date                   older viewing days are due
--- $4 most int                      at most so many of their balances
+-- $1 from_profile uuid             first profile of the range
+-- $2 profiles int                  number of profiles in the range, in the order of their ids
+-- $3 before date                   viewing days before this one are expired
+-- $4 max_rows int                  maximum number of balances to delete
 --
 -- row: deleted int
--- row: next_profile uuid           where to go on; null: the last profile is done
+-- row: next_profile uuid           start of the next range; null after the last profile
 --
--- Rides uq_vtb_profile_date; why in ranges of profiles: see retention_sessions.
+-- Uses uq_vtb_profile_date. retention_sessions explains why it works in ranges of profiles.
 with profiles_in_range as materialized (
     select p.id
     from profiles as p
@@ -16,7 +16,7 @@ with profiles_in_range as materialized (
     order by p.id
     limit $2::int
 ),
-due as materialized (
+expired as materialized (
     select d.id, r.id as profile_id
     from profiles_in_range as r
     cross join lateral (
@@ -29,15 +29,15 @@ due as materialized (
 ),
 deleted as (
     delete from viewing_time_balances as b
-    using due as d
+    using expired as d
     where b.id = d.id
     returning b.id
 )
 select
     (select count(*)::int from deleted) as deleted,
     case
-        when (select count(*) from due) = $4::int
-        then (select d.profile_id from due as d order by d.profile_id desc limit 1)
+        when (select count(*) from expired) = $4::int
+        then (select d.profile_id from expired as d order by d.profile_id desc limit 1)
         else (
             select p.id
             from profiles as p

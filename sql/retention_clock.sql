@@ -1,4 +1,4 @@
--- Reads the clock of the server, from which a run counts back.
+-- Reads the server's clock, from which retention counts ages.
 --
--- row: clock timestamptz           the server's own, as it answers
+-- row: clock timestamptz
 select clock_timestamp() as clock

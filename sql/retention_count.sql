@@ -1,15 +1,15 @@
--- Counts what a range of profiles has that retention would delete.
+-- Counts expired sessions and balances, for one range of profiles.
 --
--- $1 from_profile uuid             the first profile of the range
--- $2 profiles int                  so many profiles, in the order of their ids
--- $3 sessions_before timestamptz   older sessions are due
--- $4 balances_before date          older viewing days are due
+-- $1 from_profile uuid             first profile of the range
+-- $2 profiles int                  number of profiles in the range, in the order of their ids
+-- $3 sessions_before timestamptz   sessions older than this are expired
+-- $4 balances_before date          viewing days before this one are expired
 --
 -- row: sessions int
 -- row: balances int
--- row: next_profile uuid           where to go on; null: that was the last profile
+-- row: next_profile uuid           start of the next range; null after the last profile
 --
--- What is due, and why in ranges of profiles: see retention_sessions and retention_balances.
+-- Applies the conditions of retention_sessions and retention_balances.
 with profiles_in_range as materialized (
     select p.id
     from profiles as p
@@ -18,8 +18,8 @@ with profiles_in_range as materialized (
     limit $2::int
 )
 select
-    coalesce(sum(s.due), 0)::int as sessions,
-    coalesce(sum(b.due), 0)::int as balances,
+    coalesce(sum(s.expired), 0)::int as sessions,
+    coalesce(sum(b.expired), 0)::int as balances,
     (
         select p.id
         from profiles as p
@@ -29,14 +29,14 @@ select
     ) as next_profile
 from profiles_in_range as r
 cross join lateral (
-    select count(*) as due
+    select count(*) as expired
     from viewing_sessions as v
     where v.profile_id = r.id
         and v.started_at < $3::timestamptz
         and v.last_heartbeat_at < $3::timestamptz
 ) as s
 cross join lateral (
-    select count(*) as due
+    select count(*) as expired
     from viewing_time_balances as v
     where v.profile_id = r.id and v.reset_date < $4::date
 ) as b

@@ -1,21 +1,20 @@
--- Deletes some of the old sessions of a range of profiles.
+-- Deletes expired sessions, for one range of profiles.
 --
--- $1 from_profile uuid             the first profile of the range
--- $2 profiles int                  so many profiles, in the order of their ids
--- $3 before timestamptz            older sessions are due
--- $4 most int                      at most so many of them
+-- $1 from_profile uuid             first profile of the range
+-- $2 profiles int                  number of profiles in the range, in the order of their ids
+-- $3 before timestamptz            sessions older than this are expired
+-- $4 max_rows int                  maximum number of sessions to delete
 --
 -- row: deleted int
--- row: next_profile uuid           where to go on; null: the last profile is done
+-- row: next_profile uuid           start of the next range; null after the last profile
 --
--- A session is due when its first and its last beat are old, so one that is being watched stays.
--- No index leads with `started_at`, and every new session would pay for one. Walking the profiles
--- in the order of their ids reaches the old end of each through ix_vs_profile_started instead: a
--- range without old sessions costs an index probe for each of its profiles, and a statement
--- touches no more than its range, so its locks and its snapshot are short.
--- Where $4 ends a statement early, the next one goes on with the profile that was not finished:
--- from the start of the range it would walk over all that has just been deleted.
--- A session that somebody holds is being written to, hence not due: it is skipped, not waited for.
+-- A session is expired if its first and its last heartbeat are old: one that is being watched stays.
+-- No index starts with `started_at`, because every new session would have to maintain it. The
+-- statement reaches the old sessions of each profile through ix_vs_profile_started instead. A profile
+-- without old sessions costs one index probe, and locks and snapshot last for one range only.
+-- If $4 ends a statement early, the next one starts at the profile that is not finished; starting at
+-- the beginning of the range would scan all the dead rows again.
+-- A locked session is in use, so it is skipped.
 with profiles_in_range as materialized (
     select p.id
     from profiles as p
@@ -23,7 +22,7 @@ with profiles_in_range as materialized (
     order by p.id
     limit $2::int
 ),
-due as materialized (
+expired as materialized (
     select d.id, r.id as profile_id
     from profiles_in_range as r
     cross join lateral (
@@ -38,15 +37,15 @@ due as materialized (
 ),
 deleted as (
     delete from viewing_sessions as s
-    using due as d
+    using expired as d
     where s.id = d.id
     returning s.id
 )
 select
     (select count(*)::int from deleted) as deleted,
     case
-        when (select count(*) from due) = $4::int
-        then (select d.profile_id from due as d order by d.profile_id desc limit 1)
+        when (select count(*) from expired) = $4::int
+        then (select d.profile_id from expired as d order by d.profile_id desc limit 1)
         else (
             select p.id
             from profiles as p

@@ -1,11 +1,11 @@
--- Says about how many sessions and balances there are.
+-- Returns the approximate number of sessions and balances.
 --
 -- row: sessions int8
 -- row: balances int8
 --
--- Counting is exact, and takes milliseconds, for a table below 64 MB. Of a larger one it is the
--- estimate of the last vacuum or analyze, which is kept close by migration 0011; a table that has
--- never been looked at (-1, or 0 before version 14) is counted.
+-- Tables below 64 MB are counted, which takes milliseconds. Larger ones use the estimate of the last
+-- vacuum or analyze (migration 0011 keeps it close), or are counted if there was none yet: reltuples
+-- is then -1, or 0 before PostgreSQL 14.
 select
     case
         when pg_relation_size(s.oid) >= 67108864 and s.reltuples > 0 then s.reltuples::int8

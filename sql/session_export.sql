@@ -1,23 +1,23 @@
--- Lists some of a profile's sessions, newest first, for a copy of a parent's own.
+-- Lists one page of the sessions of a profile for export, newest first.
 --
 -- $1 profile_id uuid
--- $2 before_start timestamptz      with the next: the last session listed so far
--- $3 before_id uuid
--- $4 most int                      at most so many sessions
+-- $2 before_start timestamptz      start of the last session of the page before
+-- $3 before_id uuid                and its id
+-- $4 max_rows int                  size of the page
 --
 -- row: session_id uuid
 -- row: title_id uuid
 -- row: title_name text
 -- row: device_id text
--- row: device_type text            null where the session has none
+-- row: device_type text            null if the session has none
 -- row: is_educational bool
 -- row: started_at timestamptz
 -- row: last_heartbeat_at timestamptz
--- row: ended_at timestamptz        null: still open
+-- row: ended_at timestamptz        null while it is open
 -- row: total_seconds int
 --
--- A page at a time: asked for all at once they would be gathered, and sorted on disk. Each page
--- begins in ix_vs_profile_started where the one before it ended.
+-- Each page starts in ix_vs_profile_started where the page before it ended; reading all sessions at
+-- once would sort them on disk.
 select
     s.id as session_id,
     s.title_id,

@@ -1,20 +1,21 @@
--- Deletes a title with the sessions that watched it, or has that done later; counted minutes stay.
+-- Deletes a title with its sessions, or schedules the deletion. Balances keep the minutes counted.
 --
--- $1 caller_id uuid                who asks; null where the next is true
--- $2 is_operator bool              asked by somebody who has the database itself
+-- $1 caller_id uuid                null for an operator
+-- $2 is_operator bool              true: an operator at the command line, who needs no account
 -- $3 title_id uuid
--- $4 most int                      with so many sessions or more it is done later
+-- $4 max_rows int                  with this many sessions, the deletion is scheduled
 --
--- row: is_active bool              the caller may ask
+-- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: is_found bool               false: there is no such title
--- row: is_deleted bool             false, where there is one: its deletion is pending
+-- row: is_found bool               the title exists
+-- row: is_deleted bool             false for a title that exists: its deletion is pending
 --
--- Always one row; an unknown caller is not active. All or nothing where it is done at once; where it
--- is done later (deletion_batch), the title can be watched until then.
--- The open sessions are locked before the title, as heartbeats do. A beat that starts this title in
--- the same moment waits for the deletion and is refused: the title is not there.
--- Rides ix_vs_title, as does the foreign key that deletes the sessions.
+-- Always one row; for an unknown caller `is_active` is false.
+-- An immediate deletion is one transaction. Until a scheduled one (see deletion_batch) is done, the
+-- title can be watched.
+-- Locks open sessions before the title, in the same order as heartbeats. A heartbeat that starts a
+-- session of this title meanwhile waits for the deletion, then gets 404.
+-- Uses ix_vs_title, also for the foreign key that deletes the sessions.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,

@@ -1,22 +1,22 @@
--- Makes a title, or changes the one that has its id.
+-- Inserts a title, or updates the one with this id.
 --
--- $1 caller_id uuid                who asks
+-- $1 caller_id uuid
 -- $2 title_id uuid
--- $3 title text                    the name that history and reports show
--- $4 title_type text               null: stays; new: movie
--- $5 is_educational bool           viewing may be exempt from the limit
+-- $3 title text                    name, as history and reports show it
+-- $4 title_type text               null: unchanged; new: movie
+-- $5 is_educational bool           viewing can be exempt from the limit
 -- $6 now timestamptz
 --
--- row: is_active bool              the caller may ask
+-- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: is_pending bool             its deletion is pending, so nothing was done
--- row: title text                  the title as it is now; null where nothing was done
+-- row: is_pending bool             the title is being deleted, so nothing was written
+-- row: title text                  the stored title; null if nothing was written
 -- row: title_type text
 -- row: is_educational bool
 --
 -- No row: the caller is unknown.
--- No key changes: heartbeats, which ask only that their title stay, do not wait. The catalogue's
--- other columns stay as they are.
+-- No key changes, so heartbeats (which lock the key of their title) do not wait. Other columns of
+-- the catalogue are not touched.
 with caller as (
     select u.is_active, u.is_admin
     from users as u

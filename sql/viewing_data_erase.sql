@@ -1,25 +1,26 @@
--- Removes everything about a child but the profile itself, and tells how much it was.
+-- Deletes everything about a child except the profile itself, and counts the rows.
 --
--- $1 caller_id uuid                the administrator who asks; null where the next is true
--- $2 is_operator bool              asked by somebody who has the database itself
+-- $1 caller_id uuid                null for an operator
+-- $2 is_operator bool              true: an operator at the command line, who needs no account
 -- $3 profile_id uuid
--- $4 origin text                   the instance that asks and its change, for the notification
+-- $4 origin text                   id of the change, for the notification
 --
--- row: is_active bool              the caller may ask
+-- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: account_id uuid             whose profile it is; null: there is no such profile
--- row: sessions int                removed, like the next three
+-- row: account_id uuid             owner of the profile; null: the profile does not exist
+-- row: sessions int                number deleted, as in the next three columns
 -- row: balances int
 -- row: grants int
 -- row: configurations int
--- row: told text                   always empty: the notification's own result
--- row: listeners text[]            instances that listen, to be waited for
+-- row: notified text               empty if a notification was sent, else null
+-- row: listeners text[]            instances that must acknowledge the notification
 --
--- Always one row; an unknown caller is not active. All or nothing, in one transaction. The profile is its account's and another service's to delete.
--- Sessions go first, and the balances wait for them: a heartbeat locks its session before its
--- balance, so the two cannot deadlock. What a heartbeat starts meanwhile is not seen and stays.
--- Answers that are stored for repeated requests can be about the child: all of its account go.
--- Rides ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile and uq_vtc_profile.
+-- Always one row; for an unknown caller `is_active` is false. One transaction.
+-- Sessions are deleted before balances, because a heartbeat locks its session before its balance: in
+-- the same order the two cannot deadlock. A session that starts meanwhile is not seen, and stays.
+-- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
+-- are deleted.
+-- Uses ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile and uq_vtc_profile.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
@@ -56,7 +57,7 @@ grants as (
     where g.profile_id = t.id
     returning g.id
 ),
-answers as (
+responses as (
     delete from viewing_time_request_keys as a
     using target as t
     where a.account_id = t.user_id
@@ -80,7 +81,7 @@ select
         then pg_notify(
             'viewing_config_changed', concat_ws(' ', $4::text, t.user_id::text, t.id::text)
         )::text
-    end as told,
+    end as notified,
     case
         when t.id is not null
         then (

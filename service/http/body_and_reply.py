@@ -14,7 +14,6 @@ from service.context import Context
 from service.deadlines import within
 from service.errors import BODY_ENDED_EARLY, BODY_SLOW, BODY_TOO_LARGE, ClientError
 from service.http import lenient_json
-from service.viewing.deletion import Accepted, DeletedRow
 
 T = TypeVar("T", bound=msgspec.Struct)
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -87,11 +86,3 @@ def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = 
     """A JSON answer, for its client alone."""
     told = PRIVATE if headers is None else {**PRIVATE, **headers}
     return Response(lenient_json.encode(value), status, told, "application/json")
-
-
-def deleted(context: Context, row: DeletedRow) -> Response:
-    """The answer to a DELETE: 204 once it is done, 202 where it goes on in the background."""
-    if row.is_deleted:
-        return Response(status_code=204)
-    context.deletions.wake()
-    return reply(Accepted(), 202)

@@ -1,4 +1,4 @@
-"""Accounts from the platform that owns them: put one by one, deleted with all that is theirs."""
+"""PUT and DELETE of accounts, by the platform that owns them."""
 
 from typing import Annotated, Final
 
@@ -9,16 +9,17 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.statement import Statement
 from service.errors import ACCOUNT_BEING_DELETED, ACCOUNT_NOT_FOUND, ClientError
-from service.http import auth, lenient_json
-from service.http.body_and_reply import deleted, read, reply
+from service.http import auth
+from service.http.body_and_reply import read, reply
 from service.http.fields import AccountId
 from service.http.lenient_json import stored
 from service.platform import bodies
+from service.platform.records import caller_and_id, delete, deletion_reply
 from service.viewing import deletion
 
 
 class AccountPutRow(msgspec.Struct, frozen=True):
-    """Whether the caller may, then the account; null, and not to be read, where it was not put."""
+    """The caller's rights, then the stored account; its columns are null if nothing was written."""
 
     is_active: bool
     is_admin: bool
@@ -29,11 +30,11 @@ class AccountPutRow(msgspec.Struct, frozen=True):
     account_is_active: bool
 
 
-PUT: Final = Statement("account_put", AccountPutRow)
+PUT_ACCOUNT: Final = Statement("account_put", AccountPutRow)
 
 
 class Account(msgspec.Struct, frozen=True):
-    """An account as stored; hashes are never shown."""
+    """An account as stored, without its hashes."""
 
     id: AccountId
     email: Annotated[str, bodies.EMAIL]
@@ -43,14 +44,13 @@ class Account(msgspec.Struct, frozen=True):
 
 
 async def account_put(request: Request) -> Response:
-    """PUT an account: made or changed; deactivated, its next heartbeat is refused."""
+    """Inserts or updates an account; a deactivated one is refused from its next request on."""
     context: Context = request.state.context
-    wanted = read(request, bodies.ACCOUNT)
-    caller_id = await auth.account(request)
-    account_id = lenient_json.path_uuid(request.path_params["account_id"], "account_id")
-    rest = (wanted.password_hash, wanted.subscription_tier, wanted.is_admin, wanted.is_active)
-    asked = (caller_id, account_id, wanted.email, *map(stored, rest), context.now())
-    row = auth.administered(await PUT.maybe(context.pool, *asked))
+    body = read(request, bodies.ACCOUNT)
+    caller_id, account_id = await caller_and_id(request, "account")
+    optional = (body.password_hash, body.subscription_tier, body.is_admin, body.is_active)
+    arguments = (caller_id, account_id, body.email, *map(stored, optional), context.now())
+    row = auth.administered(await PUT_ACCOUNT.maybe(context.pool, *arguments))
     if row.is_pending:
         raise ClientError(ACCOUNT_BEING_DELETED)
     account = (row.email, row.subscription_tier, row.account_is_admin, row.account_is_active)
@@ -58,12 +58,6 @@ async def account_put(request: Request) -> Response:
 
 
 async def account_delete(request: Request) -> Response:
-    """DELETE an account, and with it its profiles and their viewing; 202 where that is much."""
-    context: Context = request.state.context
-    caller_id = await auth.account(request)
-    account_id = lenient_json.path_uuid(request.path_params["account_id"], "account_id")
-    asked = (caller_id, False, account_id, deletion.MAX_ROWS_AT_ONCE)
-    row = auth.administered(await deletion.ACCOUNT.maybe(context.pool, *asked))
-    if not row.is_found:
-        raise ClientError(ACCOUNT_NOT_FOUND)
-    return deleted(context, row)
+    """Deletes an account with its profiles and their viewing."""
+    row = await delete(request, "account", deletion.ACCOUNT, ACCOUNT_NOT_FOUND)
+    return deletion_reply(request, row)

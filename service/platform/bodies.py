@@ -1,6 +1,6 @@
-"""Accounts, profiles and titles as the platform that owns them sends them, one by one or in bulk.
+"""Accounts, profiles and titles as the platform sends them, in a PUT or as a line of an import.
 
-A member that may be absent keeps what is stored; a new row gets what the tables' defaults say.
+An absent member keeps its stored value; for a new row it gets the default of the table.
 """
 
 from typing import Annotated, Final
@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from service.http import lenient_json
 from service.http.fields import AccountId, doc
 
-# What the PIN hasher can check: 60 characters of bcrypt, at most 2^16 rounds.
+# Hashes that the PIN hasher can check: 60 characters of bcrypt, at most 2^16 rounds.
 BCRYPT: Final = r"^\$2[abxy]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}$"
 
 PasswordHash = Annotated[str, Meta(max_length=60, pattern=BCRYPT)]
@@ -29,7 +29,7 @@ TITLE_TYPE: Final = doc("The type of title, in the platform's words.", "movie")
 
 
 class AccountBody(msgspec.Struct):
-    """An account; without a password hash nobody proves to be the parent who resets a PIN."""
+    """An account. Without a password hash its PIN cannot be reset."""
 
     email: Annotated[str, Meta(min_length=1, max_length=255), EMAIL]
     password_hash: Annotated[
@@ -45,7 +45,7 @@ class AccountBody(msgspec.Struct):
 
 
 class ProfileBody(msgspec.Struct):
-    """A profile of an account, which stays that account's; `is_kids` is a child, with limits."""
+    """A profile of an account; `is_kids` is a child, whose viewing is limited."""
 
     account_id: AccountId
     name: Annotated[str, Meta(min_length=1, max_length=100), NAME]
@@ -54,7 +54,7 @@ class ProfileBody(msgspec.Struct):
 
 
 class TitleBody(msgspec.Struct):
-    """A title of the catalogue; viewing an educational one may be exempt from the limit."""
+    """A title of the catalogue; viewing an educational one can be exempt from the limit."""
 
     title: Annotated[str, Meta(min_length=1, max_length=500), TITLE_NAME]
     is_educational: Annotated[bool, IS_EDUCATIONAL]

@@ -34,7 +34,7 @@ class EraseRow(msgspec.Struct, frozen=True):
     balances: int
     grants: int
     configurations: int
-    told: str | None
+    notified: str | None
     listeners: list[str]
 
 

@@ -71,11 +71,11 @@ class MergedRow(msgspec.Struct, frozen=True):
 class JudgedRow(MergedRow, frozen=True):
     refused: int
     lines: list[int]
-    faults: list[str]
+    errors: list[str]
 
 
 class ProfilesRow(JudgedRow, frozen=True):
-    told: str | None
+    notified: str | None
     listeners: list[str]
 
 
@@ -183,7 +183,7 @@ class Import:
             raise ClientError(ADMIN_REQUIRED)
         for row in (accounts, profiles, titles):
             batch.error_count += row.refused
-            batch.errors += map(LineError, row.lines, row.faults)
+            batch.errors += map(LineError, row.lines, row.errors)
         return _Merged(accounts.merged, profiles.merged, titles.merged, profiles.listeners)
 
 

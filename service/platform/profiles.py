@@ -1,6 +1,7 @@
-"""Profiles from the platform that owns them: put one by one, deleted with their viewing."""
+"""PUT and DELETE of profiles, by the platform that owns them."""
 
 from typing import Annotated, Final
+from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
@@ -15,16 +16,17 @@ from service.errors import (
     PROFILE_TAKEN,
     ClientError,
 )
-from service.http import auth, lenient_json
-from service.http.body_and_reply import deleted, read, reply
+from service.http import auth
+from service.http.body_and_reply import read, reply
 from service.http.fields import AccountId, ProfileId
 from service.http.lenient_json import stored
 from service.platform import bodies
+from service.platform.records import caller_and_id, delete, deletion_reply
 from service.viewing import deletion
 
 
 class ProfilePutRow(msgspec.Struct, frozen=True):
-    """Whether the caller may, then the profile; null, and not to be read, where it was not put."""
+    """The caller's rights, then the stored profile; its columns are null if nothing was written."""
 
     is_active: bool
     is_admin: bool
@@ -34,11 +36,10 @@ class ProfilePutRow(msgspec.Struct, frozen=True):
     name: str
     is_kids: bool
     parental_rating: str | None
-    told: str | None
     listeners: list[str]
 
 
-PUT: Final = Statement("profile_put", ProfilePutRow)
+PUT_PROFILE: Final = Statement("profile_put", ProfilePutRow)
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -50,36 +51,31 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 async def profile_put(request: Request) -> Response:
-    """PUT a profile: made or changed; renamed or grown up with the next heartbeat, everywhere.
+    """Inserts or updates a profile; the change applies to the next heartbeat on every instance.
 
-    A profile stays its account's: a mistaken account must not hand a child's history to strangers.
+    A profile never moves: a wrong account id must not show a child's history to strangers.
     """
     context: Context = request.state.context
-    wanted = read(request, bodies.PROFILE)
-    caller_id = await auth.account(request)
-    profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
-    asked = (caller_id, profile_id, wanted.account_id, wanted.name, wanted.is_kids)
+    body = read(request, bodies.PROFILE)
+    caller_id, profile_id = await caller_and_id(request, "profile")
     change = context.configurations.changes.begin()
-    rest = (stored(wanted.parental_rating), change.origin, context.now())
-    row = auth.administered(await PUT.maybe(context.pool, *asked, *rest))
+    profile = (profile_id, body.account_id, body.name, body.is_kids, stored(body.parental_rating))
+    arguments = (caller_id, *profile, change.origin, context.now())
+    row = auth.administered(await PUT_PROFILE.maybe(context.pool, *arguments))
     if not row.is_account:
         raise ClientError(OWNER_NOT_FOUND)
     if not row.is_put:
         raise ClientError(PROFILE_BEING_DELETED if row.is_pending else PROFILE_TAKEN)
-    context.configurations.forget(wanted.account_id, profile_id, "profile put")
+    context.configurations.forget(body.account_id, profile_id, "profile put")
     await change.heard(row.listeners)
-    return reply(Profile(profile_id, wanted.account_id, row.name, row.is_kids, row.parental_rating))
+    return reply(Profile(profile_id, body.account_id, row.name, row.is_kids, row.parental_rating))
 
 
 async def profile_delete(request: Request) -> Response:
-    """DELETE a profile, and with it its viewing; 202 where that is much."""
+    """Deletes a profile with its viewing."""
     context: Context = request.state.context
-    caller_id = await auth.account(request)
-    profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
-    asked = (caller_id, False, profile_id, deletion.MAX_ROWS_AT_ONCE)
-    row = auth.administered(await deletion.PROFILE.maybe(context.pool, *asked))
-    if not row.is_found:
-        raise ClientError(PROFILE_NOT_FOUND)
+    row = await delete(request, "profile", deletion.PROFILE, PROFILE_NOT_FOUND)
     if row.account_id is not None:
+        profile_id = UUID(request.path_params["profile_id"])
         context.configurations.forget(row.account_id, profile_id, "profile deleted")
-    return deleted(context, row)
+    return deletion_reply(request, row)

@@ -43,12 +43,12 @@ class DeletedRow(msgspec.Struct, frozen=True):
 
 
 class AccountDeletedRow(DeletedRow, frozen=True):
-    told: int
+    notifications: int
 
 
 class ProfileDeletedRow(DeletedRow, frozen=True):
     account_id: UUID | None
-    told: str | None
+    notified: str | None
 
 
 class PendingRow(msgspec.Struct, frozen=True):
