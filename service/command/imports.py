@@ -18,8 +18,8 @@ from service.app import utc_now
 from service.database import cures
 from service.database.pool import connected
 from service.errors import ClientError, DatabaseError, Overloaded
-from service.platform.import_lines import Line, numbered, objects, rows
-from service.platform.import_merge import SECONDS, Import
+from service.platform.import_lines import Line, csv_rows, json_lines, numbered_lines
+from service.platform.import_merge import STATEMENT_SECONDS, Import
 from service.settings import Settings
 
 SetUp = Callable[[], Settings]
@@ -89,7 +89,7 @@ def _import(chosen: Settings, job: Import, name: str, is_csv: bool, from_line: i
         _progress(_size(file), path.name) as advance,
     ):
         found = _watched(file, advance)
-        lines = rows(found) if is_csv or path.suffix.lower() == ".csv" else objects(found)
+        lines = csv_rows(found) if is_csv or path.suffix.lower() == ".csv" else json_lines(found)
         wanted = dropwhile(lambda line: line.number < from_line, lines)
         asyncio.run(_merge(chosen, job, wanted))
 
@@ -130,14 +130,14 @@ def _size(file: BinaryIO) -> int:
 
 
 async def _merge(chosen: Settings, job: Import, lines: Iterator[Line]) -> None:
-    async with connected(chosen, SECONDS) as connection:
+    async with connected(chosen, STATEMENT_SECONDS) as connection:
         await job.merge(connection, lines)
 
 
 def _watched(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Line]:
     """The lines of a file; tells now and then how many bytes were read since the last time."""
     told = file.tell()
-    for line in numbered(file):
+    for line in numbered_lines(file):
         if line.number % PROGRESS_LINES == 0:
             advance(file.tell() - told)
             told = file.tell()

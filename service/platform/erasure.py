@@ -1,4 +1,4 @@
-"""Everything about a child, removed for good: what is left is a line in the log that says so."""
+"""DELETE of everything about a child. What remains is an audit line in the log without ids."""
 
 import hmac
 import logging
@@ -13,14 +13,15 @@ from service.context import Context
 from service.database.pool import connected
 from service.database.statement import Statement
 from service.errors import PROFILE_NOT_FOUND, ClientError
-from service.http import auth, lenient_json
+from service.http import auth
 from service.http.body_and_reply import reply
 from service.http.fields import ProfileId, doc
 from service.observing.trace import name_nobody
+from service.platform.records import caller_and_id
 from service.settings import Settings
 
 audit = logging.getLogger("viewing_time.audit")
-audit.setLevel(logging.INFO)  # whatever LOG_LEVEL says
+audit.setLevel(logging.INFO)  # whatever LOG_LEVEL is
 
 ERASE_SECONDS: Final = 30.0
 OPERATOR: Final = "operator"
@@ -42,7 +43,7 @@ ERASE: Final = Statement("viewing_data_erase", EraseRow)
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """How many rows of each kind were removed."""
+    """How many rows of each kind were deleted."""
 
     profile_id: ProfileId
     sessions: Annotated[int, doc("Sessions deleted.", 12)]
@@ -52,14 +53,13 @@ class Erased(msgspec.Struct, frozen=True):
 
 
 async def viewing_data_erase(request: Request) -> Response:
-    """DELETE /admin/profiles/{profile_id}/viewing-data: for administrators; again removes none."""
+    """Deletes the viewing data of a profile; a second request deletes nothing."""
     context: Context = request.state.context
     name_nobody()
-    caller_id = await auth.account(request)
-    profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
+    caller_id, profile_id = await caller_and_id(request, "profile")
     change = context.configurations.changes.begin()
-    asked = (caller_id, False, profile_id, change.origin)
-    row = auth.administered(await ERASE.one(context.pool, *asked, timeout=ERASE_SECONDS))
+    arguments = (caller_id, False, profile_id, change.origin)
+    row = auth.administered(await ERASE.one(context.pool, *arguments, timeout=ERASE_SECONDS))
     if row.account_id is None:
         raise ClientError(PROFILE_NOT_FOUND)
     context.configurations.drop(row.account_id, profile_id)
@@ -68,14 +68,14 @@ async def viewing_data_erase(request: Request) -> Response:
 
 
 async def erase(settings: Settings, profile_id: UUID) -> Erased | None:
-    """Erases for an operator; None where there is no such profile."""
+    """Deletes the viewing data for an operator; None if the profile does not exist."""
     async with connected(settings, ERASE_SECONDS) as connection:
         row = await ERASE.one(connection, None, True, profile_id, "", timeout=ERASE_SECONDS)
     return _erased(settings, profile_id, row, OPERATOR) if row.account_id else None
 
 
 def _erased(settings: Settings, profile_id: UUID, row: EraseRow, by: str) -> Erased:
-    """What was removed, after a line about it that names nobody."""
+    """Writes the audit line and returns the counts."""
     erased = Erased(profile_id, row.sessions, row.balances, row.grants, row.configurations)
     fields = {**msgspec.structs.asdict(erased), "profile_id": _mark(settings, profile_id), "by": by}
     audit.info("viewing_data_erased", extra={"fields": fields})
@@ -83,8 +83,8 @@ def _erased(settings: Settings, profile_id: UUID, row: EraseRow, by: str) -> Era
 
 
 def _mark(settings: Settings, key: UUID) -> str:
-    """Stands for an id in the log: the same for the same id, and made by nobody else.
+    """An HMAC that replaces an id in the log: equal ids give equal marks.
 
-    Whoever has the id and the JWT_SECRET of the day can prove that the line is about it.
+    With the id and the JWT_SECRET of that time, one can prove that a line is about it.
     """
     return hmac.digest(settings.jwt_secret.encode(), b"audit" + key.bytes, "sha256")[:16].hex()

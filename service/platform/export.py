@@ -1,17 +1,17 @@
-"""A parent's copy of what is kept about a child: one JSON document, and a CSV file of each kind.
+"""A parent's copy of the data stored about a child: one JSON document, and a CSV file of each kind.
 
-Sessions are written page by page, so a long history needs no more memory than a short one. All
-files show the same moment. The copy appears when it is complete, and only its owner may read it.
+Sessions are read page by page, so memory does not grow with the history. All files show the same
+moment. The folder appears when the copy is complete, and only its owner can read it.
 """
 
 import csv
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -22,19 +22,22 @@ from service.database.statement import Statement
 from service.http import lenient_json
 from service.settings import Settings
 
-PAGE: Final = 500
-SECONDS: Final = 60.0  # for each statement
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+PAGE_ROWS: Final = 500
+STATEMENT_SECONDS: Final = 60.0
 END_OF_TIME: Final = datetime(9999, 12, 31, tzinfo=UTC)
 LAST_ID: Final = UUID(int=2**128 - 1)
-# What spreadsheets take for the start of a formula, also after the full-width signs of East Asia.
+# A spreadsheet evaluates a cell that starts with one of these (OWASP, CSV injection); East Asian
+# versions also take the full-width signs.
 FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  as typed by those who try
 
 
-class ProfileRow(msgspec.Struct, frozen=True):
+class ExportedProfileRow(msgspec.Struct, frozen=True):
     profile_name: str
 
 
-class SessionRow(msgspec.Struct, frozen=True):
+class ExportedSessionRow(msgspec.Struct, frozen=True):
     session_id: UUID
     title_id: UUID
     title_name: str | None
@@ -47,111 +50,108 @@ class SessionRow(msgspec.Struct, frozen=True):
     total_seconds: int
 
 
-class BalanceRow(msgspec.Struct, frozen=True):
+class ExportedBalanceRow(msgspec.Struct, frozen=True):
     viewing_day: date
     used_seconds: int
     educational_seconds: int
     is_unlimited_override: bool
 
 
-class GrantRow(msgspec.Struct, frozen=True):
+class ExportedGrantRow(msgspec.Struct, frozen=True):
     granted_at: datetime
     granted_minutes: int | None
     is_remote: bool
 
 
-PROFILE: Final = Statement("profile_export", ProfileRow)
-SESSIONS: Final = Statement("session_export", SessionRow)
-BALANCES: Final = Statement("balance_export", BalanceRow)
-GRANTS: Final = Statement("grant_export", GrantRow)
+EXPORT_PROFILE: Final = Statement("profile_export", ExportedProfileRow)
+EXPORT_SESSIONS: Final = Statement("session_export", ExportedSessionRow)
+EXPORT_BALANCES: Final = Statement("balance_export", ExportedBalanceRow)
+EXPORT_GRANTS: Final = Statement("grant_export", ExportedGrantRow)
 
 
 async def export(
     settings: Settings, profile_id: UUID, folder: Path, now: datetime
 ) -> dict[str, int]:
-    """Writes the copy into a new `folder`; returns how many rows of each kind.
+    """Writes the copy into a new `folder` and returns the number of rows of each kind.
 
-    Raises LookupError where there is no such profile, FileExistsError where the folder is there.
+    Raises LookupError if the profile does not exist, FileExistsError if the folder does.
     """
     async with (
-        connected(settings, SECONDS) as connection,
+        connected(settings, STATEMENT_SECONDS) as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
-        profile = await PROFILE.one(connection, profile_id, timeout=SECONDS)
-        about = {"profile_id": profile_id, "profile_name": profile.profile_name}
-        with _copy(folder, {**about, "exported_at": now}) as copy:
-            with copy.section("sessions", SessionRow) as write:
-                async for session in _sessions(connection, profile_id):
-                    write(session)
-            with copy.section("balances", BalanceRow) as write:
-                for balance in await BALANCES.all(connection, profile_id):
-                    write(balance)
-            with copy.section("grants", GrantRow) as write:
-                for grant in await GRANTS.all(connection, profile_id):
-                    write(grant)
-            return copy.counts
+        profile = await EXPORT_PROFILE.one(connection, profile_id, timeout=STATEMENT_SECONDS)
+        heading = {"profile_id": profile_id, "profile_name": profile.profile_name}
+        with (
+            _appearing(folder) as unfinished,
+            (unfinished / "viewing-data.json").open("wb") as document,
+        ):
+            document.write(lenient_json.encode({**heading, "exported_at": now})[:-1])
+            counts = {}
+            for name, row_type, rows in (
+                ("sessions", ExportedSessionRow, _sessions(connection, profile_id)),
+                ("balances", ExportedBalanceRow, _rows(EXPORT_BALANCES, connection, profile_id)),
+                ("grants", ExportedGrantRow, _rows(EXPORT_GRANTS, connection, profile_id)),
+            ):
+                counts[name] = await _write(unfinished, document, name, row_type, rows)
+            document.write(b"}\n")
+        return counts
 
 
-async def _sessions(connection: Connection, profile_id: UUID) -> AsyncIterator[SessionRow]:
-    """Every session, newest first, a page at a time."""
+async def _sessions(connection: Connection, profile_id: UUID) -> AsyncIterator[ExportedSessionRow]:
+    """Every session, newest first, read page by page."""
     last = (END_OF_TIME, LAST_ID)
-    while page := await SESSIONS.all(connection, profile_id, *last, PAGE):
+    while page := await EXPORT_SESSIONS.all(connection, profile_id, *last, PAGE_ROWS):
         for session in page:
             yield session
         last = (page[-1].started_at, page[-1].session_id)
 
 
-class _Copy:
-    """The files of a copy, written section by section."""
+async def _rows(
+    statement: Statement[Row], connection: Connection, profile_id: UUID
+) -> AsyncIterator[Row]:
+    for row in await statement.all(connection, profile_id):
+        yield row
 
-    def __init__(self, folder: Path, document: BinaryIO) -> None:
-        self._folder = folder
-        self._document = document
-        self.counts: dict[str, int] = {}
 
-    @contextmanager
-    def section(
-        self, name: str, row: type[msgspec.Struct]
-    ) -> Iterator[Callable[[msgspec.Struct], None]]:
-        """Begins a member of the document and a CSV file; yields what writes a row to both."""
-        self.counts[name] = 0
-        self._document.write(f',\n"{name}":['.encode())
-        # The mark tells spreadsheets that the file is UTF-8.
-        with (self._folder / f"{name}.csv").open("w", encoding="utf-8-sig", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(row.__struct_fields__)
-
-            def write(written: msgspec.Struct) -> None:
-                self._document.write(b",\n" if self.counts[name] else b"\n")
-                self._document.write(lenient_json.encode(written))
-                table.writerow(_cell(value) for value in msgspec.to_builtins(written).values())
-                self.counts[name] += 1
-
-            yield write
-        self._document.write(b"]")
+async def _write(
+    folder: Path,
+    document: BinaryIO,
+    name: str,
+    row_type: type[msgspec.Struct],
+    rows: AsyncIterator[msgspec.Struct],
+) -> int:
+    """Writes rows to a member of the document and to a CSV file; returns their number."""
+    count = 0
+    document.write(f',\n"{name}":['.encode())
+    # The byte order mark makes spreadsheets read the file as UTF-8.
+    with (folder / f"{name}.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(row_type.__struct_fields__)
+        async for row in rows:
+            document.write(b",\n" if count else b"\n")
+            document.write(lenient_json.encode(row))
+            table.writerow(map(_cell, msgspec.to_builtins(row).values()))
+            count += 1
+    document.write(b"]")
+    return count
 
 
 @contextmanager
-def _copy(folder: Path, heading: Mapping[str, object]) -> Iterator[_Copy]:
-    """Files in a folder beside the one asked for, which takes its name when it is complete."""
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, renamed to it on success and removed on failure."""
     if folder.exists():
         raise FileExistsError(f"{folder} is there already")
     unfinished = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with (unfinished / "viewing-data.json").open("wb") as document:
-            document.write(lenient_json.encode(heading)[:-1])
-            yield _Copy(unfinished, document)
-            document.write(b"}\n")
+        yield unfinished
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _cell(value: object) -> object:
-    """A value as a spreadsheet may show it: text that looks like a formula is kept from being one.
-
-    See OWASP, CSV injection.
-    """
+    """A value as a CSV cell; a quote in front keeps text from becoming a formula."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and value.startswith(FORMULA):

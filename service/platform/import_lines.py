@@ -1,14 +1,16 @@
-"""The lines of an import: read within bounds, numbered, checked like the bodies of PUT.
+"""The lines of an import: read within bounds, numbered from 1, checked like the body of a PUT.
 
-A line is a JSON object with `type` (`account`, `profile`, `title`), `id` and the members that a PUT
-of it takes; or a row of CSV under a header that names them, an empty cell being an absent member.
+A line is a JSON object with `type` (`account`, `profile`, `title`), `id` and the members of a PUT;
+or a row of CSV under a header that names them, where an empty cell is an absent member.
+
+    numbered_lines → json_lines or csv_rows → parse
 """
 
 import csv
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Iterator
-from typing import BinaryIO, Final, Literal, NamedTuple, get_args
+from typing import Any, BinaryIO, Final, NamedTuple, get_args
 from uuid import UUID
 
 import msgspec
@@ -17,28 +19,33 @@ from msgspec import UNSET, Raw, UnsetType
 from service.errors import ClientError
 from service.http import lenient_json
 from service.platform.bodies import AccountBody, ProfileBody, TitleBody
+from service.viewing.deletion import Kind
 
-MAX_LINE_BYTES: Final = 1024 * 1024  # bytes, with its end
+MAX_LINE_BYTES: Final = 1024 * 1024  # with the line's end
+# As for the body of a PUT. Parsing 1 MB leniently would take 100 ms, skipping it takes 2 ms.
+MAX_PARSED_BYTES: Final = 64 * 1024
+MAX_ROW_LINES: Final = 1000  # bounds how often an unclosed quote has the lines after it read again
 TOO_DEEP: Final = "Not JSON: Nested too deeply (character 0)"
 TOO_LONG: Final = f"Longer than {MAX_LINE_BYTES} bytes"
-# As much as the body of a PUT. Parsing the members of 1 MB leniently takes 100 ms, skipping 2 ms.
-MAX_PARSED_BYTES: Final = 64 * 1024
-MAX_ROW_LINES: Final = 1000  # that a quote which is not closed can make the reader read again
 
 
 class BadLine(Exception):
-    """A line that cannot be imported; one sentence."""
+    """A line that cannot be imported; its message is one sentence."""
 
 
 class Line(NamedTuple):
-    """A line as found: its number, from 1, and its text, or why there is none.
+    """A numbered line: its text, or the error that makes it unusable.
 
-    None where there is nothing to import: a blank line, a part of a line that is too long. It is
-    passed on, so that the reader of the lines decides when to give way to others.
+    `text` is None for a blank line and for each part of a line that is too long: nothing to import,
+    but the consumer can let other tasks run.
     """
 
     number: int
     text: bytes | BadLine | None
+
+
+class TypedLine(msgspec.Struct):
+    type: Kind
 
 
 class AccountLine(AccountBody, kw_only=True):
@@ -53,73 +60,21 @@ class TitleLine(TitleBody, kw_only=True):
     id: UUID
 
 
-class Kind(msgspec.Struct):
-    type: Literal["account", "profile", "title"]
-
-
 Record = AccountLine | ProfileLine | TitleLine
 
-KIND: Final = lenient_json.Body(Kind)
-RECORDS: Final[
-    dict[
-        str,
-        lenient_json.Body[AccountLine]
-        | lenient_json.Body[ProfileLine]
-        | lenient_json.Body[TitleLine],
-    ]
-] = {
+TYPE: Final = lenient_json.Body(TypedLine)
+RECORDS: Final[dict[Kind, lenient_json.Body[Any]]] = {
     "account": lenient_json.Body(AccountLine),
     "profile": lenient_json.Body(ProfileLine),
     "title": lenient_json.Body(TitleLine),
 }
 # Every member of every type, unparsed.
-NAMES: Final = {"type", *(n for kind in get_args(Record) for n in kind.__struct_fields__)}
+NAMES: Final = {"type", *(name for kind in get_args(Record) for name in kind.__struct_fields__)}
 Members: Final = msgspec.defstruct("Members", [(n, Raw | UnsetType, UNSET) for n in sorted(NAMES)])
 
 
-def record(text: bytes | BadLine) -> tuple[str, Record]:
-    """The type and the members of a line; raises BadLine."""
-    if isinstance(text, BadLine):
-        raise text
-    if len(text) > MAX_PARSED_BYTES:
-        text = _known_members(text)
-    try:
-        kind = KIND.read(text, "application/json").type
-        return kind, RECORDS[kind].read(text, "application/json")
-    except ClientError as fault:
-        raise BadLine(_sentence(fault.detail)) from fault
-
-
-def _known_members(text: bytes) -> bytes:
-    """A long line without the members that nobody reads; raises BadLine."""
-    try:
-        text.decode()
-        members = msgspec.json.decode(text, type=Members)
-    except RecursionError as error:
-        raise BadLine(TOO_DEEP) from error
-    except UnicodeDecodeError as error:
-        raise BadLine(f"Not JSON: {error.reason} (byte {error.start})") from error
-    except msgspec.DecodeError as error:
-        raise BadLine(_not_an_object(text)) from error
-    for name, value in msgspec.structs.asdict(members).items():
-        if value is not UNSET and len(bytes(value)) > MAX_PARSED_BYTES:
-            raise BadLine(f"{name}: Longer than {MAX_PARSED_BYTES} bytes")
-    return msgspec.json.encode(members)
-
-
-def _not_an_object(text: bytes) -> str:
-    """Why a long line is not a JSON object: not JSON, or another kind of value."""
-    try:
-        msgspec.json.decode(text, type=Raw)
-    except RecursionError:
-        return TOO_DEEP
-    except msgspec.DecodeError as error:
-        return f"Not JSON: {str(error).removeprefix('JSON is malformed: ')}"
-    return lenient_json.MESSAGES["model_attributes_type"]
-
-
-def numbered(file: BinaryIO) -> Iterator[Line]:
-    """The lines of a file; no more of one than its bound is ever held."""
+def numbered_lines(file: BinaryIO) -> Iterator[Line]:
+    """The lines of a file; holds at most MAX_LINE_BYTES of one."""
     number = 0
     while text := file.readline(MAX_LINE_BYTES):
         number += 1
@@ -133,23 +88,23 @@ def numbered(file: BinaryIO) -> Iterator[Line]:
         yield Line(number, BadLine(TOO_LONG))
 
 
-def objects(lines: Iterator[Line]) -> Iterator[Line]:
-    """The lines of NDJSON without their ends; a blank one has no text."""
+def json_lines(lines: Iterator[Line]) -> Iterator[Line]:
+    """The lines of NDJSON without surrounding white space."""
     for number, text in lines:
         yield Line(number, text.strip() or None if isinstance(text, bytes) else text)
 
 
-def rows(lines: Iterator[Line]) -> Iterator[Line]:
-    """The rows of CSV as lines of JSON, each with the number of the line it begins on.
+def csv_rows(lines: Iterator[Line]) -> Iterator[Line]:
+    """The rows of CSV as lines of JSON, each with the number of its first line.
 
-    Of a row in error only its first line is spent: a quote that is not closed takes good rows with
-    it, so what follows is read once more.
+    A bad row consumes its first line only: an unclosed quote swallows good rows, so the lines after
+    it are read again.
     """
-    source = _Source(lines)
+    source = _RowSource(lines)
     cells = csv.reader(source, strict=True)
     header: list[str] | None = None
     while True:
-        source.taken.clear()
+        source.row_lines.clear()
         text: bytes | BadLine
         try:
             row = next(cells)
@@ -158,32 +113,45 @@ def rows(lines: Iterator[Line]) -> Iterator[Line]:
                 continue
             if not row:
                 continue
-            text = _json(header, row)
-            if len(source.taken) > 1:
-                # Only its members tell a cell of several lines from one that took rows.
-                record(text)
+            text = _as_json(header, row)
+            if len(source.row_lines) > 1:
+                # A cell of several lines, or an unclosed quote: only valid members tell them apart.
+                parse(text)
         except StopIteration:
             return
-        except BadLine as fault:
-            text = fault
+        except BadLine as error:
+            text = error
         except csv.Error as error:
             text = BadLine(f"No row of CSV: {error}")
-        first = source.taken[0].number
+        number = source.row_lines[0].number
         if isinstance(text, BadLine):
-            source.give_back()
-            # No row may pass for the header.
+            source.read_again()
+            # After a bad header no later row must be taken for the header.
             header = header or []
-        yield Line(first, text)
+        yield Line(number, text)
 
 
-class _Source:
-    """The text of lines, those of the row at hand kept; no more of a row than a line's bound."""
+def parse(text: bytes | BadLine) -> tuple[Kind, Record]:
+    """The type and the record of a line; raises BadLine."""
+    if isinstance(text, BadLine):
+        raise text
+    if len(text) > MAX_PARSED_BYTES:
+        text = _without_unknown_members(text)
+    try:
+        kind = TYPE.read(text, "application/json").type
+        return kind, RECORDS[kind].read(text, "application/json")
+    except ClientError as error:
+        raise BadLine(_sentence(error.detail)) from error
+
+
+class _RowSource:
+    """Feeds lines to the CSV reader and keeps those of the current row, within bounds."""
 
     def __init__(self, lines: Iterator[Line]) -> None:
-        self.taken: list[Line] = []
+        self.row_lines: list[Line] = []
         self._lines = lines
         self._again: deque[Line] = deque()
-        self._size = 0
+        self._row_bytes = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -192,38 +160,59 @@ class _Source:
         line = self._again.popleft() if self._again else next(self._lines)
         while line.text is None:
             line = next(self._lines)
-        if not self.taken:
-            self._size = 0
-        self.taken.append(line)
+        if not self.row_lines:
+            self._row_bytes = 0
+        self.row_lines.append(line)
         if isinstance(line.text, BadLine):
             raise line.text
-        self._size += len(line.text)
-        if self._size > MAX_LINE_BYTES:
+        self._row_bytes += len(line.text)
+        if self._row_bytes > MAX_LINE_BYTES:
             raise BadLine(TOO_LONG)
-        if len(self.taken) > MAX_ROW_LINES:
+        if len(self.row_lines) > MAX_ROW_LINES:
             raise BadLine(f"A row of more than {MAX_ROW_LINES} lines")
         return line.text.decode(errors="surrogateescape")
 
-    def give_back(self) -> None:
-        """Has the lines after the row's first one read once more."""
-        self._again.extendleft(reversed(self.taken[1:]))
+    def read_again(self) -> None:
+        """Returns the lines after the first one of the row to the source."""
+        self._again.extendleft(reversed(self.row_lines[1:]))
 
 
-def _json(header: list[str], row: list[str]) -> bytes | BadLine:
+def _as_json(header: list[str], row: list[str]) -> bytes:
     if len(row) != len(header):
-        return BadLine(f"{len(row)} cells under a header of {len(header)}")
-    members = {name: cell for name, cell in zip(header, row, strict=True) if cell}
+        raise BadLine(f"{len(row)} cells under a header of {len(header)}")
     try:
-        return msgspec.json.encode(members)
-    except UnicodeEncodeError:
-        return BadLine("Not UTF-8")
+        return msgspec.json.encode(
+            {name: cell for name, cell in zip(header, row, strict=True) if cell}
+        )
+    except UnicodeEncodeError as error:
+        raise BadLine("Not UTF-8") from error
+
+
+def _without_unknown_members(text: bytes) -> bytes:
+    """A long line reduced to the members that `parse` reads; raises BadLine."""
+    try:
+        text.decode()
+        msgspec.json.decode(text, type=Raw)  # the syntax of the whole line, before its type
+        members = msgspec.json.decode(text, type=Members)
+    except RecursionError as error:
+        raise BadLine(TOO_DEEP) from error
+    except UnicodeDecodeError as error:
+        raise BadLine(f"Not JSON: {error.reason} (byte {error.start})") from error
+    except msgspec.ValidationError as error:
+        raise BadLine(lenient_json.MESSAGES["model_attributes_type"]) from error
+    except msgspec.DecodeError as error:
+        raise BadLine(f"Not JSON: {str(error).removeprefix('JSON is malformed: ')}") from error
+    for name, value in msgspec.structs.asdict(members).items():
+        if value is not UNSET and len(bytes(value)) > MAX_PARSED_BYTES:
+            raise BadLine(f"{name}: Longer than {MAX_PARSED_BYTES} bytes")
+    return msgspec.json.encode(members)
 
 
 def _sentence(detail: object) -> str:
-    """The one fault of a body, as a sentence about a line."""
+    """The error of a body as a sentence about a line."""
     match detail:
-        case [{"type": "json_invalid", "loc": [_, at], "ctx": {"error": error}}]:
-            return f"Not JSON: {error} (character {at})"
-        case [{"loc": [_, *path], "msg": msg}]:
-            return ": ".join([*map(str, path), str(msg)])
+        case [{"type": "json_invalid", "loc": [_, position], "ctx": {"error": error}}]:
+            return f"Not JSON: {error} (character {position})"
+        case [{"loc": [_, *path], "msg": message}]:
+            return ": ".join([*map(str, path), str(message)])
     return str(detail)

@@ -1,15 +1,20 @@
-"""The merging of an import's lines: staged by COPY, then one statement a table.
+"""Merges the lines of an import: staged by COPY, then one statement for each table.
 
-Lines are merged in batches, a transaction each, or all in one. A line that is merged once more
-changes nothing, so an import that broke off is simply run again.
+    Import.merge            a batch of lines at a time; with `whole`, all lines are one batch
+      Import._merge_batch   the transaction of a batch; waits until every instance knows of it
+        Import._stage       import_begin, import_stage, then COPY of the batch's records
+        Import._merge_staged  import_accounts, import_profiles, import_titles
+
+Merging a line again changes nothing, so an interrupted import can be run again.
 """
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from time import monotonic
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -29,28 +34,28 @@ from service.errors import (
 )
 from service.http import lenient_json
 from service.http.fields import doc
-from service.platform.import_lines import BadLine, Line, record
+from service.platform.import_lines import BadLine, Line, parse
 from service.viewing.config_changes import Changes
 
 BATCH_LINES: Final = 5000
-SLICE_SECONDS: Final = 0.001  # of reading; then the event loop has its turn
-SEEN_SETS: Final = 256  # a set of millions takes 100 ms to grow
-MAX_ERRORS: Final = 100  # told, of those counted; a statement tells no more either
+SLICE_SECONDS: Final = 0.001  # of reading, before other tasks of the event loop run
+ID_SETS: Final = 256  # one set of millions of ids would block for 100 ms when it grows
+MAX_ERRORS: Final = 100  # reported; all are counted. The statements have the same bound.
 COLUMNS: Final = ("line", "type", "members")
-SECONDS: Final = 600.0  # the longest that a statement may take
-COMMAND: Final = "import"  # the origin of what changes at the command line
-TWICE: Final = "id: On an earlier line already"
-# A concurrent transaction changed the same rows: the retry sees its result. Every other constraint
-# is the platform's own, and refuses the retry too.
-OVERTAKEN: Final = (
+STATEMENT_SECONDS: Final = 600.0
+COMMAND_ORIGIN: Final = "import"  # of changes made at the command line
+ID_REPEATED: Final = "id: On an earlier line already"
+# A concurrent transaction changed the same rows: the retry sees its result. Any other constraint
+# belongs to the platform and would refuse the retry too.
+RETRIED_CONSTRAINTS: Final = (
     "users_pkey",
     "users_email_key",
     "profiles_pkey",
     "profiles_user_id_fkey",
     "titles_pkey",
 )
-# The ids on earlier lines: by the type, and by the rest of a division.
-Seen: TypeAlias = dict[tuple[str, int], set[int]]
+# The ids of earlier lines, by type and by remainder.
+Ids: TypeAlias = defaultdict[tuple[str, int], set[int]]
 
 
 class BegunRow(msgspec.Struct, frozen=True):
@@ -66,24 +71,21 @@ class StagedRow(msgspec.Struct, frozen=True):
 class MergedRow(msgspec.Struct, frozen=True):
     is_allowed: bool
     merged: int
-
-
-class JudgedRow(MergedRow, frozen=True):
     refused: int
     lines: list[int]
     errors: list[str]
 
 
-class ProfilesRow(JudgedRow, frozen=True):
+class MergedProfilesRow(MergedRow, frozen=True):
     notified: str | None
     listeners: list[str]
 
 
-BEGIN: Final = Statement("import_begin", BegunRow)
+BEGIN_IMPORT: Final = Statement("import_begin", BegunRow)
 STAGE: Final = Statement("import_stage", StagedRow)
-ACCOUNTS: Final = Statement("import_accounts", JudgedRow)
-PROFILES: Final = Statement("import_profiles", ProfilesRow)
-TITLES: Final = Statement("import_titles", JudgedRow)
+MERGE_ACCOUNTS: Final = Statement("import_accounts", MergedRow)
+MERGE_PROFILES: Final = Statement("import_profiles", MergedProfilesRow)
+MERGE_TITLES: Final = Statement("import_titles", MergedRow)
 
 
 class LineError(msgspec.Struct, frozen=True, order=True):
@@ -92,9 +94,9 @@ class LineError(msgspec.Struct, frozen=True, order=True):
 
 
 class Outcome(msgspec.Struct):
-    """Lines in force, by type; lines in error, counted, and the first of them told.
+    """Merged lines by type; lines in error, all counted and the first 100 listed.
 
-    `detail` is there where nothing was imported because of them.
+    `detail` is present if nothing was imported because of them.
     """
 
     accounts: Annotated[int, doc("Lines of accounts that were imported.", 1)] = 0
@@ -107,15 +109,16 @@ class Outcome(msgspec.Struct):
     ] = UNSET
 
 
-class _NothingMerged(Exception):
-    """Undoes the transaction of an import that is all or nothing."""
+class _Rollback(Exception):
+    """Rolls back an import that is all or nothing."""
 
 
 class Import:
-    """One import; `outcome` and `line`, the last one that is in, hold also when it breaks off.
+    """One import. `outcome` and `line`, the last line merged, are valid also after an error.
 
-    `caller_id` is the administrator who asks, None the operator at the command line; `whole` is all
-    or nothing. With `changes` each batch is over when every instance has heard of it.
+    `caller_id` is an administrator, or None for an operator at the command line. With `whole`, all
+    lines are merged or none. With `changes`, a batch is finished when every instance has
+    acknowledged it.
     """
 
     def __init__(
@@ -126,99 +129,97 @@ class Import:
         self._arguments = (caller_id, now)
         self._changes = changes
         self._whole = whole
-        self._seen: Seen = {}
+        self._ids: Ids = defaultdict(set)
 
     async def merge(self, connection: Connection, lines: Iterator[Line]) -> None:
-        """Merges the lines through a connection of their own.
+        """Merges the lines, on a connection that nothing else uses.
 
-        Raises ClientError 403 for a caller who is no administrator, Overloaded where others changed
-        the same rows meanwhile.
+        Raises ClientError 403 if the caller is not an administrator, Overloaded if a concurrent
+        transaction changed the same rows.
         """
         is_last = False
         while not is_last:
-            batch = _Batch(lines, None if self._whole else BATCH_LINES, self._seen)
+            batch = _Batch(lines, None if self._whole else BATCH_LINES, self._ids)
             try:
-                await self._merge(connection, batch)
+                await self._merge_batch(connection, batch)
             except Deadlock as error:
                 raise Overloaded(1) from error
             except MissingRight as error:
                 raise ClientError(RIGHT_MISSING) from error
             except Rejected as error:
-                if error.constraint in OVERTAKEN:
+                if error.constraint in RETRIED_CONSTRAINTS:
                     raise Overloaded(1) from error
                 raise ClientError(refusals.sentence(error, is_deletion=False)) from error
             is_last = batch.is_last
 
-    async def _merge(self, connection: Connection, batch: "_Batch") -> None:
+    async def _merge_batch(self, connection: Connection, batch: "_Batch") -> None:
         change = self._changes.begin() if self._changes else None
-        with contextlib.suppress(_NothingMerged):
+        outcome = self.outcome
+        with contextlib.suppress(_Rollback):
             async with connection.transaction():
-                origin = change.origin if change else COMMAND
-                merged = await self._merged(connection, batch, origin)
+                await self._stage(connection, batch)
+                origin = change.origin if change else COMMAND_ORIGIN
+                accounts, profiles, titles = await self._merge_staged(connection, batch, origin)
                 if self._whole and batch.error_count:
-                    raise _NothingMerged
-            self.outcome.accounts += merged.accounts
-            self.outcome.profiles += merged.profiles
-            self.outcome.titles += merged.titles
+                    raise _Rollback
+            outcome.accounts += accounts.merged
+            outcome.profiles += profiles.merged
+            outcome.titles += titles.merged
             self.line = batch.line or self.line
             if change:
-                await change.heard(merged.listeners, is_forgotten_here=False)
-        self.outcome.error_count += batch.error_count
-        self.outcome.errors += sorted(batch.errors)[: MAX_ERRORS - len(self.outcome.errors)]
+                await change.heard(profiles.listeners, is_forgotten_here=False)
+        outcome.error_count += batch.error_count
+        outcome.errors += sorted(batch.errors)[: MAX_ERRORS - len(outcome.errors)]
         if self._whole and batch.error_count:
-            wrong = f"{batch.error_count} of {batch.count} lines are in error"
-            self.outcome.detail = f"Nothing was imported: {wrong}"
+            in_error = f"{batch.error_count} of {batch.count} lines are in error"
+            outcome.detail = f"Nothing was imported: {in_error}"
 
-    async def _merged(self, connection: Connection, batch: "_Batch", origin: str) -> "_Merged":
-        """Merges the lines of each type; accounts first, because profiles need theirs."""
-        await BEGIN.one(connection, timeout=SECONDS)
+    async def _stage(self, connection: Connection, batch: "_Batch") -> None:
+        await BEGIN_IMPORT.one(connection, timeout=STATEMENT_SECONDS)
         await STAGE.maybe(connection)
         await connection.copy_records_to_table(
             "import_lines", records=batch.records(), columns=COLUMNS
         )
-        accounts = await ACCOUNTS.one(connection, *self._arguments, timeout=SECONDS)
-        profiles = await PROFILES.one(connection, *self._arguments, origin, timeout=SECONDS)
-        titles = await TITLES.one(connection, *self._arguments, timeout=SECONDS)
+
+    async def _merge_staged(
+        self, connection: Connection, batch: "_Batch", origin: str
+    ) -> tuple[MergedRow, MergedProfilesRow, MergedRow]:
+        """Merges accounts, then profiles, which need their accounts, then titles."""
+        arguments, timeout = self._arguments, STATEMENT_SECONDS
+        accounts = await MERGE_ACCOUNTS.one(connection, *arguments, timeout=timeout)
+        profiles = await MERGE_PROFILES.one(connection, *arguments, origin, timeout=timeout)
+        titles = await MERGE_TITLES.one(connection, *arguments, timeout=timeout)
         if not (accounts.is_allowed and profiles.is_allowed and titles.is_allowed):
             raise ClientError(ADMIN_REQUIRED)
         for row in (accounts, profiles, titles):
             batch.error_count += row.refused
             batch.errors += map(LineError, row.lines, row.errors)
-        return _Merged(accounts.merged, profiles.merged, titles.merged, profiles.listeners)
-
-
-class _Merged(NamedTuple):
-    """Lines of a batch that are in, by type, and the instances that must hear of it."""
-
-    accounts: int
-    profiles: int
-    titles: int
-    listeners: list[str]
+        return accounts, profiles, titles
 
 
 class _Batch:
-    """The lines of one transaction, `most` at most: read once, counted, their errors kept."""
+    """The lines of one transaction, at most `max_lines`: read once and counted."""
 
-    def __init__(self, lines: Iterator[Line], most: int | None, seen: Seen) -> None:
+    def __init__(self, lines: Iterator[Line], max_lines: int | None, ids: Ids) -> None:
         self.count = 0
         self.line = 0
         self.is_last = False
         self.error_count = 0
         self.errors: list[LineError] = []
         self._lines = lines
-        self._most = most
-        self._seen = seen
+        self._max_lines = max_lines
+        self._ids = ids
 
     async def records(self) -> AsyncIterator[tuple[int, str, str]]:
-        """The lines that can be staged, as the columns of the staging table.
+        """The valid lines, as rows of the staging table.
 
-        The one place where an import reads: other requests wait for no more than a slice of it.
+        An import reads lines here only, and lets other tasks run after each slice.
         """
-        begun = monotonic()
-        while self.count != self._most:
-            if monotonic() - begun > SLICE_SECONDS:
+        started_at = monotonic()
+        while self.count != self._max_lines:
+            if monotonic() - started_at > SLICE_SECONDS:
                 await asyncio.sleep(0)
-                begun = monotonic()
+                started_at = monotonic()
             line = next(self._lines, None)
             if line is None:
                 self.is_last = True
@@ -229,18 +230,18 @@ class _Batch:
             self.line = line.number
             try:
                 kind, members = self._read(line.text)
-            except BadLine as fault:
+            except BadLine as error:
                 self.error_count += 1
                 if len(self.errors) < MAX_ERRORS:
-                    self.errors.append(LineError(line.number, str(fault)))
+                    self.errors.append(LineError(line.number, str(error)))
             else:
                 yield line.number, kind, members
 
     def _read(self, text: bytes | BadLine) -> tuple[str, str]:
-        kind, wanted = record(text)
-        key = wanted.id.int
-        seen = self._seen.setdefault((kind, key % SEEN_SETS), set())
-        if key in seen:
-            raise BadLine(TWICE)
-        seen.add(key)
-        return kind, lenient_json.encode(wanted).decode()
+        kind, record = parse(text)
+        key = record.id.int
+        ids = self._ids[kind, key % ID_SETS]
+        if key in ids:
+            raise BadLine(ID_REPEATED)
+        ids.add(key)
+        return kind, lenient_json.encode(record).decode()

@@ -1,4 +1,4 @@
-"""Accounts, profiles and titles in bulk, from the platform that owns them."""
+"""POST /admin/import: accounts, profiles and titles in bulk, from the platform that owns them."""
 
 import asyncio
 import tempfile
@@ -17,88 +17,73 @@ from service.database.pool import connected
 from service.errors import BODY_ENDED_EARLY, BODY_TOO_LARGE, ClientError, FieldError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import BODY_SECONDS, CLOSE, reply, slow_body
-from service.http.idempotency import KEY_HEADER, once
-from service.platform.import_lines import numbered, objects
-from service.platform.import_merge import SECONDS, Import
+from service.http.idempotency import once
+from service.platform.import_lines import json_lines, numbered_lines
+from service.platform.import_merge import STATEMENT_SECONDS, Import
 
 MAX_UPLOAD_BYTES: Final = 100 * 1024 * 1024
-PART_BYTES: Final = 1024 * 1024
 MODES: Final = ("all", "best")
 
 
 async def import_records(request: Request) -> Response:
-    """POST /import: lines of JSON, all of them or none (`mode=all`), or those without error."""
+    """Imports lines of JSON: all of them or none (`mode=all`), or all without errors."""
     context: Context = request.state.context
-    whole = _is_whole(request)
+    whole = _mode(request) == "all"
     caller_id = await auth.admin(request)
     job = Import(caller_id, context.now(), context.configurations.changes, whole=whole)
     async with (
-        _received(request.receive) as upload,
-        connected(context.settings, SECONDS) as connection,
+        _received(request.receive) as (upload, digest),
+        connected(context.settings, STATEMENT_SECONDS) as connection,
     ):
-        carried_out = await once(request, caller_id, (whole, await _digest(request, upload)))
+        carried_out = await once(request, caller_id, (whole, digest))
         carried_out.require_same()
         if not carried_out.is_repeated:
-            await job.merge(connection, objects(numbered(upload)))
+            await job.merge(connection, json_lines(numbered_lines(upload)))
     if job.outcome.detail is not UNSET:
         return reply(job.outcome, 422)
     return await carried_out.first_answer(lenient_json.encode(job.outcome))
 
 
-async def _digest(request: Request, upload: BinaryIO) -> str:
-    """The digest of the body, where the request has a key to be known by."""
-    if KEY_HEADER not in request.headers:
-        return ""
-    return await asyncio.to_thread(_sha256, upload)
-
-
-def _sha256(upload: BinaryIO) -> str:
-    digest = sha256()
-    while part := upload.read(PART_BYTES):
-        digest.update(part)
-    upload.seek(0)
-    return digest.hexdigest()
-
-
-def _is_whole(request: Request) -> bool:
-    """All or nothing, unless `mode` says otherwise; raises FieldError."""
+def _mode(request: Request) -> str:
+    """The query parameter `mode`; raises FieldError."""
     mode = request.query_params.get("mode", "all")
     if mode not in MODES:
-        told = "Input should be 'all' or 'best'"
-        raise FieldError("enum", ["query", "mode"], told, mode, {"expected": "'all' or 'best'"})
-    return mode == "all"
+        expected = "'all' or 'best'"
+        msg = f"Input should be {expected}"
+        raise FieldError("enum", ["query", "mode"], msg, mode, {"expected": expected})
+    return mode
 
 
 @asynccontextmanager
-async def _received(receive: Receive) -> AsyncIterator[BinaryIO]:
-    """The body in a file, so that the database does not wait for the client.
+async def _received(receive: Receive) -> AsyncIterator[tuple[BinaryIO, str]]:
+    """The body in a temporary file, and its digest: the database must not wait for the client.
 
-    Threads write and close the file: freeing 100 MB takes 20 ms. Raises ClientError 413 beyond
-    100 MB, 408 when the body stops coming, 400 when it ends early.
+    Threads write and close the file, because freeing 100 MB takes 20 ms. Raises ClientError 413
+    beyond 100 MB, 408 when the body stops coming, 400 when it ends early.
     """
     upload = await asyncio.to_thread(tempfile.TemporaryFile)
     try:
-        await _receive(receive, upload)
-        yield upload
+        size, digest, more = 0, sha256(), True
+        while more:
+            part, more = await _next_part(receive)
+            size += len(part)
+            if size > MAX_UPLOAD_BYTES:
+                raise ClientError(BODY_TOO_LARGE, CLOSE)
+            digest.update(part)
+            await asyncio.to_thread(upload.write, part)
+        upload.seek(0)
+        yield upload, digest.hexdigest()
     finally:
         await asyncio.to_thread(upload.close)
 
 
-async def _receive(receive: Receive, upload: BinaryIO) -> None:
-    size = 0
-    more = True
-    while more:
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                message = await receive()
-        except TimeoutError as error:
-            raise slow_body() from error
-        if message["type"] == "http.disconnect":
-            raise ClientError(BODY_ENDED_EARLY, CLOSE)
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_UPLOAD_BYTES:
-            raise ClientError(BODY_TOO_LARGE, CLOSE)
-        await asyncio.to_thread(upload.write, part)
-        more = message.get("more_body", False)
-    upload.seek(0)
+async def _next_part(receive: Receive) -> tuple[bytes, bool]:
+    """The next part of the body, and whether more follows."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            message = await receive()
+    except TimeoutError as error:
+        raise slow_body() from error
+    if message["type"] == "http.disconnect":
+        raise ClientError(BODY_ENDED_EARLY, CLOSE)
+    return message.get("body", b""), message.get("more_body", False)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from service.database.driver import Connection
-from service.platform.export import PAGE, export
+from service.platform.export import PAGE_ROWS, export
 from service.settings import Settings
 from tests.family import Family, add_family
 
@@ -63,10 +63,10 @@ async def test_everything_about_the_child_in_both_forms(
 ) -> None:
     other = await add_family(connection)
     for one in (family, other):
-        await watched(connection, one, PAGE + 1)
+        await watched(connection, one, PAGE_ROWS + 1)
     folder = tmp_path / "copy"
     counts = await export(settings, family.child, folder, NOW)
-    assert counts == {"sessions": PAGE + 1, "balances": PAGE + 1, "grants": 2}
+    assert counts == {"sessions": PAGE_ROWS + 1, "balances": PAGE_ROWS + 1, "grants": 2}
     assert {path.name for path in folder.iterdir()} == FILES
     copy = document(folder)
     assert copy["profile_id"] == str(family.child)
@@ -79,7 +79,7 @@ async def test_everything_about_the_child_in_both_forms(
     newest = copy["sessions"][0]
     assert (newest["title_name"], newest["device_id"]) == ("Cartoon", "tv-1")
     assert (newest["started_at"], newest["ended_at"]) == ("2026-11-24T11:59:00Z", None)
-    assert copy["sessions"][-1]["total_seconds"] == 30 * (PAGE + 1)
+    assert copy["sessions"][-1]["total_seconds"] == 30 * (PAGE_ROWS + 1)
     assert copy["balances"][0]["viewing_day"] == str(date(2026, 11, 23))
     assert [grant["granted_minutes"] for grant in copy["grants"]] == [30, None]
 

@@ -34,10 +34,10 @@ from service.platform.import_lines import (
     MAX_PARSED_BYTES,
     BadLine,
     Line,
-    numbered,
-    objects,
-    record,
-    rows,
+    csv_rows,
+    json_lines,
+    numbered_lines,
+    parse,
 )
 from service.platform.import_merge import MAX_ERRORS, Import
 from service.settings import Settings
@@ -393,10 +393,10 @@ async def test_heartbeats_go_on_while_an_import_merges(
     """What an import holds until its end no heartbeat waits for: its rows, its lock, its time."""
     held = asyncio.Event()
     go_on = asyncio.Event()
-    merged = import_merge.Import._merged
+    merge_staged = import_merge.Import._merge_staged
 
     async def holding(*arguments: Any) -> Any:
-        done = await merged(*arguments)
+        done = await merge_staged(*arguments)
         held.set()
         await go_on.wait()
         return done
@@ -407,7 +407,7 @@ async def test_heartbeats_go_on_while_an_import_merges(
         title(id=str(family.title)),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_merge.Import, "_merged", holding)
+        patch.setattr(import_merge.Import, "_merge_staged", holding)
         importing = asyncio.create_task(send(running, admin, changed))
         await held.wait()
         answer = await running.client.post(
@@ -439,7 +439,7 @@ async def test_nothing_is_left_of_an_import(
 def test_no_more_of_a_line_is_held_than_its_bound() -> None:
     long = b"x" * (3 * MAX_LINE_BYTES)
     file = BytesIO(b"a\n" + long + b"\n" + b"y" * (MAX_LINE_BYTES - 1) + b"\n" + b"b")
-    lines = [line for line in numbered(file) if line.text is not None]
+    lines = [line for line in numbered_lines(file) if line.text is not None]
     assert [line.number for line in lines] == [1, 2, 3, 4]
     assert isinstance(lines[1].text, BadLine)
     assert [lines[0].text, lines[3].text] == [b"a\n", b"b"]
@@ -464,7 +464,7 @@ async def test_other_requests_have_their_turn_whatever_the_lines_are(
     gaps: list[int] = []
 
     def watched() -> Iterator[Line]:
-        for found in objects(numbered(file)):
+        for found in json_lines(numbered_lines(file)):
             pulled.append(found.number)
             yield found
 
@@ -509,7 +509,7 @@ def test_of_a_long_line_only_its_members_are_parsed(
 
     monkeypatch.setattr(json, "loads", counted)
     with pytest.raises(BadLine, match=re.escape(error)):
-        record(text)
+        parse(text)
     assert max(parsed, default=0) <= MAX_PARSED_BYTES
 
 
@@ -518,7 +518,7 @@ def test_a_long_line_is_read_like_a_short_one() -> None:
     short = json.dumps(line).encode()
     more = b', "more": [' + PADDING[:-1] + b"]}"
     for end in (more, more.replace(b",", b" , "), b" " * 500_000 + b"}"):
-        assert record(short[:-1] + end) == record(short)
+        assert parse(short[:-1] + end) == parse(short)
 
 
 async def test_no_other_request_waits_for_the_disk_of_an_upload(
@@ -544,7 +544,7 @@ async def test_no_other_request_waits_for_the_disk_of_an_upload(
 def rows_of(text: bytes) -> list[tuple[int, Any]]:
     return [
         (line.number, json.loads(line.text) if isinstance(line.text, bytes) else str(line.text))
-        for line in rows(numbered(BytesIO(text)))
+        for line in csv_rows(numbered_lines(BytesIO(text)))
     ]
 
 
@@ -606,13 +606,13 @@ def test_quotes_that_are_never_closed_take_no_more_than_their_share_of_lines(
 ) -> None:
     monkeypatch.setattr(import_lines, "MAX_ROW_LINES", 10)
     read: list[int] = []
-    taken = import_lines._Source.__next__
+    taken = import_lines._RowSource.__next__
 
     def counted(source: Any) -> str:
         read.append(1)
         return taken(source)
 
-    monkeypatch.setattr(import_lines._Source, "__next__", counted)
+    monkeypatch.setattr(import_lines._RowSource, "__next__", counted)
     # Each of these lines opens a cell, whether it begins inside of one or outside.
     found = rows_of(HEADER + b'x","""\n' * 1000)
     assert len(found) == 1000
