@@ -86,7 +86,7 @@ def _granted(minutes: int | None, limit: int | None, row: GrantRow) -> Grant:
     """What was granted; raises RuleError where it was not, for the PIN is another by now."""
     if row.used_seconds is None or row.is_unlimited_override is None:
         raise RuleError(PIN_TOKEN_INVALID)
-    left = rules.verdict(limit, row.used_seconds, row.is_unlimited_override).remaining_seconds
+    left = rules.decide(limit, row.used_seconds, row.is_unlimited_override).remaining_seconds
     remaining = None if left is None else lenient_json.minutes(left)
     return Grant(minutes, remaining, row.is_unlimited_override)
 

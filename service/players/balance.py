@@ -75,7 +75,7 @@ class Today(msgspec.Struct, frozen=True):
 
     @property
     def remaining(self) -> float | None:
-        judged = rules.verdict(self.limit, self.row.used_seconds, self.row.is_unlimited_override)
+        judged = rules.decide(self.limit, self.row.used_seconds, self.row.is_unlimited_override)
         seconds = judged.remaining_seconds
         return None if seconds is None else lenient_json.minutes(seconds)
 

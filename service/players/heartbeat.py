@@ -201,7 +201,7 @@ async def _verdict(
     if used is None:
         return Verdict(session_id, "allowed", None, 0.0, recorded.is_educational)
     limit = rules.limit_minutes(configuration, day)
-    enforcement, left = rules.verdict(limit, used, recorded.override)
+    enforcement, left = rules.decide(limit, used, recorded.override)
     remaining = None if left is None else lenient_json.minutes(left)
     return Verdict(
         session_id, enforcement, remaining, lenient_json.minutes(used), recorded.is_educational

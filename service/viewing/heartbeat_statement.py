@@ -98,7 +98,7 @@ class HeldRow(msgspec.Struct, frozen=True):
     titles: list[int]
 
 
-RECORD: Final = Statement("heartbeat_record", RecordedRow)
+RECORD_HEARTBEATS: Final = Statement("heartbeat_record", RecordedRow)
 HELD: Final = Statement("heartbeat_held", HeldRow)
 
 REFUSALS: Final = {
@@ -146,7 +146,7 @@ class HeartbeatStatement:
         if self._settings.statement_cache_size:
             try:
                 moment = self._moment(lock_seconds)
-                await RECORD.one(connection, *NOBODYS, *moment, timeout=self._timeout)
+                await RECORD_HEARTBEATS.one(connection, *NOBODYS, *moment, timeout=self._timeout)
             except BaseException:
                 connection.terminate()
                 raise
@@ -165,7 +165,7 @@ class HeartbeatStatement:
         self._metrics.heartbeat_statements += 1
         self._metrics.batch_sizes.add(len(beats))
         moment = self._moment(lock_seconds)
-        row = await RECORD.one(connection, *columns, *moment, timeout=self._timeout)
+        row = await RECORD_HEARTBEATS.one(connection, *columns, *moment, timeout=self._timeout)
         balances, configurations = row.balances(), row.configurations()
         for number, refusal, educational in zip(
             row.beats, row.refusals, row.educational, strict=True

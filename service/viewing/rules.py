@@ -58,14 +58,14 @@ def stored_or_default(
     )
 
 
-class Verdict(NamedTuple):
-    """What a player is told: the enforcement and the seconds left (None = unlimited)."""
+class Decision(NamedTuple):
+    """Whether playback goes on, and the seconds left (None = unlimited)."""
 
     enforcement: Enforcement
     remaining_seconds: int | None
 
 
-UNLIMITED: Final = Verdict("allowed", None)
+UNLIMITED: Final = Decision("allowed", None)
 
 
 @cache
@@ -160,15 +160,15 @@ def limit_minutes(configuration: Configuration, day: date) -> int | None:
     return configuration.weekday_limit_minutes
 
 
-def verdict(limit: int | None, used_seconds: int, override: bool) -> Verdict:
-    """What to tell a player whose child has used `used_seconds` of `limit` minutes."""
-    if limit is None or override:
+def decide(limit: int | None, used_seconds: int, is_lifted: bool) -> Decision:
+    """Decides for a child who has used `used_seconds` of `limit` minutes."""
+    if limit is None or is_lifted:
         return UNLIMITED
     remaining = limit * 60 - used_seconds
     if remaining <= 0:
-        return Verdict("blocked", 0)
+        return Decision("blocked", 0)
     if remaining <= WARNING_MINUTES[1] * 60:
-        return Verdict("warning_5", remaining)
+        return Decision("warning_5", remaining)
     if remaining <= WARNING_MINUTES[0] * 60:
-        return Verdict("warning_15", remaining)
-    return Verdict("allowed", remaining)
+        return Decision("warning_15", remaining)
+    return Decision("allowed", remaining)

@@ -280,7 +280,8 @@ async def test_a_bug_in_a_handler_is_answered_500_logged_once_and_counted(
 
 
 @pytest.mark.parametrize(
-    "place", ["service.viewing.heartbeat_statement.RECORD", "service.viewing.config_loader.LOAD"]
+    "place",
+    ["service.viewing.heartbeat_statement.RECORD_HEARTBEATS", "service.viewing.config_loader.LOAD"],
 )
 async def test_a_bug_behind_many_callers_is_logged_with_the_place_where_it_is(
     running: Running,

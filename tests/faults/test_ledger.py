@@ -109,7 +109,7 @@ class Evening(RuleBasedStateMachine):
     def both_say_the_same(self) -> None:
         limit = rules.limit_minutes(self.configuration, self.day)
         used = self.used.get(self.day, 0)
-        judged = rules.verdict(limit, used, self.day in self.override)
+        judged = rules.decide(limit, used, self.day in self.override)
         assert judged.enforcement == self.model.enforcement(self.now)
         left = judged.remaining_seconds
         assert (None if left is None else round(left / 60, 2)) == self.model.remaining(self.now)

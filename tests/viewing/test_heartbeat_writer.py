@@ -17,7 +17,7 @@ from service.database.driver import Connection
 from service.errors import ClientError, LockTimeout
 from service.settings import Settings
 from service.viewing.heartbeat_queue import HeartbeatQueue
-from service.viewing.heartbeat_statement import RECORD, Beat, RecordedRow
+from service.viewing.heartbeat_statement import RECORD_HEARTBEATS, Beat, RecordedRow
 from tests.conftest import Running, Starter
 from tests.family import Family, add_family, session_seconds, used_seconds
 from tests.players.test_heartbeat import URL, beat
@@ -302,7 +302,7 @@ async def test_a_connection_that_cannot_be_prepared_is_not_kept(
         unprepared.append(connection)
         raise LockTimeout("held")
 
-    monkeypatch.setattr(RECORD, "one", one)
+    monkeypatch.setattr(RECORD_HEARTBEATS, "one", one)
     with pytest.raises(LockTimeout):
         await running.context.writer._open()
     assert [connection.is_closed() for connection in unprepared] == [True]

@@ -212,10 +212,10 @@ def test_weekend_is_the_viewing_days_own() -> None:
         (None, 9999, False, "allowed", None),
     ],
 )
-def test_verdict(
+def test_decision(
     limit: int | None, used: int, override: bool, enforcement: str, remaining: int | None
 ) -> None:
-    assert rules.verdict(limit, used, override) == (enforcement, remaining)
+    assert rules.decide(limit, used, override) == (enforcement, remaining)
 
 
 def test_zones_are_those_of_the_list_whatever_this_machine_has() -> None:
