@@ -62,8 +62,7 @@ class Server:
 
     async def start(self) -> None:
         """Starts it, at the same address each time; what it has committed survives a crash."""
-        # Found before the lock_timeout of a batch (100 ms) ends the wait.
-        options = {"synchronous_commit": "on", "deadlock_timeout": "20ms"}
+        options = {"synchronous_commit": "on"}
         started = embedded_postgres(self.folder, durable=False, options=options, database="hurt")
         self.dsn = await asyncio.to_thread(self._running.enter_context, started)
 
@@ -343,45 +342,6 @@ async def test_a_table_that_is_locked(scene: Scene) -> None:
         scene, "begin; lock table viewing_time_balances in access exclusive mode", "rollback"
     )
     await survive(scene, fault, ready_falls=False, seconds=3.0)
-
-
-@asynccontextmanager
-async def deadlocks(scene: Scene) -> AsyncIterator[None]:
-    """Somebody else locks the rows that the heartbeats lock, the other way round, and patiently.
-
-    Until a statement of heartbeats has been the victim, or for ten seconds: half a minute after any
-    held row they search for more instead of waiting, and then nothing deadlocks.
-    """
-    log = scene.server.folder / "postgres.log"
-    *others, last = sorted(str(viewer.family.child) for viewer in scene.viewers)
-    rows = "select from viewing_time_balances where profile_id = any ('{{{}}}') "
-    backwards = "order by profile_id desc for update"
-
-    async def contend() -> None:
-        async with scene.connection() as connection:
-            await connection.execute("set deadlock_timeout = '1min'")
-            while True:
-                await connection.execute(f"begin; {rows.format(last)} for update")
-                await asyncio.sleep(0.05)
-                await connection.execute(f"{rows.format(','.join(others))} {backwards}; rollback")
-                await asyncio.sleep(0.05)
-
-    task = asyncio.create_task(contend())
-    try:
-        yield
-        with suppress(TimeoutError):
-            async with asyncio.timeout(10):
-                while log.read_text().count("deadlock detected") < 1:
-                    await asyncio.sleep(0.1)
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def test_deadlocks(scene: Scene) -> None:
-    await survive(scene, deadlocks(scene), ready_falls=False)
-    assert sum(viewer.unknown for viewer in scene.viewers) == 0
 
 
 TABLES: Final = ("users", "profiles", "titles", "viewing_time_configs")
