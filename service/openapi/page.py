@@ -1,4 +1,4 @@
-"""The description as a page for people: one document, no script, nothing fetched from elsewhere."""
+"""The description as a page for people: one document without scripts, which loads nothing else."""
 
 import base64
 import hashlib
@@ -6,41 +6,14 @@ import json
 import re
 from collections.abc import Iterable
 from html import escape
+from pathlib import Path
+from string import Template
 from typing import Any, Final
 
 Json = dict[str, Any]
 
-STYLE: Final = """
-:root { color-scheme: light dark; --page: #f4f5f7; --card: #fff; --text: #1c2024; --quiet: #59616a;
-  --line: #d5d9de; --link: #2747b0; --code: #eef0f3; }
-@media (prefers-color-scheme: dark) { :root { --page: #111417; --card: #1b1f24; --text: #e8eaed;
-  --quiet: #a2abb5; --line: #3a4149; --link: #9db2ff; --code: #14181c; } }
-* { box-sizing: border-box; }
-html { scroll-padding-top: 1rem; }
-body { margin: 0; padding: 1rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; }
-main { max-width: 60rem; margin: auto; }
-h1 { font-size: 1.6rem; margin: 0 0 0.5rem; }
-h2 { font-size: 1.3rem; margin: 2rem 0 0.25rem; }
-h3 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere; }
-h4 { font-size: 0.9rem; margin: 1rem 0 0.25rem; color: var(--quiet); }
-p { margin: 0.35rem 0; overflow-wrap: anywhere; }
-a { color: var(--link); }
-code, pre { font: 0.85rem/1.45 ui-monospace, monospace; }
-code { overflow-wrap: anywhere; }
-pre { background: var(--code); border: 1px solid var(--line); border-radius: 0.4rem; margin: 0;
-  padding: 0.6rem; overflow-x: auto; }
-nav ul { list-style: none; padding: 0; margin: 0.25rem 0; }
-nav li { padding: 0.15rem 0; overflow-wrap: anywhere; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 0.6rem;
-  padding: 1rem; margin: 0.75rem 0; }
-section:target { border-color: var(--link); outline: 1px solid var(--link); }
-.method { display: inline-block; min-width: 4.5em; font-weight: 700; }
-dl { margin: 0; }
-dt { margin-top: 0.5rem; overflow-wrap: anywhere; }
-dd { margin: 0 0 0 1rem; color: var(--quiet); overflow-wrap: anywhere; }
-.quiet { color: var(--quiet); }
-"""
+TEMPLATE: Final = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+STYLE: Final = TEMPLATE.template.partition("<style>")[2].partition("</style>")[0]
 DIGEST: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 HEADERS: Final = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{DIGEST}';"
@@ -55,40 +28,27 @@ BOUNDS: Final = {
     "multipleOf": "a multiple of {}",
     "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
-    "pattern": "like {}",
+    "pattern": "matching {}",
 }
 
 
 def page(document: Json) -> str:
     """The page for an OpenAPI document."""
     info = document["info"]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(info["title"])}: the API</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{_text(info["title"])} {_text(info["version"])}</h1>
-{_prose(info["description"])}
-<p>For machines: <a href="/openapi.json">OpenAPI {document["openapi"]}</a>. The lines for a shell
-take <code>$URL</code> and <code>$TOKEN</code> from the environment.</p>
-<nav aria-label="Contents">{"".join(_index(document, tag) for tag in document["tags"])}
-<h4><a href="#schemas">Schemas</a></h4></nav>
-{"".join(_group(document, tag) for tag in document["tags"])}
-<h2 id="schemas">Schemas</h2>
-{"".join(_schema(*item) for item in sorted(document["components"]["schemas"].items()))}
-</main>
-</body>
-</html>
-"""
+    return TEMPLATE.substitute(
+        title=_text(info["title"]),
+        version=_text(info["version"]),
+        description=_prose(info["description"]),
+        index="".join(_index(document, tag) for tag in document["tags"]),
+        operations="".join(_group(document, tag) for tag in document["tags"]),
+        schemas="".join(
+            _schema(*item) for item in sorted(document["components"]["schemas"].items())
+        ),
+    )
 
 
 def _operations(document: Json, tag: Json) -> Iterable[tuple[str, str, Json]]:
-    """Method, path and operation of each one under a tag."""
+    """The method, path and description of each operation with a tag."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             if tag["name"] in operation["tags"]:
@@ -114,7 +74,7 @@ def _group(document: Json, tag: Json) -> str:
 
 def _operation(method: str, path: str, operation: Json) -> str:
     name = operation["operationId"]
-    token = "An access token is needed." if "security" in operation else "No token is needed."
+    token = "Needs an access token." if "security" in operation else "Needs no token."
     return f"""
 <section id="{name}" aria-labelledby="{name}-name">
 <h3 id="{name}-name"><code>{_heading(method, path)}</code></h3>
@@ -123,7 +83,7 @@ def _operation(method: str, path: str, operation: Json) -> str:
 <p class="quiet">{token}</p>
 {_parameters(operation.get("parameters", []))}
 {_request(operation)}
-<h4>Answers</h4><dl>{"".join(_response(*item) for item in operation["responses"].items())}</dl>
+<h4>Responses</h4><dl>{"".join(_response(*item) for item in operation["responses"].items())}</dl>
 <h4>In a shell</h4><pre tabindex="0">{_text(_curl(method, path, operation))}</pre>
 </section>"""
 
@@ -153,18 +113,18 @@ def _response(status: str, response: Json) -> str:
     parts = [f"<dt><strong>{status}</strong> {_marked(response['description'])}</dt>"]
     for name, header in response["headers"].items():
         if "$ref" in header:
-            continue  # told of once, at the top
-        about = f"{_marked(header['description'])} Such as <code>{_text(header['example'])}</code>"
-        parts.append(f"<dd>Header <code>{name}</code>: {about}.</dd>")
+            continue  # described once, at the top
+        text = f"{_marked(header['description'])} Example: <code>{_text(header['example'])}</code>."
+        parts.append(f"<dd>Header <code>{name}</code>: {text}</dd>")
     for media_type, content in response.get("content", {}).items():
-        told = [one["value"]["detail"] for one in content.get("examples", {}).values()]
-        sentences = "".join(f"<dd>“{_text(one)}”</dd>" for one in told if isinstance(one, str))
+        details = [one["value"]["detail"] for one in content.get("examples", {}).values()]
+        sentences = "".join(f"<dd>“{_text(one)}”</dd>" for one in details if isinstance(one, str))
         parts.append(f"<dd>{_body(media_type, content)}</dd>{sentences}")
     return "".join(parts)
 
 
 def _curl(method: str, path: str, operation: Json) -> str:
-    """The request as a line for a shell."""
+    """The request as a shell command."""
     query = []
     headers = []
     for one in operation.get("parameters", []):
@@ -182,9 +142,7 @@ def _curl(method: str, path: str, operation: Json) -> str:
             headers += [f"-H 'Content-Type: {media_type}'", f"--data-binary '{body.rstrip()}'"]
     url = f'"$URL{path}{"?" if query else ""}{"&".join(query)}"'
     verb = [] if method == "GET" else [f"-X {method}"]
-    return " \\\n  ".join(["curl -s", *verb, *headers, url]).replace(
-        "curl -s \\\n  ", "curl -s ", 1
-    )
+    return "curl -s " + " \\\n  ".join([*verb, *headers, url])
 
 
 def _schema(name: str, schema: Json) -> str:
@@ -200,11 +158,11 @@ def _schema(name: str, schema: Json) -> str:
 
 
 def _default(shape: Json) -> str:
-    return f", else <code>{_example(shape['default'])}</code>" if "default" in shape else ""
+    return f", default <code>{_example(shape['default'])}</code>" if "default" in shape else ""
 
 
 def _type(schema: Json) -> str:
-    """A schema in a few words."""
+    """A few words for a schema."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f'<a href="#{name}">{name}</a>'
@@ -232,7 +190,7 @@ def _prose(text: str) -> str:
 
 
 def _marked(text: str) -> str:
-    """Text in which `this` is code."""
+    """Escaped text, with `code` as an element."""
     return CODE.sub(r"<code>\1</code>", escape(text))
 
 

@@ -1,4 +1,4 @@
-"""The Structs of bodies and answers as JSON Schemas that say what is really read and sent."""
+"""JSON Schemas of request bodies, as leniently as they are read, and of responses."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 REF: Final = "#/components/schemas/{name}"
 BOOLEAN: Final = {
     "title": "LenientBoolean",
-    "description": "true or false. Also read: 1 and 0, and the strings `true`, `t`, `yes`, `y`,"
+    "description": "true or false. Also accepted: 1 and 0, and the strings `true`, `t`, `yes`, `y`,"
     " `on`, `1`, `false`, `f`, `no`, `n`, `off`, `0` in any case.",
     "anyOf": [
         {"type": "boolean"},
@@ -30,15 +30,16 @@ BOOLEAN: Final = {
 }
 NUMERAL: Final = {
     "title": "Numeral",
-    "description": "Also read: the number as a string.",
+    "description": "The number as a string is accepted too.",
     "type": "string",
     "pattern": r"^\s*[+-]?[0-9]+(_[0-9]+)*(\.0+)?\s*$",
 }
+ANNOTATIONS: Final = ("description", "examples", "default")  # do not restrict values
 NO_NUL: Final = r"^[^\u0000]*$"
 
 
 class Refusal(msgspec.Struct):
-    """What every refusal says but that of a field."""
+    """The response to every rejected request, except for an error in a field."""
 
     detail: Annotated[
         str, doc("The reason, in one sentence.", "Profile not found or access denied")
@@ -69,28 +70,27 @@ class FieldErrors(msgspec.Struct):
 
 
 def reference(kind: Struct) -> Json:
-    """The schema of a Struct by its name."""
+    """A reference to the schema of a Struct."""
     return {"$ref": REF.format(name=kind.__name__)}
 
 
 def schemas() -> Json:
-    """Every Struct that an operation names, and those within, as a body or as an answer."""
-    asked = [kind for o in OPERATIONS.values() for kind in (o.body, *o.lines) if kind]
-    given = [kind for o in OPERATIONS.values() for kind in (o.answer, *o.also.values()) if kind]
-    given += [Refusal, FieldErrors]
-    made: dict[str, Json] = {
+    """The schemas of all bodies and responses, and of the Structs in them, by name."""
+    bodies = [kind for o in OPERATIONS.values() for kind in (o.body, *o.lines) if kind]
+    answers = [kind for o in OPERATIONS.values() for kind in (o.answer, *o.also.values()) if kind]
+    named: dict[str, Json] = {
         "LenientBoolean": BOOLEAN,
         "Numeral": NUMERAL,
-        **{name: _body(form) for name, form in structs(asked).items()},
-        **{name: _answer(form) for name, form in structs(given).items()},
+        **{name: _body(form) for name, form in structs(bodies).items()},
+        **{name: _answer(form) for name, form in structs([*answers, Refusal, FieldErrors]).items()},
     }
-    kinds = sorted({"json_invalid", *lenient_json.MESSAGES})
-    made["FieldError"]["properties"]["type"]["enum"] = kinds
-    return made
+    errors = sorted({"json_invalid", *lenient_json.MESSAGES})
+    named["FieldError"]["properties"]["type"]["enum"] = errors
+    return named
 
 
 def structs(kinds: Iterable[Struct]) -> dict[str, types.StructType]:
-    """The Structs with all that they hold, by name."""
+    """The Structs and those that their fields contain, by name."""
     found: dict[str, types.StructType] = {}
 
     def visit(form: types.Type) -> None:
@@ -119,7 +119,7 @@ def _plain(form: types.StructType) -> Json:
 
 
 def _answer(form: types.StructType) -> Json:
-    """An answer has every field, also those that have a default."""
+    """A response has every field, also those with a default."""
     schema = _plain(form)
     for shape in schema["properties"].values():
         shape.pop("default", None)
@@ -128,28 +128,22 @@ def _answer(form: types.StructType) -> Json:
 
 
 def _is_sure(member: types.Field) -> bool:
-    """Is the field always there? It is not only where its default is to be absent."""
+    """Whether a response always has the field: all do, except those that default to UNSET."""
     return member.required or (member.default, member.default_factory) != (NODEFAULT, NODEFAULT)
 
 
 def _body(form: types.StructType) -> Json:
-    """A body may hold what `wire` reads leniently."""
+    """A body accepts everything that `lenient_json` reads."""
     schema = _plain(form)
     for shape in schema["properties"].values():
-        taken = _taken(shape)
-        read = [kind for one in taken.get("anyOf", [taken]) for kind in _lenient(one)]
+        restricted = {key: shape.pop(key) for key in [*shape] if key not in ANNOTATIONS}
+        read = [kind for one in restricted.get("anyOf", [restricted]) for kind in _lenient(one)]
         shape |= read[0] if len(read) == 1 else {"anyOf": read}
     return schema
 
 
-def _taken(shape: Json) -> Json:
-    """What a schema says of values, taken out of it."""
-    kept = ("description", "examples", "default")
-    return {key: shape.pop(key) for key in [*shape] if key not in kept}
-
-
 def _lenient(schema: Json) -> list[Json]:
-    """What is read for a value of this schema."""
+    """The schemas of everything that is read for a value of this schema."""
     match schema.get("type"):
         case "boolean":
             return [{"$ref": REF.format(name="LenientBoolean")}]
@@ -162,7 +156,7 @@ def _lenient(schema: Json) -> list[Json]:
 
 
 def example(kind: Struct) -> Json:
-    """A value of a Struct, made of the examples of its fields."""
+    """A value of a Struct, from the examples of its fields."""
     shown: Json = _example(types.type_info(kind))
     return shown
 

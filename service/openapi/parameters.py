@@ -1,0 +1,89 @@
+"""The parameters of operations: values in the path, the query and the headers."""
+
+import re
+from datetime import date
+from typing import Annotated, Any, Final, NamedTuple
+from uuid import UUID
+
+from msgspec import Meta
+
+from service.http import fields, idempotency
+from service.http.fields import doc
+from service.parents.weekly_report import MAX_CHILDREN
+from service.platform.imports import MODES
+
+PATH_NAME: Final = re.compile(r"\{(\w+)\}")
+
+
+class Parameter(NamedTuple):
+    """A value in the path, the query or a header; `kind` is its type, annotated like a field."""
+
+    name: str
+    place: str
+    kind: Any
+    required: bool = False
+
+
+IN_PATH: Final = {
+    name: Parameter(name, "path", kind, True)
+    for name, kind in {
+        "account_id": fields.AccountId,
+        "profile_id": fields.ProfileId,
+        "session_id": fields.SessionId,
+        "title_id": fields.TitleId,
+    }.items()
+}
+
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+Key = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[!-~]+$")]
+HEARTBEAT_KEY: Final = Parameter(
+    IDEMPOTENCY_KEY,
+    "header",
+    Annotated[
+        Key,
+        doc(
+            "1 to 64 visible ASCII characters. A heartbeat that is sent again with its key is"
+            " counted once: use a new key for every heartbeat, and the same one to repeat it. Every"
+            " instance knows the keys of a session's latest 100 heartbeats. A key that was used for"
+            " another request is rejected with 422.",
+            "7f9c24e8-3b12-4a3c",
+        ),
+    ],
+)
+REQUEST_KEY: Final = Parameter(
+    IDEMPOTENCY_KEY,
+    "header",
+    Annotated[
+        Key,
+        doc(
+            "1 to 64 visible ASCII characters. A request that is sent again with its key within 24"
+            " hours is carried out once, on any instance, and gets the same response, even if the"
+            " first response was lost or both requests arrived at once. Use a new key for every"
+            " request. A request that changed nothing can be sent again. The latest"
+            f" {idempotency.MAX_KEYS:,} keys of an account are kept.",
+            "b1f0a6c2-5d0e-4a7b",
+        ),
+    ],
+)
+
+FIRST_DAY: Final = doc("The first day, in UTC.", "2026-02-01")
+LAST_DAY: Final = doc("The last day, in UTC, at most 90 days after the first.", "2026-03-01")
+FROM_DATE: Final = Parameter("from_date", "query", Annotated[date, FIRST_DAY], True)
+TO_DATE: Final = Parameter("to_date", "query", Annotated[date, LAST_DAY], True)
+
+COUNT: Final = doc("The most children to return; absent: all of them.", 20)
+LIMIT: Final = Parameter("limit", "query", Annotated[int, Meta(ge=1, le=MAX_CHILDREN), COUNT])
+LAST_PROFILE: Final = doc(
+    "Return only children after this profile, by name, then id.", fields.EXAMPLE_PROFILE
+)
+AFTER: Final = Parameter("after", "query", Annotated[UUID, LAST_PROFILE])
+
+MODE: Final = Parameter(
+    "mode",
+    "query",
+    Annotated[
+        str,
+        Meta(extra_json_schema={"enum": [*MODES], "default": "all"}),
+        doc("`all`: every line or none; `best`: the lines without errors.", "best"),
+    ],
+)
