@@ -52,21 +52,21 @@ def retain_command(
         balances_days or chosen.retention_balances_days,
     )
     with _explained():
-        keep = asyncio.run(retention.kept_by_the_database(chosen, utc_now, *days))
+        cutoffs = asyncio.run(retention.current_cutoffs(chosen, utc_now, *days))
         if dry_run:
-            asyncio.run(_dry_run(chosen, keep, force))
+            asyncio.run(_dry_run(chosen, cutoffs, force))
         else:
-            _retain(chosen, keep, force)
+            _retain(chosen, cutoffs, force)
 
 
-async def _dry_run(chosen: Settings, keep: retention.Kept, force: bool) -> None:
-    removed = await retention.due(chosen, keep)
+async def _dry_run(chosen: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
+    removed = await retention.count_expired(chosen, cutoffs)
     _tell("would delete", removed)
     if not force:
-        await retention.refuse_too_much(chosen, removed)
+        await retention.refuse_mass_deletion(chosen, removed)
 
 
-def _retain(chosen: Settings, keep: retention.Kept, force: bool) -> None:
+def _retain(chosen: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
     latest, told = Removed(), monotonic()
 
     def progress(removed: Removed) -> None:
@@ -77,7 +77,7 @@ def _retain(chosen: Settings, keep: retention.Kept, force: bool) -> None:
             _tell("deleted so far", removed)
 
     try:
-        run = retention.retain(chosen, keep, progress, is_forced=force)
+        run = retention.retain(chosen, cutoffs, progress, is_forced=force)
         _tell("deleted", asyncio.run(run))
     except retention.RetentionRunning:
         raise click.ClickException("Another retention is running.") from None

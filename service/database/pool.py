@@ -117,9 +117,11 @@ async def _prepare(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def connected(settings: Settings, seconds: float) -> AsyncIterator[Connection]:
+async def connected(
+    settings: Settings, seconds: float, *, direct: bool = False
+) -> AsyncIterator[Connection]:
     """A connection for one piece of work, each of whose statements may take `seconds`."""
-    connection = await connect(settings, seconds)
+    connection = await connect(settings, seconds, direct=direct)
     try:
         with translated(connection):
             yield connection

@@ -1,4 +1,4 @@
-"""Is the process alive, and can it do its work?"""
+"""GET /health…: whether the process is alive, and whether it can serve."""
 
 from typing import Annotated, Literal
 
@@ -24,12 +24,12 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 async def health_live(request: Request) -> Response:
-    """GET /health/live: waits for nothing."""
+    """Always ok, without waiting for anything."""
     return reply(Alive())
 
 
 async def health_ready(request: Request) -> Response:
-    """GET /health/ready, /health: what is known since the latest look; waits for nothing."""
+    """The latest result of the readiness check, without waiting for the next one."""
     context: Context = request.state.context
     checks = context.readiness.checks(is_stopping=request.app.draining)
     if checks == OK:

@@ -1,8 +1,8 @@
-"""Whether the service can work, looked at once a second, so that a probe costs no statement.
+"""Readiness: whether this instance can serve, checked once a second, so that a probe costs nothing.
 
-The look has a database connection of its own. Through the pool, slow reports that hold every
-connection would make a healthy instance unready, and a balancer would take away all instances one
-after the other; that a pool is exhausted is seen in its own metrics and alert.
+The check has a database connection of its own. If it used the pool, slow reports that hold every
+connection would make all instances unready one after the other; an exhausted pool has its own
+metric and alert.
 """
 
 import logging
@@ -27,18 +27,18 @@ from service.viewing.heartbeat_writer import HeartbeatWriter
 
 logger = logging.getLogger("viewing_time.readiness")
 
-# A fault is seen within LOOK + ANSWER seconds, its end within ANSWER + AGAIN seconds.
-LOOK_SECONDS: Final = 1.0
-AGAIN_SECONDS: Final = 0.5
-ANSWER_SECONDS: Final = 2.0
-KEPT_SECONDS: Final = 1.0  # the rest of the time is for a new connection
+# A failure is noticed within CHECK + TIMEOUT seconds, a recovery within TIMEOUT + RECHECK seconds.
+CHECK_SECONDS: Final = 1.0
+RECHECK_SECONDS: Final = 0.5
+TIMEOUT_SECONDS: Final = 2.0
+REUSED_SECONDS: Final = 1.0  # leaves time to open a new connection
 CONNECT_SECONDS: Final = 1.5
-LOOKS_PER_SCHEMA: Final = 5
+PASSES_PER_SCHEMA_CHECK: Final = 5
 MIN_STUCK_SECONDS: Final = 2.0
 
 
 class Checks(msgspec.Struct, frozen=True):
-    """What was looked at; `process` alone where it is about to stop."""
+    """The state of each part; only `process` while the process is stopping."""
 
     database: Annotated[
         Literal["ok", "unreachable"] | UnsetType, doc("The database accepts writes.", "ok")
@@ -65,7 +65,7 @@ OK: Final = Checks(database="ok")
 
 
 class ReadinessWatch:
-    """The latest look, and the task that looks again."""
+    """The result of the latest check, and the task that repeats it."""
 
     def __init__(
         self,
@@ -85,23 +85,22 @@ class ReadinessWatch:
         self._connection: Connection | None = None
         self._task: Task[None] | None = None
         self._checks = OK
-        self._error = ""
         self._schema_error = ""
-        self._looks = 0
+        self._passes = 0  # since the database was unreachable
         self._batches = 0
-        self._moved = monotonic()
+        self._progress_at = monotonic()
 
     async def start(self) -> None:
-        """Looks once, then once a second."""
-        await self.look()
-        self._task = supervised("readiness", self._keep_looking())
+        """Checks once, then once a second."""
+        await self.check()
+        self._task = supervised("readiness", self._keep_checking())
 
     async def stop(self) -> None:
         await stopped(self._task)
-        self._drop()
+        self._drop_connection()
 
     def checks(self, *, is_stopping: bool) -> Checks:
-        """What is known, at no cost."""
+        """The latest result, without waiting."""
         if self._supervisor.has_died:
             return Checks(process="failed")
         if is_stopping:
@@ -110,76 +109,71 @@ class ReadinessWatch:
             return msgspec.structs.replace(self._checks, connections="exhausted")
         return self._checks
 
-    async def look(self) -> None:
-        """Looks once, for at most ANSWER_SECONDS; logs a change."""
-        self._error = ""
+    async def check(self) -> None:
+        """Checks once, within TIMEOUT_SECONDS; logs a change."""
         try:
-            await within(ANSWER_SECONDS, self._ask())
+            await within(TIMEOUT_SECONDS, self._check_database())
         except (DatabaseError, DeadlinePassed) as error:
-            self._drop()
-            self._error = f"{type(error).__name__}: {error}"
-            self._looks, self._moved = 0, monotonic()
-            checks = Checks(database="unreachable")
+            self._drop_connection()
+            self._passes, self._progress_at = 0, monotonic()
+            self._adopt(Checks(database="unreachable"), f"{type(error).__name__}: {error}")
         else:
             checks = Checks(
                 database="ok",
                 schema="outdated" if self._schema_error else UNSET,
                 heartbeats="stuck" if self._is_stuck() else UNSET,
             )
-            self._error = self._schema_error
-        self._adopt(checks)
+            self._adopt(checks, self._schema_error)
 
-    def _adopt(self, checks: Checks) -> None:
+    def _adopt(self, checks: Checks, error: str) -> None:
         before, self._checks = self._checks, checks
         self._metrics.ready = checks == OK and not self._supervisor.has_died
         if checks != before:
-            known = msgspec.to_builtins(checks)
-            fields = {**known, **({"error": self._error} if self._error else {})}
-            event = "ready" if checks == OK else "not_ready"
-            logger.warning(event, extra={"fields": fields})
+            fields = msgspec.to_builtins(checks) | ({"error": error} if error else {})
+            logger.warning("ready" if checks == OK else "not_ready", extra={"fields": fields})
 
-    async def _keep_looking(self) -> None:
+    async def _keep_checking(self) -> None:
         while True:
-            await sleep(LOOK_SECONDS if self._checks == OK else AGAIN_SECONDS)
-            await self.look()
+            await sleep(CHECK_SECONDS if self._checks == OK else RECHECK_SECONDS)
+            await self.check()
 
-    async def _ask(self) -> None:
-        """Asks on the connection at hand, else on a new one; raises what stands in the way."""
+    async def _check_database(self) -> None:
+        """Checks on the open connection, else on a new one; raises DatabaseError."""
         if self._connection is not None:
             try:
-                await self._asked(self._connection, KEPT_SECONDS)
+                await self._check_connection(self._connection, REUSED_SECONDS)
             except DatabaseError:
-                self._drop()  # it may be the only one that is lost
+                self._drop_connection()  # perhaps only this one is lost
             else:
                 return
         connection = await connect(self._settings)
         try:
-            await self._asked(connection, ANSWER_SECONDS)
+            await self._check_connection(connection, TIMEOUT_SECONDS)
         except BaseException:
             connection.terminate()
             raise
         self._connection = connection
 
-    async def _asked(self, connection: Connection, seconds: float) -> None:
+    async def _check_connection(self, connection: Connection, seconds: float) -> None:
         if not (await PING.one(connection, timeout=seconds)).is_writable:
-            # Another server has taken over: every connection of the pools looks for it.
+            # After a failover the pools must connect to the new primary.
             for pool in self._pools:
                 await pool.expire_connections()
             if self._checks == OK:
                 await gather(*map(replace_idle, self._pools))
-            raise ReadOnly("the server takes no writes")
-        if self._schema_error or self._looks % LOOKS_PER_SCHEMA == 0:
+            raise ReadOnly("the server is read-only")
+        if self._schema_error or self._passes % PASSES_PER_SCHEMA_CHECK == 0:
             self._schema_error = (await schema.state(connection)).error
-        self._looks += 1
+        self._passes += 1
 
     def _is_stuck(self) -> bool:
-        """Whether heartbeats wait, but no statement has been sent for longer than any may take."""
+        """Whether heartbeats wait, but no statement was sent for longer than one may take."""
         batches, now = sum(self._metrics.batch_sizes.counts), monotonic()
         if not self._writer.waiting or batches != self._batches:
-            self._batches, self._moved = batches, now
-        return now - self._moved > self._stuck_seconds
+            self._batches, self._progress_at = batches, now
+        return now - self._progress_at > self._stuck_seconds
 
-    def _drop(self) -> None:
+    def _drop_connection(self) -> None:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None

@@ -1,14 +1,15 @@
-"""Deletes what is older than it may become: in small batches, one run at a time.
+"""Retention: deletes expired sessions and balances in small batches, one run at a time.
 
-An interrupted run loses nothing: every batch is a transaction of its own, and the next run finds
-what is left.
+Each batch is its own transaction, so an interrupted run loses nothing and the next one continues.
 
-A wrong clock or a wrong number of days must not delete everything: ages count from the database's
-clock, which this machine's must confirm, and a run that would delete more than half of a table
-deletes nothing unless it is forced.
+A wrong clock or a wrong setting must not delete everything: ages count from the database's clock,
+with which this machine's must agree, and a run that would delete more than half of a table deletes
+nothing unless it is forced.
 """
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -18,20 +19,24 @@ from uuid import UUID
 
 import msgspec
 
-from service.database.driver import Connection, translated
-from service.database.pool import connect
+from service.database.driver import Connection
+from service.database.pool import connected
 from service.database.statement import Statement
-from service.errors import NoAnswer
+from service.errors import DatabaseError, NoAnswer
+from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 
-MIN_DAYS: Final = 7  # leaves the weekly report whole, and any viewing day that is not over
+logger = logging.getLogger("viewing_time.retention")
+
+MIN_DAYS: Final = 7  # keeps the days of the weekly report and every viewing day that is not over
 BATCH_ROWS: Final = 5_000
 BATCH_PROFILES: Final = 500
-BATCH_SECONDS: Final = 60.0
-FIRST: Final = UUID(int=0)
+STATEMENT_SECONDS: Final = 60.0
+HOUR: Final = 3600.0
+FIRST_ID: Final = UUID(int=0)
 MAX_CLOCK_DIFFERENCE: Final = timedelta(minutes=5)
 MAX_SHARE: Final = 0.5  # of a table's rows
-MAX_ROWS_WHATEVER_SHARE: Final = 1_000  # so that a small table can be emptied
+MAX_UNCHECKED_ROWS: Final = 1_000  # so that a small table can be emptied
 
 
 class ClockRow(msgspec.Struct, frozen=True):
@@ -63,9 +68,9 @@ class BatchRow(msgspec.Struct, frozen=True):
 CLOCK: Final = Statement("retention_clock", ClockRow)
 TOTALS: Final = Statement("retention_totals", TotalsRow)
 LOCK: Final = Statement("retention_lock", LockRow)
-COUNT: Final = Statement("retention_count", CountRow)
-SESSIONS: Final = Statement("retention_sessions", BatchRow)
-BALANCES: Final = Statement("retention_balances", BatchRow)
+COUNT_EXPIRED: Final = Statement("retention_count", CountRow)
+DELETE_SESSIONS: Final = Statement("retention_sessions", BatchRow)
+DELETE_BALANCES: Final = Statement("retention_balances", BatchRow)
 
 
 class RetentionRunning(Exception):
@@ -73,11 +78,11 @@ class RetentionRunning(Exception):
 
 
 class RetentionRefused(Exception):
-    """Nothing was deleted, because of a clock or a share: one sentence."""
+    """The clocks differ or too much is expired, so nothing was deleted; one sentence."""
 
 
-class Kept(NamedTuple):
-    """What is kept: sessions from a moment on, balances from a viewing day on."""
+class Cutoffs(NamedTuple):
+    """Sessions before an instant and balances before a viewing day are expired."""
 
     sessions: datetime
     balances: date
@@ -88,54 +93,38 @@ class Removed(NamedTuple):
     balances: int = 0
 
 
-def kept(clock: datetime, sessions_days: int, balances_days: int) -> Kept:
-    """What is no older than so many days."""
-    return Kept(clock - timedelta(sessions_days), clock.date() - timedelta(balances_days))
-
-
-async def kept_by_the_database(
+async def current_cutoffs(
     settings: Settings, now: Callable[[], datetime], sessions_days: int, balances_days: int
-) -> Kept:
-    """What is no older than so many days by the database's clock.
-
-    Raises RetentionRefused where the clock of this machine differs: one of the two is wrong.
-    """
-    connection = await connect(settings)
-    try:
-        clock = (await CLOCK.one(connection, timeout=BATCH_SECONDS)).clock
-    finally:
-        connection.terminate()
+) -> Cutoffs:
+    """The cutoffs by the database's clock; raises RetentionRefused if this machine's differs."""
+    async with connected(settings, STATEMENT_SECONDS) as connection:
+        clock = (await CLOCK.one(connection, timeout=STATEMENT_SECONDS)).clock
     ahead = now() - clock
     if abs(ahead) > MAX_CLOCK_DIFFERENCE:
-        how = "ahead of" if ahead > timedelta(0) else "behind"
+        direction = "ahead of" if ahead > timedelta(0) else "behind"
         raise RetentionRefused(
-            f"The clock of this machine is {abs(ahead).total_seconds():,.0f} s {how} the "
+            f"The clock of this machine is {abs(ahead).total_seconds():,.0f} s {direction} the "
             "database's, so one of them is wrong: nothing was deleted."
         )
-    return kept(clock.astimezone(UTC), sessions_days, balances_days)
+    clock = clock.astimezone(UTC)
+    return Cutoffs(clock - timedelta(sessions_days), clock.date() - timedelta(balances_days))
 
 
-async def due(settings: Settings, keep: Kept) -> Removed:
-    """Counts what a run would remove; removes nothing."""
-    connection = await connect(settings, BATCH_SECONDS)
-    try:
-        return await _due(connection, keep)
-    finally:
-        connection.terminate()
+async def count_expired(settings: Settings, cutoffs: Cutoffs) -> Removed:
+    """Counts what a run would delete; deletes nothing."""
+    async with connected(settings, STATEMENT_SECONDS) as connection:
+        return await count(connection, cutoffs, connection)
 
 
-async def refuse_too_much(settings: Settings, removed: Removed) -> None:
-    """Raises RetentionRefused where removing so much needs to be forced."""
-    connection = await connect(settings, BATCH_SECONDS)
-    try:
-        totals = await TOTALS.one(connection, timeout=BATCH_SECONDS)
-    finally:
-        connection.terminate()
+async def refuse_mass_deletion(settings: Settings, removed: Removed) -> None:
+    """Raises RetentionRefused if deleting `removed` has to be forced."""
+    async with connected(settings, STATEMENT_SECONDS) as connection:
+        totals = await TOTALS.one(connection, timeout=STATEMENT_SECONDS)
     counts = zip(removed, (totals.sessions, totals.balances), Removed._fields, strict=True)
     excess = [
         f"{count:,} of about {total:,} {name}"
         for count, total, name in counts
-        if count > max(MAX_SHARE * total, MAX_ROWS_WHATEVER_SHARE)
+        if count > max(MAX_SHARE * total, MAX_UNCHECKED_ROWS)
     ]
     if excess:
         raise RetentionRefused(
@@ -145,81 +134,116 @@ async def refuse_too_much(settings: Settings, removed: Removed) -> None:
 
 
 async def retain(
-    settings: Settings, keep: Kept, progress: Callable[[Removed], None], *, is_forced: bool = False
+    settings: Settings,
+    cutoffs: Cutoffs,
+    progress: Callable[[Removed], None],
+    *,
+    is_forced: bool = False,
 ) -> Removed:
-    """Removes what is older; `progress` is called after each batch.
+    """Deletes what is expired; calls `progress` after each batch.
 
     Raises RetentionRunning, RetentionRefused.
     """
     removed = Removed()
-    async with _alone(settings) as (guard, connection):
+    async with locked(settings) as (guard, connection):
         if not is_forced:
-            await refuse_too_much(settings, await _due(connection, keep, guard))
-        async for row in _batches(connection, guard, SESSIONS, keep.sessions, BATCH_ROWS):
+            await refuse_mass_deletion(settings, await count(connection, cutoffs, guard))
+        async for row in _batches(connection, guard, DELETE_SESSIONS, cutoffs.sessions, BATCH_ROWS):
             removed = Removed(removed.sessions + row.deleted)
             progress(removed)
-        async for row in _batches(connection, guard, BALANCES, keep.balances, BATCH_ROWS):
+        async for row in _batches(connection, guard, DELETE_BALANCES, cutoffs.balances, BATCH_ROWS):
             removed = Removed(removed.sessions, removed.balances + row.deleted)
             progress(removed)
     return removed
 
 
 @asynccontextmanager
-async def _alone(settings: Settings) -> AsyncIterator[tuple[Connection, Connection]]:
-    """The connection whose transaction holds the lock, and one to work on.
+async def locked(settings: Settings) -> AsyncIterator[tuple[Connection, Connection]]:
+    """The connection whose transaction holds the lock, and another to work on.
 
     Raises RetentionRunning.
     """
-    guard = await connect(settings, BATCH_SECONDS, direct=True)
-    try:
+    async with connected(settings, STATEMENT_SECONDS, direct=True) as guard:
         transaction = guard.transaction(isolation="read_committed")
-        with translated(guard):
-            await transaction.start()
-        if not (await LOCK.one(guard, timeout=BATCH_SECONDS)).is_taken:
+        await transaction.start()
+        if not (await LOCK.one(guard, timeout=STATEMENT_SECONDS)).is_taken:
             raise RetentionRunning
-        # Until a further command, the server keeps that statement open, and its snapshot with it.
-        with translated(guard):
-            async with guard.transaction():
-                pass
-        connection = await connect(settings, BATCH_SECONDS, direct=True)
-        try:
+        # Until its next command, a connection keeps its last statement open, with the snapshot.
+        async with guard.transaction():
+            pass
+        async with connected(settings, STATEMENT_SECONDS, direct=True) as connection:
             yield guard, connection
-        finally:
-            connection.terminate()
         if not guard.is_closed():
-            with translated(guard):
-                await transaction.commit()
-    finally:
-        guard.terminate()
+            await transaction.commit()
 
 
-async def _due(connection: Connection, keep: Kept, guard: "Connection | None" = None) -> Removed:
-    sessions = balances = 0
-    async for row in _batches(connection, guard, COUNT, *keep):
-        sessions += row.sessions
-        balances += row.balances
-    return Removed(sessions, balances)
+async def count(connection: Connection, cutoffs: Cutoffs, guard: Connection) -> Removed:
+    """Counts what is expired, as long as `guard` is connected."""
+    removed = Removed()
+    async for row in _batches(connection, guard, COUNT_EXPIRED, *cutoffs):
+        removed = Removed(removed.sessions + row.sessions, removed.balances + row.balances)
+    return removed
 
 
 async def _batches(
-    connection: Connection,
-    guard: "Connection | None",
-    statement: Statement[Any],
-    *arguments: object,
+    connection: Connection, guard: Connection, statement: Statement[Any], *arguments: object
 ) -> AsyncIterator[Any]:
-    """The rows of a statement that goes through all profiles, a range of them at a time.
+    """Runs a statement for one range of profiles after the other and yields its rows.
 
-    Rests as long as each took, so that the database is half idle at least. Ends with an error once
-    the connection that holds the lock is closed.
+    Sleeps as long as each took, so that the database is idle half of the time. Raises NoAnswer once
+    `guard`, which holds the lock, is closed.
     """
-    from_profile: UUID | None = FIRST
+    from_profile: UUID | None = FIRST_ID
     while from_profile is not None:
-        if guard is not None and guard.is_closed():
-            raise NoAnswer("the session that held the lock has ended")
-        begun = monotonic()
-        row = await statement.one(
-            connection, from_profile, BATCH_PROFILES, *arguments, timeout=BATCH_SECONDS
-        )
+        if guard.is_closed():
+            raise NoAnswer("the connection that held the lock is closed")
+        started_at = monotonic()
+        batch = (from_profile, BATCH_PROFILES, *arguments)
+        row = await statement.one(connection, *batch, timeout=STATEMENT_SECONDS)
         yield row
         from_profile = row.next_profile
-        await asyncio.sleep(monotonic() - begun)
+        await asyncio.sleep(monotonic() - started_at)
+
+
+class RetentionSchedule:
+    """Runs retention at start and then every `retention_interval_hours`; never if that is 0.
+
+    Instances do not coordinate: the second one finds the lock taken, or nothing left to delete. A
+    refused run is never forced; it is logged and counted.
+    """
+
+    def __init__(self, settings: Settings, now: Callable[[], datetime], runs: Counter[str]) -> None:
+        self._settings = settings
+        self._now = now
+        self._runs = runs
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._settings.retention_interval_hours:
+            self._task = supervised("retention", self._run())
+
+    async def stop(self) -> None:
+        await stopped(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            self._runs[await self.run_once()] += 1
+            await asyncio.sleep(HOUR * self._settings.retention_interval_hours)
+
+    async def run_once(self) -> str:
+        """Runs retention and returns the outcome."""
+        days = (self._settings.retention_sessions_days, self._settings.retention_balances_days)
+        try:
+            cutoffs = await current_cutoffs(self._settings, self._now, *days)
+            removed = await retain(self._settings, cutoffs, lambda _: None)
+        except RetentionRunning:
+            logger.info("retention_runs_elsewhere")
+            return "elsewhere"
+        except RetentionRefused as error:
+            logger.error("retention_refused", extra={"fields": {"error": str(error)}})
+            return "refused"
+        except DatabaseError as error:
+            logger.warning("retention_failed", extra={"fields": {"error": str(error)}})
+            return "failed"
+        logger.info("retention_done", extra={"fields": removed._asdict()})
+        return "done"

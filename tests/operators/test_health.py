@@ -80,7 +80,7 @@ async def test_a_connection_that_is_lost_alone_is_opened_anew(
 ) -> None:
     for _ in range(3):
         await connection.execute(OTHERS)
-        await running.context.readiness.look()
+        await running.context.readiness.check()
         assert (await running.client.get("/health/ready")).json() == READY
     assert [line for line in caplog.records if line.name == "viewing_time.readiness"] == []
 
@@ -90,7 +90,7 @@ async def test_an_exhausted_pool_makes_no_instance_unready(
 ) -> None:
     running = await start(msgspec.structs.replace(settings, pool_min_size=1, pool_max_size=1))
     async with running.context.pool.acquire():
-        await running.context.readiness.look()
+        await running.context.readiness.check()
         assert (await running.client.get("/health/ready")).json() == READY
 
 
@@ -100,11 +100,11 @@ async def test_a_server_that_only_reads_is_not_ready(
     name = await connection.fetchval("select current_database()")
     await connection.execute(f"alter database {name} set default_transaction_read_only = on")
     await connection.execute(OTHERS)
-    await running.context.readiness.look()
+    await running.context.readiness.check()
     answer = await running.client.get("/health/ready")
     assert answer.json()["checks"] == {"database": "unreachable"}
     await connection.execute(f"alter database {name} reset default_transaction_read_only")
-    await running.context.readiness.look()
+    await running.context.readiness.check()
     assert (await running.client.get("/health/ready")).json() == READY
 
 
@@ -144,7 +144,7 @@ async def test_lanes_that_are_all_stuck_are_not_ready(
     start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "MIN_STUCK_SECONDS", 0.1)
-    monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(readiness, "CHECK_SECONDS", 0.05)
     running = await start(msgspec.structs.replace(settings, request_timeout_seconds=0.2))
     writer, go_on = running.context.writer, asyncio.Event()
     send = writer._send
@@ -168,7 +168,7 @@ async def test_the_first_look_comes_before_the_first_request(
     async def fails(*_: object) -> None:
         raise Unavailable("away")
 
-    monkeypatch.setattr(readiness.ReadinessWatch, "_ask", fails)
+    monkeypatch.setattr(readiness.ReadinessWatch, "_check_database", fails)
     running = await start(settings)
     answer = await running.client.get("/health/ready")
     assert answer.json() == {"status": "degraded", "checks": {"database": "unreachable"}}
@@ -178,9 +178,9 @@ async def test_a_look_ends_in_time_and_only_one_runs(
     start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await start(settings)
-    monkeypatch.setattr(readiness, "ANSWER_SECONDS", 0.05)
-    monkeypatch.setattr(readiness, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(readiness, "RECHECK_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "CHECK_SECONDS", 0.01)
     at_once: list[int] = []
     looks = 0
 
@@ -193,7 +193,7 @@ async def test_a_look_ends_in_time_and_only_one_runs(
         finally:
             looks -= 1
 
-    monkeypatch.setattr(readiness.ReadinessWatch, "_ask", hangs)
+    monkeypatch.setattr(readiness.ReadinessWatch, "_check_database", hangs)
     await until(running, 503)
     while len(at_once) < 4:
         await asyncio.sleep(0.01)

@@ -169,8 +169,8 @@ async def test_the_database_that_is_away_is_not_ready(
     async def away() -> None:
         raise Unavailable("away")
 
-    monkeypatch.setattr(running.context.readiness, "_ask", away)
-    await running.context.readiness.look()
+    monkeypatch.setattr(running.context.readiness, "_check_database", away)
+    await running.context.readiness.check()
     assert (await running.client.get("/health")).status_code == 503
     assert value(await scrape(running.client), "ready") == 0
 

@@ -13,25 +13,26 @@ import pytest
 from service.app import utc_now
 from service.database.driver import Connection
 from service.errors import NoAnswer
-from service.platform import retention, retention_schedule
+from service.platform import retention
 from service.platform.retention import (
+    Cutoffs,
     Removed,
     RetentionRefused,
     RetentionRunning,
-    due,
-    kept,
-    kept_by_the_database,
-    refuse_too_much,
+    RetentionSchedule,
+    count_expired,
+    current_cutoffs,
+    locked,
+    refuse_mass_deletion,
     retain,
 )
-from service.platform.retention_schedule import RetentionSchedule
 from service.settings import Settings
 from tests.conftest import Starter
 from tests.database.test_pool import PGBOUNCER, pooler
 from tests.family import Family, add_family
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-KEEP = kept(NOW, 90, 365)
+CUTOFFS = Cutoffs(NOW - timedelta(days=90), NOW.date() - timedelta(days=365))
 
 
 async def add_session(
@@ -79,13 +80,13 @@ async def test_what_is_old_goes_and_the_rest_stays(
     young = await add_session(connection, family, 89.99)
     being_watched = await add_session(connection, family, 100, beaten=1)
     await add_balances(connection, family, 0, 365, 366, 400)
-    assert await due(settings, KEEP) == Removed(len(old), 2)
+    assert await count_expired(settings, CUTOFFS) == Removed(len(old), 2)
     assert len(await sessions(connection)) == 4
-    assert await retain(settings, KEEP, lambda _: None) == Removed(len(old), 2)
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(len(old), 2)
     assert await sessions(connection) == {young, being_watched}
     assert await days(connection) == [date(2026, 11, 24), date(2025, 11, 24)]
-    assert await due(settings, KEEP) == Removed()
-    assert await retain(settings, KEEP, lambda _: None) == Removed()
+    assert await count_expired(settings, CUTOFFS) == Removed()
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed()
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -110,8 +111,8 @@ async def test_every_profile_is_reached_in_batches(
     total = sum(counts.values())
     balances = sum(max(0, 2 * count - 6) for count in counts.values())
     told: list[Removed] = []
-    assert await due(settings, KEEP) == Removed(total, balances)
-    assert await retain(settings, KEEP, told.append) == Removed(total, balances)
+    assert await count_expired(settings, CUTOFFS) == Removed(total, balances)
+    assert await retain(settings, CUTOFFS, told.append) == Removed(total, balances)
     steps = [after.sessions - before.sessions for before, after in pairwise(told)]
     assert max(steps) == 3
     assert told[-1] == Removed(total, balances)
@@ -125,9 +126,9 @@ async def test_a_session_that_somebody_holds_is_passed_over(
     await add_session(connection, family, 100)
     async with connection.transaction():
         await connection.execute("select from viewing_sessions where id = $1 for update", held)
-        assert await retain(settings, KEEP, lambda _: None) == Removed(1)
+        assert await retain(settings, CUTOFFS, lambda _: None) == Removed(1)
     assert await sessions(connection) == {held}
-    assert await retain(settings, KEEP, lambda _: None) == Removed(1)
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(1)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -137,7 +138,7 @@ async def test_an_interrupted_run_keeps_what_it_did_and_the_next_one_ends_it(
     for _ in range(10):
         await add_session(connection, family, 100)
     reached = asyncio.Event()
-    run = asyncio.create_task(retain(settings, KEEP, lambda _: reached.set()))
+    run = asyncio.create_task(retain(settings, CUTOFFS, lambda _: reached.set()))
     await reached.wait()
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -151,7 +152,7 @@ async def eventually_alone(settings: Settings) -> Removed:
     """A run, as soon as the server has seen that the one before it is gone."""
     for _ in range(500):
         try:
-            return await retain(settings, KEEP, lambda _: None)
+            return await retain(settings, CUTOFFS, lambda _: None)
         except RetentionRunning:
             await asyncio.sleep(0.01)
     raise AssertionError("the lock is never given back")
@@ -161,10 +162,10 @@ async def test_never_two_at_once(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     await add_session(connection, family, 100)
-    async with retention._alone(settings):
+    async with locked(settings):
         with pytest.raises(RetentionRunning):
-            await retain(settings, KEEP, lambda _: None)
-        assert await due(settings, KEEP) == Removed(1)
+            await retain(settings, CUTOFFS, lambda _: None)
+        assert await count_expired(settings, CUTOFFS) == Removed(1)
     assert await eventually_alone(settings) == Removed(1)
 
 
@@ -184,7 +185,7 @@ async def test_a_schedule_runs_again_and_again_whatever_happens(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(retention_schedule, "HOUR", 0.01)
+    monkeypatch.setattr(retention, "HOUR", 0.01)
     chosen = msgspec.structs.replace(settings, retention_interval_hours=1)
     runs: Counter[str] = Counter()
     schedule = RetentionSchedule(chosen, utc_now, runs)
@@ -220,22 +221,22 @@ async def test_a_service_whose_clock_differs_deletes_nothing_at_any_time(
     runs: Counter[str] = Counter()
     chosen = msgspec.structs.replace(settings, retention_interval_hours=1)
     schedule = RetentionSchedule(chosen, lambda: now, runs)
-    assert await schedule._once() == "refused"
+    assert await schedule.run_once() == "refused"
     assert len(await sessions(connection)) == 2
     [line] = [record for record in caplog.records if record.message == "retention_refused"]
     error = line.__dict__["fields"]["error"]
     assert ("ahead of" if ahead > 0 else "behind") in error
     now = utc_now() + timedelta(minutes=4.9 if ahead > 0 else -4.9)
-    assert await schedule._once() == "done"
+    assert await schedule.run_once() == "done"
     assert len(await sessions(connection)) == 1
 
 
 async def test_ages_count_from_the_clock_of_the_database(settings: Settings) -> None:
     slow = utc_now() - timedelta(minutes=4)
-    keep = await kept_by_the_database(settings, lambda: slow, 90, 365)
-    lag = utc_now() - timedelta(days=90) - keep.sessions
+    cutoffs = await current_cutoffs(settings, lambda: slow, 90, 365)
+    lag = utc_now() - timedelta(days=90) - cutoffs.sessions
     assert timedelta(0) <= lag < timedelta(minutes=1)
-    assert keep.balances == (keep.sessions + timedelta(days=90)).date() - timedelta(days=365)
+    assert cutoffs.balances == (cutoffs.sessions + timedelta(days=90)).date() - timedelta(days=365)
 
 
 @pytest.mark.parametrize("kind", ["sessions", "balances"])
@@ -246,16 +247,16 @@ async def test_more_than_half_of_a_table_needs_force(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    monkeypatch.setattr(retention, "MAX_ROWS_WHATEVER_SHARE", 3)
+    monkeypatch.setattr(retention, "MAX_UNCHECKED_ROWS", 3)
     if kind == "sessions":
         for age in (100, 100, 100, 100, 1, 1, 1):
             await add_session(connection, family, age)
     else:
         await add_balances(connection, family, 400, 401, 402, 403, 1, 2, 3)
     with pytest.raises(RetentionRefused, match=f"^4 of about 7 {kind} are .* --force"):
-        await retain(settings, KEEP, lambda _: None)
+        await retain(settings, CUTOFFS, lambda _: None)
     assert len(await sessions(connection)) + len(await days(connection)) == 7
-    removed = await retain(settings, KEEP, lambda _: None, is_forced=True)
+    removed = await retain(settings, CUTOFFS, lambda _: None, is_forced=True)
     assert sum(removed) == 4
 
 
@@ -270,10 +271,10 @@ async def test_half_of_a_table_or_a_thousand_rows_need_no_force(
         family.title,
         NOW - timedelta(days=100),
     )
-    await refuse_too_much(settings, Removed(1_000, 1_000))
+    await refuse_mass_deletion(settings, Removed(1_000, 1_000))
     for removed in (Removed(1_001), Removed(0, 1_001)):
         with pytest.raises(RetentionRefused):
-            await refuse_too_much(settings, removed)
+            await refuse_mass_deletion(settings, removed)
     await connection.execute(
         "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
         "last_heartbeat_at) select gen_random_uuid(), $1, $2, 'd', $3, $3 "
@@ -282,8 +283,8 @@ async def test_half_of_a_table_or_a_thousand_rows_need_no_force(
         family.title,
         NOW,
     )
-    await refuse_too_much(settings, Removed(1_001))
-    assert await retain(settings, KEEP, lambda _: None) == Removed(1_001)
+    await refuse_mass_deletion(settings, Removed(1_001))
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(1_001)
 
 
 async def test_a_run_whose_lock_is_lost_ends(
@@ -292,11 +293,11 @@ async def test_a_run_whose_lock_is_lost_ends(
     await add_session(connection, family, 100)
 
     async def cut() -> None:
-        async with retention._alone(settings) as (guard, working):
+        async with locked(settings) as (guard, working):
             await connection.execute("select pg_terminate_backend($1)", guard.get_server_pid())
             while not guard.is_closed():
                 await asyncio.sleep(0.01)
-            await retention._due(working, KEEP, guard)
+            await retention.count(working, CUTOFFS, guard)
 
     with pytest.raises(NoAnswer):
         await cut()
@@ -313,13 +314,13 @@ async def test_the_lock_outlasts_limits_of_transactions_and_keeps_no_vacuum_wait
     name = await connection.fetchval("select current_database()")
     for limit in limits:
         await connection.execute(f"alter database {name} set {limit}")
-    async with retention._alone(settings) as (guard, working):
+    async with locked(settings) as (guard, working):
         await connection.fetchval("select pg_sleep(0.2)")
         assert not guard.is_closed()
         assert await locks(connection) == 1
         xmin = "select backend_xmin from pg_stat_activity where pid = $1"
         assert await connection.fetchval(xmin, guard.get_server_pid()) is None
-        assert await retention._due(working, KEEP, guard) == Removed()
+        assert await retention.count(working, CUTOFFS, guard) == Removed()
 
 
 async def locks(connection: Connection) -> int:
@@ -338,18 +339,18 @@ async def test_through_a_pooler_a_run_leaves_no_lock_behind(
     async with pooler(settings.database_url) as url:
         pooled = msgspec.structs.replace(settings, database_url=url, statement_cache_size=0)
         await add_session(connection, family, 100)
-        assert await retain(pooled, KEEP, lambda _: None) == Removed(1)
+        assert await retain(pooled, CUTOFFS, lambda _: None) == Removed(1)
         assert await locks(connection) == 0
         await add_session(connection, family, 100)
-        async with retention._alone(pooled):
+        async with locked(pooled):
             assert await locks(connection) == 1
             with pytest.raises(RetentionRunning):
-                await retain(pooled, KEEP, lambda _: None)
+                await retain(pooled, CUTOFFS, lambda _: None)
             with pytest.raises(RetentionRunning):
-                await retain(settings, KEEP, lambda _: None)
+                await retain(settings, CUTOFFS, lambda _: None)
         assert await locks(connection) == 0
         reached = asyncio.Event()
-        run = asyncio.create_task(retain(pooled, KEEP, lambda _: reached.set()))
+        run = asyncio.create_task(retain(pooled, CUTOFFS, lambda _: reached.set()))
         await reached.wait()
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
