@@ -193,7 +193,7 @@ def is_readable(path: str) -> bool:
     """Whether a file can be read."""
     try:
         Path(path).open("rb").close()
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True
 

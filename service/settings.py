@@ -1,7 +1,7 @@
-"""What the operator decides: read from the environment once, at start.
+"""The settings of a process, read from the environment once, at start.
 
 Every wrong value is reported in the same run, one sentence each, and the process does not start.
-A secret may stand in a file instead: `JWT_SECRET_FILE=/run/secrets/jwt` for `JWT_SECRET`.
+A secret can be in a file instead: `JWT_SECRET_FILE=/run/secrets/jwt` for `JWT_SECRET`.
 """
 
 import contextlib
@@ -10,17 +10,19 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import jwt
 import msgspec
+from msgspec import Meta
+from msgspec.inspect import BoolType, FloatType, IntType, type_info
 
 from service import database_url
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used; `faults` holds one sentence for each."""
+    """Settings that cannot be used; `errors` has one sentence for each."""
 
     def __init__(self, errors: list[str]) -> None:
         super().__init__("\n".join(errors))
@@ -36,77 +38,52 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_secret_previous: str = ""
     jwt_jwks_url: str = ""
     jwt_jwks_file: str = ""
-    jwt_jwks_refresh_seconds: float = 300.0
+    jwt_jwks_refresh_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
     jwt_issuer: str = ""
     jwt_audience: str = ""
-    jwt_leeway_seconds: float = 0.0
+    jwt_leeway_seconds: Annotated[float, Meta(ge=0, le=300)] = 0.0
     jwt_require_exp: bool = False
     host: str = "127.0.0.1"
-    port: int = 8000
-    pool_min_size: int = 4
-    pool_max_size: int = 8
-    statement_cache_size: int = 100
-    heartbeat_connections: int = 2
-    heartbeat_batch_max: int = 256
-    heartbeat_queue_max: int = 5000
-    config_cache_ttl_seconds: float = 60.0
-    config_cache_max_size: int = 10_000
-    pin_workers: int = 1
-    bcrypt_rounds: int = 12
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 8000
+    pool_min_size: Annotated[int, Meta(ge=1, le=1000)] = 4
+    pool_max_size: Annotated[int, Meta(ge=1, le=1000)] = 8
+    statement_cache_size: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    heartbeat_connections: Annotated[int, Meta(ge=1, le=16)] = 2
+    heartbeat_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
+    heartbeat_queue_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
+    config_cache_ttl_seconds: Annotated[float, Meta(ge=0.001, le=86_400)] = 60.0
+    config_cache_max_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    pin_workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    bcrypt_rounds: Annotated[int, Meta(ge=4, le=16)] = 12
     cors_origins: tuple[str, ...] = ()
     log_level: str = "INFO"
-    heartbeat_log_sample: int = 100
+    heartbeat_log_sample: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 100
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = 0
+    metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
     otel_exporter_otlp_endpoint: str = ""
-    request_timeout_seconds: float = 2.0
-    # Longer than the 30 seconds between two beats, so that a player keeps its connection.
-    keep_alive_seconds: int = 75
-    shutdown_grace_seconds: float = 10.0
-    shutdown_drain_seconds: float = 1.0
+    request_timeout_seconds: Annotated[float, Meta(ge=0.05, le=600)] = 2.0
+    # Longer than the 30 seconds between two heartbeats, so that a player keeps its connection.
+    keep_alive_seconds: Annotated[int, Meta(ge=1, le=3600)] = 75
+    shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=600)] = 10.0
+    shutdown_drain_seconds: Annotated[float, Meta(ge=0, le=600)] = 1.0
     forwarded_allow_ips: str = ""
-    retention_interval_hours: int = 0
-    retention_sessions_days: int = 90
-    retention_balances_days: int = 365
+    retention_interval_hours: Annotated[int, Meta(ge=0, le=8760)] = 0
+    retention_sessions_days: Annotated[int, Meta(ge=7, le=36_500)] = 90
+    retention_balances_days: Annotated[int, Meta(ge=7, le=36_500)] = 365
 
     @property
     def origin(self) -> str:
-        """What every URL here begins with."""
+        """The start of every URL of the service."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
 
-REQUIRED: Final = ("database_url", "jwt_secret")
+FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
 MASKED: Final = frozenset(
     {"database_url", "database_direct_url", "jwt_secret", "jwt_secret_previous"}
 )
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return int(text)
-
-    return read
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if low <= float(text) <= high:
-                return float(text)
-        raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
-
-    return read
-
-
-def _flag(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.lower() not in words:
-        raise ValueError("must be true or false")
-    return words[text.lower()]
+FLAGS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def _level(text: str) -> str:
@@ -130,7 +107,7 @@ def _database(text: str) -> str:
 
 
 def _secret(text: str) -> str:
-    """A public key is no secret: whoever has it could sign tokens."""
+    """Refuses a public key too: everybody who has it could sign tokens."""
     if len(text.encode()) < 32:
         raise ValueError("must be at least 32 characters long")
     try:
@@ -150,25 +127,23 @@ def _web_address(text: str) -> str:
 
 
 def _proxies(text: str) -> str:
-    """In the form that the server takes: an address with bits beyond its network is none there."""
+    """As the server reads them: it accepts no network address with host bits set."""
     if text == "*":
         return text
     try:
-        return ",".join(
-            str(ipaddress.ip_network(proxy.strip(), strict=False)) for proxy in text.split(",")
-        )
+        networks = [ipaddress.ip_network(proxy.strip(), strict=False) for proxy in text.split(",")]
     except ValueError as error:
         raise ValueError("must be * or addresses and networks, separated by commas") from error
+    return ",".join(map(str, networks))
 
 
 def _file(text: str) -> str:
-    try:
-        Path(text).open("rb").close()
-    except (OSError, ValueError) as error:
-        raise ValueError("must name a file that can be read") from error
+    if not database_url.is_readable(text):
+        raise ValueError("must name a file that can be read")
     return text
 
 
+# The other fields are read by their types.
 READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "database_url": _database,
     "database_direct_url": _database,
@@ -176,38 +151,32 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "jwt_secret_previous": _secret,
     "jwt_jwks_url": _web_address,
     "jwt_jwks_file": _file,
-    "jwt_jwks_refresh_seconds": _seconds(1, 86_400),
-    "jwt_issuer": str,
-    "jwt_audience": str,
-    "jwt_leeway_seconds": _seconds(0, 300),
-    "jwt_require_exp": _flag,
-    "host": str,
-    "port": _whole(1, 65_535),
-    "pool_min_size": _whole(1, 1000),
-    "pool_max_size": _whole(1, 1000),
-    "statement_cache_size": _whole(0, 10_000),
-    "heartbeat_connections": _whole(1, 16),
-    "heartbeat_batch_max": _whole(1, 1000),
-    "heartbeat_queue_max": _whole(1, 1_000_000),
-    "config_cache_ttl_seconds": _seconds(0.001, 86_400),
-    "config_cache_max_size": _whole(1, 10_000_000),
-    "pin_workers": _whole(1, 64),
-    "bcrypt_rounds": _whole(4, 16),
     "cors_origins": _origins,
     "log_level": _level,
-    "heartbeat_log_sample": _whole(1, 1_000_000_000),
-    "metrics_host": str,
-    "metrics_port": _whole(0, 65_535),
     "otel_exporter_otlp_endpoint": _web_address,
-    "request_timeout_seconds": _seconds(0.05, 600),
-    "keep_alive_seconds": _whole(1, 3600),
-    "shutdown_grace_seconds": _seconds(0, 600),
-    "shutdown_drain_seconds": _seconds(0, 600),
     "forwarded_allow_ips": _proxies,
-    "retention_interval_hours": _whole(0, 8760),
-    "retention_sessions_days": _whole(7, 36_500),
-    "retention_balances_days": _whole(7, 36_500),
 }
+
+
+def _value(name: str, text: str) -> object:
+    if name in READERS:
+        return READERS[name](text)
+    match type_info(FIELDS[name].type):
+        case IntType(ge=int(low), le=int(high)):
+            # int() also reads other digits, underscores and signs.
+            if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
+                raise ValueError(f"must be a whole number from {low} to {high}")
+            return int(text)
+        case FloatType(ge=int() | float() as low, le=int() | float() as high):
+            with contextlib.suppress(ValueError):
+                if low <= float(text) <= high:
+                    return float(text)
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        case BoolType():
+            if text.lower() not in FLAGS:
+                raise ValueError("must be true or false")
+            return FLAGS[text.lower()]
+    return text
 
 
 def setting(name: str, environment: Mapping[str, str]) -> object:
@@ -222,7 +191,7 @@ def setting(name: str, environment: Mapping[str, str]) -> object:
     if not text:
         return None
     try:
-        return READERS[name](text)
+        return _value(name, text)
     except ValueError as error:
         given = "" if name in MASKED else f", not {text[:80]!r}"
         raise ValueError(f"{variable} {error}{given}.") from error
@@ -241,21 +210,21 @@ def _content(variable: str, path: str) -> str:
 def read(environment: Mapping[str, str]) -> Settings:
     """The settings in `environment`; an empty variable counts as absent.
 
-    Raises SettingsError with every fault found, in the order of the fields.
+    Raises SettingsError with every error found, in the order of the fields.
     """
     values: dict[str, object] = {}
     errors: list[str] = []
-    for name in READERS:
+    for name, field in FIELDS.items():
         try:
             value = setting(name, environment)
         except ValueError as error:
             errors.append(str(error))
-            continue
-        if value is not None:
-            values[name] = value
-        elif name in REQUIRED:
-            errors.append(f"{name.upper()} must be set.")
-    settings = msgspec.convert({**dict.fromkeys(REQUIRED, ""), **values}, Settings)
+        else:
+            if value is not None:
+                values[name] = value
+            elif field.required:
+                errors.append(f"{name.upper()} must be set.")
+    settings = msgspec.convert({"database_url": "", "jwt_secret": "", **values}, Settings)
     if settings.pool_min_size > settings.pool_max_size:
         errors.append("POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.")
     if settings.jwt_jwks_url and settings.jwt_jwks_file:
@@ -272,6 +241,6 @@ def read(environment: Mapping[str, str]) -> Settings:
 
 
 def masked(settings: Settings) -> dict[str, object]:
-    """The settings as they may stand in a log line: secrets that are set replaced by stars."""
+    """The settings for a log line: secrets that are set are replaced by stars."""
     shown: dict[str, object] = msgspec.to_builtins(settings)
     return {name: "***" if value and name in MASKED else value for name, value in shown.items()}

@@ -1,11 +1,11 @@
-"""Settings: every fault at once, a sentence each; secrets from files and never shown."""
+"""All errors are reported at once, a sentence each; secrets come from files and are never shown."""
 
 from pathlib import Path
 
 import pytest
 
 from service.command import demo
-from service.settings import MASKED, READERS, Settings, SettingsError, masked, read
+from service.settings import MASKED, Settings, SettingsError, masked, read
 
 SECRET = "0123456789abcdef0123456789abcdef"
 NEEDED = {"DATABASE_URL": "postgresql://vt:pass@db.example:5432/vt", "JWT_SECRET": SECRET}
@@ -14,8 +14,8 @@ MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 -----END PUBLIC KEY-----"""
 
 
-def faults(environment: dict[str, str]) -> list[str]:
-    """What is said about an environment that cannot be used."""
+def errors(environment: dict[str, str]) -> list[str]:
+    """The sentences about an environment that cannot be used."""
     with pytest.raises(SettingsError) as caught:
         read(environment)
     assert str(caught.value) == "\n".join(caught.value.errors)
@@ -23,24 +23,28 @@ def faults(environment: dict[str, str]) -> list[str]:
 
 
 def test_every_field_is_read_from_its_variable() -> None:
-    assert [*READERS] == [*Settings.__struct_fields__]
-    assert set(READERS) >= MASKED
+    free_text = {"jwt_issuer", "jwt_audience", "host", "metrics_host"}
+    others = [name.upper() for name in Settings.__struct_fields__ if name not in free_text]
+    found = errors({**dict.fromkeys(others, "-"), "CORS_ORIGINS": "-"})
+    assert [error.split()[0] for error in found] == others
+    settings = read({**NEEDED, **{name.upper(): "x" for name in free_text}})
+    assert {name for name in free_text if getattr(settings, name) == "x"} == free_text
 
 
 def test_only_two_must_be_set() -> None:
     assert read(NEEDED) == Settings(
         database_url=NEEDED["DATABASE_URL"], jwt_secret=NEEDED["JWT_SECRET"]
     )
-    assert faults({}) == ["DATABASE_URL must be set.", "JWT_SECRET must be set."]
+    assert errors({}) == ["DATABASE_URL must be set.", "JWT_SECRET must be set."]
 
 
-def test_an_empty_variable_is_an_absent_one() -> None:
+def test_an_empty_variable_counts_as_absent() -> None:
     assert read({**NEEDED, "PORT": "", "CORS_ORIGINS": "  "}) == read(NEEDED)
-    assert faults({**NEEDED, "JWT_SECRET": " "}) == ["JWT_SECRET must be set."]
+    assert errors({**NEEDED, "JWT_SECRET": " "}) == ["JWT_SECRET must be set."]
 
 
-def test_values() -> None:
-    chosen = read(
+def test_values_are_read_by_the_types_of_their_fields() -> None:
+    settings = read(
         {
             **NEEDED,
             "PORT": " 9000 ",
@@ -52,17 +56,17 @@ def test_values() -> None:
             "JWT_JWKS_URL": "https://accounts.example/jwks.json",
         }
     )
-    assert chosen.port == 9000
-    assert chosen.cors_origins == ("https://tv.example", "http://localhost:5173")
-    assert chosen.log_level == "DEBUG"
-    assert chosen.jwt_require_exp
-    assert chosen.request_timeout_seconds == 0.5
-    assert chosen.keep_alive_seconds == 600
-    assert chosen.jwt_jwks_url == "https://accounts.example/jwks.json"
+    assert settings.port == 9000
+    assert settings.cors_origins == ("https://tv.example", "http://localhost:5173")
+    assert settings.log_level == "DEBUG"
+    assert settings.jwt_require_exp
+    assert settings.request_timeout_seconds == 0.5
+    assert settings.keep_alive_seconds == 600
+    assert settings.jwt_jwks_url == "https://accounts.example/jwks.json"
 
 
-def test_all_faults_at_once() -> None:
-    assert faults(
+def test_all_errors_are_reported_at_once() -> None:
+    assert errors(
         {
             "DATABASE_URL": "postgres//x",
             "JWT_SECRET": "hush",
@@ -98,10 +102,10 @@ def test_all_faults_at_once() -> None:
 
 
 @pytest.mark.parametrize("number", ["ten", "-1", "1.5", "١٢", "1e3", "0x10", "9" * 5000, "+1"])
-def test_what_is_no_whole_number(number: str) -> None:
-    (fault,) = faults({**NEEDED, "POOL_MAX_SIZE": number})
-    assert fault.startswith("POOL_MAX_SIZE must be a whole number from 1 to 1000, not ")
-    assert len(fault) < 200
+def test_other_texts_than_whole_numbers_are_refused(number: str) -> None:
+    (error,) = errors({**NEEDED, "POOL_MAX_SIZE": number})
+    assert error.startswith("POOL_MAX_SIZE must be a whole number from 1 to 1000, not ")
+    assert len(error) < 200
 
 
 @pytest.mark.parametrize(
@@ -116,15 +120,15 @@ def test_what_is_no_whole_number(number: str) -> None:
         "host=h dbname=d",
     ],
 )
-def test_what_is_no_database(address: str) -> None:
-    assert faults({**NEEDED, "DATABASE_URL": address}) == [
+def test_other_urls_than_of_postgresql_are_refused(address: str) -> None:
+    assert errors({**NEEDED, "DATABASE_URL": address}) == [
         "DATABASE_URL must look like postgresql://user:password@host:5432/database."
     ]
 
 
 @pytest.mark.parametrize("password", ["p/w", "p@w", "p#w", "p?w", "p%zzw", "p%", "%ff", "p/@?%#w"])
-def test_a_password_that_is_not_encoded(password: str) -> None:
-    assert faults({**NEEDED, "DATABASE_URL": f"postgresql://u:{password}@h:5432/d"}) == [
+def test_a_password_that_is_not_encoded_is_refused_with_a_hint(password: str) -> None:
+    assert errors({**NEEDED, "DATABASE_URL": f"postgresql://u:{password}@h:5432/d"}) == [
         "DATABASE_URL must look like postgresql://user:password@host:5432/database; "
         "percent-encode special characters in the password."
     ]
@@ -140,39 +144,39 @@ def test_a_password_that_is_not_encoded(password: str) -> None:
         "postgresql://u@[::1]:5432/d",
     ],
 )
-def test_what_is_a_database(address: str) -> None:
+def test_a_database_can_be_given_in_several_forms(address: str) -> None:
     assert read({**NEEDED, "DATABASE_URL": address}).database_url == address
 
 
 @pytest.mark.parametrize("url", ["ftp://h/k", "file:///etc/passwd", "https://", "https://u:p@h/k"])
-def test_what_is_no_address_of_published_keys(url: str) -> None:
-    (fault,) = faults({**NEEDED, "JWT_JWKS_URL": url})
-    assert fault.startswith("JWT_JWKS_URL must look like https://")
+def test_other_addresses_of_published_keys_are_refused(url: str) -> None:
+    (error,) = errors({**NEEDED, "JWT_JWKS_URL": url})
+    assert error.startswith("JWT_JWKS_URL must look like https://")
 
 
 @pytest.mark.parametrize("attributes", ["readwrite", "Primary", "any&target_session_attrs=none"])
-def test_what_is_no_kind_of_server(attributes: str) -> None:
+def test_an_unknown_kind_of_server_is_refused(attributes: str) -> None:
     address = f"postgresql://h1,h2/d?target_session_attrs={attributes}"
-    (fault,) = faults({**NEEDED, "DATABASE_URL": address})
-    assert fault == (
+    (error,) = errors({**NEEDED, "DATABASE_URL": address})
+    assert error == (
         "DATABASE_URL must have a target_session_attrs that is one of "
         "any, primary, standby, read-write, read-only, prefer-standby."
     )
 
 
-def test_ports() -> None:
-    assert faults({**NEEDED, "PORT": "0"}) == [
+def test_the_two_ports_must_differ() -> None:
+    assert errors({**NEEDED, "PORT": "0"}) == [
         "PORT must be a whole number from 1 to 65535, not '0'."
     ]
     assert read({**NEEDED, "METRICS_PORT": "0"}).metrics_port == 0
     same = {**NEEDED, "METRICS_PORT": "8000"}
-    assert faults(same) == ["METRICS_PORT must not be the same as PORT."]
+    assert errors(same) == ["METRICS_PORT must not be the same as PORT."]
     assert read({**same, "METRICS_HOST": "10.0.0.1"}).metrics_port == 8000
 
 
-def test_a_fault_of_the_installation_quotes_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_without_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.settings.find_spec", lambda _: None)
-    assert faults({**NEEDED, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}) == [
+    assert errors({**NEEDED, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}) == [
         "OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel: pip install 'viewing-time[otel]'."
     ]
 
@@ -185,13 +189,13 @@ def test_a_fault_of_the_installation_quotes_no_value(monkeypatch: pytest.MonkeyP
         ("10.0.0.7/8,fd00::/8", "10.0.0.0/8,fd00::/8"),
     ],
 )
-def test_proxies(proxies: str, read_as: str) -> None:
+def test_proxies_are_read_as_networks(proxies: str, read_as: str) -> None:
     assert read({**NEEDED, "FORWARDED_ALLOW_IPS": proxies}).forwarded_allow_ips == read_as
 
 
 @pytest.mark.parametrize("proxies", ["proxy.example", "10.0.0.0/33", "*,10.0.0.1", "10.0.0.1,"])
-def test_what_are_no_proxies(proxies: str) -> None:
-    assert faults({**NEEDED, "FORWARDED_ALLOW_IPS": proxies}) == [
+def test_other_texts_than_proxies_are_refused(proxies: str) -> None:
+    assert errors({**NEEDED, "FORWARDED_ALLOW_IPS": proxies}) == [
         "FORWARDED_ALLOW_IPS must be * or addresses and networks, separated by commas, "
         f"not {proxies!r}."
     ]
@@ -201,23 +205,23 @@ def test_what_are_no_proxies(proxies: str) -> None:
     ("host", "origin"),
     [("127.0.0.1", "http://127.0.0.1:9000"), ("::1", "http://[::1]:9000")],
 )
-def test_an_address_stands_in_brackets_in_a_url(host: str, origin: str) -> None:
-    chosen = read({**NEEDED, "HOST": host, "PORT": "9000"})
-    assert chosen.origin == origin
-    assert f" {origin}/api/v1/" in demo.curls(chosen)
+def test_an_ipv6_address_is_in_brackets_in_a_url(host: str, origin: str) -> None:
+    settings = read({**NEEDED, "HOST": host, "PORT": "9000"})
+    assert settings.origin == origin
+    assert f" {origin}/api/v1/" in demo.curls(settings)
 
 
 def test_published_keys_come_from_one_place(tmp_path: Path) -> None:
     (tmp_path / "jwks.json").write_text("{}")
-    chosen = {"JWT_JWKS_FILE": str(tmp_path / "jwks.json"), "JWT_JWKS_URL": "https://h/k"}
-    assert faults({**NEEDED, **chosen}) == ["JWT_JWKS_URL and JWT_JWKS_FILE must not both be set."]
+    keys = {"JWT_JWKS_FILE": str(tmp_path / "jwks.json"), "JWT_JWKS_URL": "https://h/k"}
+    assert errors({**NEEDED, **keys}) == ["JWT_JWKS_URL and JWT_JWKS_FILE must not both be set."]
 
 
-def test_secrets_from_files(tmp_path: Path) -> None:
+def test_secrets_are_read_from_files(tmp_path: Path) -> None:
     (tmp_path / "url").write_text(NEEDED["DATABASE_URL"] + "\n")
     (tmp_path / "secret").write_text(SECRET + "\n")
     (tmp_path / "previous").write_text(SECRET[::-1])
-    chosen = read(
+    settings = read(
         {
             "DATABASE_URL_FILE": str(tmp_path / "url"),
             "JWT_SECRET_FILE": str(tmp_path / "secret"),
@@ -225,16 +229,16 @@ def test_secrets_from_files(tmp_path: Path) -> None:
             "PORT_FILE": "/nowhere",
         }
     )
-    assert chosen == Settings(
+    assert settings == Settings(
         database_url=NEEDED["DATABASE_URL"], jwt_secret=SECRET, jwt_secret_previous=SECRET[::-1]
     )
 
 
-def test_files_without_a_secret(tmp_path: Path) -> None:
+def test_a_file_without_a_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "public.pem").write_text(PUBLIC_KEY)
-    assert faults(
+    assert errors(
         {
             "DATABASE_URL": "postgresql://h/d",
             "DATABASE_URL_FILE": str(tmp_path / "empty"),
@@ -244,7 +248,7 @@ def test_files_without_a_secret(tmp_path: Path) -> None:
         "DATABASE_URL and DATABASE_URL_FILE must not both be set.",
         "JWT_SECRET_FILE must name a file of text that can be read.",
     ]
-    assert faults(
+    assert errors(
         {
             "DATABASE_URL_FILE": str(tmp_path / "empty"),
             "JWT_SECRET_FILE": str(tmp_path / "public.pem"),
@@ -257,16 +261,16 @@ def test_files_without_a_secret(tmp_path: Path) -> None:
     ]
 
 
-def test_a_fault_never_shows_a_secret() -> None:
+def test_an_error_never_shows_a_secret() -> None:
     wrong = {"DATABASE_URL": "mysql://u:hunter2@h/d", "JWT_SECRET": "hunter2", "PORT": "x"}
-    said = faults({**wrong, "JWT_SECRET_PREVIOUS": "hunter2"})
-    assert len(said) == 4
-    assert "hunter2" not in " ".join(said)
+    sentences = errors({**wrong, "JWT_SECRET_PREVIOUS": "hunter2"})
+    assert len(sentences) == 4
+    assert "hunter2" not in " ".join(sentences)
 
 
 def test_masked_shows_everything_but_secrets() -> None:
-    chosen = read({**NEEDED, "JWT_SECRET_PREVIOUS": SECRET[::-1], "HOST": "0.0.0.0"})
-    shown = masked(chosen)
+    settings = read({**NEEDED, "JWT_SECRET_PREVIOUS": SECRET[::-1], "HOST": "0.0.0.0"})
+    shown = masked(settings)
     assert [*shown] == [*Settings.__struct_fields__]
     assert {name for name, value in shown.items() if value == "***"} == MASKED - {
         "database_direct_url"
