@@ -1,6 +1,6 @@
 -- The tables stay, and this file has no statement.
 --
--- They hold what parents decided and what children watched, and may be another application's that
--- was here before us: no rollback is worth losing either. An empty table is no safer to drop: on an
--- adopted database it may be one that the other application is about to write to.
--- Going forward again finds the tables in place. Whoever wants them gone drops the database.
+-- They hold the decisions of parents and the viewing of children, and an existing application may
+-- own them: a rollback must lose neither. Dropping an empty table is no safer: on an adopted
+-- database the existing application may be about to write to it. Going forward again finds the
+-- tables in place. To remove them, drop the database.

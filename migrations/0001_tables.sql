@@ -1,19 +1,19 @@
 -- The tables of the contract, for an empty database.
 --
--- A live database has them already, with rows: `if not exists` leaves each of them exactly as it
--- is found, so nothing below may be relied on beyond what the contract says of both. Therefore:
---   * ids have no default here either: whoever writes the row makes the id, and code that forgets
---     it fails on a new database as it would on an adopted one;
---   * primary keys, foreign keys and the unique e-mail bear the names that PostgreSQL itself gives,
---     since those are the names on an adopted database, and errors are told apart by name;
---   * moments of viewing have no default: the service's clock dates a beat, not the database's.
+-- A live database has them already, with rows. `if not exists` leaves those as they are, so the
+-- service may rely on nothing below beyond the contract. Therefore:
+--   * ids have no default: the writer of a row makes its id, and code that forgets it fails on a
+--     new database as it would on an adopted one;
+--   * primary keys, foreign keys and the unique e-mail have the names that PostgreSQL gives them:
+--     an adopted database has those names, and the service tells errors apart by them;
+--   * times of viewing have no default: they come from the service's clock, not the database's.
 --
--- A table that is missing beside adopted ones is made with its foreign keys, which lock the tables
--- they point to against writes for a moment. Two seconds is the most that a beat may wait for us.
+-- A table that is missing beside adopted ones is made with its foreign keys, which briefly lock the
+-- tables that they refer to against writes. A heartbeat waits for that at most two seconds.
 set local lock_timeout = '2s';
 
--- The account of a parent. Sign-up belongs to another service: this one reads accounts and writes
--- the last three columns.
+-- The account of a parent. Another service registers accounts: this one reads them and writes the
+-- last three columns.
 create table if not exists users (
     id uuid not null,                    -- `sub` of a token
     email varchar(255) not null,         -- for signing in, which is not done here
@@ -43,8 +43,8 @@ create table if not exists profiles (
         references users (id) on delete cascade
 );
 
--- What can be watched. The catalogue is another service's: an adopted table is much wider, and
--- only `id`, `title` and `is_educational` are ever read.
+-- The titles that can be watched. Another service owns the catalogue: an adopted table is much
+-- wider, and the service reads `id`, `title` and `is_educational` only.
 create table if not exists titles (
     id uuid not null,
     title varchar(500) not null,         -- the name that history and reports show
@@ -55,7 +55,7 @@ create table if not exists titles (
     constraint titles_pkey primary key (id)
 );
 
--- What a parent allows one child; stored with the defaults when it is first needed.
+-- The limits of one child; stored with the defaults when they are first needed.
 create table if not exists viewing_time_configs (
     id uuid not null,
     profile_id uuid not null,            -- the child; one row each
@@ -89,7 +89,7 @@ create table if not exists viewing_time_configs (
     constraint ck_vtc_reset_hour check (reset_hour between 0 and 23)
 );
 
--- What one child has used up of one viewing day. Written by every beat of the child.
+-- The time that one child has used on one viewing day. Every heartbeat of the child writes it.
 create table if not exists viewing_time_balances (
     id uuid not null,
     profile_id uuid not null,            -- the child
@@ -104,11 +104,11 @@ create table if not exists viewing_time_balances (
     constraint uq_vtb_profile_date unique (profile_id, reset_date) -- the upsert's arbiter
 );
 
--- One stretch of watching one title. Written by every beat; adults have them too.
+-- One period of watching one title. Every heartbeat writes it, also those of adults.
 --
--- `title_id` has no index. It would serve only the deletion of a title, which the catalogue's
--- owner does rarely and can do at night, by one scan; and it would cost every new session a write
--- to a random page of an index as long as the history.
+-- `title_id` has no index. It would serve only the deletion of a title, which is rare and can be
+-- done at night by one scan. Every new session would pay for it with a write to a random page of an
+-- index as long as the history. (0013 adds it after all.)
 create table if not exists viewing_sessions (
     id uuid not null,
     profile_id uuid not null,            -- who watches
@@ -128,7 +128,7 @@ create table if not exists viewing_sessions (
         references titles (id) on delete cascade
 );
 
--- Every grant a parent ever made: a record that is only added to.
+-- Every grant that a parent has made; rows are only added.
 create table if not exists time_grants (
     id uuid not null,
     profile_id uuid not null,            -- to which child

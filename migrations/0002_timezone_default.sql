@@ -1,12 +1,12 @@
 -- depends: 0001_tables
 --
--- The default of a child's time zone, set right on adopted databases.
+-- Corrects the default of a child's time zone on adopted databases.
 --
--- There the text was quoted once too often: the default is 'UTC' with the quotes as part of it,
--- which is no zone. A default is only for rows to come; those with the wrong text stay as they are.
+-- There the text was quoted twice: the default is 'UTC' including the quotes, which is not a zone.
+-- A default applies to new rows only; existing rows with the wrong text stay as they are.
 --
--- This locks the table against everybody, for no longer than it takes to write the catalogue. But
--- whoever comes after us in the queue waits as long as we wait: hence not more than two seconds.
+-- The lock excludes every other transaction while the catalogue is written. Later transactions wait
+-- as long as this one waits for the lock, hence the limit of two seconds.
 set local lock_timeout = '2s';
 
 alter table viewing_time_configs alter column timezone set default 'UTC';

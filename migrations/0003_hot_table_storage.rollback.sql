@@ -1,4 +1,4 @@
--- Back to the server's defaults. The same short lock as on the way forward.
+-- Restores the server's defaults, under the same short lock as the migration.
 set local lock_timeout = '2s';
 
 alter table viewing_time_balances reset (

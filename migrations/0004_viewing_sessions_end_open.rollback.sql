@@ -1,2 +1,2 @@
--- Nothing depends on the function but this service's heartbeat.
+-- Only this service's heartbeat depends on the function.
 drop function if exists viewing_sessions_end_open(uuid, timestamptz);

@@ -1,2 +1,2 @@
--- The index stays, and this file has no statement: it belongs to the contract's table, and on an
--- adopted database the application that we hand back to made it and needs it.
+-- The index stays, and this file has no statement: it belongs to the contract's table, and the
+-- existing application made it on an adopted database and needs it.

@@ -1,17 +1,17 @@
 -- transactional: false
 -- depends: 0004_viewing_sessions_end_open
 --
--- Finds the open session of a profile: the first beat of a new session ends it.
+-- Finds the open session of a profile: the first heartbeat of a new session ends it.
 --
--- Holds only open sessions, so it stays as small as the number of people watching, however long
--- the history. Ending a session is the one update that pays for it.
+-- The index has only open sessions, so its size follows the number of people watching, however long
+-- the history is. Only the update that ends a session has to write to it.
 --
--- Built concurrently, like all indexes here: the plain build would shut out every beat until it is
--- done. It may run in no transaction, so such a file holds this one statement, and the waiting for
--- locks is limited by the session that runs it (60 s: the wait for older transactions to end holds
--- nobody up, and giving up throws the build away). An interrupted build leaves an invalid index
--- behind, which `if not exists` takes for a good one: before it applies anything, `migrate` looks
--- for an invalid index with this file's name without the number, and drops it.
+-- All indexes here are built concurrently: a plain build would block every heartbeat until it is
+-- done. A concurrent build cannot run in a transaction, so the file has one statement, and the
+-- session that runs it limits the wait for locks (60 s: waiting for older transactions to end
+-- blocks nobody, and giving up discards the build). An interrupted build leaves an invalid index,
+-- which `if not exists` takes for a valid one. So `migrate` first looks for an invalid index with
+-- this file's name without the number, and drops it.
 create index concurrently if not exists ix_vs_profile_active
 on viewing_sessions (profile_id)
 where ended_at is null;

@@ -1,2 +1,2 @@
 -- The index stays, and this file has no statement: it belongs to the contract's table, and most
--- adopted databases had it before us. One that lacked it loses nothing by keeping it.
+-- adopted databases had it before. A database that lacked it loses nothing by keeping it.

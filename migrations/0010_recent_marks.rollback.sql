@@ -1,3 +1,3 @@
--- The column stays, and this file has no statement. A version that knows no keys does not name it,
--- and one that knows them finds the keys of before: a heartbeat repeated across a rollback and
--- forward again is still counted once.
+-- The column stays, and this file has no statement. An older version does not name it, and a newer
+-- one finds the earlier keys: a heartbeat repeated across a rollback and a new migration is still
+-- counted once.

@@ -1,4 +1,4 @@
--- Back to the shares of 0003. The same short lock as on the way forward.
+-- Restores the shares of 0003, under the same short lock as the migration.
 set local lock_timeout = '2s';
 
 alter table viewing_time_balances reset (

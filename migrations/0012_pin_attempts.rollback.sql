@@ -1,4 +1,4 @@
--- Ours alone, and nothing that lasts: counts of guesses, most of them a second old.
+-- Only this service uses the tables, and their counts of attempts last about a second.
 set local lock_timeout = '2s';
 
 drop table if exists viewing_time_attempts;

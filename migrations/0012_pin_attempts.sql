@@ -1,17 +1,18 @@
 -- depends: 0011_vacuum_thresholds
 --
--- Two tables of the service's own, since `users` is another application's.
+-- Two tables of the service's own, because `users` belongs to another application.
 --
--- viewing_time_attempts: attempts at an account's PIN or password that have been counted and not
--- judged yet. A right PIN, or a wrong one that the parent is told of, takes its row away. A row that
--- stays behind is an attempt that the service could not finish (a lost worker, a deadline, a
--- database that went away, a killed process): it is given back. Few rows, each for a second.
+-- viewing_time_attempts: attempts at an account's PIN or password that are counted and not judged
+-- yet. A right PIN, or a wrong one after its answer, deletes its row. A row that stays is an
+-- attempt that the service could not finish (a lost worker, a deadline, a lost database, a killed
+-- process): it is given back. The rows are few, and each lasts about a second.
 --
--- viewing_time_password_failures: wrong passwords in a row at resets of the PIN, and when the next
--- is looked at. It slows down guessing on all instances together and leaves the PIN alone.
+-- viewing_time_password_failures: wrong passwords in a row at resets of the PIN, and the time of
+-- the next allowed attempt. It slows down guessing on all instances together and does not lock the
+-- PIN.
 --
--- The foreign keys delete the rows with their account. They lock `users` against writes for as long
--- as it takes to write the catalogue; whoever comes after us in the queue waits as long as we wait.
+-- The foreign keys delete the rows with their account. They lock `users` against writes while the
+-- catalogue is written; later transactions wait as long as this one waits for the lock.
 set local lock_timeout = '2s';
 
 create table if not exists viewing_time_attempts (

@@ -1,2 +1,2 @@
--- Ours alone, so it goes, and without shutting out anybody.
+-- Only this service uses the index, so it is dropped, without blocking other transactions.
 drop index concurrently if exists ix_vs_title;

@@ -1,5 +1,5 @@
--- What is pending is forgotten: an older version knows nothing of it. Ask for the deletions again.
--- The lock waits for an instance that is at work no longer than this.
+-- Discards pending deletions, which an older version does not know: request them again. The limit
+-- bounds the wait for an instance that is deleting.
 set local lock_timeout = '2s';
 
 drop table if exists pending_deletions;

@@ -1,11 +1,11 @@
 -- depends: 0013_ix_vs_title
 --
--- Accounts, profiles and titles whose deletion is asked for and not done: their viewing is deleted
--- in batches, by whichever instance gets there first, and the row is deleted with the last of it.
--- A stop or a crash in between leaves the row, so any instance goes on from there.
+-- Accounts, profiles and titles whose deletion is requested and not done: any instance deletes
+-- their viewing in batches, and the row with the last batch. After a stop or a crash the row is
+-- still there, so any instance continues.
 --
--- No foreign key: `id` is of one of three tables, and what somebody else deletes first is done.
--- A new table locks nothing that is there; the limit is for the catalogue.
+-- No foreign key: `id` belongs to one of three tables, and if another application deletes that row,
+-- the deletion is done. A new table locks no existing one; the limit is for the catalogue.
 set local lock_timeout = '2s';
 
 create table if not exists pending_deletions (

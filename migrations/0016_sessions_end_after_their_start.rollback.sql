@@ -1,4 +1,4 @@
--- The function as 0004 made it.
+-- Restores the function of 0004.
 create or replace function viewing_sessions_end_open(profile uuid, at timestamptz)
 returns void
 language plpgsql

@@ -2,9 +2,9 @@
 --
 -- The function of 0004, with one difference: a session never ends before it starts.
 --
--- `at` is the clock of the instance. An instance whose clock has been set back, or is behind the
--- one that started the session, would otherwise store an end before the start, and history would
--- show it. Such a session ends at the moment at which it started.
+-- `at` is the clock of the instance. An instance whose clock was set back, or is behind the one
+-- that started the session, would otherwise store an end before the start, and history would show
+-- it. Such a session ends at the time at which it started.
 create or replace function viewing_sessions_end_open(profile uuid, at timestamptz)
 returns void
 language plpgsql

@@ -1,15 +1,15 @@
 -- depends: 0016_sessions_end_after_their_start
 --
--- Answers to requests that came with an Idempotency-Key and changed something: the same request
--- again is answered from here, for 24 hours. The row is written in the transaction of the change, so
--- there are both or neither.
+-- Responses to requests with an Idempotency-Key that changed something: for 24 hours, a repetition
+-- of the request is answered from here. The row is written in the transaction of the change, so
+-- both exist or neither.
 --
--- The key itself, PINs, passwords and tokens are not kept: `mark` is a hash, `digest` needs the
--- secret of the service, and an answer that holds a token is kept without it.
+-- The key itself, PINs, passwords and tokens are not stored: `mark` is a hash, `digest` needs the
+-- secret of the service, and a response with a token is stored without it.
 --
--- Rows are few and short-lived. The index finds those that are too old; each new row takes some of
--- them away. The foreign key deletes them with their account; it locks `users` against writes for as
--- long as it takes to write the catalogue (see 0012).
+-- Rows are few and short-lived. The index finds the expired ones; each new row deletes some of
+-- them. The foreign key deletes them with their account; it locks `users` against writes while the
+-- catalogue is written (see 0012).
 set local lock_timeout = '2s';
 
 create table if not exists viewing_time_request_keys (
