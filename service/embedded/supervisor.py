@@ -3,10 +3,10 @@
 Below the data directory:
   cluster/       the database cluster, made in `cluster.new` and renamed when complete
   lock           flocked by the process that owns the server, and by the server itself
-  postgres.log   everything that initdb and the server said
+  postgres.log   the output of initdb and of the server
 
-The first process on a directory owns its server. Others join it, and the first of them to get
-the lock starts the server again, at the same address, when the owner leaves or dies.
+The first process on a directory owns its server. Others join it; when the owner leaves or dies, the
+first of them that gets the lock starts the server again at the same address.
 """
 
 import csv
@@ -18,9 +18,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -37,7 +37,6 @@ from service.embedded.programs import (
 USER: Final = "viewing_time"
 PORT: Final = "5432"  # only names the socket file: nothing listens on TCP
 START_SECONDS: Final = 60.0
-NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 NOT_DURABLE: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 SOCKETS: Final = Path("/tmp")  # noqa: S108  a socket's path is limited to 107 bytes
 
@@ -49,17 +48,17 @@ def embedded_postgres(
     data: Path,
     *,
     durable: bool = True,
-    options: Mapping[str, str] = NO_OPTIONS,
+    options: Mapping[str, str] | None = None,
     database: str = USER,
 ) -> Iterator[str]:
     """Runs a PostgreSQL on `data`, made if new, and yields the DSN of `database`, made if missing.
 
-    `options` are further server settings, `durable=False` trades safety for speed; a server that
-    runs on `data` already is joined with the settings it has. Raises EmbeddedPostgresError, after
+    `options` are further server settings; `durable=False` trades safety for speed. A server that
+    already runs on `data` is joined and keeps its settings. Raises EmbeddedPostgresError, after
     60 seconds at the latest.
     """
     with _explained(data):
-        server = _Server(data.absolute(), durable, options, database)
+        server = _Server(data.absolute(), durable, options or {}, database)
     server.start()
     try:
         server.wait_until_ready()
@@ -81,7 +80,7 @@ def _explained(data: Path) -> Iterator[None]:
 
 
 class _Server(threading.Thread):
-    """Runs the server while it holds the directory's lock; while it does not, waits for the lock.
+    """Waits for the directory's lock, and runs the server while it holds it.
 
     A thread of its own, because the kernel ends the server with the thread that started it.
     """
@@ -97,16 +96,14 @@ class _Server(threading.Thread):
         self.options = {"listen_addresses": "", **({} if durable else NOT_DURABLE), **options}
         self.account = account_of(self.cluster)
         self.binaries, self.major = as_server(self.account, find_binaries())
-        # Where every process that sees the directory finds the server: short, and ours alone.
+        # Short, private, and the same for every process that sees the directory.
         place = data.stat()
         self.sockets = SOCKETS / f"viewing-time-{place.st_dev:x}-{place.st_ino:x}"
+        where = urlencode({"host": self.sockets, "port": PORT, "user": USER}, safe="/")
+        self.dsn = f"postgresql:///{quote(database, safe='')}?{where}"
+        self.address = ("-h", str(self.sockets), "-p", PORT, "-U", USER)
         self.ready: Future[None] = Future()
         self.stopping = threading.Event()
-
-    @property
-    def dsn(self) -> str:
-        where = urlencode({"host": self.sockets, "port": PORT, "user": USER}, safe="/")
-        return f"postgresql:///{quote(self.database, safe='')}?{where}"
 
     def wait_until_ready(self) -> None:
         try:
@@ -129,17 +126,27 @@ class _Server(threading.Thread):
                 self.ready.set_exception(error)
 
     def _serve(self, lock: int) -> None:
-        """Runs the server until it is no longer wanted; raises when it does not last that long."""
+        """Runs the server until `stopping` is set; raises if it ends before."""
+        start = partial(running, account=self.account, log=self.log, lock=lock)
         self._make_private(self.sockets)
         try:
             if not self.cluster.exists():
-                self._initialise(lock)
+                # Made aside, so that an interrupted one is never taken for complete.
+                unfinished = self.data / "cluster.new"
+                self._make_private(unfinished)
+                with at_plain_path(self.binaries) as binaries:
+                    arguments = self._initdb_arguments()
+                    with start(binaries / "initdb", unfinished, arguments) as initdb:
+                        self._watch(initdb, lambda: False)
+                if initdb.returncode != 0:
+                    code = initdb.returncode
+                    raise self._failed(f"was not initialised, initdb ended with {code}")
+                unfinished.rename(self.cluster)
             self._check_major()
             self._forget_dead_server()
             settings = [f"-c{name}={value}" for name, value in self.options.items()]
             arguments = ["-k", str(self.sockets), "-p", PORT, *settings]
-            program = self.binaries / "postgres"
-            with self._running(program, self.cluster, arguments, lock) as postgres:
+            with start(self.binaries / "postgres", self.cluster, arguments) as postgres:
                 if self._watch(postgres, lambda: self._pid() == postgres.pid):
                     if not self._has_database():
                         raise self._failed(f"has no database {self.database}")
@@ -151,23 +158,11 @@ class _Server(threading.Thread):
         finally:
             shutil.rmtree(self.sockets, ignore_errors=True)
 
-    def _initialise(self, lock: int) -> None:
-        """Makes the cluster aside, so that one cut off in the making is never taken for whole."""
-        unfinished = self.data / "cluster.new"
-        self._make_private(unfinished)
+    def _initdb_arguments(self) -> list[str]:
         arguments = ["-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C"]
         if self.major >= 17:  # the one collation that no operating system update changes
             arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        if not self.durable:
-            arguments += ["--no-sync"]
-        with (
-            at_plain_path(self.binaries) as binaries,
-            self._running(binaries / "initdb", unfinished, arguments, lock) as initdb,
-        ):
-            self._watch(initdb, lambda: False)
-        if initdb.returncode != 0:
-            raise self._failed(f"was not initialised, initdb ended with {initdb.returncode}")
-        unfinished.rename(self.cluster)
+        return arguments if self.durable else [*arguments, "--no-sync"]
 
     def _check_major(self) -> None:
         found = (self.cluster / "PG_VERSION").read_text().strip()
@@ -179,14 +174,12 @@ class _Server(threading.Thread):
             )
 
     def _forget_dead_server(self) -> None:
-        """After a crash PostgreSQL takes whatever process has the old number for a live server."""
-        note = self.cluster / "postmaster.pid"
-        if note.exists():
-            number = note.read_text().partition("\n")[0]
-            with suppress(OSError):  # no such process, or one of somebody else
-                if Path(f"/proc/{number}/cwd").samefile(self.cluster):
-                    return
-            note.unlink()
+        """Removes a stale pid file: PostgreSQL takes any process with that pid for its server."""
+        with suppress(OSError):  # no pid file, no such process, or one of another account
+            pid = (self.cluster / "postmaster.pid").read_text().partition("\n")[0]
+            if Path(f"/proc/{pid}/cwd").samefile(self.cluster):
+                return
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _make_private(self, directory: Path) -> None:
         """Makes `directory` anew, for the server's account only."""
@@ -197,22 +190,17 @@ class _Server(threading.Thread):
         if self.account:
             os.chown(directory, self.account["user"], self.account["group"])
 
-    def _running(
-        self, program: Path, directory: Path, arguments: list[str], lock: int
-    ) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        return running(program, self.account, directory, arguments, self.log, lock)
-
     def _watch(
         self, process: subprocess.Popen[bytes], until: Callable[[], bool], every: float = 0.01
     ) -> bool:
-        """Whether `until` came true before the process ended or was no longer wanted."""
+        """Whether `until` came true before the process ended or `stopping` was set."""
         while process.poll() is None and not self.stopping.wait(every):
             if until():
                 return True
         return False
 
     def _pid(self) -> int | None:
-        """The server that accepts connections: it says so in the line that pg_ctl reads too."""
+        """The pid of the server once it accepts connections, from the line that pg_ctl reads."""
         with suppress(FileNotFoundError):
             lines = (self.cluster / "postmaster.pid").read_text().splitlines()
             if len(lines) > 7 and lines[7].strip() == "ready":
@@ -231,10 +219,9 @@ class _Server(threading.Thread):
         return [row[0] for row in csv.reader(listing.stdout.splitlines(keepends=True))]
 
     def _client(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        address = ["-h", str(self.sockets), "-p", PORT, "-U", USER]
         with self.log.open("ab") as errors:
             return subprocess.run(
-                [self.binaries / name, *address, *arguments],
+                [self.binaries / name, *self.address, *arguments],
                 cwd="/",
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
@@ -244,16 +231,16 @@ class _Server(threading.Thread):
                 timeout=START_SECONDS,
             )
 
-    def _failed(self, what: str) -> EmbeddedPostgresError:
-        said = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        lines = "\n".join(said[-6:])
+    def _failed(self, reason: str) -> EmbeddedPostgresError:
+        output = self.log.read_text(errors="replace") if self.log.exists() else ""
+        lines = "\n".join(output.splitlines()[-6:])
         return EmbeddedPostgresError(
-            f"The embedded PostgreSQL on {self.data} {what}. The end of {self.log}:\n{lines}"
+            f"The embedded PostgreSQL on {self.data} {reason}. The end of {self.log}:\n{lines}"
         )
 
 
 def _locked(lock: int) -> bool:
-    """Whether the lock is ours now: no other process, and no server of one, holds it."""
+    """Whether this process holds the lock now; another process, or its server, may hold it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: real servers in real processes, on directories of their own."""
+"""The embedded PostgreSQL, with real servers in real processes on directories of their own."""
 
 import asyncio
 import fcntl
@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
-from service.embedded import embedded_postgres
+from service.embedded.supervisor import embedded_postgres
 
 with embedded_postgres(Path(sys.argv[1]), durable=False) as dsn:
     print(dsn, flush=True)
@@ -103,7 +103,7 @@ def ask(dsn: str, query: str) -> object:
         finally:
             await connection.close()
 
-    # A loop of its own that is never made the current one: the suite has its own, too.
+    # A separate event loop that never becomes the current one, which belongs to the suite.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(fetch())
 
@@ -130,7 +130,7 @@ def answers(dsn: str) -> bool:
         return False
 
 
-def test_data_outlive_the_server_and_nothing_else_does(used: Path) -> None:
+def test_only_the_data_outlive_the_server(used: Path) -> None:
     with embedded_postgres(used, durable=False) as dsn:
         pid = server_pid(used)
         ask(dsn, "create table kept as select 42 as answer")
@@ -148,7 +148,7 @@ def test_server_stops_when_the_block_raises_and_the_error_passes(used: Path) -> 
     assert processes_below(used) == []
 
 
-def test_settings(used: Path) -> None:
+def test_the_server_runs_with_its_settings(used: Path) -> None:
     with embedded_postgres(used) as dsn:
         assert ask(dsn, "show fsync") == "on"
         assert ask(dsn, "show synchronous_commit") == "on"
@@ -171,14 +171,14 @@ def test_further_database_is_made_on_demand(used: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["with a space, a 'quote' and an é", "d" * 200])
-def test_any_path_will_do(directory: Path, name: str) -> None:
+def test_the_data_may_be_at_any_path(directory: Path, name: str) -> None:
     with embedded_postgres(directory / name / "data", durable=False) as dsn:
         assert ask(dsn, "select 1") == 1
         assert len(os.fsencode(socket_directory(dsn) / ".s.PGSQL.5432.lock")) < 107
 
 
 @pytest.mark.parametrize("name", ["a b", "a$HOME", 'a"b', "a'b", "a`b`", "a\\b", "é"])
-def test_programs_at_any_path_will_do(
+def test_the_programs_may_be_at_any_path(
     monkeypatch: pytest.MonkeyPatch, directory: Path, name: str
 ) -> None:
     directory.chmod(0o711)
@@ -197,7 +197,9 @@ def copied_programs(folder: Path) -> Path:
 
 
 @as_root
-def test_below_a_directory_of_root_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+def test_root_may_have_the_data_below_a_private_directory(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
     directory.chmod(0o711)
     monkeypatch.delenv("PG_BIN_DIR", raising=False)
     monkeypatch.setattr(programs, "COPIES", directory / "copies")
@@ -211,7 +213,7 @@ def test_below_a_directory_of_root_alone(monkeypatch: pytest.MonkeyPatch, direct
         assert private.stat().st_mode & 0o777 == 0o700
 
 
-def test_two_processes_at_once_on_a_new_directory(directory: Path) -> None:
+def test_two_processes_can_start_at_once_on_a_new_directory(directory: Path) -> None:
     data = directory / "data"
     with other_process(data) as first, other_process(data) as second:
         dsn = printed_dsn(first)
@@ -275,7 +277,7 @@ def test_joiner_that_leaves_does_not_stop_the_server(used: Path) -> None:
         assert ask(dsn, "select 1") == 1
 
 
-def test_interrupted_initdb_leaves_nothing_that_counts(directory: Path) -> None:
+def test_an_interrupted_initdb_is_started_again(directory: Path) -> None:
     data = directory / "data"
     with other_process(data) as owner:
         wait_until((data / "cluster.new" / "PG_VERSION").exists)
@@ -285,7 +287,7 @@ def test_interrupted_initdb_leaves_nothing_that_counts(directory: Path) -> None:
     assert not (data / "cluster.new").exists()
 
 
-def test_stale_pid_file_with_the_number_of_another_process(used: Path) -> None:
+def test_a_stale_pid_file_with_the_pid_of_another_process_is_ignored(used: Path) -> None:
     owner = (used / "cluster").stat()
     account = Account(user=owner.st_uid) if os.geteuid() == 0 else Account()
     with subprocess.Popen(["sleep", "60"], cwd="/", **account) as sleeper:
@@ -319,7 +321,9 @@ def test_failed_start_quotes_the_log(used: Path) -> None:
         pass
 
 
-def test_server_that_never_answers(monkeypatch: pytest.MonkeyPatch, used: Path) -> None:
+def test_a_server_that_never_answers_is_reported(
+    monkeypatch: pytest.MonkeyPatch, used: Path
+) -> None:
     monkeypatch.setattr(supervisor, "START_SECONDS", 0.0)
     with (
         pytest.raises(EmbeddedPostgresError, match="gave no answer within 0 seconds"),
@@ -329,7 +333,7 @@ def test_server_that_never_answers(monkeypatch: pytest.MonkeyPatch, used: Path) 
     assert processes_below(used) == []
 
 
-def test_no_binaries(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+def test_missing_binaries_are_reported(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     monkeypatch.delenv("PG_BIN_DIR", raising=False)
     monkeypatch.setattr(programs, "find_spec", lambda name: None)
     monkeypatch.setattr(programs, "INSTALLED", directory)
