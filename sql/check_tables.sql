@@ -6,7 +6,7 @@
 -- row: table_name text             quoted where an identifier needs it, as are the names below
 -- row: name text                   of the column, index, trigger or rule; a key's columns
 -- row: found text                  the type of a column
--- row: wanted text                 the type that it must have
+-- row: expected text               the type that it must have
 -- row: role_name text
 --
 -- Reads the catalogue only, so it needs no right. An adopted table may have more columns, types
@@ -175,7 +175,7 @@ found as (
     (
         select
             w.level, 'missing' as error, w.name as table_name, quote_ident(w.column_name) as name,
-            null as found, w.type_name as wanted
+            null as found, w.type_name as expected
         from wanted as w
         where not exists (
             select
@@ -325,7 +325,7 @@ select
     f.table_name,
     f.name,
     f.found,
-    f.wanted,
+    f.expected,
     quote_ident(current_user) as role_name
 from found as f
 order by array_position(array['refuse', 'fault', 'warn'], f.level), f.table_name, f.error, f.name

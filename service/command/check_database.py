@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from service.database import cures, in_force, rights, schema, tables
+from service.database import cures, in_force, schema, tables
 from service.database.driver import Connection
 from service.database.pool import connect, reach
 from service.database.statement import Statement
@@ -89,11 +89,11 @@ def _version(server: ServerRow) -> Findings:
 
 
 async def _in_force(connection: Connection, chosen: Settings) -> list[Finding]:
-    wrong = await in_force.wrong(connection, chosen)
+    wrong = await in_force.problems(connection, chosen)
     return _wrong(wrong, "settings of the connection are as they must be")
 
 
-def _wrong(found: list[in_force.Wrong], otherwise: str) -> list[Finding]:
+def _wrong(found: list[cures.Problem], otherwise: str) -> list[Finding]:
     """A finding for each; one that says `otherwise` where there is nothing wrong."""
     return [
         Finding("warn" if one.level == "warn" else "FAULT", one.what, one.remedy) for one in found
@@ -101,17 +101,15 @@ def _wrong(found: list[in_force.Wrong], otherwise: str) -> list[Finding]:
 
 
 async def _rights(connection: Connection) -> list[Finding]:
-    found = await rights.missing(connection)
-    if not found:
-        return [Finding("ok", "the role has the rights that the service needs")]
-    return [Finding("FAULT", what, line) for what, line in found]
+    wrong = await tables.missing_rights(connection)
+    return _wrong(wrong, "the role has the rights that the service needs")
 
 
 async def _schema(connection: Connection) -> list[Finding]:
     state = await schema.state(connection)
     if state.error:
         return [Finding("FAULT", state.error, state.remedy)]
-    wrong = await tables.wrong(connection)
+    wrong = await tables.problems(connection)
     return [*_migrations(state), *_wrong(wrong, "tables let the service read and write its rows")]
 
 

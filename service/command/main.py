@@ -216,17 +216,17 @@ async def _fault(chosen: Settings) -> str:
     """What keeps the service from serving, and the remedy; empty where nothing does."""
     connection = await connect(chosen)
     try:
-        if refused := _refused("database_setting", await in_force.wrong(connection, chosen)):
+        if refused := _refused("database_setting", await in_force.problems(connection, chosen)):
             return refused
         state = await schema.state(connection)
         if state.error:
             return f"{state.error}: {state.remedy}"
-        return _refused("database_table", await tables.wrong(connection))
+        return _refused("database_table", await tables.problems(connection))
     finally:
         connection.terminate()
 
 
-def _refused(event: str, found: list[in_force.Wrong]) -> str:
+def _refused(event: str, found: list[cures.Problem]) -> str:
     """The first that keeps the service from starting; before it, each other is logged."""
     for wrong in found:
         if wrong.level == "refuse":

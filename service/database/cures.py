@@ -1,13 +1,26 @@
-"""Errors of a database or a pooler as one sentence that names what cures them."""
+"""Problems of a database or a pooler, each in one sentence with its remedy."""
 
 import re
-from typing import Final
+from typing import Final, Literal
+
+import msgspec
 
 from service.errors import DatabaseError
 
+Level = Literal["refuse", "fault", "warn"]
+LEVELS: Final[tuple[Level, ...]] = ("refuse", "fault", "warn")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A finding about a database; at the level `refuse` the service does not start."""
+
+    level: Level
+    what: str
+    remedy: str
+
+
 DIRECT: Final = "set DATABASE_DIRECT_URL to the server's own address, around the pooler"
 POOLED: Final = f"a pooler is between: set STATEMENT_CACHE_SIZE=0, and {DIRECT}"
-MIGRATE: Final = "run `viewing-time migrate`"
 READ_ONLY: Final = (
     "it is a standby, or default_transaction_read_only is on for the role, the database or the "
     "server"
@@ -16,10 +29,23 @@ NEW_DATABASE: Final = (
     "some names cannot be stored in it; copy its rows into a database made with "
     "`create database ... encoding 'UTF8' template template0`"
 )
-# What the server, PgBouncer or the driver says; the first that matches counts.
-CURES: Final = (
+MIGRATE: Final = "run `viewing-time migrate`"
+# Remedies by SQLSTATE, and further ones for errors of the service, but not of a migration.
+BY_SQLSTATE: Final = {
+    "25006": READ_ONLY,
+    "26000": POOLED,  # a prepared statement does not exist
+    "42P05": POOLED,  # a prepared statement exists already
+}
+BY_SQLSTATE_SERVING: Final = {
+    "42501": "`viewing-time check` names the right",
+    "42703": MIGRATE,  # a column does not exist
+    "42883": MIGRATE,  # a function does not exist
+    "42P01": MIGRATE,  # a table does not exist
+}
+# Remedies for errors without an SQLSTATE of their own: of PgBouncer, which has 08P01 for all, of
+# the driver, and of libpq, which gives none for a failed connection. The first match counts.
+BY_TEXT: Final = (
     (r"unsupported startup parameter", POOLED),
-    (r'prepared statement "[^"]*" (does not exist|already exists)', POOLED),
     (
         r"server_login_retry|server login has been failing",
         "the pooler cannot log in to the server: start the server, or correct the pooler's own "
@@ -36,21 +62,21 @@ CURES: Final = (
         "POOL_MAX_SIZE and HEARTBEAT_CONNECTIONS",
     ),
     (r"None of the hosts match the target attribute", f"no host takes writes: {READ_ONLY}"),
-    (r"in a read-only transaction", READ_ONLY),
-    (r"^permission denied (for|to create temporary)", "`viewing-time check` names the right"),
 )
-# SQLSTATEs of a missing table, column or function.
-NOT_MIGRATED: Final = ("42P01", "42703", "42883")
 
 
 def sentence(error: BaseException) -> str:
-    """The error on one line, without a full stop, and what cures it where that is known."""
+    """The error on one line, without a full stop, and its remedy where that is known."""
     line = " ".join((str(error) or type(error).__name__).split()).rstrip(".?")
-    return f"{line}: {known}" if (known := cure(error)) else line
+    return f"{line}: {remedy}" if (remedy := cure(error)) else line
 
 
 def cure(error: BaseException) -> str:
-    """What cures the error; empty where that is not known."""
-    if isinstance(error, DatabaseError) and error.sqlstate in NOT_MIGRATED:
-        return MIGRATE
-    return next((cure for pattern, cure in CURES if re.search(pattern, str(error))), "")
+    """The remedy for the error; empty where that is not known."""
+    # An error of connecting has no SQLSTATE, but its cause may have one.
+    sqlstate = getattr(error, "sqlstate", "") or getattr(error.__cause__, "sqlstate", "")
+    if sqlstate in BY_SQLSTATE:
+        return BY_SQLSTATE[sqlstate]
+    if sqlstate in BY_SQLSTATE_SERVING and isinstance(error, DatabaseError):
+        return BY_SQLSTATE_SERVING[sqlstate]
+    return next((remedy for pattern, remedy in BY_TEXT if re.search(pattern, str(error))), "")

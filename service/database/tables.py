@@ -1,39 +1,46 @@
-"""Compares the tables with what the statements rely on.
+"""Compares the tables, and the rights of the role, with those that the statements rely on.
 
 An adopted database can have columns, indexes, triggers and policies of the platform's own. The
 catalogue is read by `check` and once at the start, so no request pays for it.
 """
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
+from service.database.cures import Level, Problem
 from service.database.driver import Connection
-from service.database.in_force import Wrong
+from service.database.schema import SECONDS, TABLES
 from service.database.statement import Statement
 
 
 class TableErrorRow(msgspec.Struct, frozen=True):
-    level: Literal["refuse", "fault", "warn"]
+    level: Level
     error: str
     table_name: str
     name: str | None
     found: str | None
-    wanted: str | None
+    expected: str | None
+    role_name: str
+
+
+class RightsRow(msgspec.Struct, frozen=True):
+    missing: list[str]
     role_name: str
 
 
 LOOK: Final = Statement("check_tables", TableErrorRow)
+RIGHTS: Final = Statement("check_rights", RightsRow)
 PLATFORM: Final = ("users", "profiles", "titles")
-# A sentence and a remedy for each fault of the statement.
+# A sentence and a remedy for each error that the statement finds.
 SENTENCES: Final = {
     "missing": (
         "column {name} of table {table} is not there",
-        "`alter table {table} add column {name} {wanted}`",
+        "`alter table {table} add column {name} {expected}`",
     ),
     "type": (
-        "column {name} of table {table} is {found}, not {wanted}",
-        "`alter table {table} alter column {name} type {wanted} using {name}::{wanted}`",
+        "column {name} of table {table} is {found}, not {expected}",
+        "`alter table {table} alter column {name} type {expected} using {name}::{expected}`",
     ),
     "written": (
         "column {name} of table {table} is generated, so the service cannot write it",
@@ -49,12 +56,12 @@ SENTENCES: Final = {
         "give it a default: `alter table {table} alter column {name} set default ...`",
     ),
     "key": (
-        "table {table} has no unique constraint on ({wanted}), so no row can be written",
-        "remove duplicates, then `create unique index concurrently on {table} ({wanted})`",
+        "table {table} has no unique constraint on ({expected}), so no row can be written",
+        "remove duplicates, then `create unique index concurrently on {table} ({expected})`",
     ),
     "deferrable": (
         "constraint {name} of table {table} is deferrable, so no row can be written",
-        "`alter table {table} drop constraint {name}, add unique ({wanted})`",
+        "`alter table {table} drop constraint {name}, add unique ({expected})`",
     ),
     "invalid": (
         "unique index {name} of table {table} is invalid, so no row can be written",
@@ -88,12 +95,12 @@ SENTENCES: Final = {
 NEW_ROWS: Final = "; PUT and import of new rows answer 409"
 
 
-async def wrong(connection: Connection) -> list[Wrong]:
-    """What keeps the service from reading or writing rows, the gravest first."""
-    return [_said(row) for row in await LOOK.all(connection)]
+async def problems(connection: Connection) -> list[Problem]:
+    """The problems that keep the service from reading or writing rows, the worst first."""
+    return [_problem(row) for row in await LOOK.all(connection)]
 
 
-def _said(row: TableErrorRow) -> Wrong:
+def _problem(row: TableErrorRow) -> Problem:
     what, remedy = SENTENCES[row.error]
     if row.error == "value" and row.table_name in PLATFORM:
         what += NEW_ROWS
@@ -101,7 +108,18 @@ def _said(row: TableErrorRow) -> Wrong:
         "table": row.table_name,
         "name": row.name,
         "found": row.found,
-        "wanted": row.wanted,
+        "expected": row.expected,
         "role": row.role_name,
     }
-    return Wrong(row.level, what.format(**names), remedy.format(**names))
+    return Problem(row.level, what.format(**names), remedy.format(**names))
+
+
+async def missing_rights(connection: Connection) -> list[Problem]:
+    """The rights that the role lacks, each with the line that grants it."""
+    row = await RIGHTS.one(connection, [*TABLES], timeout=SECONDS)
+    return [
+        Problem(
+            "fault", f"role {row.role_name} may not {right}", f"`grant {right} to {row.role_name}`"
+        )
+        for right in row.missing
+    ]

@@ -13,8 +13,8 @@ from service.app import utc_now
 from service.command import main
 from service.command.check import findings
 from service.database import migrate, tables
+from service.database.cures import Problem
 from service.database.driver import Connection
-from service.database.in_force import Wrong
 from service.database.schema import TABLES
 from service.database.statement import files
 from service.settings import Settings
@@ -30,19 +30,19 @@ NOT_SERVED = {"migration_applied", "demo_load", "import_stage"}
 
 
 async def said(connection: Connection) -> list[tuple[str, str]]:
-    return [(one.level, one.what) for one in await tables.wrong(connection)]
+    return [(one.level, one.what) for one in await tables.problems(connection)]
 
 
-async def cured(connection: Connection) -> list[Wrong]:
+async def cured(connection: Connection) -> list[Problem]:
     """What is wrong still, after every line to copy has been run."""
-    for one in await tables.wrong(connection):
+    for one in await tables.problems(connection):
         for line in re.findall("`(.*?)`", one.remedy):
             await connection.execute(line)
-    return await tables.wrong(connection)
+    return await tables.problems(connection)
 
 
 async def test_nothing_is_wrong_with_new_tables(connection: Connection) -> None:
-    assert await tables.wrong(connection) == []
+    assert await tables.problems(connection) == []
 
 
 async def test_nothing_is_wrong_with_the_tables_of_the_existing_application(
@@ -52,7 +52,7 @@ async def test_nothing_is_wrong_with_the_tables_of_the_existing_application(
     try:
         await opened.execute(LEGACY.read_text(encoding="utf-8"))
         await asyncio.to_thread(migrate.migrate, empty_database)
-        assert await tables.wrong(opened) == []
+        assert await tables.problems(opened) == []
     finally:
         await opened.close()
 
@@ -318,7 +318,7 @@ async def test_row_security_is_found_where_it_is_in_force(
     await connection.execute("alter table viewing_sessions enable row level security")
     assert await said(connection) == []
     await connection.execute(f"set role {role}")
-    (found,) = await tables.wrong(connection)
+    (found,) = await tables.problems(connection)
     await connection.execute("reset role")
     assert (found.level, found.what) == (
         "refuse",

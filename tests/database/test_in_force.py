@@ -91,11 +91,11 @@ async def test_a_chosen_synchronous_commit_is_left_alone(role: Role, value: str)
         await opened.close()
 
 
-async def wrongs(role: Role, *, pooled: bool = False) -> list[in_force.Wrong]:
+async def problems(role: Role, *, pooled: bool = False) -> list[cures.Problem]:
     chosen = settings_for(role, pooled=pooled)
     opened = await pool.connect(chosen)
     try:
-        return await in_force.wrong(opened, chosen)
+        return await in_force.problems(opened, chosen)
     finally:
         await opened.close()
 
@@ -114,7 +114,7 @@ async def test_what_breaks_the_service_is_refused_with_a_line_that_cures_it(
     role: Role, setting: str, wanted: str | None, pooled: bool, place: str
 ) -> None:
     await role.set(setting, place)
-    found = await wrongs(role, pooled=pooled)
+    found = await problems(role, pooled=pooled)
     if wanted is None and not pooled:
         assert found == []
         return
@@ -124,7 +124,7 @@ async def test_what_breaks_the_service_is_refused_with_a_line_that_cures_it(
     (line,) = re.findall("`(.*)`", found[0].remedy)
     assert line.endswith(f"set {wanted}")
     await role.operator.execute(line)
-    assert [one for one in await wrongs(role, pooled=pooled) if one.level == "refuse"] == []
+    assert [one for one in await problems(role, pooled=pooled) if one.level == "refuse"] == []
 
 
 @pytest.mark.parametrize(
@@ -144,20 +144,20 @@ async def test_behind_a_pooler_each_setting_is_found_with_a_line_that_cures_it(
 ) -> None:
     for right in ("jit = off", "plan_cache_mode = force_generic_plan", "lock_timeout = 500"):
         await role.set(right)
-    assert await wrongs(role, pooled=True) == []
+    assert await problems(role, pooled=True) == []
     await role.set(setting)
-    (found,) = await wrongs(role, pooled=True)
+    (found,) = await problems(role, pooled=True)
     assert (found.level, found.what.split()[0]) == (level, setting.split()[0])
     (line,) = re.findall("`(.*)`", found.remedy)
     await role.operator.execute(line)
-    assert await wrongs(role, pooled=True) == []
+    assert await problems(role, pooled=True) == []
 
 
 async def test_answers_that_a_crash_could_lose_are_said_where_they_are_prevented(
     role: Role,
 ) -> None:
     await role.set("synchronous_commit = off")
-    (found,) = await wrongs(role)
+    (found,) = await problems(role)
     assert (found.level, found.remedy) == (
         "warn",
         "the service sets it to on for its own connections",
@@ -179,7 +179,7 @@ async def test_an_encoding_that_cannot_hold_every_name_is_refused(
     try:
         there = msgspec.structs.replace(settings_for(role), database_url=named(postgres_dsn, name))
         opened = await pool.connect(there)
-        (found, *_) = await in_force.wrong(opened, there)
+        (found, *_) = await in_force.problems(opened, there)
         await opened.close()
         with pytest.raises(migrate.MigrationError, match=f"has the encoding {encoding}, not UTF8"):
             await asyncio.to_thread(migrate.migrate, there.database_url)
@@ -210,7 +210,7 @@ async def test_a_pooler_that_ignores_start_parameters_is_noticed(role: Role) -> 
     chosen = settings_for(role)
     opened = await asyncpg.connect(role.url, server_settings={"jit": "off"})
     try:
-        (found, *_) = await in_force.wrong(opened, chosen)
+        (found, *_) = await in_force.problems(opened, chosen)
     finally:
         await opened.close()
     assert (found.level, found.remedy) == (

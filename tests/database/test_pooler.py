@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 
 from service.database import cures, in_force
@@ -103,13 +104,13 @@ async def test_defaults_of_the_database_are_seen_through_the_pooler(
     await connection.execute(f"alter database {name} set plan_cache_mode = force_generic_plan")
     pooled = msgspec.structs.replace(settings, statement_cache_size=0)
     async with pooler(database) as url:
-        assert await wrongs(msgspec.structs.replace(pooled, database_url=url)) == []
+        assert await problems(msgspec.structs.replace(pooled, database_url=url)) == []
     for isolation in ("serializable", "repeatable read"):
         await connection.execute(
             f"alter database {name} set default_transaction_isolation = '{isolation}'"
         )
         async with pooler(database) as url:
-            (found,) = await wrongs(msgspec.structs.replace(pooled, database_url=url))
+            (found,) = await problems(msgspec.structs.replace(pooled, database_url=url))
         assert (found.level, found.what) == (
             "refuse",
             f"default_transaction_isolation is {isolation} for the database: "
@@ -117,10 +118,10 @@ async def test_defaults_of_the_database_are_seen_through_the_pooler(
         )
 
 
-async def wrongs(chosen: Settings) -> list[in_force.Wrong]:
+async def problems(chosen: Settings) -> list[cures.Problem]:
     opened = await connect(chosen)
     try:
-        return await in_force.wrong(opened, chosen)
+        return await in_force.problems(opened, chosen)
     finally:
         await opened.close()
 
@@ -135,24 +136,48 @@ async def test_a_name_that_the_pooler_does_not_know(database: str, settings: Set
 
 
 @pytest.mark.parametrize(
-    ("said", "cure"),
+    ("message", "remedy"),
     [
         ("unsupported startup parameter: jit", "STATEMENT_CACHE_SIZE=0"),
         ("unsupported startup parameter in options: lock_timeout", "DATABASE_DIRECT_URL"),
-        ('prepared statement "__asyncpg_stmt_4__" does not exist', "STATEMENT_CACHE_SIZE=0"),
-        ('prepared statement "_pg3_0" already exists', "DATABASE_DIRECT_URL"),
         ("server login has been failing, try again later (server_login_retry)", "the server"),
         ("no such database: games", "DATABASE_URL"),
         ("query_wait_timeout", "POOL_MAX_SIZE"),
-        ("cannot execute CREATE TABLE in a read-only transaction", "default_transaction_read_only"),
     ],
 )
-def test_an_error_names_what_cures_it(said: str, cure: str) -> None:
-    for error in (DatabaseError(said), Unavailable(said)):
+def test_an_error_names_its_remedy(message: str, remedy: str) -> None:
+    for error in (DatabaseError(message), Unavailable(message)):
         sentence = cures.sentence(error)
-        assert sentence.startswith(said)
-        assert cure in sentence
+        assert sentence.startswith(message)
+        assert remedy in sentence
         assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "remedy"),
+    [
+        ("25006", "default_transaction_read_only"),
+        ("26000", "STATEMENT_CACHE_SIZE=0"),
+        ("42501", "viewing-time check"),
+        ("42703", "viewing-time migrate"),
+        ("42883", "viewing-time migrate"),
+        ("42P01", "viewing-time migrate"),
+        ("42P05", "DATABASE_DIRECT_URL"),
+        ("42601", ""),
+    ],
+)
+def test_an_sqlstate_names_its_remedy(sqlstate: str, remedy: str) -> None:
+    remedies = [cures.cure(DatabaseError("failed", sqlstate))]
+    connecting = Unavailable("failed")
+    connecting.__cause__ = DatabaseError("failed", sqlstate)
+    remedies.append(cures.cure(connecting))
+    assert [bool(one) for one in remedies] == [bool(remedy)] * 2
+    assert all(remedy in one for one in remedies)
+
+
+def test_a_migration_that_lacks_a_table_is_not_to_be_migrated_first() -> None:
+    assert cures.cure(psycopg.errors.UndefinedTable("failed")) == ""
+    assert cures.cure(psycopg.errors.ReadOnlySqlTransaction("failed")) == cures.READ_ONLY
 
 
 COMMANDS = (

@@ -10,7 +10,7 @@ import pytest
 
 from service.app import utc_now
 from service.command.check import findings
-from service.database import rights
+from service.database import tables
 from service.database.driver import Connection
 from service.database.pool import connect
 from service.database.schema import TABLES
@@ -40,13 +40,13 @@ class Narrow:
         """The rights that are found to be missing; the lines to copy grant them all."""
         opened = await connect(msgspec.structs.replace(settings, database_url=self.url))
         try:
-            found = await rights.missing(opened)
-            for _, line in found:
-                await self.operator.execute(line.strip("`"))
-            assert await rights.missing(opened) == []
+            found = await tables.missing_rights(opened)
+            for problem in found:
+                await self.operator.execute(problem.remedy.strip("`"))
+            assert await tables.missing_rights(opened) == []
         finally:
             await opened.close()
-        return [what.removeprefix(f"role {self.name} may not ") for what, _ in found]
+        return [problem.what.removeprefix(f"role {self.name} may not ") for problem in found]
 
 
 @pytest.fixture
