@@ -1,10 +1,10 @@
-"""How a connection is made: to which host, with which settings in force, and kept alive.
+"""Opens connections: their hosts, settings, TLS and keep-alive.
 
-A role or a database can have its own defaults for every setting. On direct connections they must
-not matter, so what the statements rely on is sent with the start of each connection (`ALWAYS`), or
-set right after it (`connection_prepare`). A pooler refuses most start parameters: behind one,
-`in_force` looks at what is in force instead. `ops/database.md` lists every setting that can change
-the meaning or the result of a statement, and what is done about it.
+A role or a database can have its own default for every setting. On direct connections those must
+not matter, so the settings that the statements rely on are sent with the start of each connection
+(`ALWAYS`) or set right after it (`connection_prepare`). A pooler refuses most start parameters, so
+behind one `in_force` checks the settings instead. `ops/database.md` lists every setting that can
+change the meaning or the result of a statement.
 """
 
 import random
@@ -37,7 +37,7 @@ ALWAYS: Final = {
     "statement_timeout": "0",
     "timezone": "UTC",
 }
-# By the names that libpq gives them; asyncpg sets none by itself.
+# The socket option for each parameter of libpq, None where the system lacks it. asyncpg sets none.
 KEEPALIVES: Final = {
     "keepalives_idle": getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None)),
     "keepalives_interval": getattr(socket, "TCP_KEEPINTVL", None),
@@ -47,9 +47,9 @@ KEEPALIVES: Final = {
 
 
 def is_pooled(settings: Settings, *, direct: bool = False) -> bool:
-    """Whether a connection leads to a pooler (STATEMENT_CACHE_SIZE=0 says that there is one).
+    """Whether a connection leads to a pooler, which STATEMENT_CACHE_SIZE=0 declares.
 
-    `direct` connections go around it, where DATABASE_DIRECT_URL says how.
+    `direct` connections bypass it if DATABASE_DIRECT_URL is set.
     """
     return settings.statement_cache_size == 0 and not (direct and settings.database_direct_url)
 
@@ -57,25 +57,24 @@ def is_pooled(settings: Settings, *, direct: bool = False) -> bool:
 def server_settings(
     settings: Settings, seconds: float | None = None, *, direct: bool = False
 ) -> dict[str, str]:
-    """The settings that a connection is started with, one whose statements may take `seconds` too.
+    """The settings that a connection is started with; its statements may take `seconds`.
 
-    Compiling (`jit`) costs more than any statement here. `lock_timeout` keeps a locked row
-    from holding up the beats that share a statement with it. A statement that is no longer waited
-    for must not go on and commit, which ending its connection does not stop: where one has long
-    enough for that to matter, the server is told how long. A pooler refuses start parameters that
-    it does not know, so it gets the name only.
+    `lock_timeout` keeps a locked row from delaying the heartbeats that share a statement with it.
+    Closing a connection does not stop its statement, so long statements also have
+    `statement_timeout`. A pooler refuses start parameters that it does not know: it gets the name
+    only.
     """
     if is_pooled(settings, direct=direct):
         return {"application_name": NAME}
     lock_timeout = int(settings.request_timeout_seconds * 1000 / 4)
-    chosen = {"application_name": NAME, **ALWAYS, "lock_timeout": str(lock_timeout)}
+    started = {"application_name": NAME, **ALWAYS, "lock_timeout": str(lock_timeout)}
     if seconds is not None:
-        chosen["statement_timeout"] = str(int(seconds * 1000))
-    return chosen
+        started["statement_timeout"] = str(int(seconds * 1000))
+    return started
 
 
 class Socketed(Connection):
-    """A connection that knows its socket."""
+    """A connection with access to its socket."""
 
     def __init__(self, protocol: Any, transport: Any, *others: Any) -> None:
         super().__init__(protocol, transport, *others)
@@ -84,10 +83,10 @@ class Socketed(Connection):
 
 def hosts(address: Address) -> list[dict[str, Any]]:
     """The driver's arguments for each host of an address, in the order to try them."""
-    places = [{"host": host, "port": port} for host, port in address.hosts]
+    hosts = [{"host": host, "port": port} for host, port in address.hosts]
     if address.parameters.get("load_balance_hosts") == "random":
-        random.shuffle(places)
-    return [{**place, **_driver(address)} for place in places or [{}]]
+        random.shuffle(hosts)
+    return [{**host, **_driver(address)} for host in hosts or [{}]]
 
 
 async def to_host(
@@ -107,7 +106,7 @@ async def to_host(
 def _driver(address: Address) -> dict[str, Any]:
     """An address without its hosts as the driver's arguments."""
     names = ("passfile", "krbsrvname", "target_session_attrs")
-    chosen: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "dsn": address.tls_url,
         "user": address.user or None,
         "password": address.password or None,
@@ -115,13 +114,13 @@ def _driver(address: Address) -> dict[str, Any]:
         **{name: address.parameters[name] for name in names if name in address.parameters},
     }
     if address.parameters.get("sslrootcert") == database_url.SYSTEM:
-        chosen["ssl"] = _trusting_the_system(address.parameters)
-        chosen["direct_tls"] = address.parameters.get("sslnegotiation") == "direct"
-    return chosen
+        arguments["ssl"] = _system_trust(address.parameters)
+        arguments["direct_tls"] = address.parameters.get("sslnegotiation") == "direct"
+    return arguments
 
 
-def _trusting_the_system(parameters: dict[str, str]) -> ssl.SSLContext:
-    """What the driver would make of sslmode=verify-full, with the system's certificates."""
+def _system_trust(parameters: dict[str, str]) -> ssl.SSLContext:
+    """The driver's context for sslmode=verify-full, but with the system's certificates."""
     context = ssl.create_default_context()
     if crl := parameters.get("sslcrl"):
         context.load_verify_locations(cafile=crl)
@@ -136,7 +135,7 @@ def _trusting_the_system(parameters: dict[str, str]) -> ssl.SSLContext:
 
 
 def _keep_alive(connected: socket.socket, address: Address) -> None:
-    """Has the system notice a peer that is gone without a word, as libpq does."""
+    """Lets the system detect a peer that has vanished, as libpq does."""
     if connected.family == socket.AF_UNIX or address.parameters.get("keepalives") == "0":
         return
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

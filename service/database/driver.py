@@ -1,8 +1,8 @@
-"""The errors of the PostgreSQL driver, told apart: the database is away, or the service has a bug.
+"""Translates the errors of the PostgreSQL driver into those of `service/errors.py`.
 
-The driver raises the same classes for both: OSError and InterfaceError for a lost connection, and
-InterfaceError also for a wrong argument. An error counts as an outage only where the driver raised
-it while it connected, or where its connection is gone.
+The driver raises the same classes for an outage and for a bug of the service: InterfaceError for a
+lost connection, but also for a wrong argument. An error counts as an outage only if the driver
+raised it while it connected, or if its connection is closed.
 """
 
 import traceback
@@ -64,14 +64,14 @@ UNREACHABLE: Final = (
 
 
 def cause(error: BaseException) -> Cause:
-    """What a request or a heartbeat failed for."""
+    """The cause of a failed request or heartbeat: our own bug, the database or the deadline."""
     if isinstance(error, DeadlinePassed):
         return "deadline"
     return "database" if isinstance(error, Unavailable) else "own"
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error outside of every request means that the database cannot be reached."""
+    """Whether an error outside any request means that the database cannot be reached."""
     if cause(error) != "own":
         return True
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
@@ -81,10 +81,10 @@ def is_outage(error: BaseException) -> bool:
 
 @contextmanager
 def translated(source: Source) -> Iterator[None]:
-    """Raises DatabaseError for the server's errors, NoAnswer for a lost connection or no answer.
+    """Raises DatabaseError for the server's errors, NoAnswer for a lost connection or a time-out.
 
-    Other errors pass unchanged, among them OSErrors that are not the driver's: the connection is
-    still there after those.
+    Other errors pass unchanged. An OSError that is not the driver's is one: the connection is still
+    open after it.
     """
     try:
         yield
@@ -100,7 +100,7 @@ def translated(source: Source) -> Iterator[None]:
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """Raises Unavailable for everything that the driver raises instead of connecting."""
+    """Raises Unavailable for every error that the driver raises while it connects."""
     try:
         yield
     except (asyncpg.PostgresError, *CLIENT) as error:
@@ -123,7 +123,7 @@ def _of_server(source: Source, error: asyncpg.PostgresError) -> DatabaseError:
 
 
 def _is_gone(source: Source, error: Exception) -> bool:
-    """Whether the connection, or the pool, is closed; a wrong argument is never the reason."""
+    """Whether the connection or the pool is closed; False for a wrong argument."""
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
         return False  # the driver's own DataError
     if isinstance(source, asyncpg.Pool):
@@ -131,7 +131,7 @@ def _is_gone(source: Source, error: Exception) -> bool:
     try:
         return source.is_closed()
     except asyncpg.InterfaceError:
-        return True  # the pool has taken the closed connection back
+        return True  # the closed connection has been released to the pool
 
 
 def _text(error: Exception) -> str:

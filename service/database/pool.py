@@ -1,8 +1,8 @@
 """The connection pool, and connections outside it.
 
-The pool resets nothing when a connection comes back: a statement sets nothing for the session, and
-the transaction of a request with an Idempotency-Key has ended, with all that it set. The reset
-would only be a second round trip for each statement.
+The pool resets nothing when a connection is released: no statement changes the settings of its
+connection, and a transaction takes its own settings with it. The reset would only add a round trip
+to each statement.
 """
 
 import asyncio
@@ -39,17 +39,17 @@ PING: Final = Statement("health_ping", Ping)
 
 
 async def _keep(connection: Connection) -> None:
-    """Leaves a connection as it is when it comes back to the pool."""
+    """Replaces the driver's reset of a released connection."""
 
 
 Warmth = Iterable[tuple[Statement[Any], tuple[object, ...]]]
 
 
 async def open_pool(settings: Settings, warmth: Warmth, min_size: int, max_size: int) -> Pool:
-    """A pool with `min_size` live connections, on each of which `warmth` has been run.
+    """A pool with `min_size` live connections, each of which has run the statements of `warmth`.
 
-    A statement's first run on a connection is planned and has the types of its arrays looked up,
-    which takes three statements more: that is done before anybody waits for an answer.
+    The first run of a statement on a connection includes its planning, and three more statements
+    that look up the types of its arrays. The pool does that before the first request.
     """
 
     async def warm(connection: Connection) -> None:
@@ -75,12 +75,12 @@ async def _pool_connection(settings: Settings, dsn: None, **options: Any) -> Con
 async def connect(
     settings: Settings, seconds: float | None = None, *, direct: bool = False, **options: Any
 ) -> Connection:
-    """A connection; outside the pool for those who keep theirs for life or need more time.
+    """A connection outside the pool, for long work or for the life of the process.
 
-    Its statements may take `seconds`, or as long as a request. `direct` goes around a pooler, to
-    DATABASE_DIRECT_URL where that is set: notifications do not arrive through a pooler that shares
-    connections by the transaction. Each host of the address has its share of the time: the driver
-    would give all of them one, and a host that does not answer would keep it from those after it.
+    Its statements may take `seconds`, or as long as a request. `direct` bypasses a pooler if
+    DATABASE_DIRECT_URL is set: notifications do not pass a pooler in transaction mode. Each host of
+    the address has its own share of the time; the driver has one time-out for all of them, so a
+    silent host would leave no time for the next ones.
     """
     url = (settings.database_direct_url if direct else "") or settings.database_url
     address = database_url.read(url)
@@ -108,7 +108,7 @@ async def connect(
 
 
 async def _prepare(connection: Connection) -> None:
-    """Sets what cannot be sent with the start of a connection."""
+    """Sets the settings that cannot be sent with the start of a connection."""
     try:
         await connection.fetchrow(PREPARE.text)
     except BaseException:
@@ -130,7 +130,7 @@ async def connected(
 
 
 async def reach(settings: Settings, *, direct: bool = False) -> None:
-    """Connects once and leaves again; raises what stands in the way."""
+    """Opens a connection and closes it; raises Unavailable if that fails."""
     connection = await connect(settings, direct=direct)
     with translated(connection):
         await connection.close()
@@ -148,7 +148,7 @@ async def replace_idle(pool: Pool) -> None:
 
 
 async def close_pool(pool: Pool, timeout: float) -> None:
-    """Closes the pool; cuts off what is still running after `timeout` seconds."""
+    """Closes the pool; terminates the connections that are in use after `timeout` seconds."""
     try:
         async with asyncio.timeout(timeout):
             await pool.close()

@@ -1,8 +1,8 @@
-"""What rules of the platform's own refuse, in a sentence.
+"""A sentence for each row that a rule of the platform rejects.
 
-An adopted database can have rules that this service does not know: tables that refer to accounts,
-columns that need a value, constraints, triggers. They are no bugs of the service. A sentence names
-the table, the column or the constraint, never a value: a row can hold secrets.
+An adopted database can have rules of its own: tables that refer to accounts, columns that need a
+value, constraints, triggers. They are not bugs of the service. A sentence names the table, the
+column or the constraint, never a value: a row can contain secrets.
 """
 
 from service.errors import (

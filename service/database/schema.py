@@ -40,10 +40,10 @@ TABLES: Final = (
 
 
 class State(msgspec.Struct, frozen=True):
-    """The schema of a database beside that of this version.
+    """The schema of a database, compared with that of this version.
 
     `pending` are migrations that are not applied, `unknown` those of a later version, both in
-    order. Both are empty where the role may not read the record (`is_readable`).
+    order. Both are empty if the role may not read the record (`is_readable`).
     """
 
     pending: list[str]
@@ -54,7 +54,7 @@ class State(msgspec.Struct, frozen=True):
 
     @property
     def error(self) -> str:
-        """A phrase that says why this version cannot serve from the schema; empty where it can."""
+        """Why this version cannot serve from the schema; empty if it can."""
         if self.missing and self.elsewhere is not None:
             return (
                 f"table {self.missing[0]} is not there: schema {self.elsewhere} has such tables, "
@@ -71,14 +71,14 @@ class State(msgspec.Struct, frozen=True):
 
     @property
     def remedy(self) -> str:
-        """What to do about `fault`."""
+        """The remedy for `error`."""
         if self.missing and self.elsewhere is not None:
             return "grant usage on the schema to the role, or set the role's search_path"
         return "run `viewing-time migrate`" if self.pending else "restore the table"
 
 
 async def state(source: Source) -> State:
-    """Reads the state of the schema: two short statements, neither of which needs a right."""
+    """Reads the state of the schema with two short statements that need no right."""
     tables = await LOOK.one(source, [*TABLES], timeout=SECONDS)
     applied: frozenset[str] = frozenset()
     if tables.is_readable:

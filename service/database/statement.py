@@ -15,13 +15,13 @@ from service.observing.trace import count_statement
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 
-# Of the whole process, as its statements are: runs by the file's name, waits for a connection.
+# Both are of the whole process: run times by file name, and waits for a connection.
 STATEMENT_TIMES: Final[dict[str, Histogram]] = {}
 POOL_WAIT: Final = Histogram(WAIT_SECONDS)
 
 
 def files(name: str) -> Path:
-    """The folder `name` (`sql`, `migrations`): inside the wheel, or beside the package."""
+    """The folder `name` (`sql`, `migrations`), inside the wheel or beside the package."""
     package = Path(__file__).parents[1]
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
@@ -37,20 +37,20 @@ class Statement(Generic[Row]):
         self._times = STATEMENT_TIMES.setdefault(name, Histogram(STATEMENT_SECONDS))
 
     async def all(self, source: Source, *arguments: Any) -> list[Row]:
-        """Every row of the answer."""
+        """Every row of the result."""
         row = self.row
         async with self._timed(source) as connection:
             records = await connection.fetch(self.text, *arguments)
         return [row(*record) for record in records]
 
     async def maybe(self, source: Source, *arguments: Any) -> Row | None:
-        """The first row of the answer, if there is one."""
+        """The first row of the result, if there is one."""
         async with self._timed(source) as connection:
             record = await connection.fetchrow(self.text, *arguments)
         return None if record is None else self.row(*record)
 
     async def one(self, source: Source, *arguments: Any, timeout: float) -> Row:
-        """The row of a statement that always has one; LookupError where it has none."""
+        """The row of a statement that always has one; raises LookupError if it has none."""
         async with self._timed(source) as connection:
             record = await connection.fetchrow(self.text, *arguments, timeout=timeout)
         if record is None:
@@ -59,19 +59,19 @@ class Statement(Generic[Row]):
 
     @asynccontextmanager
     async def _timed(self, source: Source) -> AsyncIterator[AnyConnection]:
-        """A connection for one run of the statement; counts the run, and the wait before it."""
+        """A connection for one run of the statement; measures the run and the wait before it."""
         if isinstance(source, asyncpg.Pool):
-            asked = monotonic()
+            requested_at = monotonic()
             with translated(source):
                 async with source.acquire() as connection:
-                    POOL_WAIT.add(monotonic() - asked)
+                    POOL_WAIT.add(monotonic() - requested_at)
                     async with self._timed(connection):
                         yield connection
             return
         count_statement()
-        begun = monotonic()
+        started_at = monotonic()
         try:
             with translated(source):
                 yield source
         finally:
-            self._times.add(monotonic() - begun)
+            self._times.add(monotonic() - started_at)
