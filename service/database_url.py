@@ -1,9 +1,9 @@
-"""The address of the database: one reading of DATABASE_URL for both drivers.
+"""Parses DATABASE_URL, the same way for both drivers.
 
-asyncpg serves and psycopg (libpq) migrates. Each reads a URL in its own way: asyncpg passes what it
-does not know to the server as a setting, libpq refuses it, and both quote parts of a URL, passwords
-too, in their errors. So neither is given the URL. What is read here works for both, and everything
-else is refused with a sentence that quotes nothing but the names of parameters.
+asyncpg serves and psycopg (libpq) migrates. Each parses a URL in its own way: asyncpg passes unknown
+parameters to the server as settings, libpq refuses them, and both quote parts of a URL, passwords
+too, in their errors. So neither receives the URL. The parameters that are accepted here work for
+both; all others are refused with a sentence that quotes only the names of parameters.
 """
 
 import re
@@ -18,7 +18,7 @@ ENCODED: Final = f"{SHAPE}; percent-encode special characters in the password"
 SCHEMES: Final = ("postgresql://", "postgres://")
 SERVERS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")  # Python warns of older ones
-# Parameters with a few values, of which only those that both drivers honour.
+# The values that both drivers support.
 CHOICES: Final = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "sslnegotiation": ("postgres", "direct"),
@@ -27,7 +27,7 @@ CHOICES: Final = {
     "target_session_attrs": SERVERS,
     "load_balance_hosts": ("disable", "random"),
     "keepalives": ("0", "1"),
-    # asyncpg neither binds channels nor encrypts by GSSAPI: it may be allowed, not required.
+    # asyncpg supports neither channel binding nor GSSAPI encryption, so they cannot be required.
     "channel_binding": ("disable", "prefer"),
     "gssencmode": ("disable", "prefer"),
 }
@@ -41,7 +41,7 @@ NUMBERS: Final = (
 FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 TEXTS: Final = ("sslpassword", "application_name", "options", "krbsrvname")
 PLACES: Final = ("host", "port", "user", "password", "dbname")
-# asyncpg takes what belongs to TLS from a URL only.
+# asyncpg reads the parameters of TLS only from a URL.
 TLS: Final[tuple[str, ...]] = (
     "sslmode",
     "sslnegotiation",
@@ -57,7 +57,7 @@ SYSTEM: Final = "system"
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where the database is, and how to connect. What is absent or empty is the driver's default.
+    """The address of a database. The driver has a default for every absent or empty part.
 
     `hosts` are names, addresses or folders of Unix sockets, each with its port.
     """
@@ -79,15 +79,15 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def tls_url(self) -> str | None:
-        """A URL of nothing but the parameters of TLS, for asyncpg."""
-        chosen = {name: self.parameters[name] for name in TLS if name in self.parameters}
-        if chosen.get("sslrootcert") == SYSTEM:
+        """A URL with the parameters of TLS only, for asyncpg."""
+        given = {name: self.parameters[name] for name in TLS if name in self.parameters}
+        if given.get("sslrootcert") == SYSTEM:
             return None
-        return f"postgresql://?{urlencode(chosen)}" if chosen else None
+        return f"postgresql://?{urlencode(given)}" if given else None
 
     @property
     def server_settings(self) -> dict[str, str]:
-        """What is sent to the server, where it is given."""
+        """The parameters that are settings of the server."""
         names = ("application_name", "options")
         return {name: self.parameters[name] for name in names if name in self.parameters}
 
@@ -105,7 +105,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def read(url: str) -> Address:
-    """Reads a URL; raises ValueError with a phrase that quotes no part of it but known names."""
+    """Parses a URL; raises ValueError with a phrase that quotes known names only."""
     scheme = next((scheme for scheme in SCHEMES if url.startswith(scheme)), None)
     if scheme is None:
         raise ValueError(SHAPE)
@@ -113,7 +113,7 @@ def read(url: str) -> Address:
         raise ValueError(ENCODED)
     head, _, query = url.removeprefix(scheme).partition("?")
     authority, _, path = head.partition("/")
-    # A separator that stands here was meant as a part of the password.
+    # A separator here was meant as a part of the password.
     if re.search(r"[/@]", path):
         raise ValueError(ENCODED)
     credentials, _, hosts = authority.rpartition("@")
@@ -139,7 +139,7 @@ def read(url: str) -> Address:
 
 
 def _decoded(text: str) -> str:
-    """The text without its percent-encoding, in which every sequence must be whole."""
+    """Removes the percent-encoding; raises ValueError for an incomplete sequence."""
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", text):
         raise ValueError(ENCODED)
     try:
@@ -149,7 +149,7 @@ def _decoded(text: str) -> str:
 
 
 def _parameters(query: str) -> dict[str, str]:
-    """The query's parameters, as libpq reads them: the last counts, a plus is a plus."""
+    """The query's parameters as libpq reads them: the last one counts, a plus stays a plus."""
     known = {*CHOICES, *NUMBERS, *FILES, *TEXTS, *PLACES}
     parameters: dict[str, str] = {}
     for part in query.split("&") if query else ():
@@ -159,11 +159,11 @@ def _parameters(query: str) -> dict[str, str]:
         if (name, value) == ("ssl", "true"):
             name, value = "sslmode", "require"
         if name not in known:
-            # What follows a raw separator in a password can look like a name.
+            # The text after a raw separator in a password can look like a name.
             is_name = re.fullmatch(r"[a-z_]{1,40}", name) and not re.search("@|password=", query)
-            what = f"have the parameter {name}" if is_name else "have parameters of another kind"
+            parameter = f"the parameter {name}" if is_name else "parameters of another kind"
             hint = "; a setting of the server goes into options=-c%20name%3Dvalue"
-            raise ValueError(f"must not {what}, which not every command can honour{hint}")
+            raise ValueError(f"must not have {parameter}, which not every command can honour{hint}")
         if value:
             _check_value(name, value := _decoded(value))
             parameters[name] = value
@@ -176,7 +176,7 @@ def _check_value(name: str, value: str) -> None:
         raise ValueError(f"must have {a_name} that is one of {', '.join(CHOICES[name])}")
     if name in NUMBERS and not re.fullmatch(r"[0-9]{1,9}", value):
         raise ValueError(f"must have {a_name} that is a whole number")
-    # Of a file that is not there, one driver says nothing and the other not the name.
+    # For a missing file one driver gives no error, and the other an error without its name.
     if name in FILES and (name, value) != ("sslrootcert", SYSTEM) and not is_readable(value):
         raise ValueError(f"must have {a_name} that names a readable file")
 
@@ -199,7 +199,7 @@ def is_readable(path: str) -> bool:
 
 
 def _hosts(hosts: str, ports: str) -> tuple[tuple[str, int], ...]:
-    """Each host with its port; empty where none is given. Raises ValueError."""
+    """Each host with its port; empty if none is given. Raises ValueError."""
     names = hosts.split(",") if hosts or ports else []
     shared = ports.split(",") if ports else [""]
     if len(shared) not in (1, len(names)):

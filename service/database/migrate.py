@@ -1,8 +1,8 @@
-"""Brings a database to the tables of this version, and back: one process at a time, restartable.
+"""Migrates a database to this version, and back: one process at a time, restartable.
 
-The migrations are `migrations/*.sql`, applied and recorded by yoyo. This adds what yoyo lacks: a
-lock that dies with its process, the repair of interrupted index builds, and errors that say who
-stands in the way. Blocking: call it from the command line or a thread.
+yoyo applies and records `migrations/*.sql`. This module adds a lock that ends with its process, the
+repair of interrupted index builds, and errors that name the session that holds a lock. It blocks:
+call it from the command line or a thread.
 """
 
 import getpass
@@ -31,7 +31,7 @@ from service.database.migrate_session import UnreachableError as UnreachableErro
 from service.database.statement import files
 
 POLL_SECONDS: Final = 0.1
-# What a rollback can take from the version that runs: an index costs time only.
+# A rollback that drops one of these breaks the running version; a dropped index only costs time.
 HARM: Final = re.compile(
     r"\bdrop\s+(table|column|function|constraint)\s+(?:if\s+exists\s+)?([\w.]+)"
 )
@@ -40,10 +40,10 @@ log = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
-    """The migrations that a rollback takes back, the latest first, and whom that hurts.
+    """The migrations that a rollback reverts, the latest first, and the harm that it does.
 
-    `harmful` are those that drop what this version needs, each with what it drops; `services`
-    counts the connections of services that run on the database now.
+    `harmful` has the objects that this version needs and the rollback drops, by migration;
+    `services` counts the connections of services that run on the database now.
     """
 
     ids: list[str]
@@ -52,9 +52,9 @@ class Plan(NamedTuple):
 
 
 def migrate(dsn: str) -> list[str]:
-    """Applies what is not applied yet, and returns its ids in order.
+    """Applies the pending migrations and returns their ids in order.
 
-    What had been applied before an error stays so; running it again goes on from there.
+    After an error the earlier ones stay applied, and another run continues from there.
     Raises MigrationError.
     """
     applied: list[str] = []
@@ -71,10 +71,10 @@ def migrate(dsn: str) -> list[str]:
 def rollback(
     dsn: str, target: str | None = None, agreed: Callable[[Plan], bool] = lambda _: True
 ) -> list[str]:
-    """Takes back the latest migration, or all down to and with `target`; returns their ids.
+    """Reverts the latest migration, or all down to and including `target`; returns their ids.
 
-    Tables and rows stay. Nothing is taken back unless `agreed` returns true. Raises MigrationError,
-    also when `target` is not applied.
+    Tables and rows stay. Nothing is reverted unless `agreed` returns true. Raises MigrationError,
+    also if `target` is not applied.
     """
     rolled_back: list[str] = []
     with _migrating(dsn) as (guard, yoyo, migrations, services):
@@ -95,14 +95,14 @@ def rollback(
 
 
 def _dropped(name: str) -> list[str]:
-    """What the rollback of a migration drops that this version needs, such as `table users`."""
+    """The objects that the rollback drops and this version needs, such as `table users`."""
     path = files("migrations") / f"{name}.rollback.sql"
     code = path.read_text(encoding="utf-8") if path.exists() else ""
     return [" ".join(each) for each in HARM.findall(re.sub(r"--[^\n]*", "", code))]
 
 
 def listing(dsn: str) -> list[tuple[str, bool]]:
-    """Every migration's id and whether it is applied, in order; changes nothing, waits for nobody.
+    """The id of every migration in order, and whether it is applied; takes no lock.
 
     Raises MigrationError.
     """
@@ -110,26 +110,26 @@ def listing(dsn: str) -> list[tuple[str, bool]]:
         try:
             applied = {row[0] for row in connection.execute(sql("migration_applied"))}
         except psycopg.errors.UndefinedTable:
-            applied = set()  # nobody has ever migrated this database
+            applied = set()  # the database has never been migrated
     return [(migration.id, migration.id in applied) for migration in _migrations()]
 
 
 @contextmanager
 def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any, int]]:
-    """The session that holds the lock, yoyo on connections of its own, all migrations, services."""
+    """The connection that holds the lock, yoyo with its own, all migrations, count of services."""
     with guarding(dsn) as (guard, yoyo_address, services):
         _take_lock(guard)
         _refuse_to_shadow(guard)
         _name_the_user()
         with get_backend(yoyo_address) as yoyo:
-            # With our lock in hand, a row in yoyo's lock table is a dead process's.
+            # While this process holds the lock, a row in yoyo's lock table is left from a dead one.
             yoyo.break_lock()
             with yoyo.lock():
                 yield guard, yoyo, _migrations(), services
 
 
 def _take_lock(guard: Connection) -> None:
-    """Waits until this session is the only one that migrates the database."""
+    """Waits until this connection is the only one that migrates the database."""
     while True:
         is_taken, may_create = guard.execute(sql("migration_lock")).fetchall()[0]
         if not may_create:
@@ -143,7 +143,7 @@ def _take_lock(guard: Connection) -> None:
 
 
 def _refuse_to_shadow(guard: Connection) -> None:
-    """Raises MigrationError where new tables would hide those that are there already."""
+    """Raises MigrationError if new tables would hide existing ones."""
     row = guard.execute(sql("migration_shadowed")).fetchone()
     if row is not None:
         table_name, its_schema, first_schema = row
@@ -156,9 +156,9 @@ def _refuse_to_shadow(guard: Connection) -> None:
 
 
 def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None:
-    """Drops what interrupted builds left behind, so that their migrations build it again.
+    """Drops the invalid indexes of interrupted builds, so that their migrations build them again.
 
-    A migration `0006_ix_name` builds the index `ix_name` and nothing else.
+    A migration `0006_ix_name` builds the index `ix_name` only.
     """
     builders = {migration.id.partition("_")[2]: migration for migration in migrations}
     for index_name, drop_statement in _invalid_indexes(guard, list(builders)):
@@ -171,9 +171,9 @@ def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None
 
 
 def _invalid_indexes(guard: Connection, names: list[str]) -> list[tuple[str, str]]:
-    """Name and drop statement of each, once none is being built any more.
+    """The name and the drop statement of each, once no build is running.
 
-    The server goes on with a build after the process that asked for it has been killed.
+    The server continues a build after the client that started it has been killed.
     """
     while True:
         rows = guard.execute(sql("migration_invalid_indexes"), [names]).fetchall()
@@ -187,7 +187,7 @@ def _migrations() -> Any:
 
 
 def _name_the_user() -> None:
-    """Lets yoyo record who migrates where the user has no name, as in many containers."""
+    """Names the user for yoyo's record if the system has no name, as in many containers."""
     try:
         getpass.getuser()
     except (KeyError, OSError):

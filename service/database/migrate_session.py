@@ -1,4 +1,4 @@
-"""The sessions that migrate a database: direct ones, with errors that say who stands in the way."""
+"""Direct connections for migrations, with errors that name the session that holds a lock."""
 
 import os
 import re
@@ -17,24 +17,24 @@ from service.database.statement import files
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# `lock_timeout` is for whatever sets no limit of its own, which is the building and dropping of
-# indexes. A limit that the role or the database sets for its statements, transactions or sessions
-# would end a long build on every run; the other settings are those that `connector` sends.
+# `lock_timeout` is for statements without a limit of their own: building and dropping indexes. A
+# time-out of the role or the database would end a long build on every run. The other settings are
+# those that `connector` sends.
 OPTIONS: Final = (
     "-c lock_timeout=60s -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 "
     "-c default_transaction_isolation=read\\ committed -c standard_conforming_strings=on "
     "-c default_table_access_method=heap -c exit_on_error=off"
 )
-# Those of later versions; a server refuses a session that is started with what it does not know.
+# Options by the first version that knows them; a server refuses a connection with unknown ones.
 LATER_OPTIONS: Final = {140_000: "-c idle_session_timeout=0", 170_000: "-c transaction_timeout=0"}
 
 
 class MigrationError(Exception):
-    """The database is not at the version asked for: one sentence for the person who migrates."""
+    """The database could not be migrated; one sentence says why."""
 
 
 class UnreachableError(MigrationError):
-    """No session with the database; `reason` says why."""
+    """No connection to the database; `reason` says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The database cannot be reached: {reason}.")
@@ -43,7 +43,7 @@ class UnreachableError(MigrationError):
 
 @contextmanager
 def connected(address: str) -> Iterator[Connection]:
-    """A session of its own; raises MigrationError for every error of the database in the block."""
+    """A connection; raises MigrationError for every error of the database in the block."""
     try:
         # Autocommit: an open transaction, even an idle one, would keep an index build waiting.
         connection = psycopg.connect(address, autocommit=True, cursor_factory=psycopg.RawCursor)
@@ -55,9 +55,9 @@ def connected(address: str) -> Iterator[Connection]:
 
 @contextmanager
 def guarding(dsn: str) -> Iterator[tuple[Connection, str, int]]:
-    """A session that may hold locks, yoyo's address of the database, connections of services.
+    """A connection for locks, yoyo's address of the database, and the count of services.
 
-    Raises MigrationError through a pooler, and for a database that cannot store every name.
+    Raises MigrationError behind a pooler, and for a database that cannot store every name.
     """
     base = address(dsn)
     with connected(base) as guard:
@@ -87,7 +87,7 @@ def explained(subject: str, connection: Connection) -> Iterator[None]:
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise MigrationError(f"{subject} needs to write: {cures.READ_ONLY}.") from error
     except psycopg.Error as error:
-        raise MigrationError(f"{subject} has failed: {_on_one_line(error)}.") from error
+        raise MigrationError(f"{subject} has failed: {cures.sentence(error)}.") from error
 
 
 def _holder(connection: Connection) -> str:
@@ -101,7 +101,7 @@ def _holder(connection: Connection) -> str:
 
 
 def address(dsn: str) -> str:
-    """`dsn` in the driver's own form, with what every session here is started with."""
+    """`dsn` in the driver's own form, with the options of every connection here."""
     try:
         given = database_url.read(dsn).libpq if "://" in dsn else conninfo_to_dict(dsn)
     except (ValueError, psycopg.ProgrammingError) as error:
@@ -120,7 +120,7 @@ def address(dsn: str) -> str:
 
 
 def _trust_the_system(parameters: dict[str, str]) -> None:
-    """Tells the driver's own OpenSSL, which was built elsewhere, where the certificates are."""
+    """Sets the paths of the system's certificates for the OpenSSL inside the driver's wheel."""
     if parameters.get("sslrootcert") == database_url.SYSTEM:
         paths = ssl.get_default_verify_paths()
         os.environ.setdefault("SSL_CERT_FILE", paths.cafile or paths.openssl_cafile)
@@ -128,7 +128,7 @@ def _trust_the_system(parameters: dict[str, str]) -> None:
 
 
 def _for_yoyo(address: str, version: int) -> str:
-    """`address` as the URL that makes yoyo use psycopg 3: it hands on the query's parameters."""
+    """`address` as a URL with which yoyo uses psycopg 3; yoyo passes on the query's parameters."""
     parameters = conninfo_to_dict(address)
     later = [option for since, option in LATER_OPTIONS.items() if version >= since]
     parameters["options"] = " ".join([str(parameters["options"]), *later])
@@ -136,16 +136,13 @@ def _for_yoyo(address: str, version: int) -> str:
 
 
 def sql(name: str) -> str:
+    """The text of a statement for psycopg."""
     return (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _unreachable(error: psycopg.Error) -> str:
-    """Why there is no session, without the questions of libpq; of several attempts, each."""
+    """Why there is no connection, without libpq's hints; one reason for each failed attempt."""
     text = re.sub(r"\n\t.*", "", str(error))
     several = re.findall(r"^- host: .*?: ((?:connection|failed) .*)$", text, re.MULTILINE)
     attempts = [re.sub(r"^connection (failed|is bad): ", "", each) for each in several or [text]]
     return cures.sentence(psycopg.OperationalError("; ".join(dict.fromkeys(attempts))))
-
-
-def _on_one_line(error: psycopg.Error) -> str:
-    return cures.sentence(error)
