@@ -1,12 +1,12 @@
--- Finds what the role may not do, of what the service does.
+-- Finds the rights that the service needs and the role lacks.
 --
 -- $1 tables text[]
 --
 -- row: missing text[]              rights, as grants name them: `select, insert on table users`
 -- row: role_name text
 --
--- A right to some columns counts: the platform may keep others for itself. What the search path does
--- not lead to is left out: `schema_tables` reports it.
+-- A right to some columns counts, because the platform may keep others for itself. Tables outside
+-- the search path are left out: `schema_tables` reports them.
 select
     array(
         select m.what

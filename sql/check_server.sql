@@ -1,14 +1,14 @@
--- Tells what one needs to know of the server before serving from it.
+-- Reads the properties of the server that decide whether the service can run on it.
 --
 -- row: version int                 as in server_version_num: 180006 is 18.6
--- row: clock timestamptz           the server's own, as it answers
+-- row: clock timestamptz           the server's clock
 -- row: is_standby bool             it refuses to write
--- row: connections_most int        open to this role in this database at once
--- row: connections_elsewhere int   held at the moment by others than this service
+-- row: connections_most int        the limit for this role in this database
+-- row: connections_elsewhere int   held by other clients than this service
 --
--- The server's clock is what is asked for here; every other statement is told the time.
--- A role without rights sees other roles' sessions, but not what kind they are: they count too.
--- A limit of -1 on a role or a database is none, and `least` passes over a null.
+-- Only this statement reads the server's clock; the others get the time as a parameter.
+-- A role without rights sees the connections of other roles but not their kind: they all count.
+-- A limit of -1 on a role or a database means no limit, and `least` ignores nulls.
 select
     current_setting('server_version_num')::int as version,
     clock_timestamp() as clock,

@@ -1,4 +1,4 @@
--- Finds what in the tables keeps the service from reading or writing its rows.
+-- Finds the properties of the tables that keep the service from reading or writing its rows.
 --
 -- row: level text                  refuse: every heartbeat fails; fault; warn: rows may be refused
 -- row: error text                  missing, type, written, null, value, key, deferrable, invalid,
@@ -10,11 +10,11 @@
 -- row: role_name text
 --
 -- Reads the catalogue only, so it needs no right. An adopted table may have more columns, types
--- that hold the same values, and rules of the platform's own. Columns are those that statements
--- name; the hot ones are those that the statements of heartbeats name. A word after the type:
--- null (the service writes nulls there), omitted (it leaves the column out of its inserts).
--- `insert_level` counts where every new row is refused: new accounts, profiles and titles come by
--- requests that answer 409.
+-- with the same values, and rules of the platform's own. The columns are those that statements
+-- name; the statements of heartbeats name the hot ones. A word after the type means: `null`, the
+-- service writes nulls; `omitted`, its inserts leave the column out. `insert_level` is the level of
+-- a table that refuses every new row: new accounts, profiles and titles come by requests, which
+-- answer 409.
 with expected as (
     select
         to_regclass(t.name)::oid as oid,

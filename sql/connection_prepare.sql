@@ -1,13 +1,13 @@
--- Sets for a new connection what cannot be sent with its start.
+-- Sets the settings of a new connection that cannot be sent with its start.
 --
 -- row: synchronous_commit text     null: it was not off, and stays
 -- row: idle_session_timeout text   null: there was none
 -- row: transaction_timeout text    null: there was none
 --
--- `synchronous_commit` is raised only from off, which could lose an answered heartbeat in a crash;
--- remote_apply and the like are the operator's choice. The two time-outs are not known to every
--- version (14, 17), and a server refuses a connection that is started with a setting that it does
--- not know: one would close idle connections of the pool, the other cut off long imports.
+-- `synchronous_commit` is raised only from off, with which a crash could lose an answered heartbeat;
+-- remote_apply and other values are the operator's choice. The two time-outs exist since versions 14
+-- and 17, and a server refuses a connection that is started with an unknown setting. One would close
+-- idle connections of the pool, the other would end long imports.
 select
     case
         when current_setting('synchronous_commit') = 'off'

@@ -1,4 +1,4 @@
--- Loads a demo family into a database that has no account yet.
+-- Loads a demo family into a database without accounts.
 --
 -- $1 account_id uuid
 -- $2 child_id uuid
@@ -9,10 +9,10 @@
 -- $7 pin_hash text
 -- $8 now timestamptz
 --
--- row: is_demo bool                the demo family is there, now or from an earlier load
+-- row: is_demo bool                the database has the demo family, from now or an earlier load
 --
--- A database with accounts of its own is left alone. Two weeks of sessions give the weekly report
--- and the history something to show; their ids are drawn by the database.
+-- A database with other accounts is not changed. Two weeks of sessions fill the weekly report and
+-- the history; the database makes their ids.
 with account as (
     insert into users (
         id, email, password_hash, subscription_tier, is_admin, is_active, created_at, pin_hash,

@@ -1,7 +1,7 @@
--- Asks the database whether it is there and takes writes.
+-- Checks that the database answers and accepts writes.
 --
 -- row: is_writable bool
 --
--- Reads no table, so the answer says only that a connection works, a backend is free to reply, and
--- the server has not handed over to another.
+-- It reads no table: an answer means that the connection works, that a backend replies, and whether
+-- the server is still the primary.
 select current_setting('transaction_read_only') = 'off' as is_writable

@@ -2,7 +2,7 @@
 --
 -- row: migration_id varchar        the file's name without `.sql`
 --
--- Reads the record that yoyo keeps, and does not make it where it is missing: asking changes
--- nothing and waits for nobody, so it may be asked while a migration runs.
+-- Reads yoyo's record and does not create a missing one. It takes no lock that a migration waits
+-- for, so it may run during one.
 select m.migration_id
 from _yoyo_migration as m

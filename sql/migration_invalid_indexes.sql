@@ -4,10 +4,10 @@
 --
 -- row: index_name text
 -- row: drop_statement text         runs outside a transaction only
--- row: is_being_built bool         a session is at it right now: not to be dropped
+-- row: is_being_built bool         a build is running: not to be dropped
 --
--- An interrupted build leaves an index that every write keeps up and no query uses, and it bears
--- the name that `create index ... if not exists` looks for.
+-- An interrupted build leaves an index that every write maintains and no query uses. It has the
+-- name that `create index ... if not exists` looks for.
 select
     c.relname::text as index_name,
     format('drop index concurrently if exists %I.%I', n.nspname, c.relname) as drop_statement,

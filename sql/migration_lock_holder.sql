@@ -1,16 +1,16 @@
--- Finds the session that most likely kept a migration from its lock.
+-- Finds the connection that most likely kept a migration from its lock.
 --
 -- row: pid int
 -- row: application_name text
 -- row: query_start timestamptz     of its latest query; null where the role may not see it
 -- row: query text                  its latest query, first 80 characters; idle ones show it too
 --
--- No row: nobody is left who could have.
--- Asked just after the wait has timed out, when the server no longer knows who waited for whom.
--- What was waited for is held for the length of a transaction, so the oldest one is named: first
--- among the sessions with a lock on a table of ours, then among all, since the build of an index
--- waits for older transactions whatever they have touched.
--- pg_locks shows every session's locks to every role; the times in pg_stat_activity it may hide.
+-- No row: no such connection is left.
+-- It runs just after the wait has timed out, when the server no longer knows which one was waited
+-- for. The lock is held until a transaction ends, so the oldest transaction is named: first among
+-- the connections with a lock on a table of the service, then among all, because the build of an
+-- index waits for every older transaction.
+-- pg_locks shows all locks to every role; pg_stat_activity may hide the times.
 select
     a.pid,
     a.application_name,

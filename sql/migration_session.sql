@@ -1,11 +1,11 @@
--- Tells whether the session is as it was started, and who else uses the database.
+-- Checks that the options of the connection are in force, and counts running services.
 --
--- row: is_as_started bool          the options of its start are in force
+-- row: is_as_started bool          the options of the start are in force
 -- row: services int8               connections of running services
 --
--- A pooler can drop the options without an error. Through one, a session lock would belong to a
--- connection that others use next, and would stay when this process has gone.
--- Every role sees the application name of every session; the address can give another to both.
+-- A pooler can drop the options without an error. Behind one, a session lock would belong to a
+-- connection that other clients use next, and would stay after this process has ended.
+-- Every role sees the application name of every connection; the address can set another for both.
 select
     current_setting('lock_timeout') = '1min' as is_as_started,
     (

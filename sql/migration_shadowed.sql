@@ -1,11 +1,11 @@
--- Finds tables of ours that the search path leads to beyond its first schema.
+-- Finds tables of the service that are in a later schema of the search path than the first.
 --
 -- row: table_name text
 -- row: its_schema text             where the table is
--- row: first_schema text           where migrations would make another one, empty
+-- row: first_schema text           where a migration would make an empty one
 --
--- `create table ... if not exists` looks nowhere but in the first schema. That is the role's own
--- where a schema bears its name; the tables of a live application are usually in `public`.
+-- `create table ... if not exists` checks the first schema only. That is the role's own if a schema
+-- has its name; the tables of a live application are usually in `public`.
 select
     t.table_name,
     n.nspname::text as its_schema,

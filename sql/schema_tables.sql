@@ -2,15 +2,15 @@
 --
 -- $1 tables text[]
 --
--- row: missing text[]              tables that the search path does not lead to, in order
--- row: elsewhere text              a schema with such tables that the search path does not lead to
+-- row: missing text[]              tables that are not in the search path, in order
+-- row: elsewhere text              a schema outside the search path that has such tables
 -- row: is_recorded bool            there is a record of migrations
 -- row: is_readable bool            the role may read it
 --
--- Reads the catalogue only, so it needs no right and fails on no table. The record is read by a
--- statement of its own (`migration_applied`): the server checks rights before a statement runs,
--- and a role that may only serve would fail there, with a line in the server's log each time.
--- A schema that the role may not use counts as one that the search path does not lead to.
+-- Reads the catalogue only, so it needs no right and fails on no table. `migration_applied` reads
+-- the record, because the server checks rights before a statement runs: for a role that may only
+-- serve, one statement would fail each time, with a line in the server's log.
+-- A schema that the role may not use counts as outside the search path.
 select
     array(
         select t.table_name

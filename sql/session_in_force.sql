@@ -1,10 +1,10 @@
--- Reads settings as they are in force for this connection, and where they come from.
+-- Reads the settings in force on this connection, and their sources.
 --
 -- $1 names text[]
 --
 -- row: name text
 -- row: setting text                in the setting's own unit: milliseconds for time-outs
--- row: reset_value text            as it was when the connection began
+-- row: reset_value text            at the start of the connection
 -- row: source text                 user, database, database user, configuration file, client, ...
 -- row: role_name text
 -- row: database_name text
