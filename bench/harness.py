@@ -30,10 +30,12 @@ WARM_SECONDS: Final = 30.0  # half the time for which a service caches a configu
 SETTLE_SECONDS: Final = 0.2  # until requests in flight at the end of a window are done
 DEFAULTS: Final[Mapping[str, str]] = {}  # the default settings of a service
 OPTIONS: Final = {"shared_preload_libraries": "pg_stat_statements"}
-# Without the readiness checks, which run every few seconds whatever the load.
+# Statements of readiness checks and of the look for deletions, which run whatever the load.
+# PostgreSQL replaces constants in the texts of statements, but keeps names.
+BACKGROUND: Final = "is_writable|to_regclass|_yoyo_migration|from pending_deletions"
 STATEMENTS: Final = f"""
 select coalesce(sum(calls), 0)::int8 from pg_stat_statements
-where userid = '{ROLE}'::regrole and query not like '%transaction_read_only%'
+where userid = '{ROLE}'::regrole and query !~ '{BACKGROUND}'
 """
 # Each beat of the load adds 30 seconds to the open session that it continues.
 LEDGER: Final = """

@@ -8,18 +8,30 @@ from bench.harness import Bench
 from bench.seed import fresh_day
 
 LOADS: Final = (64, 1000)
-FILLING_SECONDS: Final = 30.0  # enough for 100 beats of each of 1,000 viewers
+KEPT: Final = 100  # keys of a session
+FILL_SECONDS: Final = 10.0
+MAX_FILLS: Final = 6
 MAX_RATIO: Final = Target(1.1)
+TOLERANCE: Final = 0.1
+FEWEST: Final = """
+select min(length(recent_keys)) / 10 from viewing_sessions
+where ended_at is null and profile_id = any ($1::uuid[])
+"""
 
 
 async def measure(bench: Bench) -> list[Figure]:
     with_keys, without = bench.viewers[:1000], bench.viewers[1000:2000]
+    profiles = [viewer.profile_id for viewer in with_keys]
     ratios: dict[int, list[float]] = {load: [] for load in LOADS}
     async with bench.service() as service:
         await bench.warm(service)
-        bench.progress("filling the sessions with keys")
-        seconds = 1.0 if bench.is_quick else FILLING_SECONDS
-        await bench.keyed(service, with_keys, 1000, seconds, keys=True)
+        for _ in range(1 if bench.is_quick else MAX_FILLS):
+            bench.progress("filling the sessions with keys")
+            seconds = 1.0 if bench.is_quick else FILL_SECONDS
+            await bench.keyed(service, with_keys, 1000, seconds, keys=True)
+            kept = await bench.connection.fetchval(FEWEST, profiles)
+            if kept >= KEPT:
+                break
         for number in range(1, bench.scale.rounds + 1):
             for load in LOADS:
                 bench.progress(f"{load:,} in flight, round {number} of {bench.scale.rounds}")
@@ -29,11 +41,11 @@ async def measure(bench: Bench) -> list[Figure]:
                 plain = await bench.keyed(service, without, load, window, keys=False)
                 keyed = await bench.keyed(service, with_keys, load, window, keys=True)
                 ratios[load].append(keyed.cpu_us / plain.cpu_us)
-    kept = "select max(length(recent_keys)) / 10 from viewing_sessions"
+    name = "in flight: CPU with a key, to one without"
     return [
         *(
-            Figure(f"{load:,} in flight: CPU with a key", median(found), "x", MAX_RATIO)
+            Figure(f"{load:,} {name}", median(found), "x", MAX_RATIO, TOLERANCE)
             for load, found in ratios.items()
         ),
-        Figure("keys kept in a session", await bench.connection.fetchval(kept)),
+        Figure("keys kept in a session before the measurement, at least", kept),
     ]

@@ -21,7 +21,7 @@ import asyncpg
 import msgspec
 
 from bench.figure import Figure, Target
-from bench.harness import ROLE, Bench
+from bench.harness import BACKGROUND, ROLE, Bench
 from bench.peer import Peer
 from bench.seed import token
 from service.database import migrate
@@ -83,7 +83,7 @@ order by began
 """
 COST: Final = f"""
 select sum(calls)::int8 as statements, sum(shared_blks_hit + shared_blks_read)::int8 as buffers
-from pg_stat_statements where userid = '{ROLE}'::regrole
+from pg_stat_statements where userid = '{ROLE}'::regrole and query !~ '{BACKGROUND}'
 """
 # The alternative: Python sums all sessions of the week.
 ROWS: Final = """
