@@ -11,8 +11,8 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from service.http.cycle import Flow
 from service.http.request_head import MAX_HEADERS, TOO_LARGE, HeadProtocol, Refused
+from service.http.response_cycle import Flow
 
 # Bytes of a request that are not its body: head, chunk sizes and extensions, trailers. The rest of
 # a body that was answered unread counts too.

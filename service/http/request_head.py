@@ -13,7 +13,7 @@ from typing import Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.cycle import Cycle
+from service.http.response_cycle import Cycle
 
 MAX_HEADERS: Final = 128
 NOTED: Final = frozenset((b"host", b"expect", b"transfer-encoding"))
