@@ -1,4 +1,4 @@
-"""The entry of `viewing-time`: it ends quietly at Ctrl-C, also while modules are imported."""
+"""The entry point of `viewing-time`; Ctrl-C ends it quietly, also during imports."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""All that a handler may reach; built once by the application's lifespan."""
+"""The parts of the service that handlers use; built once by the application's lifespan."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""No request waits for ever, whatever the database does."""
+"""Deadlines for requests, which hold even if the database stops responding."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class DeadlinePassed(TimeoutError):
-    """The time that a request may take has passed."""
+    """A request took longer than it may."""
 
 
 TICKS: Final = 40
@@ -18,10 +18,10 @@ _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives, if it does so within `seconds`; raises DeadlinePassed on time if not.
+    """Returns the result of `work`; raises DeadlinePassed after `seconds`.
 
-    Late work is cancelled but not waited for: giving back a connection whose server has stopped
-    answering can take longer than the request may.
+    Late work is cancelled but not awaited: releasing a connection to a server that does not respond
+    can take longer than the request may.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -40,15 +40,14 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
 def _forget(task: asyncio.Task[Any]) -> None:
     _abandoned.discard(task)
     if not task.cancelled():
-        # Looked at, so that it is not reported as an error nobody saw: the caller was told.
-        task.exception()
+        task.exception()  # retrieved, so that asyncio does not log it: the caller has its own error
 
 
 class Deadlines:
-    """One timer for all heartbeats: a timer for each would cost a twentieth of its beat.
+    """One timer for all heartbeats; a timer for each would cost a twentieth of a heartbeat.
 
-    All have the same time, so the oldest is the first to be late. Late ones are found within a
-    fortieth of the time.
+    All have the same limit, so the oldest is late first. Late ones are found within a fortieth of
+    the limit.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -58,7 +57,7 @@ class Deadlines:
         self._loop = asyncio.get_running_loop()
 
     def watch(self) -> "Deadline":
-        """A block of the running task that ends with DeadlinePassed when it takes too long."""
+        """A `with` block of the running task; raises DeadlinePassed if it takes too long."""
         return Deadline(self)
 
     def enter(self, deadline: "Deadline") -> None:

@@ -1,15 +1,8 @@
-"""The version of this service."""
+"""The version of this service; `unknown` in a checkout that is not installed."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
 
-
-def _version() -> str:
-    """The installed distribution's version; `unknown` in a checkout that is not installed."""
-    try:
-        return version("viewing-time")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-VERSION: Final = _version()
+try:
+    VERSION = version("viewing-time")
+except PackageNotFoundError:
+    VERSION = "unknown"
