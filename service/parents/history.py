@@ -26,6 +26,7 @@ from service.http.fields import (
     UtcDay,
     doc,
 )
+from service.http.query_dates import query_date
 from service.viewing import rules
 
 
@@ -78,8 +79,8 @@ async def history(request: Request) -> Response:
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
-    from_date = lenient_json.query_date(request.query_params, "from_date")
-    to_date = lenient_json.query_date(request.query_params, "to_date")
+    from_date = query_date(request.query_params, "from_date")
+    to_date = query_date(request.query_params, "to_date")
     if from_date > to_date:
         raise RuleError(DATES_REVERSED)
     if (to_date - from_date).days > rules.HISTORY_DAYS_MAX:

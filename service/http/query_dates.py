@@ -1,0 +1,43 @@
+"""Reads dates of the query as leniently as pydantic 2: timestamps at midnight, and Unix times."""
+
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from typing import Final
+
+from service.http.lenient_json import field_error
+
+CLOCK: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
+OFFSET: Final = r"[zZ]|[+\u2212-](?:[01]\d|2[0-3]):?[0-5]\d"
+TIMESTAMP: Final = re.compile(
+    rf"(\d{{4}}-\d\d-\d\d)(?:[Tt_ ]({CLOCK}(?::[0-5]\d(?:[.,]\d+)?)?)(?:{OFFSET})?)?", re.ASCII
+)
+UNIX_TIME: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+MAX_UNIX_SECONDS: Final = 2e10  # numbers beyond are milliseconds
+EPOCH: Final = datetime(1970, 1, 1)
+
+
+def query_date(params: Mapping[str, str], name: str) -> date:
+    """A required date, or a timestamp at midnight in any zone; raises FieldError."""
+    loc = ("query", name)
+    if name not in params:
+        raise field_error("missing", loc)
+    text = params[name]
+    try:
+        moment = _moment(text)
+    except (ValueError, OverflowError):
+        kind = "date_parsing" if text[:5] == "0000-" else "date_from_datetime_parsing"
+        raise field_error(kind, loc, text) from None
+    if moment.time() != time.min:
+        raise field_error("date_from_datetime_inexact", loc, text)
+    return moment.date()
+
+
+def _moment(text: str) -> datetime:
+    """Date and time as written, ignoring the zone; raises ValueError, OverflowError."""
+    if form := TIMESTAMP.fullmatch(text):
+        return datetime.fromisoformat(f"{form[1]}T{form[2] or '00:00'}")
+    if not UNIX_TIME.fullmatch(text):
+        raise ValueError(text)
+    number = float(text)
+    return EPOCH + timedelta(seconds=number if abs(number) <= MAX_UNIX_SECONDS else number / 1000)
