@@ -1,16 +1,15 @@
-"""Who is calling: access tokens, PIN tokens, and what an account may see.
+"""Authenticates callers: access tokens, PIN tokens, and the rights of an account.
 
-A verified access token is remembered until it expires or its key is withdrawn. That says only who
-signed it: whether the account still exists and is active is asked by every statement that acts for
-it.
+A verified access token is cached until it expires or its key is withdrawn. The cache only proves
+who signed the token; every statement that acts for an account checks that it is active.
 """
 
 import contextlib
 import hashlib
 import hmac
 import math
-from datetime import datetime, timedelta
-from typing import Any, Final, Protocol, TypeVar
+from datetime import timedelta
+from typing import Final, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 import jwt
@@ -33,9 +32,8 @@ from service.errors import (
 )
 from service.settings import Settings
 
-FOREVER: Final = math.inf
 MAX_TOKENS: Final = 50_000
-PIN_TOKEN_LIFE: Final = timedelta(minutes=5)
+PIN_TOKEN_LIFETIME: Final = timedelta(minutes=5)
 PIN_TOKEN_LEEWAY: Final = timedelta(seconds=5)
 PIN_PURPOSE: Final = "pin_verified"
 
@@ -77,25 +75,25 @@ async def account(request: Request) -> UUID:
 
 
 def bearer(context: Context, header: str | None) -> UUID | None:
-    """The account in an `Authorization` header, if its token is remembered; raises ClientError 401.
+    """The account of an `Authorization` header whose token is cached; raises ClientError 401.
 
     The scheme is read in any case (RFC 9110, section 11.1).
     """
     if header is None or len(header) == 7 or header[:7].lower() != "bearer ":
         raise ClientError(TOKEN_MISSING, {"WWW-Authenticate": "Bearer"})
-    known = context.tokens.get(header[7:])
-    if known is not None and known.expires > context.now().timestamp():
-        return known.account_id
+    cached = context.tokens.get(header[7:])
+    if cached is not None and cached.expires > context.now().timestamp():
+        return cached.account_id
     return None
 
 
 async def verified(context: Context, header: str | None) -> UUID:
-    """The account in a header whose token `bearer` does not remember; raises ClientError 401."""
+    """The account of a header whose token is not cached; raises ClientError 401."""
     token = (header or "")[7:]
     try:
         signed = await context.keys.signed(token)
     except jwt.InvalidTokenError as error:
-        raise ClientError(TOKEN_INVALID, reason=_unverified(error)) from error
+        raise ClientError(TOKEN_INVALID, reason=_signature_error(error)) from error
     accepted = _accepted(context.settings, signed, context.now().timestamp())
     if len(context.tokens) >= MAX_TOKENS:
         del context.tokens[next(iter(context.tokens))]
@@ -103,8 +101,7 @@ async def verified(context: Context, header: str | None) -> UUID:
     return accepted.account_id
 
 
-def _unverified(error: jwt.InvalidTokenError) -> str:
-    """Why a token cannot be verified, for log and metrics."""
+def _signature_error(error: jwt.InvalidTokenError) -> str:
     if isinstance(error, TooLong):
         return "token_too_long"
     if isinstance(error, UnknownKey | NoKey):
@@ -114,12 +111,23 @@ def _unverified(error: jwt.InvalidTokenError) -> str:
 
 
 def _accepted(settings: Settings, signed: Signed, now: float) -> Verified:
-    """What a token with a right signature says, if it is an access token, for us, and of now."""
+    """The account and expiry of a signed access token that is valid now; raises ClientError 401."""
     claims = signed.claims
     leeway = settings.jwt_leeway_seconds
-    not_before = _time(claims.get("nbf"), 0) - leeway
-    expires = _time(claims.get("exp"), 0 if settings.jwt_require_exp else FOREVER) + leeway
-    if reason := _refusal(settings, claims, now, not_before, expires):
+    not_before = _numeric_date(claims.get("nbf"), 0) - leeway
+    expires = _numeric_date(claims.get("exp"), 0 if settings.jwt_require_exp else math.inf) + leeway
+    audience = claims.get("aud")
+    audiences = audience if isinstance(audience, list) else [audience]
+    refusals = {
+        "token_time_malformed": math.isnan(not_before) or math.isnan(expires),
+        "token_not_yet_valid": now < not_before,
+        "token_without_expiry": now >= expires and claims.get("exp") is None,
+        "token_expired": now >= expires,
+        "token_of_a_pin": "purpose" in claims,
+        "token_issuer_wrong": settings.jwt_issuer and claims.get("iss") != settings.jwt_issuer,
+        "token_audience_wrong": settings.jwt_audience and settings.jwt_audience not in audiences,
+    }
+    if reason := next((reason for reason, is_so in refusals.items() if is_so), ""):
         raise ClientError(TOKEN_INVALID, reason=reason)
     try:
         return Verified(UUID(claims.get("sub")), expires, signed.signer)
@@ -127,29 +135,8 @@ def _accepted(settings: Settings, signed: Signed, now: float) -> Verified:
         raise ClientError(TOKEN_WITHOUT_ACCOUNT) from error
 
 
-def _refusal(
-    settings: Settings, claims: dict[str, Any], now: float, not_before: float, expires: float
-) -> str:
-    """Why a token with a right signature is refused, for log and metrics; empty where it is not."""
-    if math.isnan(not_before) or math.isnan(expires):
-        return "token_time_malformed"
-    if now < not_before:
-        return "token_not_yet_valid"
-    if now >= expires:
-        return "token_without_expiry" if claims.get("exp") is None else "token_expired"
-    if "purpose" in claims:
-        return "token_of_a_pin"
-    if settings.jwt_issuer and claims.get("iss") != settings.jwt_issuer:
-        return "token_issuer_wrong"
-    audience = claims.get("aud")
-    audiences = audience if isinstance(audience, list) else [audience]
-    if settings.jwt_audience and settings.jwt_audience not in audiences:
-        return "token_audience_wrong"
-    return ""
-
-
-def _time(claim: object, absent: float) -> float:
-    """A claim of epoch seconds; one that is no number compares false with every instant."""
+def _numeric_date(claim: object, absent: float) -> float:
+    """Epoch seconds of a claim; NaN if it is not a number, so every comparison fails."""
     if claim is None:
         return absent
     if isinstance(claim, int | float) and not isinstance(claim, bool):
@@ -159,48 +146,45 @@ def _time(claim: object, absent: float) -> float:
 
 
 def pin_mark(pin_hash: str) -> str:
-    """What a PIN token carries of the PIN it vouches for; the statement that acts compares it.
+    """Fingerprint of the stored PIN hash; changing the PIN invalidates earlier tokens.
 
-    Of a salted hash, so it tells nothing about the PIN; another PIN has another mark, which makes
-    the tokens of the one before it worthless.
+    The hash is salted, so the fingerprint reveals nothing about the PIN.
     """
     return hashlib.sha256(pin_hash.encode()).hexdigest()[:32]
 
 
 def pin_token(context: Context, account_id: UUID, pin_hash: str) -> str:
-    """A token that says for five minutes that this account's PIN was entered right."""
+    """A token which proves for five minutes that the account's PIN was entered."""
     claims = {
         "sub": str(account_id),
         "purpose": PIN_PURPOSE,
         "jti": uuid4().hex,
-        "exp": int((context.now() + PIN_TOKEN_LIFE).timestamp()),
+        "exp": int((context.now() + PIN_TOKEN_LIFETIME).timestamp()),
         "pin": pin_mark(pin_hash),
     }
     return jwt.encode(claims, context.settings.jwt_secret, algorithm="HS256")
 
 
 def confirmed_pin(context: Context, account_id: UUID, token: str, refusal: RuleError) -> str | None:
-    """The PIN mark in a PIN token of this account; raises `refusal` where the token is not one.
+    """The fingerprint in a PIN token of this account; raises `refusal` if the token is not one.
 
-    A token with the contract's claims alone has no mark, and vouches for whatever the PIN is now. A
-    few seconds of clock skew between instances are forgiven.
+    A token with only the contract's claims has no fingerprint, and is valid for any PIN. A few
+    seconds of clock skew between instances are allowed.
     """
     try:
         claims = context.keys.own(token)
     except jwt.InvalidTokenError as error:
         raise refusal from error
     expires, mark, subject = claims.get("exp"), claims.get("pin"), claims.get("sub")
-    if claims.get("purpose") != PIN_PURPOSE or not isinstance(mark, str | None):
-        raise refusal
-    if not isinstance(expires, int) or not _alive(context.now(), expires):
-        raise refusal
-    if not hmac.compare_digest(str(subject), str(account_id)):
+    if (
+        claims.get("purpose") != PIN_PURPOSE
+        or not isinstance(mark, str | None)
+        or not isinstance(expires, int)
+        or (context.now() - PIN_TOKEN_LEEWAY).timestamp() >= expires
+        or not hmac.compare_digest(str(subject), str(account_id))
+    ):
         raise refusal
     return mark
-
-
-def _alive(now: datetime, expires: int) -> bool:
-    return (now - PIN_TOKEN_LEEWAY).timestamp() < expires
 
 
 def active(row: Active | None) -> Active:
@@ -227,7 +211,7 @@ def administered(row: Administered | None) -> Administered:
 
 
 async def admin(request: Request) -> UUID:
-    """The account of an administrator, by the database's word; raises ClientError 401 or 403."""
+    """The account of an administrator as stored in the database; raises ClientError 401 or 403."""
     context: Context = request.state.context
     account_id = await account(request)
     administered(await CHECK.maybe(context.pool, account_id, None))
@@ -235,7 +219,7 @@ async def admin(request: Request) -> UUID:
 
 
 async def entitled(request: Request, error: FieldError | RuleError) -> None:
-    """Raises what is to be said before `fault`: the order is token, fields, profile, rules."""
+    """Raises 401 or 403 if the caller may not see this error: rules come after the profile."""
     context: Context = request.state.context
     account_id = await account(request)
     profile_id = None

@@ -1,21 +1,20 @@
-"""A request that comes twice with one Idempotency-Key is carried out once.
+"""Carries out a request that arrives twice with one Idempotency-Key only once.
 
-Its answer is stored in the transaction of what it changed and returned to the same request for
-24 hours, on every instance. A request that changed nothing leaves nothing, and can be repeated.
-Without the header nothing of this costs anything.
+The response is stored in the transaction of the change and returned to the same request for
+24 hours, on every instance. A request that changed nothing stores nothing, and can be repeated.
 
-A stored answer proves nothing: a request with a PIN or a password is checked first, as a counted
-attempt, also when it comes again. Only a wrong one that comes again is not counted again, since its
-refusal is stored, in place of an answer from before the PIN was changed.
+A stored response proves nothing: the PIN or password of a repeated request is checked first, as a
+counted attempt. If it is wrong by now, the refusal replaces the stored response, and the next
+repetition is refused without being counted.
 """
 
 import hmac
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import wraps
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -34,9 +33,7 @@ from service.errors import (
     invalid_idempotency_key,
 )
 from service.http import auth, lenient_json
-from service.http.body_and_reply import PRIVATE
-
-Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+from service.http.body_and_reply import PRIVATE, Endpoint
 
 KEY_HEADER: Final = "idempotency-key"
 KEY: Final = re.compile(r"[!-~]{1,64}")
@@ -67,21 +64,15 @@ REFUSE: Final = Statement("request_key_refuse", KeptRow)
 
 
 class KeyUsed(ClientError):
-    """The key was used for another request; undoes what this one has changed."""
-
-    def __init__(self) -> None:
-        super().__init__(KEY_OF_ANOTHER_REQUEST)
+    """The key was used for another request; rolls back this one."""
 
 
 class Overtaken(Overloaded):
-    """A copy of the request has stored its answer meanwhile; undoes what this one has changed."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
+    """A copy of the request has stored its response first; rolls back this one."""
 
 
 def repeatable(endpoint: Endpoint) -> Endpoint:
-    """An endpoint that finds the answer of a copy of its request that was faster."""
+    """An endpoint that runs again, and finds the stored response, if a copy was faster."""
 
     @wraps(endpoint)
     async def again(request: Request) -> Response:
@@ -90,7 +81,7 @@ def repeatable(endpoint: Endpoint) -> Endpoint:
         except Overtaken:
             return await endpoint(request)
         except ClientError:
-            # What it asked for may be impossible for the very reason that its copy has done it.
+            # The change may be impossible only because the copy has already made it.
             carried_out: Once | None = getattr(request.state, "once", None)
             if carried_out is None or not await carried_out.is_overtaken():
                 raise
@@ -105,145 +96,137 @@ class Once:
     Without a key it is an ordinary request: `effect` opens no transaction, nothing is stored.
     """
 
-    def __init__(self, context: Context, account_id: UUID, key: str | None, asked: object) -> None:
+    def __init__(self, context: Context, account_id: UUID, key: str | None, body: object) -> None:
         self._context = context
         self._account_id = account_id
-        self._key = key
-        self._asked = b"" if key is None else lenient_json.encode(asked)
-        self._digest: bytes | None = None  # of the request that the key was used for
-        self._answer: bytes | None = None
+        self._has_key = key is not None
+        self._stored_digest: bytes | None = None  # of the request that the key was used for
+        self._stored_answer: bytes | None = None
+        if key is None:
+            return
+        mark = blake2b(key.encode(), digest_size=16, key=account_id.bytes).digest()
+        self._mark = UUID(bytes=mark)
+        # Digests of this request by each secret; keyed, because there are only 10,000 PINs.
+        message = b"request" + lenient_json.encode(body)
+        secrets = (context.settings.jwt_secret, context.settings.jwt_secret_previous)
+        self._digests = [hmac.digest(text.encode(), message, "sha256") for text in secrets if text]
 
     @property
     def is_used(self) -> bool:
         """Whether the key was used, for this request or for another."""
-        return self._digest is not None
+        return self._stored_digest is not None
 
     @property
     def is_repeated(self) -> bool:
         """Whether this request has been carried out already."""
-        return self._answer is not None
+        return self._stored_answer is not None
 
     async def look(self, profile_id: UUID | None) -> None:
-        """Looks for the answer; raises ClientError: 401, 403, a stored refusal of the same request.
+        """Reads the stored response; raises ClientError 401, 403, or the stored refusal.
 
-        Another request with this key is refused with 422: by `require_same`, after the check of a
-        PIN, since a 422 before it would tell a guesser that the PIN is not the one of the request
-        that has been answered.
+        `require_same` raises 422 for the key of another request, after the PIN is checked: an
+        earlier 422 would reveal that this PIN differs from the one of the stored request.
         """
-        if self._key is None:
+        if not self._has_key:
             return
-        row = auth.owned(await self._found(self._context.pool, profile_id))
+        row = auth.owned(await self._find(self._context.pool, profile_id))
         if row.status is None or row.answer is None:
             return
-        self._digest = row.digest
+        self._stored_digest = row.digest
         if self._is_own(row.digest):
             if row.status >= 400:
                 raise ClientError(Sentence(row.status, msgspec.json.decode(row.answer)["detail"]))
-            self._answer = row.answer.encode()
+            self._stored_answer = row.answer.encode()
 
     async def is_overtaken(self) -> bool:
-        """Whether a copy of the request has stored an answer since `look` found none."""
-        if self._key is None or self.is_used:
+        """Whether a copy of the request has stored a response since `look` found none."""
+        if not self._has_key or self.is_used:
             return False
-        return self._is_own(await self._stored(self._context.pool))
+        return self._is_own(await self._find_digest(self._context.pool))
 
-    async def _found(self, source: Source, profile_id: UUID | None) -> FoundRow | None:
+    async def _find(self, source: Source, profile_id: UUID | None) -> FoundRow | None:
         return await FIND.maybe(source, self._account_id, self._mark, profile_id)
 
-    async def _stored(self, source: Source) -> bytes | None:
-        """The digest of the request that the key was used for."""
-        row = await self._found(source, None)
+    async def _find_digest(self, source: Source) -> bytes | None:
+        row = await self._find(source, None)
         return None if row is None else row.digest
 
     def _is_own(self, digest: bytes | None) -> bool:
-        return digest is not None and any(
-            hmac.compare_digest(digest, own) for own in self._digests()
-        )
+        return digest is not None and any(hmac.compare_digest(digest, d) for d in self._digests)
 
     def require_same(self) -> None:
-        """Raises KeyUsed, a ClientError 422, where the key was used for another request."""
-        if self.is_used and not self._is_own(self._digest):
-            raise KeyUsed
+        """Raises ClientError 422 if the key was used for another request."""
+        if self.is_used and not self._is_own(self._stored_digest):
+            raise KeyUsed(KEY_OF_ANOTHER_REQUEST)
 
     @asynccontextmanager
     async def effect(self) -> AsyncIterator[Source]:
-        """Where the statements run that change something, and `keep`: all of them or none."""
+        """Runs the statements that change something, and `keep`, in one transaction."""
         context = self._context
-        if self._key is None:
+        if not self._has_key:
             yield context.pool
             return
-        most_ms = max(1, int(1000 * context.settings.request_timeout_seconds))
+        max_ms = max(1, int(1000 * context.settings.request_timeout_seconds))
         with translated(context.pool):
             async with context.pool.acquire() as connection:
                 with translated(connection):
                     async with connection.transaction():
-                        await BEGIN.maybe(connection, most_ms)
+                        await BEGIN.maybe(connection, max_ms)
                         yield connection
 
     async def keep(self, source: Source, status: int, answer: bytes) -> None:
-        """Stores the answer; raises Overtaken, KeyUsed where another request was faster."""
-        if self._key is None or self.is_repeated or await self._kept(source, status, answer):
+        """Stores the response; raises Overtaken or KeyUsed if another request was faster."""
+        if not self._has_key or self.is_repeated or await self._kept(source, status, answer):
             return
-        digest = await self._stored(source)
-        raise Overtaken if digest is None or self._is_own(digest) else KeyUsed
+        digest = await self._find_digest(source)
+        if digest is None or self._is_own(digest):
+            raise Overtaken(1)
+        raise KeyUsed(KEY_OF_ANOTHER_REQUEST)
 
     async def refuse(self, source: Source, wrong: ClientError) -> None:
-        """Stores `wrong` for the request when it comes again; raises Overtaken.
+        """Stores `wrong` as the response to a repetition of this request; raises Overtaken.
 
-        The key of another request stays as it is: that is no reason to undo a verdict.
+        A key of another request stays as it is: it is no reason to roll back a counted attempt.
         """
-        if self._key is None:
+        if not self._has_key:
             return
         answer = lenient_json.encode({"detail": wrong.detail})
         if self.is_repeated:
-            asked = (self._account_id, self._mark, self._digest, wrong.status, answer.decode())
-            is_kept = await REFUSE.maybe(source, *asked) is not None
+            key = (self._account_id, self._mark, self._stored_digest)
+            is_kept = await REFUSE.maybe(source, *key, wrong.status, answer.decode()) is not None
         else:
             is_kept = not self.is_used and await self._kept(source, wrong.status, answer)
         if is_kept:
-            self._digest = next(self._digests())
-        elif self._is_own(await self._stored(source)):
-            raise Overtaken
+            self._stored_digest = self._digests[0]
+        elif self._is_own(await self._find_digest(source)):
+            raise Overtaken(1)
 
     async def _kept(self, source: Source, status: int, answer: bytes) -> bool:
-        digest = next(self._digests())
-        asked = (self._account_id, self._mark, digest, status, answer.decode(), MAX_KEYS)
-        return await KEEP.maybe(source, *asked) is not None
+        key = (self._account_id, self._mark, self._digests[0])
+        return await KEEP.maybe(source, *key, status, answer.decode(), MAX_KEYS) is not None
 
     async def answer(self, work: Callable[[Source], Awaitable[msgspec.Struct]]) -> Response:
-        """The stored answer, else that of `work`, which changes something.
+        """The stored response, or else that of `work`, which changes something.
 
-        Raises ClientError 422 where the key was used for another request, and what `work` raises.
+        Raises ClientError 422 if the key was used for another request, and errors of `work`.
         """
         self.require_same()
-        if self._answer is not None:
-            return _response(self._answer)
+        if self._stored_answer is not None:
+            return _response(self._stored_answer)
         async with self.effect() as source:
             answer = lenient_json.encode(await work(source))
             await self.keep(source, 200, answer)
         return _response(answer)
 
     async def first_answer(self, answer: bytes) -> Response:
-        """The stored answer, else `answer`: to work that can be done twice without harm."""
+        """The stored response, or else `answer`, of work that can be done twice without harm."""
         try:
             await self.keep(self._context.pool, 200, answer)
         except KeyUsed:
             return _response(answer)  # the work is done
         except Overtaken:
             await self.look(None)
-        return _response(self._answer or answer)
-
-    @property
-    def _mark(self) -> UUID:
-        key = (self._key or "").encode()
-        return UUID(bytes=blake2b(key, digest_size=16, key=self._account_id.bytes).digest())
-
-    def _digests(self) -> Iterator[bytes]:
-        """The digest of this request by each secret; keyed, since a PIN has 10,000 values only."""
-        settings = self._context.settings
-        for secret in (settings.jwt_secret, settings.jwt_secret_previous):
-            if secret:
-                yield hmac.digest(secret.encode(), b"request" + self._asked, "sha256")
+        return _response(self._stored_answer or answer)
 
 
 def _response(answer: bytes) -> Response:
@@ -251,18 +234,14 @@ def _response(answer: bytes) -> Response:
 
 
 async def once(
-    request: Request, account_id: UUID, asked: object, profile_id: UUID | None = None
+    request: Request, account_id: UUID, body: object, profile_id: UUID | None = None
 ) -> Once:
-    """The request of an account, looked for where it has an Idempotency-Key.
-
-    `asked` is what it asks for, as it was read. Raises FieldError for a key that is not 1 to 64
-    visible ASCII characters, and ClientError as `Once.look`.
-    """
+    """The request of an account, with the stored response; raises as `Once.look`, or FieldError."""
     key = request.headers.get(KEY_HEADER)
     if key is not None and not KEY.fullmatch(key):
         raise invalid_idempotency_key()
     route: Route = request.scope["route"]
-    carried_out = Once(request.state.context, account_id, key, (route.path, asked))
+    carried_out = Once(request.state.context, account_id, key, (route.path, body))
     await carried_out.look(profile_id)
     request.state.once = carried_out
     return carried_out
