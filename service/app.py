@@ -1,4 +1,4 @@
-"""The application: every URL on one screen, the door for heartbeats, the lifespan."""
+"""The application: every URL on one screen, the fast path of heartbeats, the lifespan."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -16,10 +16,8 @@ from starlette.types import Message, Receive, Scope, Send
 from service.context import Context
 from service.http import error_responses
 from service.http.body_and_reply import Endpoint, bounded
-from service.http.redirect import redirect_slashes
-from service.http.request_log import observed
+from service.http.request_log import logged
 from service.http.urls import ADMIN, HEALTH, METRICS, PARENTAL, PROFILE, VIEWING
-from service.observing.event_loop import monitoring
 from service.observing.trace import CURRENT
 from service.openapi.document import Description
 from service.operators import prometheus
@@ -39,7 +37,7 @@ from service.players import balance
 from service.players.heartbeat import Heartbeat
 from service.players.session import session_end
 from service.settings import Settings, masked
-from service.startup import build, tune_garbage_collector
+from service.startup import build
 
 if TYPE_CHECKING:
     from service.operators.tracing import Telemetry
@@ -55,10 +53,10 @@ def _route(
     seconds: float | None = None,
     streams: bool = False,
 ) -> Route:
-    """One method of one path; HEAD is no method of ours, though Starlette adds it to GET.
+    """One method of one path, without the HEAD that Starlette adds to GET.
 
-    An endpoint has REQUEST_TIMEOUT_SECONDS, or `seconds`; one that `streams` reads its body itself
-    and takes the time it needs.
+    An endpoint must end within REQUEST_TIMEOUT_SECONDS, or `seconds`; one that `streams` reads its
+    body itself and has no deadline.
     """
     if not streams and not isinstance(endpoint, Heartbeat):
         endpoint = bounded(endpoint, seconds)
@@ -67,15 +65,15 @@ def _route(
     return route
 
 
-# A hash may wait five seconds for its turn, and takes a quarter of one.
+# A hash may wait five seconds in the queue, and takes a quarter of a second.
 PIN_SECONDS: Final = 10.0
 HEARTBEAT: Final = Heartbeat()
 DESCRIPTION: Final = Description()
 HEARTBEAT_PATH: Final = f"{VIEWING}/heartbeat"
 
 HEARTBEAT_ROUTE: Final = _route("POST", HEARTBEAT_PATH, HEARTBEAT)
-HEARTBEAT_ANSWERED: Final = ("POST", HEARTBEAT_PATH, 200)
-HEARTBEAT_REFUSED: Final = ("POST", HEARTBEAT_PATH, 503)
+HEARTBEAT_200: Final = ("POST", HEARTBEAT_PATH, 200)
+HEARTBEAT_503: Final = ("POST", HEARTBEAT_PATH, 503)
 
 ROUTES: Final[list[BaseRoute]] = [
     HEARTBEAT_ROUTE,
@@ -112,18 +110,18 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", "/docs", DESCRIPTION.docs),
 ]
 DESCRIPTION.describe(ROUTES)
-# For operators; no part of the API that is described.
+# For operators; not in the description of the API.
 SCRAPE: Final = _route("GET", METRICS, prometheus.metrics)
 LIVE: Final = _route("GET", "/admin/live", live)
 
 
 class Service(Starlette):
-    """Starlette with a door of its own for heartbeats.
+    """Starlette with a fast path for heartbeats.
 
-    Cross-origin checks, error handling and routing around an endpoint cost as much as the beat
-    itself. A heartbeat from a player that is no browser (it names no origin) needs none of
-    them but the error table, so it skips them; every other request goes the usual way.
-    `draining` is set when the process is about to stop: it is not ready, but answers all.
+    Cross-origin checks, error handling and routing cost as much as the heartbeat itself. A
+    heartbeat without an `Origin` does not come from a browser and needs only the error table, so
+    it skips the rest. `draining` is set when the process is about to stop: it is not ready, but
+    answers every request.
     """
 
     draining = False
@@ -135,7 +133,7 @@ class Service(Starlette):
             context: Context = scope["state"]["context"]
             if context.writer.is_full:
                 context.metrics.heartbeats_overloaded += 1
-                context.metrics.requests[HEARTBEAT_REFUSED] += 1
+                context.metrics.requests[HEARTBEAT_503] += 1
                 await HEARTBEAT.refuse(scope, send)
                 return
             scope["route"] = HEARTBEAT_ROUTE
@@ -143,20 +141,20 @@ class Service(Starlette):
                 await HEARTBEAT(scope, receive, send)
             except Exception as error:
                 refusal = partial(error_responses.answer, error=error)
-                await observed(refusal, scope, receive, send, CURRENT.get())
+                await logged(refusal, scope, receive, send, CURRENT.get())
             else:
-                context.metrics.requests[HEARTBEAT_ANSWERED] += 1
+                context.metrics.requests[HEARTBEAT_200] += 1
         elif scope["type"] == "http":
-            await observed(super().__call__, scope, receive, send)
+            await logged(super().__call__, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
 def _is_plain_heartbeat(scope: Scope) -> bool:
-    """Whether it is a heartbeat, and of no browser."""
+    """Whether the request is a heartbeat that does not come from a browser."""
     if scope["path"] != HEARTBEAT_PATH or scope["method"] != "POST":
         return False
-    for name, _ in scope["headers"]:  # noqa: SIM110 (`any` costs a generator for each beat)
+    for name, _ in scope["headers"]:  # noqa: SIM110 (`any` costs a generator for each heartbeat)
         if name == b"origin":
             return False
     return True
@@ -177,7 +175,7 @@ class TracedService(Service):
 
 
 def _last_of_connection(send: Send) -> Send:
-    """Asks the client to come back on another connection, which another instance may take."""
+    """Makes the client reconnect, so that another instance can take its next request."""
 
     async def closing(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -188,8 +186,10 @@ def _last_of_connection(send: Send) -> Send:
 
 
 def scrapes() -> Starlette:
-    """What METRICS_PORT serves, on the lifespan of the service."""
-    return redirect_slashes(Starlette(routes=[SCRAPE]))
+    """The application on METRICS_PORT; it uses the lifespan of the service."""
+    app = Starlette(routes=[SCRAPE], exception_handlers=error_responses.TABLE)
+    app.router.redirect_slashes = False
+    return app
 
 
 class State(TypedDict):
@@ -206,10 +206,10 @@ def application(
     telemetry: "Telemetry | None" = None,
     end: Callable[[], None] = lambda: None,
 ) -> Service:
-    """The service as an ASGI application; its lifespan opens what it needs and closes it again.
+    """The service as an ASGI application; its lifespan opens and closes every part.
 
-    `end` is called once, when a background task has died: nobody serves what that task did.
-    Spans are made with `telemetry`, or where OTEL_EXPORTER_OTLP_ENDPOINT asks for them.
+    `end` is called once, when a background task has died. `telemetry` makes spans; by default it
+    is made from OTEL_EXPORTER_OTLP_ENDPOINT.
     """
     if settings.otel_exporter_otlp_endpoint and telemetry is None:
         from service.operators.tracing import exporting
@@ -221,8 +221,6 @@ def application(
         async with AsyncExitStack() as parts:
             context = await build(settings, now, parts, telemetry, end)
             logger.info("started", extra={"fields": masked(settings)})
-            tune_garbage_collector()
-            await parts.enter_async_context(monitoring(context.metrics))
             yield {"context": context}
             logger.info("stopping")
         logger.info("stopped")
@@ -243,4 +241,5 @@ def application(
         ],
         exception_handlers=error_responses.TABLE,
     )
-    return redirect_slashes(app)
+    app.router.redirect_slashes = False
+    return app

@@ -1,7 +1,8 @@
-"""The HTTP server around the application: one process, one loop."""
+"""The HTTP server around the application: one process, one event loop."""
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -21,16 +22,16 @@ from service.settings import Settings
 
 logger = logging.getLogger("viewing_time.server")
 
-# The event loop takes one new connection a turn from each listening socket. Where a thousand
-# players come at once to a single socket, the last waits a second while the first are served.
-TAKES: Final = 16
-OPERATORS: Final = 8  # connections to METRICS_PORT beyond those of clients
+# The event loop accepts one connection per turn from each listening socket. If a thousand players
+# connect to one socket at once, the last waits a second while the first are served.
+LISTENERS: Final = 16
+OPERATOR_CONNECTIONS: Final = 8  # to METRICS_PORT, in addition to those of clients
 
 
 class PortTaken(Exception):
-    """The address `where` cannot be listened on for a `reason`; `remedy` says what to set.
+    """The service cannot listen on the address `where`; its text is two sentences.
 
-    `variable` is the setting at fault. As text, two sentences.
+    `variable` is the setting to change, `remedy` how.
     """
 
     def __init__(self, where: str, reason: str | None, variable: str, remedy: str) -> None:
@@ -39,14 +40,14 @@ class PortTaken(Exception):
 
 
 class BackgroundTaskDied(Exception):
-    """The service has stopped, because it could not work any more; one sentence."""
+    """The service has stopped after the death of a background task; one sentence."""
 
 
 class Admitted(Protocol):
-    """The protocol of a connection, or its end where too many clients are connected.
+    """Accepts a connection, or closes it at once if too many clients are connected.
 
-    A client whose connection nobody accepts waits in silence. One that is closed at once tries
-    another instance, and the files that this process needs for itself stay free.
+    A closed client tries another instance, while one that is never accepted waits; and the process
+    keeps the open files that it needs itself.
     """
 
     spare = 0
@@ -62,17 +63,17 @@ class Admitted(Protocol):
 
 
 class AdmittedOperator(Admitted):
-    """The same for METRICS_PORT, where operators can connect when clients no longer can."""
+    """The same for METRICS_PORT, where operators can connect when clients cannot."""
 
-    spare = OPERATORS
+    spare = OPERATOR_CONNECTIONS
 
 
 class Server(uvicorn.Server):
-    """Says that it is ready once it answers; drains before it stops.
+    """Calls `ready` when it serves; drains before it stops.
 
-    A SIGTERM comes from whoever balances the load: for SHUTDOWN_DRAIN_SECONDS the process says that
-    it is not ready and ends each connection with its answer, so that nobody's request meets a
-    closed door. A second signal, or Ctrl-C, stops at once.
+    For SHUTDOWN_DRAIN_SECONDS after a SIGTERM the process is not ready and closes each connection
+    with its response, so that the load balancer stops sending requests before the listeners close.
+    A second signal, or Ctrl-C, stops at once.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Server(uvicorn.Server):
         self._more: list[tuple[socket.socket, uvicorn.Config]] = []
 
     def add(self, listener: socket.socket, config: uvicorn.Config) -> None:
-        """Serves another application on another socket, with the state of the first."""
+        """Serves another application on another socket, with the lifespan of the first."""
         self._more.append((listener, config))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -106,11 +107,12 @@ class Server(uvicorn.Server):
                 app_state=self.lifespan.state,
             )
             self.servers.append(await self._loop.create_server(protocol, sock=listener))
+        _tune_garbage_collector()
         if self.started:
             self._ready()
 
     def fail(self) -> None:
-        """Stops in order, because a background task has died."""
+        """Drains and stops, because a background task has died."""
         self.has_failed = True
         self._service.draining = True
         asyncio.get_running_loop().call_later(self._drain, setattr, self, "should_exit", True)
@@ -124,15 +126,26 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
 
+def _tune_garbage_collector() -> None:
+    """Excludes all that was built at start from later collections, and collects less often.
+
+    A request makes no cycles. With the default thresholds, full collections walk every connection
+    and every cached token again and again, which caused latencies above a second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+
+
 def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
-    """The socket to serve on, bound before anything slow begins; raises PortTaken."""
+    """A listening socket, bound before anything slow begins; raises PortTaken."""
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # `localhost` has addresses of both kinds: those in the field call the older one.
+        # `localhost` has addresses of both families; clients in the field use IPv4.
         family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, ValueError) as error:  # ValueError: no name could have this text
+    except (OSError, ValueError) as error:  # ValueError: not a possible host name
         reason = error.strerror if isinstance(error, OSError) else "not the name of a machine"
         raise PortTaken(where, reason, *_remedy(None, variable)) from error
     try:
@@ -147,7 +160,7 @@ def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
 
 
 def _remedy(number: int | None, variable: str) -> tuple[str, str]:
-    """The setting at fault where the system gave error `number` for a port, and the remedy."""
+    """The setting to change after the system's error `number` for a port, and how."""
     if number == errno.EADDRINUSE:
         return variable, f"set {variable} to another"
     if number in (errno.EACCES, errno.EPERM):
@@ -166,13 +179,11 @@ def serve(
     scrape_listener: socket.socket | None,
     ready: Callable[[], None],
 ) -> bool:
-    """Serves until a signal stops it, metrics on `scrape_listener`; False when it could not start.
+    """Serves until a signal stops it, metrics on `scrape_listener`; False if it could not start.
 
-    Raises BackgroundTaskDied where it has stopped for that.
-
-    The server raises the signal that stopped it once more when it is done, which would end the
-    process before the caller's own clean-up: an orderly exit takes its place.
+    Raises BackgroundTaskDied.
     """
+    # uvicorn raises the signal again when it is done, which would skip the caller's clean-up.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
     _ignore_hang_up()
@@ -182,9 +193,9 @@ def serve(
     if scrape_listener is not None:
         server.add(scrape_listener, _config(settings, scrapes()))
     try:
-        server.run(sockets=[listener, *(listener.dup() for _ in range(TAKES - 1))])
+        server.run(sockets=[listener, *(listener.dup() for _ in range(LISTENERS - 1))])
     except SystemExit as end:
-        if not end.code:  # a signal; a server that could not start ends with another
+        if not end.code:  # a signal; a server that could not start exits with 3
             raise
     if server.has_failed:
         raise BackgroundTaskDied("A background task of the service has died; the log says which.")
@@ -209,9 +220,9 @@ def _config(settings: Settings, served: Starlette) -> uvicorn.Config:
 
 
 def _ignore_hang_up() -> None:
-    """Logs SIGHUP and ignores it; stops as SIGTERM does when the terminal is gone.
+    """Logs and ignores SIGHUP, whose default action kills the process in the middle of requests.
 
-    The default action ends the process in the middle of its requests.
+    If the terminal is gone, SIGHUP stops the process as SIGTERM does.
     """
     has_terminal = _has_terminal()
 
@@ -221,7 +232,7 @@ def _ignore_hang_up() -> None:
         else:
             logger.warning("sighup_ignored")
 
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # set by `nohup`
         signal.signal(signal.SIGHUP, hang_up)
 
 

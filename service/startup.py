@@ -1,6 +1,5 @@
-"""The parts that serve: opened in order, warmed before the first request, closed in reverse."""
+"""Opens every part of the service in order, warms it up, and closes it in reverse order."""
 
-import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -18,6 +17,7 @@ from service.database.ids import id_prefix
 from service.database.pool import Warmth, close_pool, open_pool
 from service.deadlines import Deadlines
 from service.observing import open_files
+from service.observing.event_loop import monitoring
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor
 from service.operators.readiness import ReadinessWatch
@@ -41,7 +41,7 @@ async def build(
     telemetry: "Telemetry | None",
     end: Callable[[], None],
 ) -> Context:
-    """Opens every part; what was opened is closed in reverse order, also when a later one fails.
+    """Opens every part; `parts` closes them in reverse order, also if a later one cannot be opened.
 
     `end` is called when a background task has died.
     """
@@ -85,7 +85,7 @@ async def build(
     deletions = Deletions(settings, pool, metrics.deletions)
     deletions.start()
     parts.push_async_callback(deletions.stop)
-    deadlines = Deadlines(settings.request_timeout_seconds)
+    await parts.enter_async_context(monitoring(metrics))
     return Context(
         settings=settings,
         pool=pool,
@@ -95,7 +95,7 @@ async def build(
         pin_turns=Turns(),
         keys=keys,
         tokens=tokens,
-        deadlines=deadlines,
+        deadlines=Deadlines(settings.request_timeout_seconds),
         deletions=deletions,
         metrics=metrics,
         supervisor=supervisor,
@@ -105,7 +105,7 @@ async def build(
 
 
 def _warmth(now: datetime) -> Warmth:
-    """The statements that people wait for, asked for an account that does not exist."""
+    """The statements of requests that people wait for, with an account that does not exist."""
     nobody, today = UUID(int=0), now.date()
     return (
         *_load_warmth(now),
@@ -117,18 +117,7 @@ def _warmth(now: datetime) -> Warmth:
 
 
 def _load_warmth(now: datetime) -> Warmth:
-    """The statement of the connections that only load configurations."""
+    """The statement of the connections that only load configurations, likewise."""
     nobody, defaults = UUID(int=0), msgspec.structs.astuple(rules.DEFAULTS)
     moment = (now, config_loader.LOCK_TIMEOUT, id_prefix(now))
     return ((config_loader.LOAD, ([nobody], [nobody], False, *defaults, *moment)),)
-
-
-def tune_garbage_collector() -> None:
-    """Keeps what was built at start out of every later collection, and collects less often.
-
-    A request makes no cycles; with the default thresholds a full collection walks every connection
-    and every cached token again and again, which is where latencies above a second came from.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)

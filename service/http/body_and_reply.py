@@ -1,4 +1,4 @@
-"""A request's body, read within bounds, and an answer as JSON."""
+"""Reads a request's body within bounds, and makes JSON responses."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
 from service.context import Context
 from service.deadlines import within
@@ -20,69 +20,60 @@ Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
-WITH_BODY: Final = ("POST", "PUT")
 CLOSE: Final = {"Connection": "close"}
 PRIVATE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 async def body(receive: Receive) -> bytes:
-    """The whole body; raises ClientError 413 beyond 64 KiB, 400 where it ends early.
+    """The whole body; raises ClientError 413 beyond 64 KiB, 400 if it ends early.
 
-    The connection is closed with the refusal, so that the rest is never read.
+    The response closes the connection, so that the rest is never read.
     """
-    message = await receive()
-    raw = _part(message)
-    if message.get("more_body"):
-        parts, size = [raw], len(raw)
-        while size <= MAX_BODY_BYTES and message.get("more_body"):
-            message = await receive()
-            parts.append(_part(message))
-            size += len(parts[-1])
-        raw = b"".join(parts)
-    if len(raw) > MAX_BODY_BYTES:
-        raise ClientError(BODY_TOO_LARGE, CLOSE)
+    raw = b""
+    has_more = True
+    while has_more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientError(BODY_ENDED_EARLY, CLOSE)
+        raw += message.get("body", b"")
+        if len(raw) > MAX_BODY_BYTES:
+            raise ClientError(BODY_TOO_LARGE, CLOSE)
+        has_more = message.get("more_body", False)
     return raw
 
 
-def _part(message: Message) -> bytes:
-    if message["type"] == "http.disconnect":
-        raise ClientError(BODY_ENDED_EARLY, CLOSE)
-    part: bytes = message.get("body", b"")
-    return part
-
-
 def slow_body() -> ClientError:
-    """What a body that stops coming is answered."""
+    """The error of a body that has stopped arriving."""
     return ClientError(BODY_SLOW, CLOSE)
 
 
 def read(request: Request, kind: lenient_json.Body[T]) -> T:
-    """The body that came with a request; raises MalformedJson, FieldError."""
+    """Decodes the request's body; raises MalformedJson, FieldError."""
     return kind.read(request.state.body, request.headers.get("content-type"))
 
 
 def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
-    """An endpoint that has its body when it starts, and must end in time.
+    """An endpoint whose body has arrived before it starts, and that must end in time.
 
-    `seconds` are the endpoint's own, else it has REQUEST_TIMEOUT_SECONDS. Raises TimeoutError.
+    It has `seconds`, or else REQUEST_TIMEOUT_SECONDS. Raises DeadlinePassed.
     """
 
     @wraps(endpoint)
     async def within_time(request: Request) -> Response:
-        if request.method in WITH_BODY:
+        if request.method in ("POST", "PUT"):
             try:
                 async with asyncio.timeout(BODY_SECONDS):
                     request.state.body = await body(request.receive)
             except TimeoutError as error:
                 raise slow_body() from error
         context: Context = request.state.context
-        most = seconds or context.settings.request_timeout_seconds
-        return await within(most, endpoint(request))
+        max_seconds = seconds or context.settings.request_timeout_seconds
+        return await within(max_seconds, endpoint(request))
 
     return within_time
 
 
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer, for its client alone."""
-    told = PRIVATE if headers is None else {**PRIVATE, **headers}
-    return Response(lenient_json.encode(value), status, told, "application/json")
+    """A JSON response that caches must not store."""
+    headers = PRIVATE if headers is None else {**PRIVATE, **headers}
+    return Response(lenient_json.encode(value), status, headers, "application/json")

@@ -1,7 +1,8 @@
-"""The error table: what each exception answers."""
+"""The error table: the response to each exception."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -30,13 +31,14 @@ from service.http.body_and_reply import reply
 from service.http.urls import ADMIN
 from service.observing.trace import blame, refuse
 
+UNQUOTED: Final = "/:@!$&'()*+,;="
 CONSTRAINTS: Final = {
     "users_email_key": ClientError(EMAIL_TAKEN),
 }
 
 
 async def client_error(request: Request, error: ClientError) -> Response:
-    """The client's fault, in the contract's words; log and metrics get its reason."""
+    """The client's error, in the contract's sentence; log and metrics get its reason."""
     refuse(error.reason)
     if error.status == 401:
         context: Context = request.state.context
@@ -45,54 +47,65 @@ async def client_error(request: Request, error: ClientError) -> Response:
 
 
 async def entitled_error(request: Request, error: FieldError | RuleError) -> Response:
-    """A fault of fields or rules, told only to those who may see it."""
+    """An error of fields or rules; 401 or 403 to callers who may not see it."""
     context: Context = request.state.context
     try:
         await within(context.settings.request_timeout_seconds, auth.entitled(request, error))
-    except ClientError as first:
-        return await client_error(request, first)
-    except (Unavailable, DeadlinePassed) as away:
-        return await unavailable(request, away)
+    except ClientError as denial:
+        return await client_error(request, denial)
+    except (Unavailable, DeadlinePassed) as outage:
+        return await unavailable(request, outage)
     return await client_error(request, error)
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
-    """No such path, no such method."""
-    headers = _allowed(request) if error.status_code == 405 else error.headers
+    """An unknown path or method; a path that is known without the slashes at its end redirects.
+
+    The target has no host: the client chooses the `Host` header, and behind a proxy it is not the
+    public one.
+    """
+    path = request.scope["path"]
+    bare = path.rstrip("/")
+    if error.status_code == 404 and bare != path and _methods(request, bare):
+        query = request.scope["query_string"].decode("latin-1")
+        location = quote(bare, UNQUOTED) + (f"?{query}" if query else "")
+        return Response(status_code=307, headers={"location": location})
+    allowed = {"Allow": ", ".join(sorted(_methods(request, path)))}
+    headers = allowed if error.status_code == 405 else error.headers
     return reply({"detail": error.detail}, error.status_code, headers)
 
 
-def _allowed(request: Request) -> dict[str, str]:
-    """Every method of the path: a route on its own knows only of the first."""
+def _methods(request: Request, path: str) -> set[str]:
+    """Every method of a path; each of our routes has only one."""
     methods: set[str] = set()
     for route in request.app.routes:
-        if isinstance(route, Route) and route.path_regex.match(request.scope["path"]):
+        if isinstance(route, Route) and route.path_regex.match(path):
             methods |= route.methods or set()
-    return {"Allow": ", ".join(sorted(methods))}
+    return methods
 
 
 async def overloaded(request: Request, error: Overloaded) -> Response:
-    """Too much to do: to be tried again."""
+    """503 for load shedding."""
     blame(error)
     refuse(error.reason)
-    return _try_again(error.retry_after)
+    return _retry_later(error.retry_after)
 
 
 async def unavailable(request: Request, error: Exception) -> Response:
-    """The database is away, or the time has passed: to be tried again."""
+    """503 because the database is unreachable, or the deadline has passed."""
     context: Context = request.state.context
     if isinstance(error, ReadOnly):
-        # The server has handed over to another: every connection of the pool looks for it.
+        # After a failover every connection of the pool has to find the new primary.
         await context.pool.expire_connections()
     context.metrics.failures[cause(error)] += 1
     blame(error)
-    return _try_again(1)
+    return _retry_later(1)
 
 
 async def refused(request: Request, error: Rejected) -> Response:
-    """A rule that only the database can judge: a client's, or one of the platform's own.
+    """409 for a rule of the platform's own database.
 
-    Only the platform's calls write to its tables. Where another breaks a rule, that is a bug.
+    Only the platform's calls write to its tables. Any other call that breaks a rule is a bug.
     """
     known = CONSTRAINTS.get(error.constraint)
     if known is None and not request.scope["path"].startswith(ADMIN):
@@ -102,15 +115,15 @@ async def refused(request: Request, error: Rejected) -> Response:
 
 
 async def own_error(request: Request, error: Exception) -> Response:
-    """Our own fault; raised once more, and logged with its traceback."""
+    """500 for a bug of the service; the error is raised again and logged with its traceback."""
     context: Context = request.state.context
     context.metrics.failures["own"] += 1
-    return reply({"detail": INTERNAL_ERROR.text}, 500)
+    return reply({"detail": INTERNAL_ERROR.text}, INTERNAL_ERROR.status)
 
 
-def _try_again(seconds: int) -> Response:
+def _retry_later(seconds: int) -> Response:
     detail = {"detail": SERVICE_UNAVAILABLE.text}
-    return reply(detail, 503, {"Retry-After": str(seconds)})
+    return reply(detail, SERVICE_UNAVAILABLE.status, {"Retry-After": str(seconds)})
 
 
 TABLE: Final[dict[Any, Callable[[Request, Any], Awaitable[Response]]]] = {
@@ -127,7 +140,7 @@ TABLE: Final[dict[Any, Callable[[Request, Any], Awaitable[Response]]]] = {
 
 
 async def answer(scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
-    """Answers a fault by the table; raises it once more where it is our own."""
+    """Responds to an error by the table; raises it again if it is a bug of the service."""
     handler = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
     response = await handler(Request(scope, receive), error)
     await response(scope, receive, send)

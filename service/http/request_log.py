@@ -1,4 +1,4 @@
-"""Every request but the direct heartbeat: counted by route, known by an id, logged."""
+"""Counts and logs every request except the direct heartbeats, and gives it an id."""
 
 import logging
 from time import monotonic
@@ -10,36 +10,39 @@ from service.context import Context
 from service.errors import Overloaded
 from service.http import lenient_json
 from service.http.urls import HEALTH, METRICS
+from service.observing.metrics import Metrics
 from service.observing.trace import CURRENT, Trace
 
 logger = logging.getLogger("viewing_time.requests")
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-UNMATCHED: Final = "unmatched"
 PROBES: Final = (HEALTH, METRICS)
 
 
-async def observed(
-    app: ASGIApp, scope: Scope, receive: Receive, send: Send, known: Trace | None = None
+async def logged(
+    app: ASGIApp, scope: Scope, receive: Receive, send: Send, trace: Trace | None = None
 ) -> None:
-    """Passes a request on; its answer carries the request's id.
+    """Passes a request on; the response carries the id of `trace`, or of a new one.
 
-    An error that has been answered is logged here, once, and goes no further.
+    An error that has been answered is logged here, once, and is not raised.
     """
-    trace = known or _begun(scope)
+    if trace is None:
+        headers = dict(scope["headers"])
+        trace = Trace(headers.get(b"x-request-id"), headers.get(b"traceparent"))
+        CURRENT.set(trace)
+    request_id = (b"x-request-id", trace.request_id.encode())
     status = 0
 
-    async def answering(message: Message) -> None:
+    async def send_with_id(message: Message) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
-            own = (b"x-request-id", trace.request_id.encode())
-            message["headers"] = [*message.get("headers", ()), own]
+            message["headers"] = [*message.get("headers", ()), request_id]
         await send(message)
 
     failure = None
     try:
-        await app(scope, receive, answering)
+        await app(scope, receive, send_with_id)
     except Exception as error:
         if not status:
             raise
@@ -53,13 +56,6 @@ async def observed(
         _log(scope, status, trace, failure)
 
 
-def _begun(scope: Scope) -> Trace:
-    headers = dict(scope["headers"])
-    trace = Trace(headers.get(b"x-request-id"), headers.get(b"traceparent"))
-    CURRENT.set(trace)
-    return trace
-
-
 def _count(scope: Scope, status: int) -> None:
     context: Context = scope["state"]["context"]
     method = scope["method"] if scope["method"] in METHODS else "other"
@@ -67,26 +63,26 @@ def _count(scope: Scope, status: int) -> None:
 
 
 def _route(scope: Scope) -> str:
-    """The route's template: of those there are few, of paths as many as ids."""
+    """The route's template, because there are as many paths as ids."""
     route = scope.get("route")
-    return UNMATCHED if route is None else route.path
+    return "unmatched" if route is None else route.path
 
 
 def _note_beat(scope: Scope, trace: Trace) -> None:
-    """Counts a refused heartbeat by reason; keeps the first of each report as a sample."""
-    context: Context = scope["state"]["context"]
-    metrics = context.metrics
+    """Counts a rejected heartbeat by reason; keeps the first of each report as a sample."""
+    metrics: Metrics = scope["state"]["context"].metrics
     if trace.reason != Overloaded.reason:
         metrics.refusals[trace.reason] += 1
         if not metrics.refused_sample:
-            named: dict[str, object] = {"profile_id": trace.beat} if trace.beat else {}
-            metrics.refused_sample = {"reason": trace.reason, **named, **trace.fields()}
+            profile = {"profile_id": trace.beat} if trace.beat else {}
+            metrics.refused_sample = {"reason": trace.reason, **profile, **trace.fields()}
 
 
 def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> None:
     route = _route(scope)
-    is_known = status < 500 or (status == 503 and route.startswith(PROBES))  # see `readiness`
-    level = logging.DEBUG if route.startswith(PROBES) else logging.INFO
+    is_probe = route.startswith(PROBES)
+    has_failed = status >= 500 and not (status == 503 and is_probe)  # `readiness` logs changes
+    level = logging.DEBUG if is_probe else logging.INFO
     profile_id = str(scope.get("path_params", {}).get("profile_id", ""))
     is_named = not trace.nameless and lenient_json.UUID_FORM.fullmatch(profile_id)
     fields = {
@@ -100,8 +96,8 @@ def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> 
         **({"reason": trace.reason} if status == 401 else {}),
     }
     logger.log(
-        level if is_known else logging.ERROR,
-        "request_processed" if is_known else "request_failed",
+        logging.ERROR if has_failed else level,
+        "request_failed" if has_failed else "request_processed",
         extra={"fields": fields},
         exc_info=failure,
     )

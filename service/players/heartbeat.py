@@ -216,7 +216,7 @@ def _blocked(wanted: HeartbeatBody) -> Verdict:
 def _refused(
     context: Context, trace: Trace, wanted: HeartbeatBody | None, refusal: ClientError | Overloaded
 ) -> None:
-    """Counts a refused heartbeat; `observed` has it reported with others, not by a line."""
+    """Counts a refused heartbeat; `request_log` has it reported with others, not by a line."""
     trace.beat = "" if wanted is None else str(wanted.profile_id)
     if isinstance(refusal, ClientError):
         context.metrics.heartbeats_refused += 1
