@@ -1,4 +1,4 @@
-"""What is wrong with a run: error answers, missed targets, ratios worse than the committed run's.
+"""Finds the faults of a run: error answers, missed targets, ratios worse than the committed run's.
 
 A run with error answers is refused: an error is often faster than an answer, so its figures mean
 nothing.

@@ -20,7 +20,7 @@ def give_way() -> None:
     """Lowers the priority of this process below all others, as leader of a session of its own.
 
     Niceness, not SCHED_IDLE: the scheduler considers a core with only idle tasks free and wakes the
-    heartbeats' processes there (`python -m bench pin` measures both). With sched_autogroup, the
+    heartbeats' processes there (`python -m bench pin_ways` measures it). With sched_autogroup, the
     kernel schedules each session as a group and niceness counts only inside it, so the group's own
     niceness is set too.
     """
