@@ -1,23 +1,23 @@
--- Takes one attempt at an account's password, before anybody computes a hash.
+-- Counts one attempt at an account's password, before its hash is computed.
 --
 -- $1 account_id uuid               who asks
 -- $2 attempt_id uuid               the attempt's own
--- $3 free int                      so many failures in a row cost no delay
--- $4 longest interval              no delay is longer
+-- $3 free int                      this many failures in a row cause no delay
+-- $4 longest interval              the longest delay
 --
 -- row: is_active bool              the account may ask
--- row: password_hash text          null unless the attempt was taken
+-- row: password_hash text          null unless the attempt was counted
 -- row: retry_after_seconds int     null unless the attempt came too early
 --
--- No row: the account is unknown. The hash goes no further than the process that checks it.
--- Every failure beyond $3 doubles the delay before the next, from one second on: for all instances
--- together, by this server's clock, and without a lock of the PIN. The upsert lets parallel
--- attempts in one by one, as in `pin_attempt`. A delay that ends later than the longest one would
--- comes from a clock that was wrong, and is over.
--- `clock_timestamp`, because an attempt that waited for another one is older than what that one
--- wrote, and would come too early without any delay.
--- An attempt that was taken leaves a row in `viewing_time_attempts` until it is judged: see
--- `attempt_judge` and `password_settle`.
+-- No row: the account is unknown.
+-- Every failure beyond $3 doubles the delay before the next attempt, from one second on, for all
+-- instances together and by the database's clock. It does not lock the PIN. The upsert serializes
+-- parallel attempts, as in `pin_attempt`. A delay that ends later than the longest possible one was
+-- set by a wrong clock, and does not count.
+-- `clock_timestamp()`, because `now()` of an attempt that waited for another one is older than the
+-- time that the other has written, and would be too early even without a delay.
+-- A counted attempt has a row in `viewing_time_attempts` until it is judged: see `attempt_judge` and
+-- `password_settle`.
 with owner as (
     select
         u.id as account_id,

@@ -1,10 +1,10 @@
--- Makes an attempt count for good: it was wrong, and its caller is about to hear so.
+-- Makes a wrong attempt count for good, before its client receives the verdict.
 --
 -- $1 attempt_id uuid
 --
 -- row: is_judged bool
 --
--- No row: the attempt was given back, for it took too long; its caller must not hear the verdict.
+-- No row: the attempt took too long and was given back; its client must not receive the verdict.
 delete from viewing_time_attempts as a
 where a.id = $1::uuid
 returning true as is_judged

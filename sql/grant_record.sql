@@ -1,8 +1,8 @@
--- Grants a child more time today and keeps a record of the grant.
+-- Grants a child more time today and records the grant.
 --
 -- $1 account_id uuid               who grants
 -- $2 profile_id uuid               to whom
--- $3 pin_mark text                 mark of the PIN that the token vouches for; null: any
+-- $3 pin_mark text                mark of the PIN in the PIN token; null: any
 -- $4 day date                      the viewing day
 -- $5 minutes int                   null: unlimited for the day
 -- $6 is_remote bool                granted away from the device
@@ -11,13 +11,13 @@
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               the profile is the account's
--- row: is_confirmed bool           the PIN is still the one vouched for (if one is)
--- row: used_seconds int            the day's balance after the grant; null where nothing was done
--- row: is_unlimited_override bool  null where nothing was done
+-- row: is_confirmed bool           the PIN is still the one in $3 (if there is one)
+-- row: used_seconds int            the day's balance after the grant; null: nothing was done
+-- row: is_unlimited_override bool  null: nothing was done
 --
 -- No row: the account is unknown.
--- Minutes lower the used seconds inside the upsert (`uq_vtb_profile_date` decides), so beats that
--- are counted meanwhile are kept; both rows are written or neither is.
+-- The upsert on `uq_vtb_profile_date` lowers the used seconds, so concurrent heartbeats are kept.
+-- Both rows are written or neither is.
 with owner as (
     select
         u.is_active,

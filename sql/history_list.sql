@@ -4,7 +4,7 @@
 -- $2 profile_id uuid
 -- $3 from_date date                first UTC day of `started_at`
 -- $4 to_date date                  last one, inclusive
--- $5 most int                      at most so many sessions
+-- $5 max_sessions int
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               the profile is the account's
@@ -18,10 +18,10 @@
 -- row: total_seconds int
 --
 -- No row: the account is unknown.
--- Rides ix_vs_profile_started backwards from the range's end and stops at the limit: the bounds are
--- bare comparisons of `started_at`, so nothing outside the range is read and nothing is sorted
--- but the rows that answer. Titles are reached by primary key for their name only. The day after
--- $4 is computed here because the last day of the calendar has none in Python.
+-- Scans ix_vs_profile_started backwards from the end of the range and stops at the limit. The bounds
+-- are plain comparisons of `started_at`, so rows outside the range are not read, and only the
+-- returned rows are sorted. Titles are joined by primary key, for their name. The day after $4 is
+-- computed here, because Python has no day after the last day of its calendar.
 select
     u.is_active,
     p.id is not null as is_owner,

@@ -1,13 +1,13 @@
--- Gives back attempts at an account's password that nobody will judge.
+-- Gives back unfinished attempts at an account's password.
 --
 -- $1 account_id uuid
--- $2 attempt_id uuid               one that is given back at once; null: none
--- $3 unfinished interval           an attempt older than this has lost its request
+-- $2 attempt_id uuid               an attempt that is given back at once; null: none
+-- $3 unfinished interval           an older attempt has lost its request
 --
 -- row: is_settled bool
 --
--- No row: there was nothing to do. Runs before an attempt. An attempt that is given back takes the
--- delay that it set with it.
+-- No row: there was nothing to do. Runs before an attempt. Giving back an attempt lowers the count
+-- and ends the delay that the attempt has set.
 with due as materialized (
     select a.id
     from viewing_time_attempts as a

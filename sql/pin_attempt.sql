@@ -1,28 +1,27 @@
--- Takes one attempt at an account's PIN, before anybody computes a hash.
+-- Counts one attempt at an account's PIN, before its hash is computed.
 --
 -- $1 account_id uuid               who asks
--- $2 profile_id uuid               of a grant, which must be the account's; null: no profile
+-- $2 profile_id uuid               the profile of a grant; null: no grant
 -- $3 attempts int                  this many failures in a row lock the PIN
--- $4 lock interval                 for so long
+-- $4 lock interval                 the duration of a lock
 -- $5 attempt_id uuid               the attempt's own
 --
 -- row: is_active bool              the account may ask
--- row: is_owner bool               the profile is the account's (or none was named)
+-- row: is_owner bool               the profile is the account's, or $2 is null
 -- row: has_pin bool
--- row: locked_until timestamptz    null unless the attempt is refused for a lock
--- row: pin_hash text               null unless the attempt was taken
--- row: locks bool                  unless it is right, this attempt has locked the PIN
+-- row: locked_until timestamptz    null unless a lock rejects the attempt
+-- row: pin_hash text               null unless the attempt was counted
+-- row: locks bool                  the attempt locks the PIN, unless it is correct
 --
 -- No row: the account is unknown.
--- The row lock of the update lets parallel guesses in one by one, and each sees the count that the
--- one before it left: the attempt that reaches the limit sets the lock, so at most $3 hashes are
--- handed out until a right PIN clears the count. A lock that has run out leaves the count where
--- it was: the next wrong PIN locks again at once. Locks begin and end by this server's clock, which
--- is the same for all instances.
--- An attempt that was taken leaves a row in `viewing_time_attempts` until it is judged: see
--- `attempt_judge` and `pin_settle`.
--- `locked_until` of a refused attempt is read by the snapshot, which may be older than a lock set
--- by the attempts in front of it: then the lock is as long as one that begins now.
+-- The row lock of the update serializes parallel attempts, and each sees the count of the one before
+-- it. The attempt that reaches the limit sets the lock, so at most $3 hashes are returned until a
+-- correct PIN clears the count. An expired lock leaves the count as it is: the next wrong PIN locks
+-- again at once. Locks use the database's clock, which is the same for all instances.
+-- A counted attempt has a row in `viewing_time_attempts` until it is judged: see `attempt_judge` and
+-- `pin_settle`.
+-- The snapshot, from which a rejected attempt reads `locked_until`, can be older than the lock that
+-- an attempt before it has set. Then the result is a lock that begins now.
 with owner as (
     select
         u.id as account_id,

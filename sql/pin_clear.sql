@@ -1,14 +1,13 @@
--- Forgets the failures of an account whose PIN was entered right.
+-- Clears the failures of an account after a correct PIN.
 --
 -- $1 account_id uuid
 -- $2 pin_hash text                 the hash that the PIN was checked against
--- $3 attempt_id uuid               the attempt that was right
+-- $3 attempt_id uuid               the correct attempt
 --
 -- row: is_cleared bool
 --
--- A PIN that was replaced while the old one was being checked stays as the replacement left it:
--- then there is no row, and the old PIN has proved nothing.
--- Other attempts that are under way have nothing to give back any more.
+-- No row: the PIN was replaced while the old one was being checked, so the old one proves nothing.
+-- Other unfinished attempts are marked, so that giving them back does not lower the count.
 with cleared as (
     update users as u
     set

@@ -1,15 +1,16 @@
--- Stores a new PIN for a parent who proved to know the account's password.
+-- Stores a new PIN after a correct account password.
 --
 -- $1 account_id uuid
 -- $2 password_hash text            the hash that the password was checked against
 -- $3 new_hash text
--- $4 attempt_id uuid               the attempt at the password that was right
+-- $4 attempt_id uuid               the correct attempt at the password
 --
 -- row: is_set bool
 --
--- Clears failures and lock, of the PIN and of the password, also those that an attempt under way
--- would give back. No row: the account is unknown or inactive, or its password has changed since
--- $2 was read. The count of the password is locked before the attempts, as in `password_settle`.
+-- Clears the failures and the lock of the PIN and of the password, and marks unfinished attempts, so
+-- that giving them back changes nothing. No row: the account is unknown or inactive, or its password
+-- has changed since $2 was read. Locks the count of the password before the attempts, in the order
+-- of `password_settle`.
 with changed as (
     update users as u
     set

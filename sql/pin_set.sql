@@ -1,4 +1,4 @@
--- Stores a new PIN, in place of the one that the parent proved to know.
+-- Stores a new PIN, after the current one was proved if there is one.
 --
 -- $1 account_id uuid
 -- $2 old_hash text                 the hash that was checked; null: the account has no PIN
@@ -6,9 +6,9 @@
 --
 -- row: is_set bool
 --
--- Clears failures and lock, also those that an attempt under way would give back. No row: the
--- account is unknown or inactive, or its PIN has changed since $2 was read, so of two parents who
--- set a first PIN at once only one does.
+-- Clears failures and lock, and marks unfinished attempts, so that giving them back changes nothing.
+-- No row: the account is unknown or inactive, or its PIN has changed since $2 was read. Of two
+-- concurrent first PINs only one is stored.
 with changed as (
     update users as u
     set

@@ -1,19 +1,19 @@
--- Gives back attempts at an account's PIN that nobody will judge, and shortens a lock too long.
+-- Gives back unfinished attempts at an account's PIN, and shortens a lock that is too long.
 --
 -- $1 account_id uuid
--- $2 attempt_id uuid               one that is given back at once; null: none
--- $3 attempts int                  as many failures in a row have locked the PIN
--- $4 lock interval                 for so long
--- $5 unfinished interval           an attempt older than this has lost its request
+-- $2 attempt_id uuid               an attempt that is given back at once; null: none
+-- $3 attempts int                  this many failures in a row lock the PIN
+-- $4 lock interval                 the duration of a lock
+-- $5 unfinished interval           an older attempt has lost its request
 --
 -- row: is_settled bool
 --
--- No row: there was nothing to do. Runs before an attempt and before the status is shown.
--- An attempt that is given back takes its lock with it: the one that it set itself, and one for
--- which the failures that are left are too few. It does so once, for its row goes; the lock of the
--- account's row keeps two of these statements, and an attempt, from counting at the same time.
--- A lock that ends later than one which begins now comes from a clock that was wrong, or from a
--- longer lock of another application: it is stored anew, and from then on runs out like any other.
+-- No row: there was nothing to do. Runs before an attempt and before the status is returned.
+-- Giving back an attempt lowers the count and removes a lock that the attempt has set, or for which
+-- too few failures remain. The attempt's row is deleted, so this happens once. The lock on the
+-- account's row keeps this statement and attempts from changing the count at the same time.
+-- A lock that ends later than one that begins now was set by a wrong clock or by another
+-- application: it is replaced by a lock that begins now.
 with due as materialized (
     select a.id
     from viewing_time_attempts as a

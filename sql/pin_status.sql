@@ -1,10 +1,10 @@
--- Tells whether an account has a PIN and until when it is locked.
+-- Returns whether an account has a PIN and until when it is locked.
 --
 -- $1 account_id uuid               who asks
 --
 -- row: is_active bool              the account may ask
 -- row: has_pin bool
--- row: locked_until timestamptz    of the latest lock, which may have run out; null: there is none
+-- row: locked_until timestamptz    end of the latest lock, which may have passed; null: no lock
 --
 -- No row: the account is unknown. One row by primary key; `pin_settle` runs before.
 select

@@ -1,9 +1,9 @@
--- Sets the members of a configuration that the parent sent; the others stay.
+-- Sets the present members of a configuration; the others stay.
 --
 -- $1  account_id uuid              who asks
 -- $2  profile_id uuid
--- $3  pin_mark text                mark of the PIN that the token vouches for; null: any
--- $4  sets_weekday bool            whether the next value is to be set
+-- $3  pin_mark text                mark of the PIN in the PIN token; null: any
+-- $4  sets_weekday bool            set the next value
 -- $5  weekday_limit_minutes int    null is unlimited
 -- $6  sets_weekend bool
 -- $7  weekend_limit_minutes int    null is unlimited
@@ -21,20 +21,19 @@
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               the profile is the account's
--- row: is_confirmed bool           the PIN is still the one vouched for (if one is)
+-- row: is_confirmed bool           the PIN is still the one in $3 (if there is one)
 -- row: weekday_limit_minutes int   the configuration as it is now; null where nothing was done
 -- row: weekend_limit_minutes int
 -- row: reset_hour int
 -- row: educational_exempt bool
 -- row: timezone text
 -- row: updated_at timestamptz
--- row: told text                   always empty: the notification's own result
--- row: listeners text[]            instances that listen, to be waited for
+-- row: notified text               empty if the change was stored; the result of pg_notify
+-- row: listeners text[]            instances that listen; the caller waits for them
 --
 -- No row: the account is unknown.
--- One upsert on `uq_vtc_profile`, so two parents at once change what each of them sent.
--- The notification leaves with the commit, never before it: an instance that reloads on hearing
--- it finds the new row.
+-- One upsert on `uq_vtc_profile`, so concurrent changes of different members are all kept.
+-- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
         u.id as account_id,
@@ -76,7 +75,7 @@ changed as (
         c.timezone, c.updated_at,
         pg_notify(
             'viewing_config_changed', concat_ws(' ', $16::text, $1::uuid::text, c.profile_id::text)
-        )::text as told
+        )::text as notified
 )
 select
     o.is_active,
@@ -88,9 +87,9 @@ select
     c.educational_exempt,
     c.timezone,
     c.updated_at,
-    c.told,
+    c.notified,
     case
-        when c.told is not null
+        when c.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a

@@ -1,11 +1,11 @@
--- Sums up a range of UTC days for every child of an account.
+-- Sums the viewing of every child of an account over a range of UTC days.
 --
 -- $1 account_id uuid               who asks
 -- $2 week_start date               first UTC day of `started_at`
--- $3 days int                      so many days
--- $4 titles int                    so many titles for each child
--- $5 children int                  so many children at most
--- $6 after_id uuid                 only those after this one, by name and id; null: from the first
+-- $3 days int                      number of days
+-- $4 max_titles int                for each child
+-- $5 max_children int
+-- $6 after_id uuid                 children after this one, by name and id; null: from the first
 --
 -- row: is_active bool              the account may ask
 -- row: is_owner bool               $6 is one of the account's profiles, or null
@@ -21,11 +21,10 @@
 -- row: title_names text[]
 -- row: title_seconds int8[]
 --
--- No row: the account is unknown. Writes nothing: defaults are the reader's business.
--- One pass over ix_vs_profile_started for each child. Grouping sets sum that pass by day and by
--- title at once, in one hash table each; summed by day and title together it would be sorted
--- first, which took longer than the reading. What leaves the database is a row a child and not a
--- row a session.
+-- No row: the account is unknown. Stores no defaults; the caller adds them.
+-- One scan of ix_vs_profile_started for each child. Grouping sets sum it by day and by title at
+-- once, with a hash table for each. Grouping by both together would sort first, which took longer
+-- than the scan. The result has a row for each child, not for each session.
 select
     u.is_active,
     $6::uuid is null or a.id is not null as is_owner,

@@ -1,4 +1,4 @@
-"""More time today, granted by a parent from afar or on the child's device."""
+"""A grant of more time today, made remotely or with the PIN on the child's device."""
 
 from functools import partial
 from typing import Annotated, Final
@@ -13,12 +13,13 @@ from service.context import Context
 from service.database.driver import Source
 from service.database.ids import id_prefix
 from service.database.statement import Statement
-from service.errors import PIN_TOKEN_INVALID, RuleError
+from service.errors import PIN_INCORRECT, PIN_TOKEN_INVALID, ClientError, RuleError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read
 from service.http.fields import IsUnlimited, RemainingMinutes, doc
-from service.http.idempotency import Once, once, repeatable
-from service.parents.pin_attempt import Pin, Tried, attempt, turn_of, unhurried, wrong_pin
+from service.http.idempotency import Once, repeatable
+from service.http.idempotency import once as requested_once
+from service.parents.pin_attempt import Pin, attempt, delayed_response, hashing_turn
 from service.viewing import rules
 
 
@@ -46,7 +47,7 @@ class GrantRow(msgspec.Struct, frozen=True):
 
 
 BODY: Final = lenient_json.Body(GrantBody)
-RECORD: Final = Statement("grant_record", GrantRow)
+RECORD_GRANT: Final = Statement("grant_record", GrantRow)
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -61,29 +62,25 @@ class Grant(msgspec.Struct, frozen=True):
 async def grant(request: Request) -> Response:
     """POST /grant: lowers today's used seconds, or lifts today's limit."""
     context: Context = request.state.context
-    wanted = read(request, BODY)
+    body = read(request, BODY)
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
-    carried_out = await once(request, account_id, (profile_id, wanted), profile_id)
-    mark = await _confirmed(context, carried_out, account_id, profile_id, wanted)
+    once = await requested_once(request, account_id, (profile_id, body), profile_id)
+    mark = await _pin_mark(context, once, account_id, profile_id, body)
     configuration = (await context.configurations.get(account_id, profile_id)).configuration
     now = context.now()
     day = rules.viewing_day(configuration, now)
-    remote = wanted.pin is None and wanted.pin_token is None
-    asked = (account_id, profile_id, mark, day, wanted.minutes, remote, now, id_prefix(now))
+    is_remote = body.pin is None and body.pin_token is None
+    arguments = (account_id, profile_id, mark, day, body.minutes, is_remote, now, id_prefix(now))
     limit = rules.limit_minutes(configuration, day)
-    return await carried_out.answer(partial(_record, asked, wanted.minutes, limit))
+    return await once.answer(partial(_record, arguments, body.minutes, limit))
 
 
 async def _record(
-    asked: tuple[object, ...], minutes: int | None, limit: int | None, source: Source
+    arguments: tuple[object, ...], minutes: int | None, limit: int | None, source: Source
 ) -> Grant:
-    row = auth.owned(await RECORD.maybe(source, *asked))
-    return _granted(minutes, limit, row)
-
-
-def _granted(minutes: int | None, limit: int | None, row: GrantRow) -> Grant:
-    """What was granted; raises RuleError where it was not, for the PIN is another by now."""
+    """Records the grant; raises RuleError if the PIN has changed since it was proved."""
+    row = auth.owned(await RECORD_GRANT.maybe(source, *arguments))
     if row.used_seconds is None or row.is_unlimited_override is None:
         raise RuleError(PIN_TOKEN_INVALID)
     left = rules.decide(limit, row.used_seconds, row.is_unlimited_override).remaining_seconds
@@ -91,22 +88,22 @@ def _granted(minutes: int | None, limit: int | None, row: GrantRow) -> Grant:
     return Grant(minutes, remaining, row.is_unlimited_override)
 
 
-async def _confirmed(
-    context: Context, once: Once, account_id: UUID, profile_id: UUID, wanted: GrantBody
+async def _pin_mark(
+    context: Context, once: Once, account_id: UUID, profile_id: UUID, body: GrantBody
 ) -> str | None:
-    """The mark of the PIN behind an on-device grant; None where there is none to compare.
+    """The mark of the PIN that an on-device grant proves; None for a remote grant.
 
-    A PIN is one counted attempt, as in `attempt`, whose faults this raises too. A foreign profile
-    is refused before it takes one of the account's few turns, which a parent's PIN may wait for.
+    A PIN is one counted attempt, with the errors of `attempt`. Another account's profile is
+    rejected first, so that it takes none of the few turns that a parent's PIN may wait for.
     """
-    if wanted.pin is not None:
-        async with unhurried():
+    if body.pin is not None:
+        async with delayed_response():
             auth.owned(await auth.CHECK.maybe(context.pool, account_id, profile_id))
-            async with turn_of(context, account_id) as turn:
-                tried = Tried(account_id, profile_id, wanted.pin)
-                pin_hash = await attempt(context, turn, once, tried, wrong_pin())
-        return auth.pin_mark(pin_hash)
-    if wanted.pin_token is not None and not once.is_repeated:
+            async with hashing_turn(context, account_id) as turn:
+                wrong = ClientError(PIN_INCORRECT)
+                proof = (account_id, body.pin, wrong, profile_id)
+                return auth.pin_mark(await attempt(context, turn, once, *proof))
+    if body.pin_token is not None and not once.is_repeated:
         refusal = RuleError(PIN_TOKEN_INVALID)
-        return auth.confirmed_pin(context, account_id, wanted.pin_token, refusal)
+        return auth.confirmed_pin(context, account_id, body.pin_token, refusal)
     return None

@@ -1,6 +1,5 @@
-"""What a child has watched, day by day."""
+"""The viewing sessions of a child, by day."""
 
-from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from itertools import groupby
 from typing import Annotated, Final
@@ -75,7 +74,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 async def history(request: Request) -> Response:
-    """GET /history?from_date&to_date: sessions by UTC day, newest first, 500 at most."""
+    """GET /history?from_date&to_date: sessions by UTC day, newest first, at most 500."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
@@ -85,11 +84,11 @@ async def history(request: Request) -> Response:
         raise RuleError(DATES_REVERSED)
     if (to_date - from_date).days > rules.HISTORY_DAYS_MAX:
         raise RuleError(date_range_too_long(rules.HISTORY_DAYS_MAX))
-    most = rules.HISTORY_SESSIONS_MAX
-    rows = await LIST.all(context.pool, account_id, profile_id, from_date, to_date, most)
+    arguments = (account_id, profile_id, from_date, to_date, rules.HISTORY_SESSIONS_MAX)
+    rows = await LIST.all(context.pool, *arguments)
     auth.owned(rows[0] if rows else None)
     days = groupby((row for row in rows if row.started_at is not None), key=_utc_day)
-    return reply(History(profile_id, [_day(day, sessions) for day, sessions in days]))
+    return reply(History(profile_id, [_day(day, list(rows)) for day, rows in days]))
 
 
 def _utc_day(row: HistoryRow) -> date:
@@ -97,14 +96,15 @@ def _utc_day(row: HistoryRow) -> date:
     return row.started_at.astimezone(UTC).date()
 
 
-def _day(day: date, rows: Iterable[HistoryRow]) -> WatchedDay:
-    total = educational = 0
-    sessions = []
-    for row in rows:
-        seconds = row.total_seconds or 0
-        total += seconds
-        educational += seconds if row.is_educational else 0
-        sessions.append(
+def _day(day: date, rows: list[HistoryRow]) -> WatchedDay:
+    total = sum(row.total_seconds or 0 for row in rows)
+    educational = sum(row.total_seconds or 0 for row in rows if row.is_educational)
+    return WatchedDay(
+        date=day,
+        total_minutes=lenient_json.minutes(total),
+        educational_minutes=lenient_json.minutes(educational),
+        counted_minutes=lenient_json.minutes(total - educational),
+        sessions=[
             WatchedSession(
                 row.session_id,
                 row.title_id,
@@ -113,13 +113,8 @@ def _day(day: date, rows: Iterable[HistoryRow]) -> WatchedDay:
                 row.is_educational,
                 row.started_at,
                 row.ended_at,
-                lenient_json.minutes(seconds),
+                lenient_json.minutes(row.total_seconds or 0),
             )
-        )
-    return WatchedDay(
-        date=day,
-        total_minutes=lenient_json.minutes(total),
-        educational_minutes=lenient_json.minutes(educational),
-        counted_minutes=lenient_json.minutes(total - educational),
-        sessions=sessions,
+            for row in rows
+        ],
     )

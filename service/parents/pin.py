@@ -16,25 +16,25 @@ from service.errors import (
     CURRENT_PIN_INCORRECT,
     CURRENT_PIN_REQUIRED,
     PASSWORD_INCORRECT,
+    PIN_INCORRECT,
     TOO_MANY_WRONG_PASSWORDS,
     ClientError,
 )
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.fields import EXAMPLE_JWT, Time, doc
-from service.http.idempotency import Once, once, repeatable
+from service.http.idempotency import Once, repeatable
+from service.http.idempotency import once as requested_once
 from service.parents.pin_attempt import (
     UNFINISHED,
     Pin,
     SettledRow,
-    Tried,
     attempt,
     counted,
-    judged,
+    delayed_response,
+    hashing_turn,
+    judge,
     settle_pin,
-    turn_of,
-    unhurried,
-    wrong_pin,
 )
 
 NewPin = Annotated[Pin, doc("The new PIN, 4 ASCII digits.", "4321")]
@@ -76,12 +76,12 @@ STATUS: Final = Statement("pin_status", StatusRow)
 SET: Final = Statement("pin_set", SetRow)
 RESET: Final = Statement("pin_reset", SetRow)
 PASSWORD: Final = Statement("account_password", PasswordRow)
-SETTLE: Final = Statement("password_settle", SettledRow)
+SETTLE_PASSWORD: Final = Statement("password_settle", SettledRow)
 
 FREE_FAILURES: Final = 5
 LONGEST_DELAY: Final = timedelta(minutes=15)
 
-NOTHING: Final = b"{}"  # stored of an answer that is always the same, or holds a token
+NOTHING: Final = b"{}"  # stored instead of a response that is constant or contains a token
 
 SET_BODY: Final = lenient_json.Body(SetBody)
 VERIFY_BODY: Final = lenient_json.Body(VerifyBody)
@@ -107,7 +107,7 @@ class PinVerified(msgspec.Struct, frozen=True):
 
 
 async def pin_status(request: Request) -> Response:
-    """GET /pin/status: has the account a PIN, and until when is it locked?"""
+    """GET /pin/status: whether the account has a PIN, and until when it is locked."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     await settle_pin(context, account_id, None)
@@ -119,29 +119,29 @@ async def pin_status(request: Request) -> Response:
 async def pin_set(request: Request) -> Response:
     """POST /pin: sets the first PIN, or a new one in exchange for the current one."""
     context: Context = request.state.context
-    async with unhurried():
-        wanted = read(request, SET_BODY)
+    async with delayed_response():
+        body = read(request, SET_BODY)
         account_id = await auth.account(request)
-        carried_out = await once(request, account_id, wanted)
+        once = await requested_once(request, account_id, body)
         row = auth.active(await STATUS.maybe(context.pool, account_id))
-        # When it comes again, the PIN is the new one.
-        current = wanted.new_pin if carried_out.is_repeated else wanted.current_pin
+        # The PIN of a repeated request is the new one already.
+        current = body.new_pin if once.is_repeated else body.current_pin
         if row.has_pin and current is None:
             raise ClientError(CURRENT_PIN_REQUIRED)
-        async with turn_of(context, account_id) as turn:
-            pins = (current if row.has_pin else None, wanted.new_pin)
-            await _set(context, turn, carried_out, account_id, *pins)
+        async with hashing_turn(context, account_id) as turn:
+            pins = (current if row.has_pin else None, body.new_pin)
+            await _set(context, turn, once, account_id, *pins)
     return reply(PinDone("PIN set successfully"))
 
 
 async def _set(
     context: Context, turn: Turn, once: Once, account_id: UUID, current: str | None, new_pin: str
 ) -> None:
-    """Changes the PIN, in exchange for the current one where there is one."""
+    """Changes the PIN; `current` is None if there is none yet."""
     wrong = ClientError(CURRENT_PIN_INCORRECT)
     old_hash = None
     if current is not None:
-        old_hash = await attempt(context, turn, once, Tried(account_id, None, current), wrong)
+        old_hash = await attempt(context, turn, once, account_id, current, wrong)
     once.require_same()
     if not once.is_repeated:
         new_hash = await turn.hash(new_pin)
@@ -153,17 +153,17 @@ async def _set(
 
 @repeatable
 async def pin_verify(request: Request) -> Response:
-    """POST /pin/verify: a PIN token of five minutes for the right PIN."""
+    """POST /pin/verify: a PIN token of five minutes for the correct PIN."""
     context: Context = request.state.context
-    async with unhurried():
-        entered = read(request, VERIFY_BODY)
+    async with delayed_response():
+        body = read(request, VERIFY_BODY)
         account_id = await auth.account(request)
-        carried_out = await once(request, account_id, entered)
-        async with turn_of(context, account_id) as turn:
-            tried = Tried(account_id, None, entered.pin)
-            pin_hash = await attempt(context, turn, carried_out, tried, wrong_pin())
-        carried_out.require_same()
-        await carried_out.keep(context.pool, 200, NOTHING)
+        once = await requested_once(request, account_id, body)
+        async with hashing_turn(context, account_id) as turn:
+            wrong = ClientError(PIN_INCORRECT)
+            pin_hash = await attempt(context, turn, once, account_id, body.pin, wrong)
+        once.require_same()
+        await once.keep(context.pool, 200, NOTHING)
     return reply(PinVerified(True, auth.pin_token(context, account_id, pin_hash)))
 
 
@@ -171,41 +171,40 @@ async def pin_verify(request: Request) -> Response:
 async def pin_reset(request: Request) -> Response:
     """POST /pin/reset: a new PIN in exchange for the account's password; lifts a lock."""
     context: Context = request.state.context
-    async with unhurried():
-        wanted = read(request, RESET_BODY)
+    async with delayed_response():
+        body = read(request, RESET_BODY)
         account_id = await auth.account(request)
-        carried_out = await once(request, account_id, wanted)
-        async with turn_of(context, account_id, is_password=True) as turn:
-            await _reset(context, turn, carried_out, account_id, wanted)
+        once = await requested_once(request, account_id, body)
+        async with hashing_turn(context, account_id, is_password=True) as turn:
+            await _reset(context, turn, once, account_id, body)
     return reply(PinDone("PIN reset successfully"))
 
 
 async def _reset(
-    context: Context, turn: Turn, once: Once, account_id: UUID, wanted: ResetBody
+    context: Context, turn: Turn, once: Once, account_id: UUID, body: ResetBody
 ) -> None:
-    """One counted attempt at the password; raises ClientError 401, 429 where it comes too early."""
+    """Checks the password as one counted attempt; raises ClientError 401, or 429 if too early."""
     wrong = ClientError(PASSWORD_INCORRECT)
     async with counted(context, account_id, _settle_password) as attempt_id:
-        asked = (account_id, attempt_id, FREE_FAILURES, LONGEST_DELAY)
-        row = auth.active(await PASSWORD.maybe(context.pool, *asked))
+        arguments = (account_id, attempt_id, FREE_FAILURES, LONGEST_DELAY)
+        row = auth.active(await PASSWORD.maybe(context.pool, *arguments))
         if row.retry_after_seconds is not None:
-            later = {"Retry-After": str(row.retry_after_seconds)}
-            raise ClientError(TOO_MANY_WRONG_PASSWORDS, later)
-        if await turn.verify(wanted.password, row.password_hash):
+            headers = {"Retry-After": str(row.retry_after_seconds)}
+            raise ClientError(TOO_MANY_WRONG_PASSWORDS, headers)
+        if await turn.verify(body.password, row.password_hash):
             if once.is_used:
                 await _settle_password(context, account_id, attempt_id)
                 once.require_same()
                 return
-            new_hash = await turn.hash(wanted.new_pin)
+            new_hash = await turn.hash(body.new_pin)
             async with once.effect() as source:
-                done = (account_id, row.password_hash, new_hash, attempt_id)
-                if await RESET.maybe(source, *done):
+                if await RESET.maybe(source, account_id, row.password_hash, new_hash, attempt_id):
                     await once.keep(source, 200, NOTHING)
                     return
-        await judged(context.pool, once, attempt_id, wrong)
+        await judge(context.pool, once, attempt_id, wrong)
     raise wrong
 
 
 async def _settle_password(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
-    """Gives back the attempts at a password that were not finished, `attempt_id` at once."""
-    await SETTLE.maybe(context.pool, account_id, attempt_id, UNFINISHED)
+    """Gives back the unfinished attempts at a password, and `attempt_id` at once."""
+    await SETTLE_PASSWORD.maybe(context.pool, account_id, attempt_id, UNFINISHED)

@@ -1,11 +1,16 @@
-"""One attempt at a parent's PIN: counted before it is checked, answered without hurry."""
+"""One attempt at a parent's PIN, counted before its hash is computed.
+
+The order: `delayed_response`, `hashing_turn`, then `attempt`, which counts the attempt
+(`sql/pin_attempt.sql`), verifies the hash, and either clears the failures (`sql/pin_clear.sql`) or
+counts the attempt for good (`sql/attempt_judge.sql`).
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 from uuid import UUID, uuid4
 
 import msgspec
@@ -17,7 +22,6 @@ from service.database.driver import Pool, Source
 from service.database.statement import Statement
 from service.errors import (
     NO_PIN,
-    PIN_INCORRECT,
     PIN_LOCKED,
     ClientError,
     DatabaseError,
@@ -30,19 +34,11 @@ from service.http.idempotency import KeyUsed, Once
 
 ATTEMPTS: Final = 5
 LOCK: Final = timedelta(minutes=30)
-UNFINISHED: Final = timedelta(seconds=15)  # longer than a request may take
+UNFINISHED: Final = timedelta(seconds=15)  # longer than any request takes
 FLOOR_SECONDS: Final = 0.2
 LOCKED_UNTIL: Final = "X-Locked-Until"
 
 Pin = Annotated[str, Meta(min_length=4, max_length=4, pattern="^[0-9]{4}$")]
-
-
-class Tried(NamedTuple):
-    """A PIN that is tried for an account; `profile_id` is that of a grant."""
-
-    account_id: UUID
-    profile_id: UUID | None
-    pin: str
 
 
 class AttemptRow(msgspec.Struct, frozen=True):
@@ -71,13 +67,12 @@ CLEAR: Final = Statement("pin_clear", ClearedRow)
 JUDGE: Final = Statement("attempt_judge", JudgedRow)
 SETTLE: Final = Statement("pin_settle", SettledRow)
 
-NOT_SETTLED: Final = (DatabaseError, TimeoutError)
 Settle = Callable[[Context, UUID, UUID | None], Awaitable[None]]
 
 
 @asynccontextmanager
-async def unhurried() -> AsyncIterator[None]:
-    """Lets no answer out sooner than 200 ms after the request, whatever it is."""
+async def delayed_response() -> AsyncIterator[None]:
+    """Delays the response until at least 200 ms have passed, whatever the outcome."""
     loop = asyncio.get_running_loop()
     earliest = loop.time() + FLOOR_SECONDS
     try:
@@ -87,12 +82,12 @@ async def unhurried() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def turn_of(
+async def hashing_turn(
     context: Context, account_id: UUID, *, is_password: bool = False
 ) -> AsyncIterator[Turn]:
-    """A place before the hasher, one at a time for an account.
+    """A slot in the hashing queue, one for an account at a time.
 
-    Raises Overloaded, and ClientError 429 where the account itself has too many requests waiting.
+    Raises Overloaded, and ClientError 429 if too many requests of the account wait.
     """
     async with context.pin_turns.turn(account_id, is_password=is_password):
         with context.pins.admit() as turn:
@@ -101,14 +96,13 @@ async def turn_of(
 
 @asynccontextmanager
 async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIterator[UUID]:
-    """The id of an attempt, which is given back when the block ends without a verdict.
+    """The id of a new attempt, which is given back if the block ends without a verdict.
 
-    The block counts the attempt before the hash is computed, and its client gets a verdict only
-    after `judged`, or the statement for a right secret, has been committed: an attempt that is
-    given back has revealed nothing, however many of them run into their deadline. A client that
-    disconnects cancels nothing, so its guess is judged and counted. What cannot be given back now,
-    since the database or this process is gone, is given back by the account's next attempt on any
-    instance, once it is UNFINISHED old.
+    The block counts the attempt before the hash is computed. The client learns the verdict only
+    after `judge`, or the statement for a correct secret, has committed, so an attempt that is given
+    back has revealed nothing. A disconnect cancels nothing: the attempt is judged and counted. If
+    the database or the process is gone, the account's next attempt on any instance gives this one
+    back, once it is older than UNFINISHED.
     """
     attempt_id = uuid4()
     await settle(context, account_id, None)
@@ -117,17 +111,17 @@ async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIt
     except BaseException as error:
         if isinstance(error, ClientError) and not isinstance(error, KeyUsed):
             raise
-        with suppress(*NOT_SETTLED):
+        with suppress(DatabaseError, TimeoutError):
             async with asyncio.timeout(context.settings.request_timeout_seconds):
                 await settle(context, account_id, attempt_id)
         raise
 
 
-async def judged(pool: Pool, once: Once, attempt_id: UUID, wrong: ClientError) -> None:
-    """Makes a wrong attempt count for good, answered with `wrong` also when it comes again.
+async def judge(pool: Pool, once: Once, attempt_id: UUID, wrong: ClientError) -> None:
+    """Counts a wrong attempt for good, and stores `wrong` as the response to a repetition.
 
-    Another request with the key does not undo that, nor does one that keeps the key locked. Raises
-    Overloaded where the attempt has been given back, Overtaken where a copy has been answered.
+    A key that was used for another request, or that another request holds locked, does not undo the
+    count. Raises Overloaded if the attempt was given back, Overtaken if a copy was answered.
     """
     try:
         async with once.effect() as source:
@@ -143,53 +137,46 @@ async def _judge(source: Source, attempt_id: UUID) -> None:
 
 
 async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
-    """Gives back the attempts at a PIN that were not finished, `attempt_id` at once."""
+    """Gives back the unfinished attempts at a PIN, and `attempt_id` at once."""
     await SETTLE.maybe(context.pool, account_id, attempt_id, ATTEMPTS, LOCK, UNFINISHED)
 
 
-def wrong_pin() -> ClientError:
-    """The answer to a wrong PIN, which does not say how many attempts are left."""
-    return ClientError(PIN_INCORRECT)
-
-
 async def attempt(
-    context: Context, turn: Turn, once: Once, tried: Tried, wrong: ClientError
+    context: Context,
+    turn: Turn,
+    once: Once,
+    account_id: UUID,
+    pin: str,
+    wrong: ClientError,
+    profile_id: UUID | None = None,
 ) -> str:
-    """Checks a PIN as one counted attempt of `once`; the hash that it was right for.
+    """Checks a PIN as one counted attempt and returns the hash that it matched.
 
-    Raises `wrong`, and ClientError: 401, 403 for a foreign profile or a lock (`X-Locked-Until`),
-    400 where no PIN is set.
+    `profile_id` is the profile of a grant. Raises `wrong`, and ClientError: 401, 403 for another
+    account's profile or a lock (`X-Locked-Until`), 400 if no PIN is set.
     """
-    begun, outcome = monotonic(), "failed"
+    started_at, outcome = monotonic(), "failed"
     try:
-        pin_hash = await _attempt(context, turn, once, tried, wrong)
-        outcome = "wrong" if pin_hash is None else "right"
-    except ClientError as fault:
-        outcome = "locked" if fault.headers and LOCKED_UNTIL in fault.headers else "refused"
+        async with counted(context, account_id, settle_pin) as attempt_id:
+            arguments = (account_id, profile_id, ATTEMPTS, LOCK, attempt_id)
+            row = auth.owned(await ATTEMPT.maybe(context.pool, *arguments))
+            if row.locked_until is not None:
+                outcome = "locked"
+                raise ClientError(PIN_LOCKED, {LOCKED_UNTIL: row.locked_until.isoformat()})
+            is_correct = await turn.verify(pin, row.pin_hash)
+            if row.pin_hash is None:
+                raise ClientError(NO_PIN)
+            if is_correct and await CLEAR.maybe(context.pool, account_id, row.pin_hash, attempt_id):
+                outcome = "right"
+                return row.pin_hash
+            await judge(context.pool, once, attempt_id, wrong)
+            outcome = "wrong"
+            context.metrics.pin_lockouts += row.locks
+            raise wrong
+    except ClientError:
+        if outcome == "failed":
+            outcome = "refused"
         raise
     finally:
         context.metrics.pin_attempts[outcome] += 1
-        context.metrics.pin_seconds.add(monotonic() - begun)
-    if pin_hash is None:
-        raise wrong
-    return pin_hash
-
-
-async def _attempt(
-    context: Context, turn: Turn, once: Once, tried: Tried, wrong: ClientError
-) -> str | None:
-    account_id, profile_id, pin = tried
-    async with counted(context, account_id, settle_pin) as attempt_id:
-        asked = (account_id, profile_id, ATTEMPTS, LOCK, attempt_id)
-        row = auth.owned(await ATTEMPT.maybe(context.pool, *asked))
-        if row.locked_until is not None:
-            until = {LOCKED_UNTIL: row.locked_until.isoformat()}
-            raise ClientError(PIN_LOCKED, until)
-        is_right = await turn.verify(pin, row.pin_hash)
-        if row.pin_hash is None:
-            raise ClientError(NO_PIN)
-        if is_right and await CLEAR.maybe(context.pool, account_id, row.pin_hash, attempt_id):
-            return row.pin_hash
-        await judged(context.pool, once, attempt_id, wrong)
-    context.metrics.pin_lockouts += row.locks
-    return None
+        context.metrics.pin_seconds.add(monotonic() - started_at)

@@ -1,4 +1,4 @@
-"""A child's configuration: read and changed by the parent."""
+"""GET and PUT of a child's configuration."""
 
 from datetime import datetime
 from typing import Annotated, Final
@@ -62,7 +62,7 @@ class UpdatedRow(msgspec.Struct, frozen=True):
     educational_exempt: bool | None
     timezone: str | None
     updated_at: datetime | None
-    told: str | None
+    notified: str | None
     listeners: list[str]
 
 
@@ -93,29 +93,29 @@ async def viewing_config(request: Request) -> Response:
     moment = (now := context.now(), LOCK_TIMEOUT, id_prefix(now))
     arguments = ([account_id], [profile_id], True, *defaults, *moment)
     row = auth.owned(await LOAD.maybe(context.pool, *arguments))
-    return _shown(profile_id, row)
+    return _response(profile_id, row)
 
 
 async def viewing_config_update(request: Request) -> Response:
     """PUT any subset of the configuration; in force with the next heartbeat, everywhere."""
     context: Context = request.state.context
-    wanted = read(request, BODY)
+    body = read(request, BODY)
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
-    mark = _permitted(context, account_id, wanted)
-    asked = (account_id, profile_id, mark, *_members(wanted))
+    mark = _pin_mark(context, account_id, body)
+    arguments = (account_id, profile_id, mark, *_members(body))
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
     change = context.configurations.changes.begin()
-    here = (change.origin, now := context.now(), time_ordered_id(now))
-    row = auth.owned(await UPDATE.maybe(context.pool, *asked, *defaults, *here))
+    own = (change.origin, now := context.now(), time_ordered_id(now))
+    row = auth.owned(await UPDATE.maybe(context.pool, *arguments, *defaults, *own))
     if not row.is_confirmed:
-        raise _unconfirmed(wanted)
+        raise _unconfirmed(body)
     context.configurations.forget(account_id, profile_id, "updated")
     await change.heard(row.listeners)
-    return _shown(profile_id, row)
+    return _response(profile_id, row)
 
 
-def _shown(profile_id: UUID, row: ConfigurationRow | UpdatedRow) -> Response:
+def _response(profile_id: UUID, row: ConfigurationRow | UpdatedRow) -> Response:
     return reply(
         ViewingConfiguration(
             profile_id,
@@ -129,38 +129,38 @@ def _shown(profile_id: UUID, row: ConfigurationRow | UpdatedRow) -> Response:
     )
 
 
-def _members(wanted: ConfigurationBody) -> tuple[object, ...]:
-    """The members as the statement takes them; null is unlimited, so it is told of a limit too."""
+def _members(body: ConfigurationBody) -> tuple[object, ...]:
+    """The members as arguments; a null limit means unlimited, so a flag says if it is present."""
     return (
-        wanted.weekday_limit_minutes is not UNSET,
-        stored(wanted.weekday_limit_minutes),
-        wanted.weekend_limit_minutes is not UNSET,
-        stored(wanted.weekend_limit_minutes),
-        stored(wanted.reset_hour),
-        stored(wanted.educational_exempt),
-        stored(wanted.timezone),
+        body.weekday_limit_minutes is not UNSET,
+        stored(body.weekday_limit_minutes),
+        body.weekend_limit_minutes is not UNSET,
+        stored(body.weekend_limit_minutes),
+        stored(body.reset_hour),
+        stored(body.educational_exempt),
+        stored(body.timezone),
     )
 
 
-def _permitted(context: Context, account_id: UUID, wanted: ConfigurationBody) -> str | None:
-    """The mark of the PIN that vouches for the change, None where there is none to compare.
+def _pin_mark(context: Context, account_id: UUID, body: ConfigurationBody) -> str | None:
+    """The mark of the PIN that permits the change; None if the change needs no PIN.
 
-    Raises FieldError, RuleError.
+    Raises FieldError for an unknown time zone, RuleError for other broken rules.
     """
-    if isinstance(wanted.timezone, str) and rules.zone(wanted.timezone) is None:
-        sentence = f"Invalid timezone: {wanted.timezone}"
+    if isinstance(body.timezone, str) and rules.zone(body.timezone) is None:
+        sentence = f"Invalid timezone: {body.timezone}"
         raise FieldError(
-            "value_error", ["body", "timezone"], f"Value error, {sentence}", wanted.timezone
+            "value_error", ["body", "timezone"], f"Value error, {sentence}", body.timezone
         )
     for name in LIMITS:
-        minutes = getattr(wanted, name)
+        minutes = getattr(body, name)
         if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
             raise RuleError(not_a_multiple(name, rules.LIMIT_STEP_MINUTES))
-    if all(getattr(wanted, name) is UNSET for name in SENSITIVE):
+    if all(getattr(body, name) is UNSET for name in SENSITIVE):
         return None
-    return auth.confirmed_pin(context, account_id, wanted.pin_token or "", _unconfirmed(wanted))
+    return auth.confirmed_pin(context, account_id, body.pin_token or "", _unconfirmed(body))
 
 
-def _unconfirmed(wanted: ConfigurationBody) -> RuleError:
-    changed = ", ".join(name for name in SENSITIVE if getattr(wanted, name) is not UNSET)
+def _unconfirmed(body: ConfigurationBody) -> RuleError:
+    changed = ", ".join(name for name in SENSITIVE if getattr(body, name) is not UNSET)
     return RuleError(pin_token_required(changed))
