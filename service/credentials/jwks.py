@@ -24,7 +24,7 @@ FETCH_SECONDS: Final = 5.0
 
 
 class Jwk(msgspec.Struct, frozen=True, cache_hash=True, omit_defaults=True):
-    """A published key; two with equal members are the same key."""
+    """A published key; keys with equal members are equal."""
 
     kty: str
     kid: str | None = None

@@ -1,8 +1,8 @@
-"""The keys that access tokens are signed with: our secrets, and what the platform publishes.
+"""The keys that verify access tokens: our secrets, and the keys that the platform publishes.
 
-A published set (RFC 7517) is read at start and then over and over in the background; whatever a
-reading meets, the keys at hand stay. A key verifies one algorithm, its own: the token's header
-only picks among the keys, so a public key is never taken for a secret.
+The published set (RFC 7517) is read at start and then regularly in the background; a reading that
+fails changes no key. Each key verifies its own algorithm only. A token's header selects among the
+keys, but not the algorithm, so a public key is never used as a secret.
 """
 
 import asyncio
@@ -27,26 +27,26 @@ WAIT_SECONDS: Final = 2.0
 UNKNOWN_KEY_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 MAX_TOKEN_BYTES: Final = 8 * 1024
-# The claims mean something to `auth` only, which has the clock.
+# `http/auth` checks these claims, because it has the clock and the settings.
 UNCHECKED: Final = ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")
 
 
 class JoseHeader(msgspec.Struct, frozen=True):
-    """The members of a token's header that pick its key; not to be trusted."""
+    """The members of a token's header that select its key; not verified."""
 
     alg: str | None = None
     kid: str | None = None
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """The claims of a token, and the published key that signed it; None for a secret."""
+    """The claims of a token, and the published key that signed it; None if it was a secret."""
 
     claims: dict[str, Any]
     signer: Jwk | None
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """An accepted access token: whose it is, until when (epoch seconds), on whose word."""
+    """An accepted access token; `expires` in epoch seconds, `signer` is None for a secret."""
 
     account_id: UUID
     expires: float
@@ -54,11 +54,11 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 class UnknownKey(jwt.InvalidTokenError):
-    """A key that may have been published since the last reading."""
+    """The token names a key that may have been published since the last reading."""
 
 
 class NoKey(jwt.InvalidSignatureError):
-    """None of the keys is the one that the token names."""
+    """The token names a key that does not exist."""
 
 
 class TooLong(jwt.InvalidTokenError):
@@ -66,7 +66,7 @@ class TooLong(jwt.InvalidTokenError):
 
 
 class Keys:
-    """The keys of one process; `tokens` loses what a key signed once that key is gone."""
+    """The keys of one process; a withdrawn key removes the tokens it signed from `tokens`."""
 
     def __init__(self, settings: Settings, tokens: dict[str, Verified]) -> None:
         self._settings = settings
@@ -76,10 +76,10 @@ class Keys:
         self._published: dict[Jwk, PyJWK] = {}
         self._reading: asyncio.Task[bool] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._read_for_unknown = -UNKNOWN_KEY_SECONDS
+        self._unknown_key_read_at = -UNKNOWN_KEY_SECONDS
 
     async def start(self) -> None:
-        """Reads the published keys, if there are any; goes on without them after 5 seconds."""
+        """Reads the published keys, if they are configured; waits at most 5 seconds."""
         if self._settings.jwt_jwks_url or self._settings.jwt_jwks_file:
             self._keeper = supervised("published keys", self._keep_reading())
             await asyncio.wait({self._read()}, timeout=FETCH_SECONDS)
@@ -94,17 +94,16 @@ class Keys:
     async def signed(self, token: str) -> Signed:
         """The claims of a token signed with any key; raises jwt.InvalidTokenError.
 
-        An unknown key is waited for, 2 seconds at most: for the reading that is under way, then, as
-        that may have begun before the key was published, for one of its own, at most one a minute.
+        For an unknown key it waits at most 2 seconds: for the current reading and, because that may
+        have begun before the key was published, for another one, at most once a minute.
         """
         header = _header(token)
-        is_worth_it = True
-        while is_worth_it:
+        while True:
             try:
                 return self._signed(token, header)
             except UnknownKey:
-                is_worth_it = await self._look_for_unknown()
-        return self._signed(token, header)
+                if not await self._read_for_unknown_key():
+                    return self._signed(token, header)
 
     def _signed(self, token: str, header: JoseHeader) -> Signed:
         try:
@@ -117,15 +116,15 @@ class Keys:
                 raise
             raise UnknownKey from None
 
-    async def _look_for_unknown(self) -> bool:
-        """Waits for a reading; whether one more may find what this one did not."""
+    async def _read_for_unknown_key(self) -> bool:
+        """Waits for a reading; returns whether another one may find a newer key."""
         reading = self._reading
         if reading is not None and not reading.done():
             await asyncio.wait({reading}, timeout=WAIT_SECONDS / 2)
             return reading.done() and reading.result()
         now = monotonic()
-        if now - self._read_for_unknown >= UNKNOWN_KEY_SECONDS:
-            self._read_for_unknown = now
+        if now - self._unknown_key_read_at >= UNKNOWN_KEY_SECONDS:
+            self._unknown_key_read_at = now
             await asyncio.wait({self._read()}, timeout=WAIT_SECONDS / 2)
         return False
 
@@ -139,7 +138,7 @@ class Keys:
             await asyncio.sleep(pause)
 
     def _read(self) -> asyncio.Task[bool]:
-        """The reading that is under way, or a new one; its result is whether it succeeded."""
+        """The current reading, or a new one; its result says whether it succeeded."""
         if self._reading is None or self._reading.done():
             self._reading = supervised("reading of published keys", self._adopt_published())
         return self._reading
@@ -158,13 +157,13 @@ class Keys:
             logger.info("jwks_changed", extra={"fields": fields})
         self._published = published
         if removed:
-            for token in [t for t, known in self._tokens.items() if known.signer in removed]:
+            for token in [t for t, verified in self._tokens.items() if verified.signer in removed]:
                 del self._tokens[token]
         return True
 
 
 def _header(token: str) -> JoseHeader:
-    """The header of a token, which is not verified; raises jwt.InvalidTokenError."""
+    """The unverified header of a token; raises jwt.InvalidTokenError."""
     if len(token) > MAX_TOKEN_BYTES:
         raise TooLong("The token is too long")
     try:
@@ -176,25 +175,25 @@ def _header(token: str) -> JoseHeader:
 def _signed(token: str, header: JoseHeader, keys: Iterable[tuple[Jwk | None, PyJWK]]) -> Signed:
     """The claims of a token that one of the keys signed; raises jwt.InvalidTokenError.
 
-    The signature is verified first, because PyJWT needs 0.15 µs to parse a byte of any token.
+    Verifies the signature first, because PyJWT needs 0.15 µs to parse a byte of any token.
     """
     signed, _, encoded = token.rpartition(".")
     try:
         message, signature = signed.encode(), _bytes(encoded)
     except ValueError as error:
         raise jwt.DecodeError("The signature cannot be read") from error
-    is_known = False
+    has_key = False
     for jwk, key in keys:
         named = jwk.kid if jwk is not None else None
         if header.alg == key.algorithm_name and (header.kid is None or named in (None, header.kid)):
-            is_known = True
+            has_key = True
             if key.Algorithm.verify(message, key.key, signature):
                 return Signed(_claims(token, key), jwk)
-    raise (jwt.InvalidSignatureError if is_known else NoKey)("No key verifies this token")
+    raise (jwt.InvalidSignatureError if has_key else NoKey)("No key verifies this token")
 
 
 def _bytes(encoded: str) -> bytes:
-    """Decodes base64url without padding, leniently; PyJWT is strict with what was signed."""
+    """Decodes base64url without padding, leniently; PyJWT decodes strictly after the signature."""
     return urlsafe_b64decode(encoded + "==")
 
 

@@ -24,7 +24,7 @@ from service.viewing import rules
 
 
 class GrantBody(msgspec.Struct):
-    """Minutes to grant, null or absent: unlimited for today."""
+    """Minutes to grant; null or absent means unlimited for today."""
 
     minutes: Annotated[
         Annotated[int, Meta(ge=15, le=120)] | None,

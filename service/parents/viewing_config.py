@@ -36,7 +36,7 @@ TIMEZONE: Final = doc(
 
 
 class ConfigurationBody(msgspec.Struct):
-    """The members to set; an absent one stays, a null limit is unlimited."""
+    """The members to set; absent ones stay as they are, a null limit means unlimited."""
 
     weekday_limit_minutes: Annotated[Limit | None | UnsetType, WEEKDAY] = UNSET
     weekend_limit_minutes: Annotated[Limit | None | UnsetType, WEEKEND] = UNSET
@@ -85,7 +85,7 @@ class ViewingConfiguration(msgspec.Struct, frozen=True):
 
 
 async def viewing_config(request: Request) -> Response:
-    """GET the configuration; the defaults are stored on the first read."""
+    """GET the configuration; the first GET stores the defaults."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
@@ -97,7 +97,7 @@ async def viewing_config(request: Request) -> Response:
 
 
 async def viewing_config_update(request: Request) -> Response:
-    """PUT any subset of the configuration; in force with the next heartbeat, everywhere."""
+    """PUT any subset of the configuration; the next heartbeat on any instance applies it."""
     context: Context = request.state.context
     body = read(request, BODY)
     account_id = await auth.account(request)

@@ -1,4 +1,4 @@
-"""One child's week of viewing: pure. Amounts are seconds unless they say minutes, days are UTC."""
+"""One child's week of viewing, without I/O. Amounts are in seconds, days in UTC."""
 
 from datetime import date
 from uuid import UUID
@@ -7,7 +7,7 @@ import msgspec
 
 
 class Day(msgspec.Struct, frozen=True):
-    """A day; the educational seconds are a part of the seconds, no limit is unlimited."""
+    """A day; `seconds` include the educational ones, and no limit means unlimited."""
 
     date: date
     seconds: int
@@ -39,6 +39,6 @@ class Week(msgspec.Struct, frozen=True):
 
     @property
     def limit_usage_percent(self) -> float | None:
-        """Viewing against the sum of the limits; an unlimited day adds none, None without any."""
+        """Viewing in percent of the sum of the limits; None if no day has a limit."""
         limit = sum(60 * (day.limit_minutes or 0) for day in self.days)
         return round(self.seconds / limit * 100, 1) if limit else None
