@@ -69,10 +69,10 @@ class Platform:
         return json.dumps({"keys": published}).encode()
 
     async def read_again(self, times: int = 2) -> None:
-        """Waits until the document has been asked for so many times more."""
-        wanted = self.readings + times
+        """Waits until the document has been read `times` more times."""
+        expected = self.readings + times
         async with asyncio.timeout(20):
-            while self.readings < wanted:
+            while self.readings < expected:
                 await asyncio.sleep(0.01)
 
     async def reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The keys that tokens are signed with: secrets, published keys, rotation, faults, attacks."""
+"""The keys of tokens: secrets, published keys, rotation, errors, attacks."""
 
 import asyncio
 import base64
@@ -44,8 +44,8 @@ def trusting(start: Starter, settings: Settings) -> Trusting:
     """Starts an application that trusts a platform."""
 
     async def starter(platform: Platform, refresh: float = 300.0) -> Running:
-        chosen = replace(settings, jwt_jwks_url=platform.url, jwt_jwks_refresh_seconds=refresh)
-        return await start(chosen)
+        address = {"jwt_jwks_url": platform.url, "jwt_jwks_refresh_seconds": refresh}
+        return await start(replace(settings, **address))
 
     return starter
 
@@ -88,7 +88,7 @@ async def test_a_published_key_of_each_algorithm(
     assert answer.json()["enforcement"] == "allowed"
 
 
-async def test_a_file_of_keys(
+async def test_published_keys_from_a_file(
     start: Starter, settings: Settings, family: Family, tmp_path: Path
 ) -> None:
     platform = Platform()
@@ -154,7 +154,7 @@ async def test_a_new_key_is_read_by_the_first_request_that_needs_it(
     assert await accepts(running, platform.bearer("first", family.account))
 
 
-async def test_unknown_keys_make_one_reading_a_minute(
+async def test_unknown_keys_cause_one_reading_a_minute(
     trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await trusting(platform)
@@ -170,7 +170,7 @@ async def test_unknown_keys_make_one_reading_a_minute(
     assert platform.readings == 3
 
 
-async def test_other_bad_tokens_make_no_reading(
+async def test_other_bad_tokens_cause_no_reading(
     trusting: Trusting, platform: Platform, family: Family
 ) -> None:
     running = await trusting(platform)
@@ -233,7 +233,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
-async def test_garbage_keeps_the_keys(
+async def test_malformed_documents_keep_the_keys(
     trusting: Trusting,
     platform: Platform,
     family: Family,
@@ -257,7 +257,7 @@ async def test_garbage_keeps_the_keys(
 
 
 @pytest.mark.parametrize("status", ["500 Oops", "404 Not Found", "302 Found", "garbage"])
-async def test_errors_keep_the_keys(
+async def test_error_responses_keep_the_keys(
     trusting: Trusting, platform: Platform, family: Family, status: str
 ) -> None:
     other = Platform()
@@ -294,7 +294,9 @@ async def test_keys_that_rotate_at_every_reading(
             running.context.tokens.clear()
 
 
-async def test_unreachable_at_start(trusting: Trusting, family: Family) -> None:
+async def test_keys_that_are_unreachable_at_start_are_read_later(
+    trusting: Trusting, family: Family
+) -> None:
     platform = Platform(free_port())
     platform.add("first")
     running = await trusting(platform, OFTEN)
@@ -305,7 +307,7 @@ async def test_unreachable_at_start(trusting: Trusting, family: Family) -> None:
         assert await accepts(running, platform.bearer("first", family.account))
 
 
-async def test_a_platform_that_hangs_holds_up_nobody_else(
+async def test_a_hanging_platform_delays_only_tokens_with_unknown_keys(
     trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys, "FETCH_SECONDS", 0.1)
@@ -326,7 +328,7 @@ async def test_a_platform_that_hangs_holds_up_nobody_else(
     assert platform.readings == 1
 
 
-async def test_a_request_waits_for_a_hanging_platform_in_vain_but_not_for_long(
+async def test_a_request_waits_a_bounded_time_for_a_hanging_platform(
     trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jwks, "FETCH_SECONDS", 1.0)
@@ -342,15 +344,15 @@ async def test_a_request_waits_for_a_hanging_platform_in_vain_but_not_for_long(
     assert await accepts(running, platform.bearer("first", family.account))
 
 
-async def test_a_platform_that_drips_is_cut_off(
+async def test_a_response_that_arrives_byte_by_byte_meets_the_deadline(
     start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.3)
-    asked = 0
+    readings = 0
 
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal readings
+        readings += 1
         with closing(writer), suppress(ConnectionError):
             writer.write(b"HTTP/1.1 200 OK\r\nX: ")
             while True:
@@ -360,12 +362,12 @@ async def test_a_platform_that_drips_is_cut_off(
 
     async with await asyncio.start_server(drip, "127.0.0.1", 0) as dripping:
         url = f"http://127.0.0.1:{dripping.sockets[0].getsockname()[1]}/"
-        chosen = replace(settings, jwt_jwks_url=url, jwt_jwks_refresh_seconds=1.0)
-        running = await start(chosen)
+        address = {"jwt_jwks_url": url, "jwt_jwks_refresh_seconds": 1.0}
+        running = await start(replace(settings, **address))
         reading = running.context.keys._reading
         assert reading is not None
         assert await reading is False
-        while asked < 2:
+        while readings < 2:
             await asyncio.sleep(0.01)
         reading = running.context.keys._reading
         assert reading is not None
@@ -389,13 +391,13 @@ async def test_a_key_published_during_a_reading_is_found_by_the_next(
     running.context.keys._read()
     await has_read.wait()
     platform.add("second")
-    asked = asyncio.create_task(accepts(running, platform.bearer("second", family.account)))
+    request = asyncio.create_task(accepts(running, platform.bearer("second", family.account)))
     await asyncio.sleep(0.05)
     may_return.set()
-    assert await asked
+    assert await request
 
 
-async def test_no_algorithm_but_the_keys_own(
+async def test_a_key_verifies_only_its_own_algorithm(
     trusting: Trusting, platform: Platform, family: Family
 ) -> None:
     platform.add("rsa", "RS256")
@@ -429,7 +431,7 @@ async def test_no_algorithm_but_the_keys_own(
     assert await accepts(running, platform.bearer("rsa", family.account))
 
 
-async def test_a_token_brings_no_key_of_its_own(
+async def test_keys_inside_a_token_are_ignored(
     trusting: Trusting, platform: Platform, family: Family
 ) -> None:
     running = await trusting(platform)
@@ -450,7 +452,7 @@ async def test_a_token_brings_no_key_of_its_own(
     assert other.readings == 0
 
 
-async def test_keys_of_a_set_that_vouch_for_nobody(
+async def test_private_weak_and_foreign_keys_of_a_set_are_ignored(
     trusting: Trusting, platform: Platform, family: Family
 ) -> None:
     ec, rsa, weak = private_key("ES256"), private_key("RS256"), private_key("RS256", 0, 1024)
@@ -482,7 +484,7 @@ async def test_keys_of_a_set_that_vouch_for_nobody(
     assert await accepts(running, platform.bearer("first", family.account))
 
 
-async def test_a_pin_token_is_ours_to_sign(
+async def test_a_pin_token_signed_with_a_published_key_is_rejected(
     trusting: Trusting, platform: Platform, family: Family
 ) -> None:
     running = await trusting(platform)

@@ -1,4 +1,4 @@
-"""Admission to the hasher by what its hashes take: with a clock and workers of the test's own."""
+"""Admission to the hashing queue by expected waits, with a fake clock and fake workers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -97,9 +97,7 @@ def room(hasher: PinHasher) -> int:
                 return hasher.waiting - before
 
 
-async def test_a_queue_is_as_long_as_five_seconds_of_hashes(
-    hasher: PinHasher, workers: Workers
-) -> None:
+async def test_the_queue_holds_five_seconds_of_hashes(hasher: PinHasher, workers: Workers) -> None:
     assert room(hasher) == 5 / 0.25 + 1
     await ask(hasher)
     assert room(hasher) == 5 / 0.25
@@ -108,11 +106,11 @@ async def test_a_queue_is_as_long_as_five_seconds_of_hashes(
 
 
 @two_workers
-async def test_two_workers_take_twice_as_many(hasher: PinHasher) -> None:
+async def test_two_workers_double_the_queue(hasher: PinHasher) -> None:
     assert room(hasher) == 2 * (5 / 0.25 + 1)
 
 
-async def test_a_hash_at_work_counts_with_its_age(hasher: PinHasher, workers: Workers) -> None:
+async def test_a_running_hash_counts_with_its_age(hasher: PinHasher, workers: Workers) -> None:
     await ask(hasher)
     workers.now += 4
     assert room(hasher) == 5
@@ -126,7 +124,7 @@ async def test_a_hash_at_work_counts_with_its_age(hasher: PinHasher, workers: Wo
 
 
 @two_workers
-async def test_a_worker_that_is_busy_for_long_leaves_the_others_to_do_their_work(
+async def test_a_slow_hash_does_not_fill_the_queue_of_another_worker(
     hasher: PinHasher, workers: Workers
 ) -> None:
     await ask(hasher)
@@ -134,7 +132,7 @@ async def test_a_worker_that_is_busy_for_long_leaves_the_others_to_do_their_work
     assert room(hasher) == 5 / 0.25 + 1
 
 
-async def test_a_hash_whose_caller_has_gone_counts_while_it_runs(
+async def test_a_running_hash_of_a_cancelled_request_counts(
     hasher: PinHasher, workers: Workers
 ) -> None:
     await abandoned(await ask(hasher))
@@ -146,7 +144,7 @@ async def test_a_hash_whose_caller_has_gone_counts_while_it_runs(
     assert room(hasher) > 0
 
 
-async def test_a_hash_whose_caller_has_gone_teaches_what_it_took_and_is_forgotten_in_time(
+async def test_a_slow_hash_of_a_cancelled_request_enters_the_average_and_fades(
     hasher: PinHasher, workers: Workers
 ) -> None:
     await abandoned(await ask(hasher))
@@ -160,7 +158,7 @@ async def test_a_hash_whose_caller_has_gone_teaches_what_it_took_and_is_forgotte
     assert room(hasher) > 18
 
 
-async def test_a_job_whose_caller_has_gone_before_its_turn_costs_nothing(
+async def test_a_cancelled_request_in_the_queue_is_not_hashed(
     hasher: PinHasher, workers: Workers
 ) -> None:
     first, second = await ask(hasher), await ask(hasher)

@@ -1,4 +1,4 @@
-"""PIN hashing with real worker processes, which are killed, stopped and outlived."""
+"""PIN hashing with real worker processes, some of which are killed or stopped."""
 
 import asyncio
 import gc
@@ -107,7 +107,7 @@ async def test_a_hash_verifies_its_own_secret_only() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["$2a$", "$2b$", "$2y$"])
-async def test_hashes_of_other_makers_and_costs_verify(prefix: str) -> None:
+async def test_hashes_with_other_prefixes_and_costs_verify(prefix: str) -> None:
     older = bcrypt.hashpw(PIN.encode(), bcrypt.gensalt(6)).decode().replace("$2b$", prefix)
     async with started() as (hasher, _):
         assert await verify(hasher, PIN, older) is True
@@ -136,14 +136,14 @@ UNUSABLE = [
 ]
 
 
-async def test_what_is_no_usable_hash_never_matches_and_never_raises() -> None:
+async def test_a_malformed_hash_never_matches_and_never_raises() -> None:
     async with started() as (hasher, _):
         for hashed in UNUSABLE:
             assert await verify(hasher, PIN, hashed) is False, hashed
         assert hasher.hashed == len(UNUSABLE)
 
 
-async def test_an_unusable_hash_or_secret_costs_as_much_as_a_wrong_secret() -> None:
+async def test_a_malformed_hash_or_long_secret_costs_as_much_as_a_wrong_secret() -> None:
     async with started(rounds=10) as (hasher, processes):
         (worker,) = processes.pids()
 
@@ -169,13 +169,13 @@ async def test_a_secret_is_never_cut_at_72_bytes() -> None:
     assert "é" not in "".join(traceback.format_exception(error.value))
 
 
-async def test_a_secret_that_is_no_unicode_is_only_wrong() -> None:
+async def test_a_secret_with_a_lone_surrogate_is_wrong() -> None:
     hashed = bcrypt.hashpw(b"?", bcrypt.gensalt(4)).decode()
     async with started() as (hasher, _):
         assert await verify(hasher, "\ud800", hashed) is False
 
 
-async def test_workers_give_way_to_everyone() -> None:
+async def test_workers_have_the_lowest_priority() -> None:
     async with started(workers=2) as (_, processes):
         pids = processes.pids()
         assert len(pids) == 2
@@ -190,7 +190,7 @@ def gives_way(pid: int) -> bool:
     return os.getpriority(os.PRIO_PROCESS, pid) == 19
 
 
-async def test_ctrl_c_is_left_to_the_parent() -> None:
+async def test_ctrl_c_does_not_end_a_worker() -> None:
     async with started() as (hasher, processes):
         (worker,) = processes.pids()
         assert os.getpgid(worker) != os.getpgid(0)
@@ -199,7 +199,7 @@ async def test_ctrl_c_is_left_to_the_parent() -> None:
         assert processes.pids() == {worker}
 
 
-async def test_the_event_loop_runs_on_during_a_hash() -> None:
+async def test_the_event_loop_runs_during_a_hash() -> None:
     async with started(rounds=12) as (hasher, _):
         ticks = 0
 
@@ -216,7 +216,7 @@ async def test_the_event_loop_runs_on_during_a_hash() -> None:
         assert ticks > 10
 
 
-async def test_a_worker_killed_under_load_costs_nobody_an_answer(
+async def test_a_worker_killed_under_load_loses_no_hash(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with started(workers=2) as (hasher, processes):
@@ -233,7 +233,7 @@ async def test_a_worker_killed_under_load_costs_nobody_an_answer(
     assert [record.levelno for record in records] == [logging.WARNING]
 
 
-async def test_a_worker_killed_at_rest_is_replaced_at_the_next_turn() -> None:
+async def test_an_idle_worker_that_was_killed_is_replaced_at_the_next_turn() -> None:
     async with started() as (hasher, processes):
         for restarts in (1, 2):
             (worker,) = processes.pids()
@@ -243,7 +243,7 @@ async def test_a_worker_killed_at_rest_is_replaced_at_the_next_turn() -> None:
             assert hasher.restarts == restarts
 
 
-async def test_a_second_loss_is_the_callers_and_the_next_turn_goes_well() -> None:
+async def test_a_second_lost_worker_fails_the_request_and_the_next_succeeds() -> None:
     async with started() as (hasher, processes):
         lost = asyncio.create_task(verify(hasher, "secret-4711", ENDLESS))
         for _ in range(2):
@@ -259,7 +259,7 @@ async def test_a_second_loss_is_the_callers_and_the_next_turn_goes_well() -> Non
         assert await verify(hasher, PIN, FAST) is True
 
 
-async def test_a_full_queue_admits_nobody_until_a_place_is_given_back() -> None:
+async def test_a_full_queue_admits_no_turn_until_one_ends() -> None:
     async with started(longest_wait=0) as (hasher, _):
         with hasher.admit():
             with pytest.raises(Overloaded) as refusal, hasher.admit():
@@ -302,7 +302,7 @@ async def test_a_worker_that_does_not_answer_is_replaced(monkeypatch: pytest.Mon
         assert room(hasher) > before / 2
 
 
-async def test_a_cancelled_caller_gives_its_place_back_and_is_not_computed() -> None:
+async def test_a_cancelled_request_leaves_the_queue_and_is_not_hashed() -> None:
     async with started() as (hasher, _):
         ahead = asyncio.create_task(verify(hasher, PIN, BUSY))
         cancelled = asyncio.create_task(verify(hasher, PIN, FAST))
@@ -317,7 +317,7 @@ async def test_a_cancelled_caller_gives_its_place_back_and_is_not_computed() -> 
         assert hasher.hashed == 2
 
 
-async def test_a_caller_cancelled_during_its_hash_leaves_the_worker_usable() -> None:
+async def test_a_request_cancelled_during_its_hash_leaves_the_worker_usable() -> None:
     async with started() as (hasher, processes):
         cancelled = asyncio.create_task(verify(hasher, PIN, BUSY))
         (worker,) = processes.pids()
@@ -346,26 +346,26 @@ async def test_the_second_hash_of_a_turn_does_not_queue_again() -> None:
         assert answered.index("a1") < answered.index("c0") < answered.index("d0")
 
 
-async def test_stop_cancels_what_is_computed_and_what_waits(
+async def test_stop_cancels_running_and_waiting_hashes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with started(longest_wait=60) as (hasher, processes):
-        asked = [asyncio.create_task(verify(hasher, PIN, ENDLESS)) for _ in range(3)]
+        requests = [asyncio.create_task(verify(hasher, PIN, ENDLESS)) for _ in range(3)]
         await eventually(processes.running)
         with hasher.admit() as turn:
             await hasher.stop()
             with pytest.raises(Overloaded):
                 await turn.verify(PIN, FAST)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        answers = await asyncio.gather(*requests, return_exceptions=True)
         assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
         assert (hasher.hashed, hasher.waiting) == (0, 0)
-    del hasher, turn, asked, answers
+    del hasher, turn, requests, answers
     gc.collect()
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
-async def test_stop_ends_whatever_has_become_of_a_worker(blow: signal.Signals) -> None:
+async def test_stop_ends_killed_and_stopped_workers(blow: signal.Signals) -> None:
     async with started(workers=2) as (_, processes):
         os.kill(min(processes.pids()), blow)
 
@@ -373,14 +373,14 @@ async def test_stop_ends_whatever_has_become_of_a_worker(blow: signal.Signals) -
 async def test_stop_in_the_middle_of_a_restart_leaves_no_process() -> None:
     async with started(workers=2) as (hasher, processes):
         os.kill(min(processes.pids()), signal.SIGKILL)
-        asked = asyncio.create_task(verify(hasher, PIN, ENDLESS))
+        requests = asyncio.create_task(verify(hasher, PIN, ENDLESS))
         await eventually(lambda: hasher.restarts)
         await hasher.stop()
         with pytest.raises(asyncio.CancelledError):
-            await asked
+            await requests
 
 
-async def test_stop_of_what_never_started_does_nothing() -> None:
+async def test_stop_without_start_does_nothing() -> None:
     await PinHasher(workers=1, rounds=4).stop()
 
 
@@ -422,7 +422,7 @@ async def in_a_server(tmp_path: Path, examine: Callable[[int], Awaitable[None]])
             server.kill()
 
 
-async def test_a_worker_has_nothing_of_the_server(tmp_path: Path) -> None:
+async def test_a_worker_has_no_files_or_modules_of_the_server(tmp_path: Path) -> None:
     async def examine(server: int) -> None:
         (worker,) = children(server)
         assert loaded(server, "uvloop")

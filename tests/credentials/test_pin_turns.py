@@ -1,4 +1,4 @@
-"""An account's requests wait for each other: few, PINs before passwords, and nobody for ever."""
+"""Requests of one account wait for each other, in bounded queues, PINs before passwords."""
 
 import asyncio
 from uuid import uuid4
@@ -65,7 +65,7 @@ async def test_a_password_waits_for_a_bounded_number_of_pins() -> None:
     assert served.index("password") <= 1 + MAX_WAITING
 
 
-async def test_few_wait_of_a_kind_and_the_rest_is_told_when_to_come_again() -> None:
+async def test_too_many_waiting_requests_of_a_kind_get_429_with_retry_after() -> None:
     requests = Requests()
     for number in range(1 + MAX_WAITING):
         await requests.add(f"pin {number}")
@@ -86,7 +86,7 @@ async def test_another_account_does_not_wait() -> None:
     assert await requests.finish() == ["first"]
 
 
-async def test_a_request_that_leaves_while_it_waits_holds_up_nobody() -> None:
+async def test_a_request_cancelled_while_it_waits_delays_no_other() -> None:
     requests = Requests()
     await requests.add("first")
     leaving = await requests.add("leaving")
@@ -95,7 +95,7 @@ async def test_a_request_that_leaves_while_it_waits_holds_up_nobody() -> None:
     assert await requests.finish() == ["first", "last"]
 
 
-async def test_a_request_that_leaves_as_its_turn_comes_passes_it_on() -> None:
+async def test_a_request_cancelled_as_its_turn_comes_passes_it_on() -> None:
     requests = Requests()
     async with requests.turns.turn(ACCOUNT):
         leaving = await requests.add("leaving")

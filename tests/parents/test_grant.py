@@ -1,4 +1,4 @@
-"""A grant: minutes taken off today's use, or no limit today; each leaves a row of who did it."""
+"""A grant lowers today's used minutes or lifts today's limit, and is recorded."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ async def kept(connection: Connection) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("used", "minutes", "left_used"), [(7200, 30, 5400), (600, 15, 0), (0, 120, 0)]
 )
-async def test_minutes_lower_the_use_but_not_below_nothing(
+async def test_minutes_lower_used_seconds_but_not_below_zero(
     running: Running,
     connection: Connection,
     family: Family,
@@ -72,7 +72,7 @@ async def test_minutes_lower_the_use_but_not_below_nothing(
 
 
 @pytest.mark.parametrize("body", [{}, {"minutes": None}])
-async def test_without_minutes_there_is_no_limit_today(
+async def test_a_grant_without_minutes_lifts_todays_limit(
     running: Running, connection: Connection, family: Family, body: dict[str, Any]
 ) -> None:
     running.clock.fixed = NOON
@@ -92,7 +92,7 @@ async def test_without_minutes_there_is_no_limit_today(
     assert (await beat(running, family))["remaining_minutes"] == 119.5
 
 
-async def test_beats_counted_meanwhile_are_kept(
+async def test_concurrent_heartbeats_are_kept(
     running: Running, connection: Connection, family: Family
 ) -> None:
     running.clock.fixed = NOON

@@ -1,4 +1,4 @@
-"""History: one statement, UTC days, odd ranges, many sessions, odd names."""
+"""History: UTC days, ranges, many sessions, unusual names."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -80,7 +80,7 @@ async def test_ranges(
         assert answer.json() == {"profile_id": str(family.child), "days": []}
 
 
-async def test_names_come_back_as_they_are(
+async def test_names_are_returned_unchanged(
     running: Running, connection: Connection, family: Family
 ) -> None:
     name = '"It\'s" <script>alert(1)</script> 🚀 مرحبا'
@@ -90,7 +90,7 @@ async def test_names_come_back_as_they_are(
     assert answer.json()["days"][0]["sessions"][0]["title_name"] == name
 
 
-async def test_a_bad_range_tells_a_stranger_nothing(
+async def test_a_bad_range_of_another_accounts_profile_is_403(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)
@@ -117,14 +117,14 @@ async def test_a_bad_range_tells_a_stranger_nothing(
         ({"from_date": "10000-01-01", "to_date": "2026-05-02"}, "date_from_datetime_parsing"),
     ],
 )
-async def test_dates_that_are_absent_or_garbage(
+async def test_missing_and_malformed_dates_are_422(
     running: Running, family: Family, query: dict[str, str], kind: str
 ) -> None:
     answer = await history(running, family, **query)
     assert (answer.status_code, answer.json()["detail"][0]["type"]) == (422, kind)
 
 
-async def test_a_title_deleted_meanwhile_takes_its_sessions_along(
+async def test_deleting_a_title_deletes_its_sessions(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await add_sessions(connection, family, datetime(2026, 5, 1, tzinfo=UTC), 2)

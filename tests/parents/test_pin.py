@@ -49,7 +49,7 @@ async def test_two_hundred_parallel_guesses_get_five_hashes(
     assert len(running.context.pin_turns) == 0
 
 
-async def test_a_full_queue_is_told_before_an_attempt_is_counted(
+async def test_a_full_queue_rejects_before_an_attempt_is_counted(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = [await add_family(connection) for _ in range(20)]
@@ -103,7 +103,7 @@ async def test_guesses_on_other_paths_count_too(
         assert answer.headers["x-locked-until"].endswith("+00:00")
 
 
-async def test_a_strangers_grant_costs_the_parent_no_attempt(
+async def test_a_grant_of_another_account_counts_no_attempt(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)
@@ -115,7 +115,7 @@ async def test_a_strangers_grant_costs_the_parent_no_attempt(
     assert await failures(connection, stranger.account) == 0
 
 
-async def test_a_lock_runs_out_and_one_more_wrong_pin_locks_again(
+async def test_after_a_lock_one_more_wrong_pin_locks_again(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("update users set pin_failed_attempts = 4")
@@ -147,7 +147,7 @@ async def run_out(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("days", [-400, 400])
-async def test_a_lock_goes_by_the_clock_of_the_database(
+async def test_a_lock_uses_the_clock_of_the_database(
     running: Running, connection: Connection, family: Family, days: int
 ) -> None:
     running.clock.fixed = datetime.now(UTC) + timedelta(days=days)
@@ -163,7 +163,7 @@ async def test_a_lock_goes_by_the_clock_of_the_database(
 
 @pytest.mark.parametrize("stored", ["now() + interval '10 years'", "'infinity'"])
 @pytest.mark.parametrize("reader", ["attempt", "status"])
-async def test_no_lock_lasts_beyond_its_length_from_now(
+async def test_no_lock_ends_later_than_one_that_begins_now(
     running: Running, connection: Connection, family: Family, stored: str, reader: str
 ) -> None:
     await connection.execute(f"update users set pin_lockout_until = {stored}")
@@ -192,7 +192,7 @@ async def test_the_status_shows_the_latest_lock(
         assert answer.json() == {"has_pin": True, "locked_until": shown}
 
 
-async def test_a_lock_is_told_before_a_missing_pin(
+async def test_a_lock_is_reported_before_a_missing_pin(
     running: Running, connection: Connection, family: Family
 ) -> None:
     until = datetime.now(UTC) + timedelta(minutes=10)
@@ -204,7 +204,7 @@ async def test_a_lock_is_told_before_a_missing_pin(
     assert (await verify(running, family, PIN)).json() == {"detail": "No PIN set"}
 
 
-async def test_no_answer_comes_sooner_than_the_floor(
+async def test_no_response_is_sent_before_200_ms(
     running: Running, connection: Connection, family: Family
 ) -> None:
     without = await add_family(connection)
@@ -217,7 +217,7 @@ async def test_no_answer_comes_sooner_than_the_floor(
         locked.account,
     )
     loop = asyncio.get_running_loop()
-    for asked, pin, status in (
+    for account, pin, status in (
         (family, PIN, 200),
         (family, "0000", 403),
         (without, PIN, 400),
@@ -225,7 +225,7 @@ async def test_no_answer_comes_sooner_than_the_floor(
         (locked, PIN, 403),
     ):
         begun = loop.time()
-        assert (await verify(running, asked, pin)).status_code == status
+        assert (await verify(running, account, pin)).status_code == status
         assert loop.time() - begun >= FLOOR_SECONDS
 
 
@@ -272,14 +272,14 @@ async def test_reset_lifts_a_lock(running: Running, connection: Connection, fami
 
 
 @pytest.mark.parametrize("pin", ["12345", "abcd", " 1234", "١٢٣٤", "12\n4", "123", "１２３４"])
-async def test_what_is_no_pin_is_no_attempt(
+async def test_a_malformed_pin_is_not_an_attempt(
     running: Running, connection: Connection, family: Family, pin: str
 ) -> None:
     assert (await verify(running, family, pin)).status_code == 422
     assert await failures(connection, family.account) == 0
 
 
-async def test_a_pin_token_is_no_access_token_and_the_other_way_round(
+async def test_pin_tokens_and_access_tokens_are_not_interchangeable(
     running: Running, connection: Connection, family: Family
 ) -> None:
     token = (await verify(running, family, PIN)).json()["pin_token"]

@@ -1,4 +1,4 @@
-"""An attempt that the service could not finish is given back; one that was judged never is."""
+"""An unfinished attempt is given back; an attempt with a verdict is not."""
 
 import asyncio
 import json
@@ -63,9 +63,11 @@ async def grow_old(connection: Connection) -> None:
     )
 
 
-async def eventually(connection: Connection, family: Family, wanted: tuple[int, bool, int]) -> None:
+async def eventually(
+    connection: Connection, family: Family, expected: tuple[int, bool, int]
+) -> None:
     async with asyncio.timeout(10):
-        while await state(connection, family) != wanted:
+        while await state(connection, family) != expected:
             await asyncio.sleep(0.01)
 
 
@@ -75,9 +77,9 @@ class Broken:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
 
-    def hashes(self, fault: BaseException) -> None:
+    def hashes(self, error: BaseException) -> None:
         async def fail(*_: object) -> bool:
-            raise fault
+            raise error
 
         self._monkeypatch.setattr(Turn, "verify", fail)
 
@@ -109,22 +111,22 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "error",
     [
         Overloaded(1),
         TimeoutError(),
-        RuntimeError("a fault of our own"),
+        RuntimeError("a error of our own"),
         NoAnswer("gone"),
     ],
-    ids=lambda fault: type(fault).__name__,
+    ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("path", ["verify", "change", "grant"])
-async def test_five_right_pins_that_could_not_be_checked_lock_nobody_out(
+async def test_five_correct_pins_that_could_not_be_checked_do_not_lock(
     running: Running,
     connection: Connection,
     family: Family,
     broken: Broken,
-    fault: Exception,
+    error: Exception,
     path: str,
 ) -> None:
     calls: dict[str, tuple[str, dict[str, Any]]] = {
@@ -133,7 +135,7 @@ async def test_five_right_pins_that_could_not_be_checked_lock_nobody_out(
         "grant": (f"/profiles/{family.child}/viewing-time/grant", {"minutes": 15, "pin": PIN}),
     }
     where, body = calls[path]
-    broken.hashes(fault)
+    broken.hashes(error)
     for _ in range(ATTEMPTS + 1):
         assert (await post(running, family, where, body)).status_code >= 500
     assert await state(connection, family) == (0, False, 0)
@@ -141,7 +143,7 @@ async def test_five_right_pins_that_could_not_be_checked_lock_nobody_out(
     assert (await post(running, family, where, body)).status_code == 200
 
 
-async def test_a_request_that_is_cut_off_gives_its_attempt_back(
+async def test_a_cancelled_request_gives_its_attempt_back(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = asyncio.Event()
@@ -159,7 +161,7 @@ async def test_a_request_that_is_cut_off_gives_its_attempt_back(
     await eventually(connection, family, (0, False, 0))
 
 
-async def test_a_right_pin_that_could_not_be_cleared_is_no_wrong_one(
+async def test_a_correct_pin_that_could_not_be_cleared_does_not_count(
     running: Running, connection: Connection, family: Family, broken: Broken
 ) -> None:
     broken.statement(pin_attempt.CLEAR)
@@ -168,7 +170,7 @@ async def test_a_right_pin_that_could_not_be_cleared_is_no_wrong_one(
     assert await state(connection, family) == (0, False, 0)
 
 
-async def test_what_a_database_that_is_gone_keeps_is_given_back_later_by_any_instance(
+async def test_attempts_kept_by_an_outage_are_given_back_later_by_any_instance(
     start: Starter, connection: Connection, family: Family, broken: Broken
 ) -> None:
     first, other = await start(), await start()
@@ -186,7 +188,7 @@ async def test_what_a_database_that_is_gone_keeps_is_given_back_later_by_any_ins
     assert (await verify(other, family)).status_code == 200
 
 
-async def test_connections_that_the_database_drops_during_hashes_cost_no_attempt(
+async def test_connections_lost_during_hashes_cost_no_attempt(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = Turn.verify
@@ -209,7 +211,7 @@ async def test_connections_that_the_database_drops_during_hashes_cost_no_attempt
     assert await state(connection, family) == (0, False, 0)
 
 
-async def test_a_row_that_another_application_holds_costs_no_attempt(
+async def test_a_row_locked_by_another_application_costs_no_attempt(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connection.transaction():
@@ -297,7 +299,7 @@ async def test_an_attempt_takes_only_its_own_failure_and_lock_back(
     assert (await verify(running, family)).json() == LOCKED
 
 
-async def test_a_verdict_that_was_given_back_is_not_told(
+async def test_the_verdict_of_an_attempt_that_was_given_back_is_not_returned(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = Turn.verify
@@ -338,7 +340,7 @@ async def test_a_right_pin_leaves_nothing_to_give_back(
     assert await state(connection, family) == (2, False, 0)
 
 
-async def test_a_guess_whose_client_goes_away_is_judged_all_the_same(
+async def test_a_guess_is_counted_although_its_client_disconnects(
     service: RunningService,
 ) -> None:
     connection = await asyncpg.connect(service.dsn)
@@ -429,7 +431,7 @@ async def test_parallel_wrong_passwords_on_two_instances_are_all_counted(
     assert (await delay(connection))[0] == wrong <= 7
 
 
-async def test_a_delay_from_a_clock_that_was_wrong_is_over(
+async def test_a_delay_set_by_a_wrong_clock_does_not_count(
     running: Running, connection: Connection, family: Family
 ) -> None:
     assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
@@ -440,7 +442,7 @@ async def test_a_delay_from_a_clock_that_was_wrong_is_over(
 
 
 @pytest.mark.parametrize("breaks", ["hash", "statement"])
-async def test_right_passwords_that_could_not_be_checked_slow_nobody_down(
+async def test_correct_passwords_that_could_not_be_checked_cause_no_delay(
     running: Running, connection: Connection, family: Family, broken: Broken, breaks: str
 ) -> None:
     if breaks == "hash":
@@ -473,7 +475,7 @@ async def test_a_password_attempt_that_lost_its_process_is_given_back_by_the_nex
     assert (await reset(running, family)).status_code == 200
 
 
-async def test_what_is_counted_goes_with_its_account(
+async def test_deleting_an_account_deletes_its_attempts(
     running: Running, connection: Connection, family: Family, admin: dict[str, str]
 ) -> None:
     assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
@@ -500,7 +502,7 @@ FLOODS: dict[str, tuple[str, dict[str, Any], set[int]]] = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-async def test_endless_requests_that_count_nothing_do_not_keep_a_pin_waiting(
+async def test_floods_of_requests_without_attempts_do_not_delay_a_pin(
     running: Running, connection: Connection, family: Family, name: str
 ) -> None:
     """A child with the family's token sends as many as it can."""
@@ -523,7 +525,7 @@ async def test_endless_requests_that_count_nothing_do_not_keep_a_pin_waiting(
     assert len(statuses) > 50
 
 
-async def test_a_password_that_waited_for_another_attempt_does_not_come_too_early(
+async def test_a_password_that_waited_for_another_attempt_is_not_too_early(
     running: Running, connection: Connection, family: Family
 ) -> None:
     """The other attempt is counted by a transaction that began later and ended first."""

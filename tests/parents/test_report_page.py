@@ -126,7 +126,7 @@ def test_every_amount_stays_inside_the_picture(seconds: int) -> None:
     assert "0:00" not in above
 
 
-def test_names_are_text_and_nothing_else() -> None:
+def test_names_are_escaped() -> None:
     document = shown(week(HOSTILE, title=HOSTILE))
     assert document.text.count(HOSTILE) == 3
     assert document.of("script") == []
@@ -135,7 +135,7 @@ def test_names_are_text_and_nothing_else() -> None:
     assert len(document.of("bdi")) == 1
 
 
-def test_nothing_runs_and_nothing_is_fetched() -> None:
+def test_the_page_runs_no_script_and_loads_nothing() -> None:
     answer = page([week()], DAYS)
     document = text(answer)
     style = document.split("<style>")[1].split("</style>")[0]
@@ -153,7 +153,7 @@ def test_nothing_runs_and_nothing_is_fetched() -> None:
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
 
 
-def test_a_screen_reader_is_told_what_the_bars_show() -> None:
+def test_a_table_repeats_the_bars_for_screen_readers() -> None:
     document = shown(week(), week("Ben", limit=None))
     ids = [attributes["id"] for _, attributes in document.tags if "id" in attributes]
     assert len(ids) == len(set(ids))

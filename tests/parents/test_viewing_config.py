@@ -1,4 +1,4 @@
-"""The configuration: defaults once, subsets, sensitive members, in force at once and everywhere."""
+"""The configuration: defaults, subsets, sensitive members, changes that apply everywhere."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ async def test_defaults_are_stored_once_for_first_reads_at_once(
     assert await connection.fetchval("select count(*) from viewing_time_configs") == 1
 
 
-async def test_members_that_are_absent_stay(
+async def test_absent_members_stay_unchanged(
     running: Running, connection: Connection, family: Family
 ) -> None:
     async def put(body: dict[str, Any]) -> Any:
@@ -76,7 +76,7 @@ async def test_parents_who_change_different_members_at_once_both_succeed(
     assert tuple(row or ()) == (45, 75)
 
 
-async def test_a_change_is_in_force_with_the_next_beat(running: Running, family: Family) -> None:
+async def test_a_change_applies_to_the_next_heartbeat(running: Running, family: Family) -> None:
     assert await remaining(running, family) == 119.5
     body = {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}
     await running.client.put(url(family), json=body, headers=family.bearer)
@@ -98,7 +98,7 @@ async def test_a_change_reaches_the_other_instance_within_a_second(
 
 
 @pytest.mark.parametrize("member", ["reset_hour", "educational_exempt"])
-async def test_a_pin_token_is_worthless_after_the_pin_has_changed(
+async def test_a_pin_token_is_invalid_after_the_pin_has_changed(
     running: Running, connection: Connection, family: Family, member: str
 ) -> None:
     token = await pin_token(running, family)
@@ -126,7 +126,7 @@ async def test_a_pin_token_with_the_contracts_claims_alone_will_do(
     assert answer.status_code == 200
 
 
-async def test_a_limit_is_judged_before_the_pin_token(running: Running, family: Family) -> None:
+async def test_a_limit_is_checked_before_the_pin_token(running: Running, family: Family) -> None:
     for member in ("weekday_limit_minutes", "weekend_limit_minutes"):
         body = {"reset_hour": 7, member: 20}
         answer = await running.client.put(url(family), json=body, headers=family.bearer)
@@ -134,7 +134,7 @@ async def test_a_limit_is_judged_before_the_pin_token(running: Running, family: 
         assert answer.json() == {"detail": f"{member} must be a multiple of 15 minutes"}
 
 
-async def test_another_accounts_pin_token_is_refused(
+async def test_the_pin_token_of_another_account_is_rejected(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)
@@ -177,7 +177,7 @@ async def test_bad_values_change_nothing(
     assert await connection.fetchval(rows) == before
 
 
-async def test_faults_are_told_only_to_whom_they_concern(
+async def test_another_account_gets_403_instead_of_validation_errors(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)

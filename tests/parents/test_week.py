@@ -31,7 +31,7 @@ def test_sums() -> None:
         ([(3600, 0, None), (3600, 0, None)], None),
     ],
 )
-def test_usage_is_viewing_against_the_limits_there_are(
+def test_usage_is_viewing_in_percent_of_the_limits(
     days: list[tuple[int, int, int | None]], percent: float | None
 ) -> None:
     assert week(*days).limit_usage_percent == percent

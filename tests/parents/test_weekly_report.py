@@ -101,7 +101,7 @@ async def test_figures_of_each_day_and_the_three_most_watched_titles(
     ]
 
 
-async def test_a_title_deleted_meanwhile_takes_its_sessions_along(
+async def test_deleting_a_title_deletes_its_sessions(
     running: Running, connection: Connection, family: Family
 ) -> None:
     running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -140,7 +140,7 @@ async def test_every_child_of_an_ordinary_account_without_asking_for_pages(
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/html"])
-async def test_an_account_with_more_children_than_a_page_holds_is_told_to_ask_for_pages(
+async def test_more_children_than_a_page_holds_without_a_limit_are_422(
     running: Running, connection: Connection, family: Family, accept: str
 ) -> None:
     await add_children(connection, family, 10_000)
@@ -174,7 +174,7 @@ async def test_pages_show_every_child_once_in_order(
     assert shown == [str(row["id"]) for row in stored]
 
 
-async def test_the_page_after_the_last_child_is_empty_and_a_strangers_child_is_refused(
+async def test_the_page_after_the_last_child_is_empty_and_after_another_accounts_is_403(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)
@@ -199,7 +199,7 @@ async def test_the_page_after_the_last_child_is_empty_and_a_strangers_child_is_r
         ({"after": "17"}, "uuid_parsing"),
     ],
 )
-async def test_what_no_page_can_be_asked_for_with(
+async def test_malformed_page_parameters_are_422(
     running: Running, family: Family, params: dict[str, str], kind: str
 ) -> None:
     answer = await running.client.get(URL, params=params, headers=family.bearer)
@@ -229,6 +229,6 @@ async def test_json_unless_html_is_preferred(
     assert running.context.metrics.report_statements == 5
 
 
-async def test_a_page_is_refused_in_json_like_everything_else(running: Running) -> None:
+async def test_errors_are_json_even_if_html_is_preferred(running: Running) -> None:
     answer = await running.client.get(URL, headers={"Accept": "text/html"})
     assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
