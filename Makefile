@@ -1,10 +1,14 @@
 PYTHON ?= python3
 ARGS ?=
 MINUTES ?= 30
+WORKERS ?= 3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run test check format bench fuzz soak migrate lock clean
+# Compiled once, not again by each process that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help run quick test coverage check format bench fuzz soak migrate lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -12,8 +16,17 @@ help: ## list the targets
 run: $(INSTALLED) ## serve on 127.0.0.1:8000, with an embedded PostgreSQL unless DATABASE_URL is set
 	@exec $(BIN)/python -m service run
 
-test: $(INSTALLED) ## run the whole test suite
-	@exec $(BIN)/python -m pytest $(ARGS)
+quick: $(INSTALLED) ## the tests that need no PostgreSQL and start no process
+	@exec $(BIN)/python -m pytest -q -m quick $(ARGS)
+
+test: $(INSTALLED) ## the whole test suite, on WORKERS=3 processes with a PostgreSQL each
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'not soak' $(ARGS)
+
+coverage: $(INSTALLED) ## the whole test suite, and the lines and branches of service/ it reaches
+	@rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadgroup -m 'not soak' $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 check: $(INSTALLED) ## ruff, format check, mypy --strict, the order of imports
 	$(BIN)/python -m ruff check .

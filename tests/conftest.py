@@ -1,21 +1,22 @@
-"""One embedded PostgreSQL for the run, one migrated template in it, a copy for whoever writes."""
+"""One embedded PostgreSQL for each worker, one migrated template in it, a copy for each test."""
 
 import asyncio
 import os
 import re
-import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Final, TypeVar
+from unittest import mock
 from uuid import uuid4
 
 import asyncpg
@@ -23,30 +24,85 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service.app import application, utc_now
+from service.app import application
 from service.context import Context
+from service.credentials import pin_hasher
 from service.database import migrate
 from service.database.driver import Connection
 from service.embedded.supervisor import embedded_postgres
 from service.observing import open_files
 from service.settings import Settings
+from tests.eventually import eventually
 from tests.family import SECRET, Family, add_family, bearer
+from tests.processes import dying_with_parent, kill_left_behind, mark_run
+from tests.quick import no_process, starts_processes
 
 ROOT = Path(__file__).parent.parent
 FILES = open_files.raise_limit()
+# Where the clock of an application in this process stands until a test moves it.
+NOW: Final = datetime.fromisoformat(os.environ.get("TEST_INSTANT", "2026-11-25T12:00:00+00:00"))
+ROOM_BYTES: Final = 4 * 2**30
+
+T = TypeVar("T")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, which the processes that
 # they start would inherit; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        mark_run()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Kills what the tests have left behind, and fails the run for it."""
+    if hasattr(session.config, "workerinput"):
+        return
+    for line in kill_left_behind():
+        session.config.get_terminal_writer().line(f"left behind: {line}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks quick tests, and keeps those that share the fixture of a module on one worker."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        fixtures = [each for name in item.fixturenames for each in _definitions(item, name)]
+        if any(fixture.scope == "module" for fixture in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        if item.get_closest_marker("slow") or "postgres_dsn" in item.fixturenames:
+            continue
+        if not any(map(starts_processes, (item.function, *(each.func for each in fixtures)))):
+            item.add_marker("quick")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    with no_process() if item.get_closest_marker("quick") else nullcontext():
+        return (yield)
+
+
+def _definitions(item: pytest.Function, name: str) -> Sequence[Any]:
+    return item._fixtureinfo.name2fixturedefs.get(name, ())
+
+
 @pytest.fixture(scope="session")
 def postgres_dsn() -> Iterator[str]:
-    """A PostgreSQL of this run: nothing in it survives, so nothing is synced to disk."""
-    with tempfile.TemporaryDirectory(prefix="vt-") as folder:
+    """A PostgreSQL of this worker: nothing in it survives, so nothing is synced to disk."""
+    with tempfile.TemporaryDirectory(prefix="vt-", dir=_in_memory()) as folder:
         options = {"shared_preload_libraries": "pg_stat_statements", "max_connections": "200"}
         with embedded_postgres(Path(folder) / "pg", durable=False, options=options) as dsn:
             yield dsn
+
+
+def _in_memory() -> str | None:
+    """A directory in memory where there is room: a copy of the template costs a third there."""
+    shared = Path("/dev/shm")
+    has_room = shared.is_dir() and shutil.disk_usage(shared).free > ROOM_BYTES
+    return str(shared) if has_room else None
 
 
 def named(dsn: str, database: str) -> str:
@@ -129,7 +185,7 @@ def settings(database: str) -> Settings:
         database_url=database,
         jwt_secret=SECRET,
         bcrypt_rounds=4,
-        pool_min_size=2,
+        pool_min_size=1,
         pool_max_size=4,
         cors_origins=("http://localhost:5173",),
     )
@@ -139,10 +195,29 @@ def settings(database: str) -> Settings:
 class Clock:
     """The application's clock; a test moves it."""
 
-    fixed: datetime | None = None
+    fixed: datetime = NOW
 
     def __call__(self) -> datetime:
-        return self.fixed or utc_now()
+        return self.fixed
+
+
+class Threads:
+    """Hashes PINs in threads: cheap to start, where the tests' hashes cost a millisecond."""
+
+    restarts = 0
+    opened = 0.0
+
+    def __init__(self, workers: int) -> None:
+        """The default executor has enough of them."""
+
+    async def start(self) -> None:
+        """There is nothing to start."""
+
+    async def stop(self) -> None:
+        """There is nothing to end."""
+
+    async def compute(self, function: Callable[..., T], *arguments: bytes) -> T:
+        return await asyncio.to_thread(function, *arguments)
 
 
 @dataclass(frozen=True)
@@ -168,7 +243,9 @@ async def in_process(
     clock = Clock()
     died: list[bool] = []
     app = application(settings, clock, end=end or partial(died.append, True))
-    async with app.router.lifespan_context(app) as state:
+    async with AsyncExitStack() as parts:
+        with mock.patch.object(pin_hasher, "PinPool", Threads):
+            state = await parts.enter_async_context(app.router.lifespan_context(app))
         assert state is not None
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
@@ -225,20 +302,20 @@ async def served(
         **os.environ,
         "DATABASE_URL": dsn,
         "JWT_SECRET": SECRET,
+        "BCRYPT_ROUNDS": "4",  # a busy machine leaves the workers, at the lowest priority, no core
         "CORS_ORIGINS": "http://localhost:5173",
         "PORT": str(free_port()),
         **variables,
     }
     with tempfile.TemporaryFile() as own:
         log = log or own
-        limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files or 0, files or 0))
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve"],
             cwd=ROOT,
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=limit if files else None,
+            preexec_fn=dying_with_parent(files),
         )
         try:
             url = f"http://127.0.0.1:{environment['PORT']}"
@@ -270,15 +347,17 @@ def free_port() -> int:
 
 async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
     """Returns once the service at `url` answers; AssertionError when it ends instead."""
-    async with httpx.AsyncClient() as client:
-        for _ in range(600):
+
+    async with httpx.AsyncClient(base_url=url) as asking:
+
+        async def is_live() -> bool:
             assert process.poll() is None, f"the service ended with {process.returncode}"
             try:
-                if (await client.get(f"{url}/health/live")).status_code == 200:
-                    return
+                return (await asking.get("/health/live")).status_code == 200
             except httpx.TransportError:
-                await asyncio.sleep(0.05)
-    raise AssertionError("the service does not answer")
+                return False
+
+        await eventually(is_live, seconds=30)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,41 @@
+"""Waiting for a condition, with an end to the wait."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar, overload
+
+T = TypeVar("T")
+
+MAX_SECONDS: Final = 20.0
+MAX_PAUSE_SECONDS: Final = 0.05
+
+
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], seconds: float = ...) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], seconds: float = ...) -> T: ...
+async def eventually(condition: Callable[[], Any], seconds: float = MAX_SECONDS) -> Any:
+    """The first true value of `condition`, called again after pauses that grow with the wait.
+
+    AssertionError with the last value after `seconds`.
+    """
+    began = time.monotonic()
+    while True:
+        value = condition()
+        if value := await value if inspect.isawaitable(value) else value:
+            return value
+        passed = time.monotonic() - began
+        assert passed < seconds, f"after {seconds} seconds the condition is still {value!r}"
+        await asyncio.sleep(min(passed / 10, MAX_PAUSE_SECONDS))
+
+
+def eventually_blocking(condition: Callable[[], T], seconds: float = MAX_SECONDS) -> T:
+    """The same for tests without an event loop."""
+    began = time.monotonic()
+    while not (value := condition()):
+        passed = time.monotonic() - began
+        assert passed < seconds, f"after {seconds} seconds the condition is still {value!r}"
+        time.sleep(min(passed / 10, MAX_PAUSE_SECONDS))
+    return value
