@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final
 from unittest import mock
 from uuid import uuid4
 
 import asyncpg
+import bcrypt
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -42,8 +43,6 @@ FILES = open_files.raise_limit()
 # Where the clock of an application in this process stands until a test moves it.
 NOW: Final = datetime.fromisoformat(os.environ.get("TEST_INSTANT", "2026-11-25T12:00:00+00:00"))
 ROOM_BYTES: Final = 4 * 2**30
-
-T = TypeVar("T")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, which the processes that
 # they start would inherit; some tests send it.
@@ -201,23 +200,14 @@ class Clock:
         return self.fixed
 
 
-class Threads:
-    """Hashes PINs in threads: cheap to start, where the tests' hashes cost a millisecond."""
-
-    restarts = 0
-    opened = 0.0
-
-    def __init__(self, workers: int) -> None:
-        """The default executor has enough of them."""
+class ThreadWorker(pin_hasher.Worker):
+    """Hashes PINs in threads: cheap to start, and the hashes of the tests cost a millisecond."""
 
     async def start(self) -> None:
-        """There is nothing to start."""
+        """There is no process to start."""
 
-    async def stop(self) -> None:
-        """There is nothing to end."""
-
-    async def compute(self, function: Callable[..., T], *arguments: bytes) -> T:
-        return await asyncio.to_thread(function, *arguments)
+    async def hash(self, secret: bytes, salt: bytes) -> bytes:
+        return await asyncio.to_thread(bcrypt.hashpw, secret, salt)
 
 
 @dataclass(frozen=True)
@@ -244,7 +234,7 @@ async def in_process(
     died: list[bool] = []
     app = application(settings, clock, end=end or partial(died.append, True))
     async with AsyncExitStack() as parts:
-        with mock.patch.object(pin_hasher, "PinPool", Threads):
+        with mock.patch.object(pin_hasher, "Worker", ThreadWorker):
             state = await parts.enter_async_context(app.router.lifespan_context(app))
         assert state is not None
 

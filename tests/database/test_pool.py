@@ -18,6 +18,7 @@ import pytest
 from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter, free_port
+from tests.eventually import eventually
 from tests.family import PIN, Family, add_family, session_seconds
 from tests.players.test_heartbeat import beat
 
@@ -174,8 +175,7 @@ async def test_through_a_pooler_in_transaction_mode(
         change = f"{parental}/profiles/{family.child}/viewing-time"
         body = {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}
         await other.client.put(change, json=body, headers=family.bearer)
-        while running.context.configurations.size:
-            await asyncio.sleep(0.005)
+        await eventually(lambda: not running.context.configurations.size)
         verdict = await beat(running, family, session_id=session)
         assert verdict["enforcement"] == "blocked"
         await running.context.writer.stop()

@@ -1,6 +1,5 @@
 """Refusals are told apart in the log and the metrics, never in an answer."""
 
-import asyncio
 import logging
 from collections import Counter
 from typing import Any
@@ -14,6 +13,7 @@ from service.database.driver import Connection
 from service.observing import event_loop
 from service.settings import Settings
 from tests.conftest import Running, Starter, in_process
+from tests.eventually import eventually
 from tests.family import EXPIRES, SECRET, Family, bearer
 from tests.operators.exposition import scrape, value
 
@@ -63,9 +63,9 @@ def events(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]
 
 async def reported(caplog: pytest.LogCaptureFixture, beats: int) -> Counter[str]:
     """The reasons of so many refused heartbeats."""
-    async with asyncio.timeout(5):
-        while sum(line["heartbeats"] for line in events(caplog, "heartbeats_refused")) < beats:
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: sum(line["heartbeats"] for line in events(caplog, "heartbeats_refused")) >= beats
+    )
     reasons: Counter[str] = Counter()
     for line in events(caplog, "heartbeats_refused"):
         reasons.update(line["reasons"])
@@ -159,8 +159,9 @@ async def test_overloaded_heartbeats_share_a_line_too(
         for _ in range(3):
             answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
             assert answer.status_code == 503
-        while sum(line["heartbeats"] for line in events(caplog, "heartbeats_shed")) < 3:
-            await asyncio.sleep(0.05)
+        await eventually(
+            lambda: sum(line["heartbeats"] for line in events(caplog, "heartbeats_shed")) >= 3
+        )
     assert events(caplog, "request_failed") == []
     assert running.context.metrics.heartbeats_overloaded == 3
 

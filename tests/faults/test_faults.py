@@ -29,6 +29,7 @@ from service.database import migrate
 from service.database.driver import Connection
 from service.embedded.supervisor import embedded_postgres
 from tests.conftest import served
+from tests.eventually import eventually
 from tests.family import used_seconds
 from tests.faults.proxy import Mode, Proxy, proxied
 from tests.faults.watching import BALANCE, Viewer, add_viewers, all_watching, client_of
@@ -358,8 +359,11 @@ async def copy(tables: tuple[str, ...], source: Connection, target: Connection) 
 async def reads_only(connection: Connection, word: str) -> None:
     await connection.execute(f"alter system set default_transaction_read_only = {word}")
     await connection.execute("select pg_reload_conf()")
-    while await connection.fetchval("show default_transaction_read_only") != word:
-        await asyncio.sleep(0.01)
+    await eventually(
+        lambda: connection.fetchval(
+            "select current_setting('default_transaction_read_only') = $1", word
+        )
+    )
 
 
 @asynccontextmanager

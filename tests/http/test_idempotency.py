@@ -20,6 +20,7 @@ from service.http import idempotency
 from service.settings import Settings
 from tests.conftest import Running, Starter, served
 from tests.database.test_pool import PGBOUNCER, pooler
+from tests.eventually import eventually
 from tests.family import PASSWORD, PIN, Family, add_family
 from tests.platform.test_imports import URL as IMPORT
 from tests.platform.test_imports import ndjson, title
@@ -617,8 +618,7 @@ async def test_grants_of_a_killed_process_are_carried_out_once(
             return 0
 
     async def kill(process: subprocess.Popen[bytes]) -> None:
-        while not await connection.fetchval("select count(*) > 15 from time_grants"):
-            await asyncio.sleep(0)
+        await eventually(lambda: connection.fetchval("select count(*) > 15 from time_grants"))
         process.kill()
         killed.set()
 
@@ -881,9 +881,7 @@ async def test_a_process_that_stands_still_keeps_no_row_locked(
             "select count(*) from pg_locks as l join pg_class as c on c.oid = l.relation "
             "where c.relname = 'viewing_time_request_keys' and not l.granted"
         )
-        async with asyncio.timeout(10):
-            while not await connection.fetchval(waiting):
-                await asyncio.sleep(0)
+        await eventually(lambda: connection.fetchval(waiting))
         stopped.process.send_signal(signal.SIGSTOP)
         await transaction.rollback()
         with pytest.raises(asyncpg.LockNotAvailableError):

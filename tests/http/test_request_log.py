@@ -1,6 +1,5 @@
 """A request is known by an id, and said once what it failed for."""
 
-import asyncio
 import logging
 from typing import Any
 
@@ -13,6 +12,7 @@ from service.observing.trace import Trace
 from service.players import heartbeat
 from service.settings import Settings
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import Family
 
 BEAT = "/api/v1/viewing-time/heartbeat"
@@ -122,8 +122,9 @@ async def test_heartbeats_shed_before_reading_have_an_id_and_share_a_log_line(
         assert (answer.status_code, answer.headers["x-request-id"]) == (503, "abc")
     answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
     assert (answer.status_code, "x-request-id" in answer.headers) == (503, False)
-    while sum(line["heartbeats"] for line in fields(caplog, "heartbeats_shed")) < 4:
-        await asyncio.sleep(0.01)
+    await eventually(
+        lambda: sum(line["heartbeats"] for line in fields(caplog, "heartbeats_shed")) >= 4
+    )
     assert sum(line["heartbeats"] for line in fields(caplog, "heartbeats_shed")) == 4
 
 

@@ -24,6 +24,7 @@ from service.observing.supervision import Supervisor, stopped, supervised
 from service.settings import Settings
 from service.viewing import config_loader
 from tests.conftest import ROOT, Running, answering, free_port, in_process
+from tests.eventually import eventually
 from tests.family import SECRET, Family
 
 BEAT = "/api/v1/viewing-time/heartbeat"
@@ -170,8 +171,7 @@ async def test_what_fails_in_a_callback_is_our_own_fault_and_ends_nothing(
         asyncio.get_running_loop().call_soon(lambda: 1 / 0)
         asyncio.get_running_loop().call_later(0, lambda: open("/nowhere"))  # noqa: PTH123, SIM115
         lost = asyncio.create_task(asyncio.to_thread(broken))
-        while not lost.done():
-            await asyncio.sleep(0.01)
+        await eventually(lost.done)
         del lost
         gc.collect()
         assert metrics.failures["own"] == 3

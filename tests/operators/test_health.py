@@ -14,6 +14,7 @@ from service.errors import Unavailable
 from service.operators import readiness
 from service.settings import Settings
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import Family
 from tests.operators.test_prometheus import executed
 
@@ -195,8 +196,7 @@ async def test_a_look_ends_in_time_and_only_one_runs(
 
     monkeypatch.setattr(readiness.ReadinessWatch, "_check_database", hangs)
     await until(running, 503)
-    while len(at_once) < 4:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: len(at_once) >= 4)
     assert set(at_once) == {1}
 
 

@@ -22,6 +22,7 @@ from service.parents.pin_attempt import ATTEMPTS, UNFINISHED
 from service.settings import Settings
 from tests.conftest import Running, RunningService, Starter
 from tests.database.test_pool import PGBOUNCER, pooler
+from tests.eventually import eventually
 from tests.family import PASSWORD, PIN, Family, add_family
 
 PARENTAL = "/api/v1/parental-controls"
@@ -63,12 +64,13 @@ async def grow_old(connection: Connection) -> None:
     )
 
 
-async def eventually(
+async def state_becomes(
     connection: Connection, family: Family, expected: tuple[int, bool, int]
 ) -> None:
-    async with asyncio.timeout(10):
-        while await state(connection, family) != expected:
-            await asyncio.sleep(0.01)
+    async def is_expected() -> bool:
+        return await state(connection, family) == expected
+
+    await eventually(is_expected)
 
 
 class Broken:
@@ -158,7 +160,7 @@ async def test_a_cancelled_request_gives_its_attempt_back(
     await begun.wait()
     assert await state(connection, family) == (1, False, 1)
     request.cancel()
-    await eventually(connection, family, (0, False, 0))
+    await state_becomes(connection, family, (0, False, 0))
 
 
 async def test_a_correct_pin_that_could_not_be_cleared_does_not_count(
@@ -361,7 +363,7 @@ async def test_a_guess_is_counted_although_its_client_disconnects(
         for guess in range(1, ATTEMPTS + 1):
             with socket.create_connection((address.hostname or "", address.port or 0)) as client:
                 client.sendall(head.encode() + body)
-            await eventually(connection, family, (guess, guess == ATTEMPTS, 0))
+            await state_becomes(connection, family, (guess, guess == ATTEMPTS, 0))
     finally:
         await connection.close()
 
@@ -535,11 +537,9 @@ async def test_a_password_that_waited_for_another_attempt_is_not_too_early(
         "insert into viewing_time_password_failures values ($1, 1, now())", family.account
     )
     waiting = asyncio.create_task(reset(running, family))
-    async with asyncio.timeout(10):
-        while not await connection.fetchval(
-            "select exists (select from pg_locks where not granted)"
-        ):
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: connection.fetchval("select exists (select from pg_locks where not granted)")
+    )
     await connection.execute(
         "update viewing_time_password_failures set next_attempt_at = clock_timestamp()"
     )

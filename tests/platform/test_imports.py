@@ -43,6 +43,7 @@ from service.platform.import_merge import MAX_ERRORS, Import
 from service.settings import Settings
 from service.viewing.config_cache import CHANNEL
 from tests.conftest import ROOT, Running, RunningService, Starter
+from tests.eventually import eventually
 from tests.family import PASSWORD_HASH, SECRET, Family, add_family, bearer
 
 URL = "/api/v1/admin/import"
@@ -319,11 +320,8 @@ async def test_one_notification_however_many_turn_adult_and_none_where_none_does
             )
             assert answer.json()["remaining_minutes"] is not None
         await send(here, admin, [{**child, "is_kids": False} for child in children])
-        async with asyncio.timeout(5):
-            while (
-                here.context.configurations.size or there.context.configurations.size or not heard
-            ):
-                await asyncio.sleep(0.01)
+        caches = (here.context.configurations, there.context.configurations)
+        await eventually(lambda: heard and not any(cache.size for cache in caches))
         assert [told.split(" ")[1:] for told in heard] == [["everything"]]
     finally:
         await listening.close()
@@ -364,11 +362,9 @@ async def test_an_import_that_another_overtakes_is_to_be_tried_again(
     sending = asyncio.create_task(
         running.client.post(URL, content=ndjson([title(), mine]), headers=admin)
     )
-    async with asyncio.timeout(5):
-        while not await connection.fetchval(
-            "select exists (select from pg_locks where not granted)"
-        ):
-            await asyncio.sleep(0.005)
+    await eventually(
+        lambda: connection.fetchval("select exists (select from pg_locks where not granted)")
+    )
     await transaction.commit()
     answer = await sending
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -851,13 +847,10 @@ async def test_an_interrupted_command_says_how_to_go_on(
         )
         try:
             watching = await asyncpg.connect(database)
-            async with asyncio.timeout(30):
-                while await watching.fetchval("select count(*) from titles") < size:
-                    await asyncio.sleep(0.02)
-                while not await watching.fetchval(
-                    "select exists (select from pg_locks where not granted)"
-                ):
-                    await asyncio.sleep(0.02)
+            written = "select count(*) >= $1 from titles"
+            await eventually(lambda: watching.fetchval(written, size), seconds=30)
+            waiting = "select exists (select from pg_locks where not granted)"
+            await eventually(lambda: watching.fetchval(waiting))
             await watching.close()
             process.send_signal(signal.SIGINT)
             _, stderr = await asyncio.to_thread(process.communicate, timeout=30)

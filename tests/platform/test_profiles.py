@@ -8,6 +8,7 @@ import pytest
 
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import Family, add_family, used_seconds
 
 HEARTBEAT = "/api/v1/viewing-time/heartbeat"
@@ -89,9 +90,9 @@ async def test_every_instance_forgets_what_it_held_of_the_profile(
         if verb == "delete account":
             target = f"/api/v1/admin/accounts/{family.account}"
         assert (await here.client.delete(target, headers=admin)).status_code == 204
-    async with asyncio.timeout(5):
-        while here.context.configurations.size or there.context.configurations.size:
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: not (here.context.configurations.size or there.context.configurations.size)
+    )
 
 
 async def test_a_profile_stays_its_accounts(
@@ -151,11 +152,9 @@ async def test_a_deletion_waits_for_the_heartbeat_before_it_locks_the_profile(
     async with connection.transaction():
         await connection.execute("update viewing_sessions set total_seconds = 60")
         deletion = asyncio.create_task(running.client.delete(url(family.child), headers=admin))
-        async with asyncio.timeout(5):
-            while not await connection.fetchval(
-                "select exists (select from pg_locks where not granted)"
-            ):
-                await asyncio.sleep(0.005)
+        await eventually(
+            lambda: connection.fetchval("select exists (select from pg_locks where not granted)")
+        )
         await connection.execute(
             "select from profiles where id = $1 for key share nowait", family.child
         )

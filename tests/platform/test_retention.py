@@ -29,6 +29,7 @@ from service.platform.retention import (
 from service.settings import Settings
 from tests.conftest import Starter
 from tests.database.test_pool import PGBOUNCER, pooler
+from tests.eventually import eventually
 from tests.family import Family, add_family
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -192,8 +193,7 @@ async def test_a_schedule_runs_again_and_again_whatever_happens(
     await connection.execute("alter table viewing_sessions rename to away")
     schedule.start()
     try:
-        while "retention_failed" not in caplog.messages:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: "retention_failed" in caplog.messages)
         await connection.execute("alter table away rename to viewing_sessions")
         for _ in range(2):
             await add_session(connection, family, 91)
@@ -295,8 +295,7 @@ async def test_a_run_whose_lock_is_lost_ends(
     async def cut() -> None:
         async with locked(settings) as (guard, working):
             await connection.execute("select pg_terminate_backend($1)", guard.get_server_pid())
-            while not guard.is_closed():
-                await asyncio.sleep(0.01)
+            await eventually(guard.is_closed)
             await retention.count(working, CUTOFFS, guard)
 
     with pytest.raises(NoAnswer):

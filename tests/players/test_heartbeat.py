@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter, in_process
+from tests.eventually import eventually
 from tests.family import Family, add_family, bearer, open_sessions, session_seconds, used_seconds
 from tests.faults.proxy import proxied
 
@@ -302,12 +303,10 @@ async def test_a_beat_whose_client_has_gone_is_counted(
     async with connection.transaction():
         await connection.execute("select from viewing_sessions where id = $1 for update", session)
         request = asyncio.create_task(beat(running, family, session_id=session))
-        while not running.context.writer.waiting:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: running.context.writer.waiting)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
-    while running.context.writer.waiting:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: not running.context.writer.waiting)
     assert await session_seconds(connection, family.child) == 60
 
 

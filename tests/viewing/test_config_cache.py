@@ -16,6 +16,7 @@ from service.settings import Settings
 from service.viewing import config_cache, config_loader
 from service.viewing.config_cache import CHANNEL
 from tests.conftest import Running, Starter, in_process
+from tests.eventually import eventually
 from tests.family import Family, add_family
 from tests.faults.proxy import proxied
 from tests.players.test_heartbeat import beat
@@ -154,8 +155,7 @@ async def test_no_more_wait_for_a_configuration_than_heartbeats_may(
 
     monkeypatch.setattr(config_loader.LOAD, "all", slowly)
     first = asyncio.create_task(limit(running, families[0]))
-    while not sizes:
-        await asyncio.sleep(0)
+    await eventually(lambda: sizes)
     waiting = [asyncio.create_task(limit(running, family)) for family in families[1:6]]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -193,8 +193,7 @@ async def test_a_lost_listener_clears_the_cache_and_listens_again(
     listener = running.context.configurations._connection
     assert listener is not None
     assert await connection.fetchval("select pg_terminate_backend($1)", listener.get_server_pid())
-    while running.context.configurations.size:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: not running.context.configurations.size)
     while not await connection.fetchval(f"select count(*) from pg_stat_activity where {listening}"):
         await asyncio.sleep(0.02)
     # One more turn: the cache is cleared once more when it listens again.
@@ -203,8 +202,7 @@ async def test_a_lost_listener_clears_the_cache_and_listens_again(
     await connection.execute("update viewing_time_configs set weekday_limit_minutes = 30")
     heard = f"elsewhere {family.account} {family.child}"
     await connection.execute("select pg_notify($1, $2)", CHANNEL, heard)
-    while running.context.configurations.size:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: not running.context.configurations.size)
     assert await limit(running, family) == 30
 
 
@@ -223,8 +221,7 @@ async def test_a_listener_that_a_network_swallowed_is_found_out(
         await asyncio.sleep(0.2)
         proxy.turn("ok")
         await parts.enter_async_context(asyncio.timeout(30))
-        while configurations._connection is swallowed:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: configurations._connection is not swallowed)
         # One more turn: the cache is cleared once more when it listens again.
         await asyncio.sleep(0.1)
         while not configurations.size:
@@ -243,8 +240,7 @@ async def test_what_is_not_understood_clears_everything(
 ) -> None:
     await limit(running, family)
     await connection.execute("select pg_notify($1, $2)", CHANNEL, "clear")
-    while running.context.configurations.size:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: not running.context.configurations.size)
     assert await limit(running, family) == 120
 
 
@@ -308,8 +304,7 @@ async def test_a_beat_brings_nothing_old_back_after_a_change(
     async with connection.transaction():
         await connection.execute("select from viewing_sessions for update")
         late = asyncio.create_task(beat(running, family, session_id=session))
-        while not running.context.writer.waiting:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: running.context.writer.waiting)
         url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
         body = {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}
         answer = await running.client.put(url, json=body, headers=family.bearer)

@@ -19,6 +19,7 @@ from service.viewing import config_changes
 from service.viewing.config_cache import CHANNEL
 from service.viewing.config_changes import LISTENER, Changes
 from tests.conftest import Running, RunningService, Starter, in_process, served
+from tests.eventually import eventually
 from tests.family import Family, add_family
 from tests.faults.proxy import proxied
 from tests.platform.test_imports import profile, send
@@ -241,16 +242,12 @@ async def test_an_instance_that_hears_nothing_believes_nothing(
 
     monkeypatch.setattr(deaf.context.configurations, "_listen_again", later)
     deaf.context.configurations.listen_elsewhere()
-    async with asyncio.timeout(10):
-        while deaf.context.configurations.size:
-            await asyncio.sleep(0.005)
+    await eventually(lambda: not deaf.context.configurations.size)
     assert (await beat(deaf, family))["remaining_minutes"] > 100
     assert (await put_limits(here, family, {})).status_code == 200
     assert (await beat(deaf, family))["remaining_minutes"] == 14.0
     may_listen.set()
-    async with asyncio.timeout(10):
-        while deaf.context.configurations._life == 0:
-            await asyncio.sleep(0.005)
+    await eventually(lambda: deaf.context.configurations._life != 0)
 
 
 async def test_a_listening_connection_that_a_pooler_shares_is_not_named(

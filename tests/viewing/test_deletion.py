@@ -15,6 +15,7 @@ from service.settings import Settings
 from service.viewing import deletion
 from service.viewing.deletion import BATCH, PENDING, work
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import Family, add_family, used_seconds
 
 BEAT = "/api/v1/viewing-time/heartbeat"
@@ -334,8 +335,7 @@ async def test_a_row_of_another_table_delays_a_deletion_and_nothing_else(
     await connection.execute("insert into bookmarks values ($1)", family.child)
     for one in (family, other):
         assert await ask(running, admin, "profile", one.child) == ACCEPTED
-    while "deletion_refused" not in caplog.messages:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: "deletion_refused" in caplog.messages)
     while len(await pending(connection)) > 1:
         await asyncio.sleep(0.01)
     assert await pending(connection) == [("profile", family.child)]
@@ -360,8 +360,7 @@ async def test_a_failure_is_logged_and_tried_again(
     assert await ask(running, admin, "title", family.title) == ACCEPTED
     await connection.execute("alter table time_grants rename to away")
     running.context.deletions.start()
-    while "deletion_failed" not in caplog.messages:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: "deletion_failed" in caplog.messages)
     await connection.execute("alter table away rename to time_grants")
     await eventually_done(connection)
     assert (await counts(connection, family))[5] == 0

@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.viewing.heartbeat_queue import HeartbeatQueue
 from service.viewing.heartbeat_statement import RECORD_HEARTBEATS, Beat, RecordedRow
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import Family, add_family, session_seconds, used_seconds
 from tests.players.test_heartbeat import URL, beat
 
@@ -322,8 +323,7 @@ async def test_a_statement_killed_in_flight_counts_nothing_and_is_not_repeated(
             "select count(pg_terminate_backend(pid)) from pg_stat_activity "
             f"where wait_event_type = 'Lock' and {RECORDING}"
         )
-        while not await connection.fetchval(kill):
-            await asyncio.sleep(0.005)
+        await eventually(lambda: connection.fetchval(kill))
         verdicts = await beats
     for family, verdict in zip(sessions, verdicts, strict=True):
         counted = verdict["enforcement"] == "allowed"
@@ -389,8 +389,7 @@ async def test_what_waits_is_written_before_a_stop(
 ) -> None:
     sessions = await watching(running, connection, 30)
     beats = asyncio.create_task(all_beat(running, sessions))
-    while not running.context.writer.waiting:
-        await asyncio.sleep(0)
+    await eventually(lambda: running.context.writer.waiting)
     await running.context.writer.stop()
     verdicts = await beats
     counted = sum(verdict["enforcement"] == "allowed" for verdict in verdicts)
