@@ -677,7 +677,7 @@ async def process() -> AsyncIterator[Process]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(100)
         number = listener.fileno()
-        command = [sys.executable, "-m", "tests.echoing", str(number)]
+        command = [sys.executable, "-m", "tests.http.echoing", str(number)]
         running = subprocess.Popen(command, cwd=ROOT, pass_fds=[number])
         try:
             yield Process(listener.getsockname()[1], running.pid)
