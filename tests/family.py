@@ -1,7 +1,7 @@
 """A family to test with, and the tokens its parent would hold."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -94,6 +94,23 @@ async def add_family(
         timezone,
     )
     return family
+
+
+async def keep_today(connection: Connection, profile: UUID) -> None:
+    """Makes a profile's viewing day last for eleven hours or more, by the machine's clock.
+
+    The profile has used on this day all that it has used. For services with the machine's clock.
+    """
+    now = datetime.now(UTC)
+    reset_hour = (now.hour + 12) % 24
+    today = now.date() - timedelta(days=now.hour < reset_hour)
+    await connection.execute(
+        "with c as (update viewing_time_configs set reset_hour = $2 where profile_id = $1) "
+        "update viewing_time_balances set reset_date = $3 where profile_id = $1",
+        profile,
+        reset_hour,
+        today,
+    )
 
 
 async def session_seconds(connection: Connection, profile: UUID) -> int:

@@ -18,10 +18,10 @@ from service.credentials.pin_hasher import Turn
 from service.database.driver import Connection
 from service.http import idempotency
 from service.settings import Settings
-from tests.conftest import Running, Starter, served
+from tests.conftest import NOW, Running, Starter, served
 from tests.database.test_pool import PGBOUNCER, pooler
 from tests.eventually import eventually
-from tests.family import PASSWORD, PIN, Family, add_family
+from tests.family import PASSWORD, PIN, Family, add_family, keep_today
 from tests.platform.test_imports import URL as IMPORT
 from tests.platform.test_imports import ndjson, title
 from tests.players.test_heartbeat import beat
@@ -136,9 +136,10 @@ async def watched(connection: Connection, family: Family) -> Family:
     await connection.execute(
         "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds, "
         "educational_seconds, is_unlimited_override, updated_at) "
-        "values (gen_random_uuid(), $1, (now() at time zone 'UTC')::date, $2, 0, false, now())",
+        "values (gen_random_uuid(), $1, $3, $2, 0, false, now())",
         family.child,
         USED_SECONDS,
+        NOW.date(),
     )
     return family
 
@@ -606,6 +607,7 @@ async def test_grants_of_a_killed_process_are_carried_out_once(
     database: str, connection: Connection, watched: Family
 ) -> None:
     """Some have their answer when it is killed, some are committed without, some not begun."""
+    await keep_today(connection, watched.child)
     keys = [f"{number}" for number in range(60)]
     killed = asyncio.Event()
 
@@ -846,6 +848,7 @@ async def test_a_process_that_stands_still_keeps_no_row_locked(
 
     A statement that the driver knows waits when it runs, another when it is parsed.
     """
+    await keep_today(connection, watched.child)
     grant = GRANT.format(watched.child)
     headers = {**watched.bearer, "Idempotency-Key": "k"}
     if connection.get_server_version().major < 17 and (is_pooled or not is_known):

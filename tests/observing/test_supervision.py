@@ -18,6 +18,7 @@ import httpx
 import msgspec
 import pytest
 
+from service.app import utc_now
 from service.database.driver import is_outage
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor, stopped, supervised
@@ -111,7 +112,7 @@ async def test_a_background_task_that_dies_ends_the_process_once(
         ends.append(True)
         ended.set()
 
-    async with in_process(chosen, end) as running:
+    async with in_process(chosen, end, now=utc_now()) as running:
         await kill(running, family, monkeypatch)
         async with asyncio.timeout(5):
             await ended.wait()
@@ -129,7 +130,7 @@ async def test_a_service_that_stops_in_order_loses_no_task(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     chosen = msgspec.structs.replace(settings, retention_interval_hours=1)
-    async with in_process(chosen):
+    async with in_process(chosen, now=utc_now()):
         pass
     assert [line.getMessage() for line in caplog.records if line.levelno >= logging.ERROR] == []
 

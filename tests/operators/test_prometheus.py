@@ -21,7 +21,7 @@ BEAT = "/api/v1/viewing-time/heartbeat"
 PINS = "/api/v1/parental-controls/pin"
 
 
-LOOKS = ["%transaction_read_only%", "%_yoyo_migration%"]
+LOOKS = ["%is_writable%", "%_yoyo_migration%"]
 
 
 async def executed(connection: Connection, *, with_looks: bool = False) -> int:

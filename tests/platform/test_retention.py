@@ -362,7 +362,7 @@ async def test_the_service_runs_it_only_where_an_interval_is_set(
     start: Starter, settings: Settings, connection: Connection, family: Family, hours: int
 ) -> None:
     await add_session(connection, family, 20_000)
-    await start(msgspec.structs.replace(settings, retention_interval_hours=hours))
+    await start(msgspec.structs.replace(settings, retention_interval_hours=hours), now=utc_now())
     if hours:
         await eventually_empty(connection)
     else:
