@@ -64,6 +64,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks quick tests, and keeps those that share the fixture of a module on one worker."""
     for item in items:
@@ -184,7 +185,7 @@ def settings(database: str) -> Settings:
         database_url=database,
         jwt_secret=SECRET,
         bcrypt_rounds=4,
-        pool_min_size=1,
+        pool_min_size=2,
         pool_max_size=4,
         cors_origins=("http://localhost:5173",),
     )
@@ -194,7 +195,7 @@ def settings(database: str) -> Settings:
 class Clock:
     """The application's clock; a test moves it."""
 
-    fixed: datetime = NOW
+    fixed: datetime
 
     def __call__(self) -> datetime:
         return self.fixed
@@ -224,13 +225,13 @@ Starter = Callable[..., Awaitable[Running]]
 
 @asynccontextmanager
 async def in_process(
-    settings: Settings, end: Callable[[], None] | None = None
+    settings: Settings, end: Callable[[], None] | None = None, now: datetime = NOW
 ) -> AsyncIterator[Running]:
-    """An application in this process, over ASGI, until the block ends.
+    """An application in this process, over ASGI, until the block ends; its clock stands at `now`.
 
     None of its background tasks may die, unless `end` takes that.
     """
-    clock = Clock()
+    clock = Clock(now)
     died: list[bool] = []
     app = application(settings, clock, end=end or partial(died.append, True))
     async with AsyncExitStack() as parts:
@@ -252,8 +253,8 @@ async def start(settings: Settings) -> AsyncIterator[Starter]:
     """Starts applications in this process; they are stopped after the test."""
     async with AsyncExitStack() as running:
 
-        async def starter(chosen: Settings = settings) -> Running:
-            return await running.enter_async_context(in_process(chosen))
+        async def starter(settings: Settings = settings, now: datetime = NOW) -> Running:
+            return await running.enter_async_context(in_process(settings, now=now))
 
         yield starter
 

@@ -4,7 +4,9 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
+from tempfile import gettempdir
 
 import psycopg
 import pytest
@@ -81,7 +83,8 @@ async def encrypted(database: str, tmp_path: Path) -> AsyncIterator[str]:
     """A server at 127.0.0.1 that takes TLS only, with the certificates in `tmp_path`."""
     issue(tmp_path, authority(tmp_path, "ours"))
     authority(tmp_path, "other")
-    for path in (tmp_path, *tmp_path.parents[:2]):
+    below_tmp = takewhile(lambda folder: folder != Path(gettempdir()), tmp_path.parents)
+    for path in (tmp_path, *below_tmp):
         path.chmod(0o755)
     (tmp_path / "server.key").chmod(0o644)
     tls = {"key_file": tmp_path / "server.key", "cert_file": tmp_path / "server.pem"}
