@@ -41,18 +41,6 @@ NUMBERS: Final = (
 FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 TEXTS: Final = ("sslpassword", "application_name", "options", "krbsrvname")
 PLACES: Final = ("host", "port", "user", "password", "dbname")
-# asyncpg reads the parameters of TLS only from a URL.
-TLS: Final[tuple[str, ...]] = (
-    "sslmode",
-    "sslnegotiation",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "sslcrl",
-    "sslpassword",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
-)
 SYSTEM: Final = "system"
 
 
@@ -79,11 +67,11 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def tls_url(self) -> str | None:
-        """A URL with the parameters of TLS only, for asyncpg."""
-        given = {name: self.parameters[name] for name in TLS if name in self.parameters}
-        if given.get("sslrootcert") == SYSTEM:
+        """A URL with the parameters of TLS only, which asyncpg reads from nowhere else."""
+        tls = {name: text for name, text in self.parameters.items() if name.startswith("ssl")}
+        if not tls or tls.get("sslrootcert") == SYSTEM:
             return None
-        return f"postgresql://?{urlencode(given)}" if given else None
+        return f"postgresql://?{urlencode(tls)}"
 
     @property
     def server_settings(self) -> dict[str, str]:

@@ -42,39 +42,15 @@ TABLES: Final = (
 class State(msgspec.Struct, frozen=True):
     """The schema of a database, compared with that of this version.
 
-    `pending` are migrations that are not applied, `unknown` those of a later version, both in
-    order. Both are empty if the role may not read the record (`is_readable`).
+    `error` says why this version cannot serve from it, and is empty if it can. `unknown` are the
+    migrations of a later version, in order; none are known if the role may not read the record
+    (`is_readable`).
     """
 
-    pending: list[str]
+    error: str
+    remedy: str
     unknown: list[str]
-    missing: list[str]
-    elsewhere: str | None
     is_readable: bool
-
-    @property
-    def error(self) -> str:
-        """Why this version cannot serve from the schema; empty if it can."""
-        if self.missing and self.elsewhere is not None:
-            return (
-                f"table {self.missing[0]} is not there: schema {self.elsewhere} has such tables, "
-                "but the search_path leaves it out or the role may not use it"
-            )
-        if self.pending:
-            return (
-                f"{len(self.pending)} of {len(ours())} migrations are not applied, "
-                f"from {self.pending[0]} on"
-            )
-        if self.missing:
-            return f"table {self.missing[0]} is not there"
-        return ""
-
-    @property
-    def remedy(self) -> str:
-        """The remedy for `error`."""
-        if self.missing and self.elsewhere is not None:
-            return "grant usage on the schema to the role, or set the role's search_path"
-        return "run `viewing-time migrate`" if self.pending else "restore the table"
 
 
 async def state(source: Source) -> State:
@@ -85,13 +61,25 @@ async def state(source: Source) -> State:
         applied = frozenset(row.migration_id for row in await APPLIED.all(source))
     elif tables.is_recorded:
         applied = ours()
-    return State(
-        pending=sorted(ours() - applied),
-        unknown=sorted(applied - ours()),
-        missing=tables.missing,
-        elsewhere=tables.elsewhere,
-        is_readable=tables.is_readable or not tables.is_recorded,
-    )
+    error, remedy = _error(tables, sorted(ours() - applied))
+    is_readable = tables.is_readable or not tables.is_recorded
+    return State(error, remedy, sorted(applied - ours()), is_readable)
+
+
+def _error(tables: TablesRow, pending: list[str]) -> tuple[str, str]:
+    if tables.missing and tables.elsewhere is not None:
+        return (
+            f"table {tables.missing[0]} is not there: schema {tables.elsewhere} has such tables, "
+            "but the search_path leaves it out or the role may not use it",
+            "grant usage on the schema to the role, or set the role's search_path",
+        )
+    if pending:
+        count = f"{len(pending)} of {len(ours())}"
+        error = f"{count} migrations are not applied, from {pending[0]} on"
+        return error, "run `viewing-time migrate`"
+    if tables.missing:
+        return f"table {tables.missing[0]} is not there", "restore the table"
+    return "", ""
 
 
 @cache

@@ -11,11 +11,7 @@ from service.database.driver import Connection
 
 
 async def test_a_migrated_database_lacks_nothing(connection: Connection) -> None:
-    state = await schema.state(connection)
-    assert state == schema.State(
-        pending=[], unknown=[], missing=[], elsewhere=None, is_readable=True
-    )
-    assert state.error == ""
+    assert await schema.state(connection) == schema.State("", "", unknown=[], is_readable=True)
 
 
 async def test_an_empty_database_lacks_every_migration(empty_database: str) -> None:
@@ -24,9 +20,8 @@ async def test_an_empty_database_lacks_every_migration(empty_database: str) -> N
         state = await schema.state(opened)
     finally:
         await opened.close()
-    assert set(state.pending) == schema.ours()
-    assert state.missing == [*schema.TABLES]
-    assert state.error.endswith("migrations are not applied, from 0001_tables on")
+    count = len(schema.ours())
+    assert state.error == f"{count} of {count} migrations are not applied, from 0001_tables on"
 
 
 async def test_a_schema_older_than_the_code_is_noticed(connection: Connection) -> None:
