@@ -1,4 +1,4 @@
-"""One reading of the database's address for both drivers; a password never shows."""
+"""Both drivers get the same address of the database, and no error shows a password."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ def encoded(text: str) -> str:
 
 
 @pytest.mark.parametrize("password", [*PASSWORDS, "p&ss=w+rd", "пароль"])
-def test_an_encoded_password_is_read_as_it_is(password: str) -> None:
+def test_an_encoded_password_is_decoded(password: str) -> None:
     for url in (
         f"postgresql://us%40er:{encoded(password)}@h:1/d",
         f"postgresql://h:1/d?user=us%40er&password={encoded(password)}",
@@ -48,7 +48,7 @@ def test_an_encoded_password_is_read_as_it_is(password: str) -> None:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("rest", ["@h:1/d", "@h/d?sslmode=require", "@[::1]:2", "@h1,h2/d?x_y=1"])
-def test_a_raw_password_is_read_or_refused_without_a_word_of_it(password: str, rest: str) -> None:
+def test_a_raw_password_is_read_or_refused_without_quoting_it(password: str, rest: str) -> None:
     url = f"postgresql://user:{password}{rest}"
     try:
         address = database_url.read(url)
@@ -78,7 +78,9 @@ def test_a_raw_password_is_read_or_refused_without_a_word_of_it(password: str, r
         ("postgresql:///a%2Fb", [], "a/b"),
     ],
 )
-def test_where_the_database_is(url: str, hosts: list[tuple[str, int]], database: str) -> None:
+def test_a_url_names_hosts_and_database(
+    url: str, hosts: list[tuple[str, int]], database: str
+) -> None:
     address = database_url.read(url)
     assert (list(address.hosts), address.database) == (hosts, database)
 
@@ -105,7 +107,9 @@ def test_where_the_database_is(url: str, hosts: list[tuple[str, int]], database:
         ("host=other", "must not give the host twice"),
     ],
 )
-def test_what_one_driver_cannot_honour_is_refused_by_name(query: str, phrase: str) -> None:
+def test_a_parameter_that_one_driver_cannot_honour_is_refused_by_name(
+    query: str, phrase: str
+) -> None:
     with pytest.raises(ValueError, match="must") as raised:
         database_url.read(f"postgresql://u:p@h/d?{query}")
     assert str(raised.value).startswith(phrase)
@@ -173,7 +177,7 @@ async def database_over_tcp(database: str) -> Any:
         yield f"postgresql://{address.user}:s%40cret@127.0.0.1:{bound}/{address.database}"
 
 
-async def test_hosts_are_balanced_only_when_asked_for() -> None:
+async def test_hosts_are_shuffled_only_with_load_balance_hosts() -> None:
     url = "postgresql://" + ",".join(f"h{n}" for n in range(30)) + "/d"
     in_order = [place["host"] for place in connector.hosts(database_url.read(url))]
     assert in_order == [f"h{n}" for n in range(30)]

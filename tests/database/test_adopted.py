@@ -1,4 +1,4 @@
-"""Adopted databases: nulls that new tables do not have, and rules of the platform's own."""
+"""Adopted databases have nulls that new tables lack, and rules of the platform's own."""
 
 import json
 from collections.abc import AsyncIterator
@@ -59,7 +59,7 @@ async def administrator(adopted: Connection) -> dict[str, str]:
 
 @pytest.fixture
 async def bare(adopted: Connection) -> Family:
-    """A family whose rows hold nothing that is not needed."""
+    """A family whose rows have required values only."""
     family = Family()
     await adopted.execute(
         "insert into users (id, email, is_active, pin_hash, password_hash) "
@@ -94,7 +94,7 @@ async def bare(adopted: Connection) -> Family:
     return family
 
 
-async def test_nulls_in_an_adopted_database_are_answered(
+async def test_nulls_of_an_adopted_database_are_returned(
     operated: Running, bare: Family, adopted: Connection
 ) -> None:
     client, headers, today = operated.client, bare.bearer, datetime.now(UTC).date()
@@ -157,7 +157,7 @@ async def test_nulls_in_an_adopted_database_are_answered(
 
 
 @pytest.mark.parametrize("column", ["is_active", "is_admin"])
-async def test_null_is_neither_active_nor_an_administrator(
+async def test_null_counts_as_neither_active_nor_administrator(
     operated: Running, adopted: Connection, administrator: dict[str, str], column: str
 ) -> None:
     await adopted.execute(f"update users set {column} = null")
@@ -173,7 +173,7 @@ async def imported(
     return await running.client.post(f"{ADMIN}/import", content=content, headers=headers)
 
 
-async def test_a_null_stays_where_a_line_lacks_the_member_and_is_set_where_it_has_it(
+async def test_a_line_sets_a_null_only_if_it_has_the_member(
     operated: Running, adopted: Connection, administrator: dict[str, str], bare: Family
 ) -> None:
     def lines(**more: Any) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ async def test_a_null_stays_where_a_line_lacks_the_member_and_is_set_where_it_ha
     version = "select xmin::text from titles where id = $1"
     before = await adopted.fetchval(version, bare.title)
     assert (await imported(operated, administrator, *lines())).status_code == 200
-    assert await adopted.fetchval(version, bare.title) == before  # nothing left to write
+    assert await adopted.fetchval(version, bare.title) == before  # no row was written
     more = {
         "account": {"subscription_tier": "gold", "is_admin": False},
         "profile": {"parental_rating": "TV-G"},
@@ -213,7 +213,7 @@ async def test_a_null_stays_where_a_line_lacks_the_member_and_is_set_where_it_ha
     assert await stored() == ("gold", False, "TV-G", "series", False)
 
 
-async def test_a_put_answers_null_where_the_row_has_it(
+async def test_a_put_returns_the_nulls_of_the_row(
     operated: Running, administrator: dict[str, str], bare: Family
 ) -> None:
     child = {"account_id": str(bare.account), "name": "Ada", "is_kids": True}
@@ -236,7 +236,7 @@ OWN = (
 
 @pytest.mark.parametrize("action", ["", "on delete restrict", "deferrable initially deferred"])
 @pytest.mark.parametrize("kind", ["account", "profile", "title"])
-async def test_what_another_table_refers_to_is_not_deleted(
+async def test_a_row_that_another_table_refers_to_is_not_deleted(
     operated: Running,
     adopted: Connection,
     administrator: dict[str, str],
@@ -307,7 +307,7 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("table", ["users", "profiles", "titles"])
-async def test_a_rule_of_the_platforms_own_is_a_sentence_without_a_value(
+async def test_a_rule_of_the_platform_is_answered_with_a_sentence_without_values(
     operated: Running,
     adopted: Connection,
     administrator: dict[str, str],
@@ -351,7 +351,7 @@ async def test_a_rule_of_the_platforms_own_is_a_sentence_without_a_value(
         ),
     ],
 )
-async def test_a_parent_cannot_cure_a_rule_of_the_platforms_own_so_it_is_our_fault(
+async def test_a_rule_of_the_platform_behind_a_parents_request_is_answered_500(
     operated: Running,
     adopted: Connection,
     bare: Family,
@@ -368,7 +368,7 @@ async def test_a_parent_cannot_cure_a_rule_of_the_platforms_own_so_it_is_our_fau
     assert [line.levelname for line in caplog.records].count("ERROR") == 1
 
 
-def test_limits_beside_nulls_are_kept() -> None:
+def test_limits_are_kept_when_other_columns_are_null() -> None:
     assert rules.stored_or_default(60, None, None, None, None) == rules.Configuration(
         60, None, 6, True, "UTC"
     )

@@ -1,4 +1,4 @@
-"""An outage is told apart from a bug, although the driver raises the same classes for both."""
+"""An outage and a bug have different errors, although the driver raises the same classes."""
 
 import asyncio
 import logging
@@ -57,7 +57,7 @@ async def terminated(connection: Connection, _: str) -> None:
 
 
 async def ended_while_idle(connection: Connection, dsn: str) -> None:
-    """The server ends the connection, and the event loop has not read that yet."""
+    """The server closes the connection, and the event loop has not read that yet."""
     other = await asyncpg.connect(dsn)
     await other.execute("select pg_terminate_backend($1)", connection.get_server_pid())
     await other.close()
@@ -137,14 +137,16 @@ async def a_missing_file(connection: Connection, _: str) -> None:
         a_missing_file,
     ],
 )
-async def test_a_bug_is_no_outage(connection: Connection, database: str, failing: Failing) -> None:
+async def test_a_bug_does_not_count_as_an_outage(
+    connection: Connection, database: str, failing: Failing
+) -> None:
     with pytest.raises(Exception, match=r".") as caught:
         await failing(connection, database)
     assert not isinstance(caught.value, Unavailable)
     assert cause(caught.value) == "own"
 
 
-async def test_a_connection_that_the_server_ended_while_idle_sent_nothing(
+async def test_a_connection_that_the_server_closed_while_idle_has_sent_nothing(
     connection: Connection,
 ) -> None:
     with pytest.raises(asyncpg.InternalClientError) as caught, translated(connection):
@@ -167,14 +169,14 @@ async def test_a_connection_that_the_server_ended_while_idle_sent_nothing(
         },
     ],
 )
-async def test_whatever_keeps_from_connecting_is_an_outage(
+async def test_every_error_of_connecting_is_an_outage(
     settings: Settings, change: Callable[[Settings], dict[str, Any]]
 ) -> None:
     with pytest.raises(Unavailable):
         await connect(msgspec.structs.replace(settings, **change(settings)))
 
 
-async def test_a_pool_that_is_closed_is_an_outage(settings: Settings) -> None:
+async def test_a_closed_pool_is_an_outage(settings: Settings) -> None:
     pool = await open_pool(settings, (), 1, 1)
     async with pool.acquire() as kept:
         kept.terminate()
@@ -185,7 +187,7 @@ async def test_a_pool_that_is_closed_is_an_outage(settings: Settings) -> None:
         await PING.one(pool, timeout=5)
 
 
-async def test_what_a_piece_of_work_does_to_files_is_no_outage(settings: Settings) -> None:
+async def test_an_error_of_a_file_does_not_count_as_an_outage(settings: Settings) -> None:
     with pytest.raises(FileNotFoundError):
         async with connected(settings, 5) as connection, connection.transaction():
             open("/nowhere/at/all")  # noqa: ASYNC230, PTH123, SIM115 (it fails at once)
@@ -194,7 +196,7 @@ async def test_what_a_piece_of_work_does_to_files_is_no_outage(settings: Setting
             await connection.execute("select pg_terminate_backend(pg_backend_pid())")
 
 
-async def test_a_deadline_that_passed_is_told_apart() -> None:
+async def test_a_passed_deadline_has_its_own_cause() -> None:
     with pytest.raises(DeadlinePassed) as caught:
         await deadlines.within(0.01, asyncio.sleep(10))
     assert cause(caught.value) == "deadline"

@@ -1,4 +1,4 @@
-"""Defaults of a role or a database do not matter, or are refused with a line to copy."""
+"""Defaults of a role or a database have no effect, or are reported with a line to copy."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ from tests.players.test_heartbeat import beat
 
 
 class Role:
-    """A role of the test's own, whose defaults a test sets."""
+    """A role for one test, which sets its defaults."""
 
     def __init__(self, operator: Connection, name: str, database: str, url: str) -> None:
         self.operator, self.name, self.database, self.url = operator, name, database, url
@@ -68,7 +68,9 @@ ODD = {
 
 
 @pytest.mark.parametrize("place", ["role", "database", "database user"])
-async def test_defaults_do_not_matter_on_a_direct_connection(role: Role, place: str) -> None:
+async def test_defaults_of_a_role_do_not_matter_on_a_direct_connection(
+    role: Role, place: str
+) -> None:
     known = {row["name"] for row in await role.operator.fetch("select name from pg_settings")}
     odd = {name: values for name, values in ODD.items() if name in {*map(str.lower, known)}}
     for name, (value, _) in odd.items():
@@ -82,7 +84,7 @@ async def test_defaults_do_not_matter_on_a_direct_connection(role: Role, place: 
 
 
 @pytest.mark.parametrize("value", ["remote_apply", "remote_write", "local"])
-async def test_a_chosen_synchronous_commit_is_left_alone(role: Role, value: str) -> None:
+async def test_another_synchronous_commit_than_off_stays(role: Role, value: str) -> None:
     await role.set(f"synchronous_commit = {value}")
     opened = await pool.connect(settings_for(role))
     try:
@@ -110,7 +112,7 @@ async def problems(role: Role, *, pooled: bool = False) -> list[cures.Problem]:
         ("default_transaction_isolation = 'repeatable read'", None),
     ],
 )
-async def test_what_breaks_the_service_is_refused_with_a_line_that_cures_it(
+async def test_a_setting_that_breaks_the_service_refuses_the_start_with_a_line_to_copy(
     role: Role, setting: str, wanted: str | None, pooled: bool, place: str
 ) -> None:
     await role.set(setting, place)
@@ -139,7 +141,7 @@ async def test_what_breaks_the_service_is_refused_with_a_line_that_cures_it(
         ("plan_cache_mode = auto", "warn"),
     ],
 )
-async def test_behind_a_pooler_each_setting_is_found_with_a_line_that_cures_it(
+async def test_behind_a_pooler_each_wrong_setting_is_found_with_a_line_to_copy(
     role: Role, setting: str, level: str
 ) -> None:
     for right in ("jit = off", "plan_cache_mode = force_generic_plan", "lock_timeout = 500"):
@@ -153,7 +155,7 @@ async def test_behind_a_pooler_each_setting_is_found_with_a_line_that_cures_it(
     assert await problems(role, pooled=True) == []
 
 
-async def test_answers_that_a_crash_could_lose_are_said_where_they_are_prevented(
+async def test_commits_that_a_crash_could_lose_are_a_warning_on_direct_connections(
     role: Role,
 ) -> None:
     await role.set("synchronous_commit = off")
@@ -240,7 +242,7 @@ async def test_two_instances_do_not_fail_each_other_over_a_role_that_is_serializ
     assert await session_seconds(role.operator, family.child) == 61 * 30
 
 
-async def test_serve_goes_on_over_a_lost_commit_with_one_warning(
+async def test_serve_starts_with_one_warning_about_commits_that_a_crash_could_lose(
     role: Role, caplog: pytest.LogCaptureFixture
 ) -> None:
     await role.set("synchronous_commit = off")
@@ -248,7 +250,7 @@ async def test_serve_goes_on_over_a_lost_commit_with_one_warning(
     assert [record.getMessage() for record in caplog.records] == ["database_setting"]
 
 
-async def test_a_read_only_default_is_named_where_a_host_that_writes_is_asked_for(
+async def test_a_read_only_default_is_named_if_no_host_accepts_writes(
     role: Role,
 ) -> None:
     await role.set("default_transaction_read_only = on")

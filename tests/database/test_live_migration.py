@@ -1,4 +1,4 @@
-"""A database that the existing application is writing to is migrated, back and forth, under it."""
+"""Migrations and rollbacks run while the existing application writes to the database."""
 
 import asyncio
 import threading
@@ -88,12 +88,12 @@ START = (
     "insert into viewing_sessions (id, profile_id, title_id, device_id, device_type)"
     " values (%(new)s, %(profile)s, %(title)s, 'tv', 'tv')"
 )
-PLAYERS = 4  # those of the profiles with the numbers from 1
+PLAYERS = 4  # of the first profiles
 
 
 @contextmanager
 def connected(dsn: str) -> Iterator[psycopg.Connection[Row]]:
-    """A session that a wait for a lock fails after two seconds, as long as a migration may wait."""
+    """A connection whose lock time-out is two seconds, as long as a migration may wait."""
     with closing(psycopg.connect(dsn, options="-c lock_timeout=2s")) as connection:
         yield connection
 
@@ -106,14 +106,14 @@ def ids(dsn: str, kind: str, numbers: range) -> list[UUID]:
 
 @dataclass
 class Application:
-    """The existing application: each of its players sends one heartbeat after the other."""
+    """The existing application: each player sends one heartbeat after the other."""
 
     dsn: str
     is_over: threading.Event = field(default_factory=threading.Event)
     beats: list[int] = field(default_factory=lambda: [0] * PLAYERS)
 
     def play(self, player: int) -> None:
-        """Beats until it is over; raises what a heartbeat raised."""
+        """Sends heartbeats until the end; raises the error of a heartbeat."""
         profile, title, session = (
             ids(self.dsn, kind, range(player + 1, player + 2))[0]
             for kind in ("profile", "title", "session1000")
@@ -161,7 +161,7 @@ def columns(dsn: str) -> dict[str, str]:
 
 
 def checksums(dsn: str, columns: dict[str, str]) -> dict[str, Row]:
-    """Number of rows and sum of their hashes of each table, without what the players change."""
+    """The count and the sum of hashes of each table's rows, without those that players change."""
     beaten = {
         "viewing_sessions": ids(dsn, "session1000", range(1, PLAYERS + 1)),
         "viewing_time_balances": ids(dsn, "balance0", range(1, PLAYERS + 1)),
@@ -178,7 +178,7 @@ def checksums(dsn: str, columns: dict[str, str]) -> dict[str, Row]:
 
 
 def beaten(dsn: str) -> list[tuple[str, int, int]]:
-    """Of each player: what no heartbeat changes, and what the two tables have counted."""
+    """For each player: the unchanged columns, and the seconds counted in both tables."""
     with connected(dsn) as connection:
         rows = connection.execute(
             "select row(s.id, s.profile_id, s.title_id, s.device_id, s.device_type,"
@@ -195,7 +195,7 @@ def beaten(dsn: str) -> list[tuple[str, int, int]]:
 
 
 async def went_on(application: Application, beats: int = 20) -> None:
-    """Waits until every player has sent so many more heartbeats."""
+    """Waits until every player has sent `beats` more heartbeats."""
     goal = [count + beats for count in application.beats]
     while any(count < wanted for count, wanted in zip(application.beats, goal, strict=True)):
         assert not application.is_over.is_set()
@@ -246,7 +246,7 @@ async def test_the_service_and_the_existing_application_work_side_by_side(live: 
             with connected(live) as connection, connection.transaction():
                 new = {"new": uuid4(), "profile": profile, "title": title}
                 connection.execute(START, new)
-            # The session that the other application has started is one of ours as well.
+            # The service continues a session that the other application has started.
             theirs = await beat(session_id=str(new["new"]))
             assert theirs.json()["used_minutes"] == 1.5
     with connected(live) as connection:

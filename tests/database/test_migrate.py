@@ -46,7 +46,7 @@ IDS = [
 ]
 STARTED = "0006_ix_vs_profile_started"
 
-# The contract's page, word for word: name, type, null allowed; and what we add at the end.
+# The columns of the contract: name, type, null allowed; the columns of the service come last.
 COLUMNS = {
     "users": """
         id uuid, email varchar(255), password_hash varchar(255), subscription_tier varchar(20),
@@ -74,7 +74,7 @@ COLUMNS = {
         id uuid, profile_id uuid, granted_by_user_id uuid, granted_minutes int null,
         is_remote bool, granted_at timestamptz""",
 }
-# What an adopted database has not.
+# Tables that an adopted database lacks.
 ADDED = {
     "viewing_time_attempts": """
         id uuid, account_id uuid, is_password bool, begun_at timestamptz,
@@ -152,7 +152,7 @@ INDEXES = {
     "ix_vtrk_created": "viewing_time_request_keys using btree (created_at)",
 }
 
-# Rows as the existing application leaves them: 20 accounts, 40 profiles, a year of sessions.
+# Rows of the existing application: 20 accounts, 40 profiles, a year of sessions.
 LEGACY_ROWS = """
     insert into users (id, email, password_hash, pin_hash)
     select md5('u' || i)::uuid, i || '@example.test', '$2b$12$x', '$2b$12$y'
@@ -182,7 +182,7 @@ LEGACY_ROWS = """
     from generate_series(1, 20) as i;
 """
 
-# What the existing application does all day, reduced to its statements.
+# The statements of a heartbeat of the existing application.
 OLD_BEAT = """
     with session as (
         update viewing_sessions set last_heartbeat_at = now(), total_seconds = total_seconds + 30
@@ -245,7 +245,7 @@ def constraints(connection: Connection) -> dict[str, str]:
 
 
 def indexes(connection: Connection) -> dict[str, str]:
-    """Those that back no constraint."""
+    """The indexes without those of constraints."""
     rows = connection.execute(
         "select c.relname, lower(split_part(pg_get_indexdef(c.oid), ' ON public.', 2))"
         " from pg_index as i join pg_class as c on c.oid = i.indexrelid"
@@ -257,7 +257,7 @@ def indexes(connection: Connection) -> dict[str, str]:
 
 
 def catalogue(dsn: str) -> list[tuple[Any, ...]]:
-    """All that a schema is made of, in a form that compares."""
+    """Every object of a schema, in a form that can be compared."""
     with connected(dsn) as connection:
         return connection.execute(
             """
@@ -306,7 +306,7 @@ def contents(dsn: str) -> dict[str, tuple[Any, ...]]:
 
 @pytest.fixture
 def meanwhile() -> Iterator[ThreadPoolExecutor]:
-    """Threads for what goes on beside the test, each on connections of its own."""
+    """Threads that run beside the test, each with its own connections."""
     with ThreadPoolExecutor() as threads:
         yield threads
 
@@ -405,7 +405,7 @@ def test_a_run_that_died_before_recording_its_work_can_be_repeated(empty_databas
     assert catalogue(empty_database) == before
 
 
-def test_listing_tells_what_is_applied_and_changes_nothing(empty_database: str) -> None:
+def test_the_list_shows_the_applied_migrations_and_changes_nothing(empty_database: str) -> None:
     before = catalogue(empty_database)
     assert listing(empty_database) == [(migration, False) for migration in IDS]
     assert catalogue(empty_database) == before
@@ -459,7 +459,7 @@ def test_a_rollback_loses_no_row_and_nothing_the_existing_application_has(
     assert rollback(legacy_database) == []
 
 
-def test_rolling_back_to_what_is_not_applied_is_refused(empty_database: str) -> None:
+def test_rolling_back_to_a_migration_that_is_not_applied_is_refused(empty_database: str) -> None:
     migrate(empty_database)
     with pytest.raises(MigrationError, match=r"^Migration 0042_nothing is not applied\.$"):
         rollback(empty_database, "0042_nothing")
@@ -495,7 +495,7 @@ def an_old_snapshot(dsn: str) -> Iterator[None]:
         yield
 
 
-# The session that waits for it.
+# The connection that waits for it.
 BUILDER = """
     select pid from pg_stat_activity
     where datname = current_database()
@@ -504,10 +504,10 @@ BUILDER = """
 """
 
 
-def test_a_killed_process_holds_up_nobody(
+def test_a_killed_process_leaves_no_lock(
     legacy_database: str, meanwhile: ThreadPoolExecutor
 ) -> None:
-    """It leaves a row in yoyo's lock table, and a session that goes on building its index."""
+    """It leaves a row in yoyo's lock table, and a server process that still builds its index."""
     with connected(legacy_database) as operator:
         lock = "select pid from pg_locks where locktype = 'advisory' and granted"
         with an_old_snapshot(legacy_database):
@@ -529,7 +529,7 @@ def test_a_killed_process_holds_up_nobody(
 def test_an_invalid_index_is_dropped_and_built_again(
     legacy_database: str, meanwhile: ThreadPoolExecutor
 ) -> None:
-    """The build is interrupted for real: its session is ended while it waits for an old one."""
+    """The connection of the build is terminated while it waits for an older transaction."""
     with connected(legacy_database) as operator:
         with an_old_snapshot(legacy_database):
             interrupted = meanwhile.submit(migrate, legacy_database)
@@ -544,7 +544,7 @@ def test_an_invalid_index_is_dropped_and_built_again(
         assert indexes(operator) == INDEXES
 
 
-def test_an_invalid_index_is_built_again_though_recorded_as_applied(legacy_database: str) -> None:
+def test_an_invalid_index_is_built_again_even_if_recorded_as_applied(legacy_database: str) -> None:
     migrate(legacy_database)
     with connected(legacy_database) as operator:
         operator.execute("drop index ix_vs_profile_started")
@@ -585,7 +585,7 @@ def test_writers_go_on_while_a_live_database_is_migrated(
         assert connection.execute(counted).fetchone() == (before + 30 * beats,)
 
 
-def test_a_lock_held_by_another_session_is_named_and_holds_nobody_up(
+def test_the_holder_of_a_lock_is_named_and_no_writer_waits(
     legacy_database: str, meanwhile: ThreadPoolExecutor
 ) -> None:
     with connected(legacy_database, application_name="nightly report") as holder:
@@ -598,7 +598,7 @@ def test_a_lock_held_by_another_session_is_named_and_holds_nobody_up(
                     " and relation = 'viewing_time_configs'::regclass"
                 )
                 eventually(lambda: reader.execute(waiting).fetchone() is not None)
-                # Queues behind the migration, which gives up although the holder stays.
+                # Waits behind the migration, which gives up while the holder stays.
                 reader.execute("select count(*) from viewing_time_configs")
             with pytest.raises(MigrationError) as told:
                 refused.result()
@@ -637,7 +637,7 @@ def test_the_function_ends_every_open_session_of_its_profile(watched: tuple[str,
         before = connection.execute(others, [profile]).fetchone()
         ended = connection.execute(OPEN, [profile]).fetchall()[0][0]
         assert ended >= 2
-        # The caller's path leads elsewhere: the function means the service's tables all the same.
+        # The caller has another search path; the function still uses the service's tables.
         connection.execute("set search_path to pg_catalog")
         connection.execute("select public.viewing_sessions_end_open(%s, '2027-01-01Z')", [profile])
         connection.execute("reset search_path")
@@ -647,7 +647,7 @@ def test_the_function_ends_every_open_session_of_its_profile(watched: tuple[str,
         assert connection.execute(others, [profile]).fetchone() == before
 
 
-def test_two_that_start_a_session_at_once_leave_one_open(
+def test_two_transactions_that_start_a_session_at_once_leave_one_open(
     watched: tuple[str, UUID], meanwhile: ThreadPoolExecutor
 ) -> None:
     """The second statement begins before the first commits, and still ends its session."""
@@ -680,7 +680,7 @@ def test_every_form_of_a_dsn_reaches_the_same_database(empty_database: str) -> N
     assert migrate(empty_database) == []
 
 
-def test_a_database_that_is_not_there_is_one_sentence() -> None:
+def test_a_missing_database_is_reported_in_one_sentence() -> None:
     with pytest.raises(MigrationError, match=r"^The database cannot be reached: .*\.$") as told:
         migrate("postgresql://parent:secret@127.0.0.1:1/viewing_time")
     assert "\n" not in str(told.value)
@@ -690,7 +690,7 @@ def test_a_database_that_is_not_there_is_one_sentence() -> None:
     assert "secret" not in str(told.value)
 
 
-def test_a_role_without_the_right_to_create_is_told(empty_database: str) -> None:
+def test_a_role_without_the_right_to_create_is_reported(empty_database: str) -> None:
     with connected(empty_database) as connection:
         connection.execute("revoke create on schema public from public")
         role = f"reader_{uuid4().hex}"
@@ -703,8 +703,8 @@ def test_a_role_without_the_right_to_create_is_told(empty_database: str) -> None
             connection.execute(f"drop role {role}")
 
 
-def test_tables_that_new_ones_would_hide_are_told(legacy_database: str) -> None:
-    """The search path leads first to the schema that bears the role's name, where there is one."""
+def test_tables_that_new_ones_would_hide_are_reported(legacy_database: str) -> None:
+    """The first schema of the search path is the one with the role's name, if it exists."""
     schemas = "select nspname, relname from pg_class join pg_namespace as n on n.oid = relnamespace"
     schemas += " where relkind = 'r' and nspname !~ '^pg_|^information_schema$' order by 1, 2"
     before = contents(legacy_database)
@@ -725,7 +725,7 @@ def test_tables_that_new_ones_would_hide_are_told(legacy_database: str) -> None:
     assert contents(legacy_database) == before
 
 
-def test_new_tables_come_into_the_first_schema_where_they_hide_none(empty_database: str) -> None:
+def test_new_tables_are_made_in_the_first_schema_if_they_hide_none(empty_database: str) -> None:
     with connected(empty_database) as connection:
         role = connection.info.user
         connection.execute(sql.SQL("create schema {}").format(sql.Identifier(role)))
@@ -735,8 +735,8 @@ def test_new_tables_come_into_the_first_schema_where_they_hide_none(empty_databa
         assert connection.execute(schema).fetchall() == [(role,)]
 
 
-def test_a_limit_for_statements_is_not_for_migrations(legacy_database: str) -> None:
-    """Less time than any index of 20,000 rows takes."""
+def test_a_statement_timeout_does_not_end_a_migration(legacy_database: str) -> None:
+    """The time-out is shorter than the build of an index of 20,000 rows."""
     with connected(legacy_database) as connection:
         database = sql.Identifier(connection.info.dbname)
         limit = sql.SQL("alter database {} set statement_timeout = '1ms'")
@@ -760,7 +760,7 @@ def test_a_user_without_a_name_can_migrate(
     assert migrate(empty_database) == IDS
 
 
-def test_every_migration_can_be_rolled_back_and_limits_its_waiting() -> None:
+def test_every_migration_can_be_rolled_back_and_has_a_lock_timeout() -> None:
     paths = sorted(path for path in files("migrations").iterdir() if path.suffix == ".sql")
     forward = [path for path in paths if ".rollback" not in path.name]
     assert [path.stem for path in forward] == IDS
@@ -770,7 +770,7 @@ def test_every_migration_can_be_rolled_back_and_limits_its_waiting() -> None:
     for path in forward:
         text = path.read_text(encoding="utf-8")
         if "_ix_" in path.name:
-            # Alone in its file, and found by the repair under the file's name.
+            # The only statement of its file; the repair finds the index by the file's name.
             assert text.startswith("-- transactional: false\n")
             assert f"create index concurrently if not exists {path.stem[5:]}\n" in text
             assert text.count(";") == 1
@@ -778,7 +778,7 @@ def test_every_migration_can_be_rolled_back_and_limits_its_waiting() -> None:
             assert "set local lock_timeout = '2s';" in text
 
 
-def test_a_rollback_takes_back_one_step(empty_database: str) -> None:
+def test_a_rollback_reverts_one_migration(empty_database: str) -> None:
     migrate(empty_database)
     assert rollback(empty_database) == [IDS[-1]]
     assert rollback(empty_database) == [IDS[-2]]
@@ -786,7 +786,7 @@ def test_a_rollback_takes_back_one_step(empty_database: str) -> None:
     assert [name for name, applied in listing(empty_database) if applied] == IDS[:-4]
 
 
-def test_a_rollback_that_is_not_agreed_to_changes_nothing(empty_database: str) -> None:
+def test_a_rollback_without_consent_changes_nothing(empty_database: str) -> None:
     migrate(empty_database)
     plans: list[Plan] = []
 
@@ -803,7 +803,7 @@ def test_a_rollback_that_is_not_agreed_to_changes_nothing(empty_database: str) -
     assert plan.services == 0
 
 
-def test_a_rollback_under_a_running_service_needs_the_word(
+def test_a_rollback_under_a_running_service_needs_confirmation(
     empty_database: str, tmp_path: Path
 ) -> None:
     migrate(empty_database)
@@ -829,7 +829,7 @@ def test_a_rollback_under_a_running_service_needs_the_word(
     assert "--to goes with --rollback." in said
 
 
-def test_limits_of_the_role_do_not_end_a_migration(empty_database: str) -> None:
+def test_timeouts_of_the_role_do_not_end_a_migration(empty_database: str) -> None:
     with connected(empty_database) as connection:
         name = connection.info.dbname
         limits = ["statement_timeout", "idle_in_transaction_session_timeout"]

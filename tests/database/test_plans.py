@@ -1,4 +1,4 @@
-"""On two million sessions each statement reads what its rows justify, and sorts nothing on disk.
+"""On two million sessions each statement reads no more than its rows need and sorts in memory.
 
 Planned as the service does, with one plan for whatever parameters, and as a connection without
 that setting does once the driver has run the statement five times.
@@ -17,8 +17,8 @@ from service.database.driver import Connection
 from service.database.statement import files
 from tests.conftest import copied
 
-# Account 1 has no child and is the administrators', account 2 has one, account 3 ten; each of the
-# others one profile, every other of them a child.
+# Account 1 is an administrator without children, account 2 has one child, account 3 ten; each other
+# account has one profile, and every second of those is a child.
 PEOPLE = """
 create function of(kind text, number int) returns uuid immutable strict language sql
 as $$ select md5(kind || number)::uuid $$;
@@ -47,9 +47,9 @@ from profiles as p, generate_series(1, 20);
 insert into pending_deletions (kind, id)
 values ('account', of('account', 3)), ('profile', of('profile', 3)), ('title', of('title', 7));
 """
-# In the order of time, so the rows of a profile lie apart. Profile 2 is the oldest, with sessions
-# from ten years; profile 3 the busiest, with 200 sessions a day; the other children of account 3
-# have as many in the last week. One profile in five is watching now.
+# In the order of time, so the rows of a profile are on different pages. Profile 2 is the oldest,
+# with sessions from ten years; profile 3 is the busiest, with 200 sessions a day;
+# the other children of account 3 have as many in the last week. One profile in five watches now.
 VIEWING = """
 insert into viewing_sessions (
     id, profile_id, title_id, device_id, is_educational, started_at, last_heartbeat_at, ended_at,
@@ -87,7 +87,7 @@ select gen_random_uuid(), p.id, date '2026-11-24' - day, 3600
 from generate_series(149, 0, -1) as day
 cross join (select id from profiles where is_kids offset 0) as p;
 """
-# The tables are the real ones; their keys are taken off for the loading and put on again.
+# The real tables, whose keys are dropped for the loading and added again.
 KEYS = """
 select
     format('alter table %s drop constraint %I', conrelid::regclass, conname) as off,
@@ -113,7 +113,7 @@ READING = {"Index Scan", "Index Only Scan", "Bitmap Index Scan", "Bitmap Heap Sc
 
 @dataclass(frozen=True)
 class Case:
-    """A statement with its arguments; what it may read for each of its rows, and beside them.
+    """A statement with its arguments, and the pages that it may read for each row and in all.
 
     `rows` is a query that counts, by itself, the rows of the two tables that matter.
     """
@@ -331,12 +331,12 @@ CASES = {
 }
 
 
-# One puts rows in and reads none, one counts a table that is small.
+# One inserts rows and reads none, one counts a small table.
 WITHOUT_CASE = {"demo_load", "retention_totals"}
 
 
 def code(name: str) -> str:
-    """A statement without its comments and the texts in it."""
+    """A statement without its comments and string literals."""
     text = (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
     return re.sub(r"--[^\n]*|'[^']*'", "", text)
 
@@ -351,7 +351,7 @@ def test_every_statement_about_viewing_has_a_case() -> None:
 
 @pytest.fixture(scope="module")
 async def viewing(postgres_dsn: str, template: str) -> AsyncIterator[str]:
-    """Two million sessions of 5,000 profiles, and what belongs to them."""
+    """Two million sessions of 5,000 profiles, with their other rows."""
     async with copied(postgres_dsn, template) as dsn:
         connection = await asyncpg.connect(dsn)
         await connection.execute("set session_replication_role = replica")
@@ -371,7 +371,7 @@ async def viewing(postgres_dsn: str, template: str) -> AsyncIterator[str]:
 
 @pytest.fixture(params=["force_generic_plan", "auto"])
 async def planning(viewing: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
-    """A connection as the service's, and one that chooses between plans by itself."""
+    """A connection like the service's, and one without a forced generic plan."""
     connection = await asyncpg.connect(
         viewing, server_settings={"jit": "off", "plan_cache_mode": request.param}
     )
@@ -380,7 +380,7 @@ async def planning(viewing: str, request: pytest.FixtureRequest) -> AsyncIterato
 
 
 async def explained(connection: Connection, case: Case) -> dict[str, Any]:
-    """The plan of the driver's own prepared statement, run for the sixth time; nothing is kept."""
+    """The plan of the sixth run of the driver's prepared statement; the changes are rolled back."""
     text = (files("sql") / f"{case.statement}.sql").read_text(encoding="utf-8")
     arguments = list(await connection.fetchrow(case.arguments) or ())
     prepared = await connection.prepare(text)
@@ -406,7 +406,7 @@ async def rolled_back(connection: Connection, run: Any, *arguments: object) -> A
 
 
 def literal(value: object) -> str:
-    """A value as SQL writes it; the statement's parameter gives it its type."""
+    """A value as an SQL literal; the statement's parameter has its type."""
     if value is None:
         return "null"
     if isinstance(value, list):
@@ -421,7 +421,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_reads_what_its_rows_justify(planning: Connection, name: str) -> None:
+async def test_a_statement_reads_no_more_than_its_rows_need(
+    planning: Connection, name: str
+) -> None:
     case = CASES[name]
     rows = await planning.fetchval(case.rows)
     plan = await explained(planning, case)
@@ -437,7 +439,7 @@ async def test_reads_what_its_rows_justify(planning: Connection, name: str) -> N
     assert read <= case.each * rows + case.beside
 
 
-# What indexes are made of, in any table.
+# Columns that any index has.
 INDEXED = "id|profile_id|user_id|granted_by_user_id|started_at|ended_at|reset_date|email"
 COLUMN = rf"\b(?:{INDEXED})\b"
 KEYWORD = r"(?:in|any|all|from|and|or|not|exists|when|then|else|values)\b"
@@ -453,7 +455,7 @@ NEXT_CLAUSE = re.compile(
 
 
 def conditions(text: str) -> Iterator[str]:
-    """What stands behind each `where` and `on`, as far as its clause goes."""
+    """The condition of each `where` and `on`."""
     for begin in CONDITION.finditer(text):
         depth, clause = 0, text[begin.end() :]
         for place, letter in enumerate(clause):

@@ -47,7 +47,7 @@ async def test_connections_are_open_before_the_first_request(
     assert backends == settings.pool_min_size + settings.heartbeat_connections + 3
 
 
-async def test_a_request_is_one_statement_and_nothing_around_it(
+async def test_a_request_is_one_round_trip(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await beat(running, family)
@@ -122,7 +122,7 @@ async def _reached(url: str) -> None:
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
-async def test_one_locked_session_behind_a_pooler_holds_nobody_else_up(
+async def test_one_locked_session_behind_a_pooler_delays_no_other(
     start: Starter, settings: Settings, connection: Connection
 ) -> None:
     async with pooler(settings.database_url) as url:
@@ -146,7 +146,7 @@ async def test_one_locked_session_behind_a_pooler_holds_nobody_else_up(
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
-async def test_through_a_pooler_in_transaction_mode(
+async def test_the_service_works_through_a_pooler_in_transaction_mode(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
     async with pooler(settings.database_url) as url:

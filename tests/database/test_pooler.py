@@ -1,4 +1,4 @@
-"""Behind PgBouncer: what needs a session of its own is refused, and errors name what cures them."""
+"""Behind PgBouncer, migrations are refused and errors name their remedy."""
 
 import asyncio
 import subprocess
@@ -43,14 +43,14 @@ async def test_a_pooler_that_drops_the_options_is_noticed(empty_database: str) -
     assert not any(applied for _, applied in listing(empty_database))
 
 
-async def test_migrate_goes_around_the_pooler(empty_database: str, tmp_path: Path) -> None:
+async def test_migrate_bypasses_the_pooler(empty_database: str, tmp_path: Path) -> None:
     async with pooler(empty_database) as url:
         there = {"DATABASE_URL": url, "DATABASE_DIRECT_URL": empty_database}
         assert await asyncio.to_thread(refused, tmp_path, "migrate", **there) == (0, "")
     assert all(applied for _, applied in listing(empty_database))
 
 
-async def test_serve_migrates_around_the_pooler(empty_database: str, tmp_path: Path) -> None:
+async def test_serve_bypasses_the_pooler_to_migrate(empty_database: str, tmp_path: Path) -> None:
     """It ends after that, because no setting says that there is a pooler."""
     async with pooler(empty_database) as url:
         status, said = await asyncio.to_thread(
@@ -69,7 +69,7 @@ async def test_serve_migrates_around_the_pooler(empty_database: str, tmp_path: P
 
 
 @pytest.mark.parametrize("command", ["serve", "retain", "check"])
-async def test_a_pooler_that_no_setting_tells_of_is_named(
+async def test_an_undeclared_pooler_is_reported(
     database: str, tmp_path: Path, command: str
 ) -> None:
     async with pooler(database) as url:
@@ -126,7 +126,9 @@ async def problems(chosen: Settings) -> list[cures.Problem]:
         await opened.close()
 
 
-async def test_a_name_that_the_pooler_does_not_know(database: str, settings: Settings) -> None:
+async def test_a_database_that_the_pooler_does_not_know_is_reported(
+    database: str, settings: Settings
+) -> None:
     async with pooler(database) as url:
         wrong = url.rpartition("/")[0] + "/elsewhere"
         chosen = msgspec.structs.replace(settings, database_url=wrong, statement_cache_size=0)
@@ -175,7 +177,7 @@ def test_an_sqlstate_names_its_remedy(sqlstate: str, remedy: str) -> None:
     assert all(remedy in one for one in remedies)
 
 
-def test_a_migration_that_lacks_a_table_is_not_to_be_migrated_first() -> None:
+def test_a_migration_that_lacks_a_table_does_not_name_migrate() -> None:
     assert cures.cure(psycopg.errors.UndefinedTable("failed")) == ""
     assert cures.cure(psycopg.errors.ReadOnlySqlTransaction("failed")) == cures.READ_ONLY
 
@@ -192,7 +194,7 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_every_command_before_migrate_says_so(
+def test_every_command_before_migrate_names_migrate(
     empty_database: str, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     title = '{"type":"title","id":"d0000000-0000-4000-8000-000000000001","title":"x"}\n'

@@ -1,4 +1,4 @@
-"""The rights that the service needs: enough, no more, and `check` names those that are missing."""
+"""The documented rights are enough and necessary, and `check` names missing ones."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -69,7 +69,7 @@ async def narrow(connection: Connection, database: str) -> AsyncIterator[Narrow]
     await connection.execute(f"drop role {name}")
 
 
-async def test_check_says_ok_to_a_role_with_only_these_rights(narrow: Narrow) -> None:
+async def test_check_is_ok_for_a_role_with_only_these_rights(narrow: Narrow) -> None:
     environment = {"DATABASE_URL": narrow.url, "JWT_SECRET": SECRET, "PORT": str(free_port())}
     found = await asyncio.to_thread(lambda: [*findings(environment, 1, utc_now)])
     assert [str(finding) for finding in found if finding.level != "ok"] == []
@@ -98,7 +98,7 @@ async def test_the_service_needs_no_further_right(
         assert answer.status_code in (200, 204), (path, answer.text)
 
 
-async def test_the_statements_need_these_rights_and_no_other(
+async def test_the_statements_need_only_these_rights(
     connection: Connection, narrow: Narrow
 ) -> None:
     if connection.get_server_version().major < 16:
@@ -140,7 +140,7 @@ async def test_a_right_that_is_missing_is_named_with_its_grant(
     ]
 
 
-async def test_an_import_without_temporary_tables_is_a_sentence(
+async def test_an_import_without_the_right_to_temporary_tables_is_a_sentence(
     narrow: Narrow, start: Starter, settings: Settings, admin: dict[str, str]
 ) -> None:
     here = await narrow.operator.fetchval("select current_database()")

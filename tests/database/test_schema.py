@@ -35,7 +35,7 @@ async def test_a_schema_older_than_the_code_is_noticed(connection: Connection) -
 @pytest.mark.parametrize(
     "change", ["drop table time_grants", "alter table time_grants rename to x"]
 )
-async def test_a_table_that_has_gone_is_noticed(connection: Connection, change: str) -> None:
+async def test_a_missing_table_is_noticed(connection: Connection, change: str) -> None:
     await connection.execute(change)
     assert (await schema.state(connection)).error == "table time_grants is not there"
 
@@ -50,7 +50,7 @@ async def stranger(connection: Connection) -> AsyncIterator[str]:
     await connection.execute(f"drop role {name}")
 
 
-async def test_a_role_that_may_not_read_the_record_learns_about_the_tables(
+async def test_a_role_that_may_not_read_the_record_still_sees_missing_tables(
     connection: Connection, stranger: str
 ) -> None:
     await connection.execute(f"set role {stranger}")

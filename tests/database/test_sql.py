@@ -1,4 +1,4 @@
-"""The files of `sql/` say what they do, what they take and what they give, and it is true."""
+"""The header of each file in `sql/` states its purpose, parameters and row correctly."""
 
 import ast
 import importlib
@@ -67,7 +67,7 @@ def test_every_file_is_used_and_every_statement_has_a_file() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES_OF_FILES)
-async def test_header_tells_the_truth(name: str, database: str) -> None:
+async def test_the_header_names_the_parameters_and_columns(name: str, database: str) -> None:
     purpose, parameters, columns = header(name)
     assert purpose.endswith(".")
     connection = await asyncpg.connect(database)
@@ -92,7 +92,7 @@ def test_row_type_is_the_select_list(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES_OF_FILES)
-def test_style(name: str) -> None:
+def test_the_style_of_a_statement(name: str) -> None:
     text = (FOLDER / f"{name}.sql").read_text()
     code = re.sub(r"--[^\n]*|'[^']*'|\"[^\"]*\"", "", text)
     assert len(text) < 15 * 1024, "the driver caches no longer statement"
@@ -133,7 +133,7 @@ def test_no_id_is_derived_or_random() -> None:
     assert found == ["demo_load.sql"]
 
 
-def test_every_table_of_the_migrations_is_looked_for() -> None:
+def test_every_table_of_the_migrations_is_checked() -> None:
     made = {
         name
         for path in files("migrations").glob("*.sql")

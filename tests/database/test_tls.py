@@ -1,4 +1,4 @@
-"""TLS to the database: one URL means the same for both drivers, with PgBouncer as the server."""
+"""A URL means the same TLS for both drivers; PgBouncer is the server."""
 
 import asyncio
 import ipaddress
@@ -128,7 +128,9 @@ async def connects(url: str) -> tuple[bool, bool]:
         ("sslmode=require&ssl_max_protocol_version=TLSv1.2", True),
     ],
 )
-async def test_both_drivers_agree(encrypted: str, tmp_path: Path, query: str, does: bool) -> None:
+async def test_both_drivers_treat_a_url_the_same(
+    encrypted: str, tmp_path: Path, query: str, does: bool
+) -> None:
     assert await connects(f"{encrypted}?{query.format(tmp_path)}") == (does, does)
 
 
@@ -141,7 +143,7 @@ async def test_the_systems_certificates_are_trusted_by_both(
     assert await connects(url) == (does, does)
 
 
-async def test_a_name_that_the_certificate_does_not_have(encrypted: str, tmp_path: Path) -> None:
+async def test_a_certificate_for_another_name_is_refused(encrypted: str, tmp_path: Path) -> None:
     url = encrypted.replace("127.0.0.1", "localhost")
     full, only = (
         f"{url}?sslmode={mode}&sslrootcert={tmp_path}/ours.pem"
