@@ -86,34 +86,28 @@ async def connect(
     address = database_url.read(url)
     with connecting():
         hosts = connector.hosts(address)
-    options = {
-        "connection_class": Socketed,
-        "command_timeout": seconds or settings.request_timeout_seconds,
-        "timeout": settings.request_timeout_seconds / len(hosts),
-        "statement_cache_size": settings.statement_cache_size,
-        "max_cached_statement_lifetime": 0,
-        "server_settings": connector.server_settings(settings, seconds, direct=direct),
-        **options,
-    }
-    with connecting():
+        options = {
+            "connection_class": Socketed,
+            "command_timeout": seconds or settings.request_timeout_seconds,
+            "timeout": settings.request_timeout_seconds / len(hosts),
+            "statement_cache_size": settings.statement_cache_size,
+            "max_cached_statement_lifetime": 0,
+            "server_settings": connector.server_settings(settings, seconds, direct=direct),
+            **options,
+        }
         for host in hosts[:-1]:
             with contextlib.suppress(*UNREACHABLE):
                 connection = await connector.to_host(address, **host, **options)
                 break
         else:
             connection = await connector.to_host(address, **hosts[-1], **options)
-        if not connector.is_pooled(settings, direct=direct):
-            await _prepare(connection)
+        try:
+            if not connector.is_pooled(settings, direct=direct):
+                await connection.fetchrow(PREPARE.text)
+        except BaseException:
+            connection.terminate()
+            raise
     return connection
-
-
-async def _prepare(connection: Connection) -> None:
-    """Sets the settings that cannot be sent with the start of a connection."""
-    try:
-        await connection.fetchrow(PREPARE.text)
-    except BaseException:
-        connection.terminate()
-        raise
 
 
 @asynccontextmanager

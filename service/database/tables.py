@@ -104,13 +104,7 @@ def _problem(row: TableErrorRow) -> Problem:
     what, remedy = SENTENCES[row.error]
     if row.error == "value" and row.table_name in PLATFORM:
         what += NEW_ROWS
-    names = {
-        "table": row.table_name,
-        "name": row.name,
-        "found": row.found,
-        "expected": row.expected,
-        "role": row.role_name,
-    }
+    names = {**msgspec.structs.asdict(row), "table": row.table_name, "role": row.role_name}
     return Problem(row.level, what.format(**names), remedy.format(**names))
 
 
