@@ -183,8 +183,8 @@ async def test_a_line_sets_a_null_only_if_it_has_the_member(
         child |= {"name": "Ada", "is_kids": True}
         title: dict[str, Any] = {"type": "title", "id": str(bare.title), "title": "Cartoon"}
         title |= {"is_educational": False}
-        told = [more.get(kind, {}) for kind in ("account", "profile", "title")]
-        return [account | told[0], child | told[1], title | told[2]]
+        members = [more.get(kind, {}) for kind in ("account", "profile", "title")]
+        return [account | members[0], child | members[1], title | members[2]]
 
     async def stored() -> tuple[Any, ...]:
         row = await adopted.fetchrow(
@@ -329,14 +329,14 @@ async def test_a_rule_of_the_platform_is_answered_with_a_sentence_without_values
     kind, body = kinds[table]
     url = f"{ADMIN}/{kind}s/{key}"
     answer = await operated.client.put(url, json=body, headers=administrator)
-    told = {"detail": sentence.format(table=table)}
-    assert (answer.status_code, answer.json()) == (409, told)
+    body = {"detail": sentence.format(table=table)}
+    assert (answer.status_code, answer.json()) == (409, body)
     for mode in ("all", "best"):
         content = json.dumps({"type": kind, "id": str(key), **body})
         answer = await operated.client.post(
             f"{ADMIN}/import?mode={mode}", content=content, headers=administrator
         )
-        assert (answer.status_code, answer.json()) == (409, told)
+        assert (answer.status_code, answer.json()) == (409, body)
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ ODD = {
 async def test_defaults_of_a_role_do_not_matter_on_a_direct_connection(
     role: Role, place: str
 ) -> None:
-    known = {row["name"] for row in await role.operator.fetch("select name from pg_settings")}
-    odd = {name: values for name, values in ODD.items() if name in {*map(str.lower, known)}}
+    names = {row["name"] for row in await role.operator.fetch("select name from pg_settings")}
+    odd = {name: values for name, values in ODD.items() if name in {*map(str.lower, names)}}
     for name, (value, _) in odd.items():
         await role.set(f"{name} = {value}", place)
     opened = await pool.connect(settings_for(role))
@@ -80,7 +80,7 @@ async def test_defaults_of_a_role_do_not_matter_on_a_direct_connection(
         seen = {name: await opened.fetchval(f"show {name}") for name in odd}
     finally:
         await opened.close()
-    assert seen == {name: wanted for name, (_, wanted) in odd.items()}
+    assert seen == {name: right for name, (_, right) in odd.items()}
 
 
 @pytest.mark.parametrize("value", ["remote_apply", "remote_write", "local"])
@@ -94,10 +94,10 @@ async def test_another_synchronous_commit_than_off_stays(role: Role, value: str)
 
 
 async def problems(role: Role, *, pooled: bool = False) -> list[cures.Problem]:
-    chosen = settings_for(role, pooled=pooled)
-    opened = await pool.connect(chosen)
+    settings = settings_for(role, pooled=pooled)
+    opened = await pool.connect(settings)
     try:
-        return await in_force.problems(opened, chosen)
+        return await in_force.problems(opened, settings)
     finally:
         await opened.close()
 
@@ -105,7 +105,7 @@ async def problems(role: Role, *, pooled: bool = False) -> list[cures.Problem]:
 @pytest.mark.parametrize("place", ["role", "database", "database user"])
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize(
-    ("setting", "wanted"),
+    ("setting", "right"),
     [
         ("default_transaction_read_only = on", "default_transaction_read_only = off"),
         ("session_replication_role = replica", "session_replication_role = origin"),
@@ -113,18 +113,18 @@ async def problems(role: Role, *, pooled: bool = False) -> list[cures.Problem]:
     ],
 )
 async def test_a_setting_that_breaks_the_service_refuses_the_start_with_a_line_to_copy(
-    role: Role, setting: str, wanted: str | None, pooled: bool, place: str
+    role: Role, setting: str, right: str | None, pooled: bool, place: str
 ) -> None:
     await role.set(setting, place)
     found = await problems(role, pooled=pooled)
-    if wanted is None and not pooled:
+    if right is None and not pooled:
         assert found == []
         return
-    wanted = wanted or "default_transaction_isolation = 'read committed'"
+    right = right or "default_transaction_isolation = 'read committed'"
     assert found[0].level == "refuse"
     assert found[0].what.startswith(setting.partition(" ")[0])
     (line,) = re.findall("`(.*)`", found[0].remedy)
-    assert line.endswith(f"set {wanted}")
+    assert line.endswith(f"set {right}")
     await role.operator.execute(line)
     assert [one for one in await problems(role, pooled=pooled) if one.level == "refuse"] == []
 
@@ -195,24 +195,24 @@ async def test_an_encoding_that_cannot_hold_every_name_is_refused(
 
 async def test_serve_refuses_in_one_sentence(role: Role, tmp_path: Path) -> None:
     await role.set("default_transaction_read_only = on")
-    status, said = await asyncio.to_thread(
+    status, output = await asyncio.to_thread(
         refused, tmp_path, "serve", DATABASE_URL=role.url, JWT_SECRET=SECRET
     )
-    assert (status, said) == (
+    assert (status, output) == (
         1,
         "Error: Cannot use the database at DATABASE_URL: default_transaction_read_only is on for "
         "the role: nothing can be written; a managed server sets it while its disk is full: "
         f'`alter role "{role.name}" set default_transaction_read_only = off`.',
     )
-    status, said = await asyncio.to_thread(refused, tmp_path, "migrate", DATABASE_URL=role.url)
-    assert "default_transaction_read_only is on for the role" in said
+    status, output = await asyncio.to_thread(refused, tmp_path, "migrate", DATABASE_URL=role.url)
+    assert "default_transaction_read_only is on for the role" in output
 
 
 async def test_a_pooler_that_ignores_start_parameters_is_noticed(role: Role) -> None:
-    chosen = settings_for(role)
+    settings = settings_for(role)
     opened = await asyncpg.connect(role.url, server_settings={"jit": "off"})
     try:
-        (found, *_) = await in_force.problems(opened, chosen)
+        (found, *_) = await in_force.problems(opened, settings)
     finally:
         await opened.close()
     assert (found.level, found.remedy) == (
@@ -226,8 +226,8 @@ async def test_two_instances_do_not_fail_each_other_over_a_role_that_is_serializ
     role: Role, start: Starter, settings: Settings, family: Family
 ) -> None:
     await role.set("default_transaction_isolation = serializable")
-    chosen = msgspec.structs.replace(settings, database_url=role.url)
-    instances = [await start(chosen), await start(chosen)]
+    settings = msgspec.structs.replace(settings, database_url=role.url)
+    instances = [await start(settings), await start(settings)]
     session = (await beat(instances[0], family))["session_id"]
     url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time/grant"
     answers = await asyncio.gather(
@@ -254,9 +254,9 @@ async def test_a_read_only_default_is_named_if_no_host_accepts_writes(
     role: Role,
 ) -> None:
     await role.set("default_transaction_read_only = on")
-    chosen = msgspec.structs.replace(
+    settings = msgspec.structs.replace(
         settings_for(role), database_url=f"{role.url}&target_session_attrs=read-write"
     )
     with pytest.raises(Unavailable) as raised:
-        await pool.connect(chosen)
+        await pool.connect(settings)
     assert "default_transaction_read_only is on" in cures.sentence(raised.value)

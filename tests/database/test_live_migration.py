@@ -197,7 +197,7 @@ def beaten(dsn: str) -> list[tuple[str, int, int]]:
 async def went_on(application: Application, beats: int = 20) -> None:
     """Waits until every player has sent `beats` more heartbeats."""
     goal = [count + beats for count in application.beats]
-    while any(count < wanted for count, wanted in zip(application.beats, goal, strict=True)):
+    while any(count < target for count, target in zip(application.beats, goal, strict=True)):
         assert not application.is_over.is_set()
         await asyncio.sleep(0.01)
 

@@ -314,9 +314,9 @@ def meanwhile() -> Iterator[ThreadPoolExecutor]:
 def test_an_empty_database_gets_the_tables_of_the_contract(empty_database: str) -> None:
     assert migrate(empty_database) == IDS
     with connected(empty_database) as connection:
-        for table, wanted in TABLES.items():
+        for table, listed in TABLES.items():
             assert columns(connection, table) == [
-                " ".join(column.split()) for column in wanted.split(",")
+                " ".join(column.split()) for column in listed.split(",")
             ]
         assert constraints(connection) == CONSTRAINTS
         assert indexes(connection) == INDEXES
@@ -600,9 +600,9 @@ def test_the_holder_of_a_lock_is_named_and_no_writer_waits(
                 eventually(lambda: reader.execute(waiting).fetchone() is not None)
                 # Waits behind the migration, which gives up while the holder stays.
                 reader.execute("select count(*) from viewing_time_configs")
-            with pytest.raises(MigrationError) as told:
+            with pytest.raises(MigrationError) as raised:
                 refused.result()
-        sentence = str(told.value)
+        sentence = str(raised.value)
         assert sentence.startswith("Migration 0002_timezone_default has given up waiting")
         assert f"held by pid {holder.info.backend_pid} (nightly report)" in sentence
         assert "select count(*) from viewing_time_configs" in sentence
@@ -681,13 +681,13 @@ def test_every_form_of_a_dsn_reaches_the_same_database(empty_database: str) -> N
 
 
 def test_a_missing_database_is_reported_in_one_sentence() -> None:
-    with pytest.raises(MigrationError, match=r"^The database cannot be reached: .*\.$") as told:
+    with pytest.raises(MigrationError, match=r"^The database cannot be reached: .*\.$") as raised:
         migrate("postgresql://parent:secret@127.0.0.1:1/viewing_time")
-    assert "\n" not in str(told.value)
-    assert "secret" not in str(told.value)
-    with pytest.raises(MigrationError, match="not one that libpq can read") as told:
+    assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+    with pytest.raises(MigrationError, match="not one that libpq can read") as raised:
         listing("postgresql://parent:secret%zz@127.0.0.1:5432/viewing_time")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(raised.value)
 
 
 def test_a_role_without_the_right_to_create_is_reported(empty_database: str) -> None:
@@ -713,12 +713,12 @@ def test_tables_that_new_ones_would_hide_are_reported(legacy_database: str) -> N
         connection.execute(sql.SQL("create schema {}").format(sql.Identifier(role)))
         tables = connection.execute(schemas).fetchall()
         for run in (migrate, rollback):
-            with pytest.raises(MigrationError) as told:
+            with pytest.raises(MigrationError) as raised:
                 run(legacy_database)
-            assert str(told.value).startswith(
+            assert str(raised.value).startswith(
                 f"Table users is in schema public, but an empty one made in schema {role} would "
             )
-            assert f"set the search_path of role {role}, or" in str(told.value)
+            assert f"set the search_path of role {role}, or" in str(raised.value)
         assert connection.execute(schemas).fetchall() == tables
     path = make_conninfo(legacy_database, options="-c search_path=public")
     assert migrate(path) == IDS
@@ -807,26 +807,26 @@ def test_a_rollback_under_a_running_service_needs_confirmation(
     empty_database: str, tmp_path: Path
 ) -> None:
     migrate(empty_database)
-    asked = ("migrate", "--rollback")
+    command = ("migrate", "--rollback")
     with connected(empty_database, application_name="viewing-time"):
-        status, said = refused(tmp_path, *asked, DATABASE_URL=empty_database)
+        status, output = refused(tmp_path, *command, DATABASE_URL=empty_database)
         assert status == 1
-        assert "A service is running: 1 connections of it are open." in said
-        told = f"Nothing was taken back; pass --yes to take back {IDS[-1]} all the same."
-        assert said.endswith(told)
+        assert "A service is running: 1 connections of it are open." in output
+        sentence = f"Nothing was taken back; pass --yes to take back {IDS[-1]} all the same."
+        assert output.endswith(sentence)
         assert all(applied for _, applied in listing(empty_database))
-        assert refused(tmp_path, *asked, "--yes", DATABASE_URL=empty_database) == (0, "")
+        assert refused(tmp_path, *command, "--yes", DATABASE_URL=empty_database) == (0, "")
     target = ("--to", "0004_viewing_sessions_end_open")
-    status, said = refused(tmp_path, *asked, *target, DATABASE_URL=empty_database)
+    status, output = refused(tmp_path, *command, *target, DATABASE_URL=empty_database)
     assert status == 1
     dropped = "function viewing_sessions_end_open"
-    assert f"0004_viewing_sessions_end_open drops what this version needs: {dropped}." in said
-    assert refused(tmp_path, *asked, *target, "--yes", DATABASE_URL=empty_database) == (0, "")
+    assert f"0004_viewing_sessions_end_open drops what this version needs: {dropped}." in output
+    assert refused(tmp_path, *command, *target, "--yes", DATABASE_URL=empty_database) == (0, "")
     assert [name for name, applied in listing(empty_database) if applied] == IDS[:3]
-    status, said = refused(tmp_path, *asked, "--to", "0009_x", DATABASE_URL=empty_database)
-    assert (status, said) == (1, "Error: Migration 0009_x is not applied.")
-    status, said = refused(tmp_path, "migrate", *target, DATABASE_URL=empty_database)
-    assert "--to goes with --rollback." in said
+    status, output = refused(tmp_path, *command, "--to", "0009_x", DATABASE_URL=empty_database)
+    assert (status, output) == (1, "Error: Migration 0009_x is not applied.")
+    status, output = refused(tmp_path, "migrate", *target, DATABASE_URL=empty_database)
+    assert "--to goes with --rollback." in output
 
 
 def test_timeouts_of_the_role_do_not_end_a_migration(empty_database: str) -> None:

@@ -170,7 +170,7 @@ async def test_the_service_works_through_a_pooler_in_transaction_mode(
         )
         assert {answer.status_code for answer in answers} == {200}
         assert running.context.metrics.heartbeats_failed_closed == 0
-        # A change made elsewhere is heard of around the pooler.
+        # The notification of another instance's change bypasses the pooler.
         other = await start(msgspec.structs.replace(pooled, pool_min_size=1))
         change = f"{parental}/profiles/{family.child}/viewing-time"
         body = {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}

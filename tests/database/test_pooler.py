@@ -53,7 +53,7 @@ async def test_migrate_bypasses_the_pooler(empty_database: str, tmp_path: Path) 
 async def test_serve_bypasses_the_pooler_to_migrate(empty_database: str, tmp_path: Path) -> None:
     """It ends after that, because no setting says that there is a pooler."""
     async with pooler(empty_database) as url:
-        status, said = await asyncio.to_thread(
+        status, output = await asyncio.to_thread(
             refused,
             tmp_path,
             "serve",
@@ -64,7 +64,7 @@ async def test_serve_bypasses_the_pooler_to_migrate(empty_database: str, tmp_pat
             PORT=str(free_port()),
         )
     assert status == 1
-    assert "a pooler is between" in said
+    assert "a pooler is between" in output
     assert all(applied for _, applied in listing(empty_database))
 
 
@@ -74,14 +74,14 @@ async def test_an_undeclared_pooler_is_reported(
 ) -> None:
     async with pooler(database) as url:
         variables = {"DATABASE_URL": url, "JWT_SECRET": SECRET, "PORT": str(free_port())}
-        status, said = await asyncio.to_thread(shown, tmp_path, command, **variables)
+        status, output = await asyncio.to_thread(shown, tmp_path, command, **variables)
     assert status == 1
-    (line,) = [line for line in said.splitlines() if "unsupported startup parameter" in line]
+    (line,) = [line for line in output.splitlines() if "unsupported startup parameter" in line]
     assert BOTH in line
 
 
 def shown(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """The status of a command, and everything it said."""
+    """The status of a command, and its output."""
     done = subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
@@ -118,10 +118,10 @@ async def test_defaults_of_the_database_are_seen_through_the_pooler(
         )
 
 
-async def problems(chosen: Settings) -> list[cures.Problem]:
-    opened = await connect(chosen)
+async def problems(settings: Settings) -> list[cures.Problem]:
+    opened = await connect(settings)
     try:
-        return await in_force.problems(opened, chosen)
+        return await in_force.problems(opened, settings)
     finally:
         await opened.close()
 
@@ -131,9 +131,9 @@ async def test_a_database_that_the_pooler_does_not_know_is_reported(
 ) -> None:
     async with pooler(database) as url:
         wrong = url.rpartition("/")[0] + "/elsewhere"
-        chosen = msgspec.structs.replace(settings, database_url=wrong, statement_cache_size=0)
+        settings = msgspec.structs.replace(settings, database_url=wrong, statement_cache_size=0)
         with pytest.raises(DatabaseError) as raised:
-            await connect(chosen)
+            await connect(settings)
     assert "correct DATABASE_URL" in cures.sentence(raised.value)
 
 
@@ -200,7 +200,7 @@ def test_every_command_before_migrate_names_migrate(
     title = '{"type":"title","id":"d0000000-0000-4000-8000-000000000001","title":"x"}\n'
     (tmp_path / "lines.ndjson").write_text(title)
     variables = {"DATABASE_URL": empty_database, "JWT_SECRET": SECRET, "PORT": str(free_port())}
-    status, said = shown(tmp_path, *arguments, **variables)
+    status, output = shown(tmp_path, *arguments, **variables)
     assert status == 1
-    assert "run `viewing-time migrate`" in said
-    assert "Traceback" not in said
+    assert "run `viewing-time migrate`" in output
+    assert "Traceback" not in output

@@ -123,7 +123,7 @@ async def test_the_statements_need_only_these_rights(
 
 
 @pytest.mark.parametrize(
-    ("revoked", "said"),
+    ("revoked", "missing"),
     [
         ("select on users", "select on table users"),
         ("delete, update on time_grants", "update, delete on table time_grants"),
@@ -131,12 +131,12 @@ async def test_the_statements_need_only_these_rights(
     ],
 )
 async def test_a_right_that_is_missing_is_named_with_its_grant(
-    narrow: Narrow, settings: Settings, revoked: str, said: str | None
+    narrow: Narrow, settings: Settings, revoked: str, missing: str | None
 ) -> None:
     assert await narrow.missing(settings) == []
     await narrow.may(f"revoke {revoked} from")
     assert await narrow.missing(settings) == [
-        said or "execute on function viewing_sessions_end_open(uuid, timestamptz)"
+        missing or "execute on function viewing_sessions_end_open(uuid, timestamptz)"
     ]
 
 

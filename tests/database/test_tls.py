@@ -95,9 +95,9 @@ async def encrypted(database: str, tmp_path: Path) -> AsyncIterator[str]:
 
 async def connects(url: str) -> tuple[bool, bool]:
     """Whether asyncpg connects, and whether libpq does."""
-    chosen = Settings(database_url=url, jwt_secret="", statement_cache_size=0)
+    settings = Settings(database_url=url, jwt_secret="", statement_cache_size=0)
     try:
-        await (await connect(chosen)).close()
+        await (await connect(settings)).close()
         first = True
     except Unavailable:
         first = False

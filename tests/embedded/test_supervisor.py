@@ -342,5 +342,5 @@ def test_missing_binaries_are_reported(monkeypatch: pytest.MonkeyPatch, director
     for version in ("9.6", "15", "9", "13"):
         (directory / version / "bin").mkdir(parents=True)
     assert programs.find_binaries() == directory / "15" / "bin"
-    monkeypatch.setenv("PG_BIN_DIR", "/chosen")
-    assert programs.find_binaries() == Path("/chosen")
+    monkeypatch.setenv("PG_BIN_DIR", "/given")
+    assert programs.find_binaries() == Path("/given")
