@@ -4,7 +4,7 @@
 -- $2 attempt_id uuid               an attempt that is given back at once; null: none
 -- $3 unfinished interval           an older attempt has lost its request
 --
--- row: is_settled bool
+-- row: is_done bool
 --
 -- No row: there was nothing to do. Runs before an attempt. Giving back an attempt lowers the count
 -- and ends the delay that the attempt has set.
@@ -50,4 +50,4 @@ set
 from held as h
 cross join given as g
 where f.account_id = h.account_id
-returning true as is_settled
+returning true as is_done

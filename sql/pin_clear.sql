@@ -4,7 +4,7 @@
 -- $2 pin_hash text                 the hash that the PIN was checked against
 -- $3 attempt_id uuid               the correct attempt
 --
--- row: is_cleared bool
+-- row: is_done bool
 --
 -- No row: the PIN was replaced while the old one was being checked, so the old one proves nothing.
 -- Other unfinished attempts are marked, so that giving them back does not lower the count.
@@ -27,5 +27,5 @@ forgiven as (
     from cleared as c
     where a.account_id = c.id and a.id <> $3::uuid and not a.is_password
 )
-select true as is_cleared
+select true as is_done
 from cleared as c

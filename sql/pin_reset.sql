@@ -5,7 +5,7 @@
 -- $3 new_hash text
 -- $4 attempt_id uuid               the correct attempt at the password
 --
--- row: is_set bool
+-- row: is_done bool
 --
 -- Clears the failures and the lock of the PIN and of the password, and marks unfinished attempts, so
 -- that giving them back changes nothing. No row: the account is unknown or inactive, or its password
@@ -37,5 +37,5 @@ forgiven as (
     from changed as c
     where a.account_id = c.id and a.id <> $4::uuid and (select count(*) from forgotten) >= 0
 )
-select true as is_set
+select true as is_done
 from changed as c

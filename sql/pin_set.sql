@@ -4,7 +4,7 @@
 -- $2 old_hash text                 the hash that was checked; null: the account has no PIN
 -- $3 new_hash text
 --
--- row: is_set bool
+-- row: is_done bool
 --
 -- Clears failures and lock, and marks unfinished attempts, so that giving them back changes nothing.
 -- No row: the account is unknown or inactive, or its PIN has changed since $2 was read. Of two
@@ -24,5 +24,5 @@ forgiven as (
     from changed as c
     where a.account_id = c.id and not a.is_password
 )
-select true as is_set
+select true as is_done
 from changed as c

@@ -6,7 +6,7 @@
 -- $4 lock interval                 the duration of a lock
 -- $5 unfinished interval           an older attempt has lost its request
 --
--- row: is_settled bool
+-- row: is_done bool
 --
 -- No row: there was nothing to do. Runs before an attempt and before the status is returned.
 -- Giving back an attempt lowers the count and removes a lock that the attempt has set, or for which
@@ -59,4 +59,4 @@ set
 from held as h
 cross join given as g
 where u.id = h.id
-returning true as is_settled
+returning true as is_done

@@ -27,8 +27,8 @@ from service.http.idempotency import Once, repeatable
 from service.http.idempotency import once as requested_once
 from service.parents.pin_attempt import (
     UNFINISHED,
+    DoneRow,
     Pin,
-    SettledRow,
     attempt,
     counted,
     delayed_response,
@@ -62,10 +62,6 @@ class StatusRow(msgspec.Struct, frozen=True):
     locked_until: datetime | None
 
 
-class SetRow(msgspec.Struct, frozen=True):
-    is_set: bool
-
-
 class PasswordRow(msgspec.Struct, frozen=True):
     is_active: bool
     password_hash: str | None
@@ -73,10 +69,10 @@ class PasswordRow(msgspec.Struct, frozen=True):
 
 
 STATUS: Final = Statement("pin_status", StatusRow)
-SET: Final = Statement("pin_set", SetRow)
-RESET: Final = Statement("pin_reset", SetRow)
+SET: Final = Statement("pin_set", DoneRow)
+RESET: Final = Statement("pin_reset", DoneRow)
 PASSWORD: Final = Statement("account_password", PasswordRow)
-SETTLE_PASSWORD: Final = Statement("password_settle", SettledRow)
+SETTLE_PASSWORD: Final = Statement("password_settle", DoneRow)
 
 FREE_FAILURES: Final = 5
 LONGEST_DELAY: Final = timedelta(minutes=15)

@@ -50,22 +50,16 @@ class AttemptRow(msgspec.Struct, frozen=True):
     locks: bool
 
 
-class ClearedRow(msgspec.Struct, frozen=True):
-    is_cleared: bool
+class DoneRow(msgspec.Struct, frozen=True):
+    """The row of a statement that did something; a statement that did nothing returns no row."""
 
-
-class JudgedRow(msgspec.Struct, frozen=True):
-    is_judged: bool
-
-
-class SettledRow(msgspec.Struct, frozen=True):
-    is_settled: bool
+    is_done: bool
 
 
 ATTEMPT: Final = Statement("pin_attempt", AttemptRow)
-CLEAR: Final = Statement("pin_clear", ClearedRow)
-JUDGE: Final = Statement("attempt_judge", JudgedRow)
-SETTLE: Final = Statement("pin_settle", SettledRow)
+CLEAR: Final = Statement("pin_clear", DoneRow)
+JUDGE: Final = Statement("attempt_judge", DoneRow)
+SETTLE: Final = Statement("pin_settle", DoneRow)
 
 Settle = Callable[[Context, UUID, UUID | None], Awaitable[None]]
 

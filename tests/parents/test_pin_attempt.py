@@ -117,7 +117,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
     [
         Overloaded(1),
         TimeoutError(),
-        RuntimeError("a error of our own"),
+        RuntimeError("a bug"),
         NoAnswer("gone"),
     ],
     ids=lambda error: type(error).__name__,
