@@ -329,14 +329,14 @@ async def test_a_rule_of_the_platform_is_answered_with_a_sentence_without_values
     kind, body = kinds[table]
     url = f"{ADMIN}/{kind}s/{key}"
     answer = await operated.client.put(url, json=body, headers=administrator)
-    body = {"detail": sentence.format(table=table)}
-    assert (answer.status_code, answer.json()) == (409, body)
+    rejection = {"detail": sentence.format(table=table)}
+    assert (answer.status_code, answer.json()) == (409, rejection)
     for mode in ("all", "best"):
         content = json.dumps({"type": kind, "id": str(key), **body})
         answer = await operated.client.post(
             f"{ADMIN}/import?mode={mode}", content=content, headers=administrator
         )
-        assert (answer.status_code, answer.json()) == (409, body)
+        assert (answer.status_code, answer.json()) == (409, rejection)
 
 
 @pytest.mark.parametrize(
