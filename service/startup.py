@@ -70,7 +70,7 @@ async def build(
     async def handed_over() -> None:
         await pool.expire_connections()
         await loads.expire_connections()
-        configurations.listen_elsewhere()
+        configurations.changes.reconnect()
 
     coalescer = HeartbeatWriter if telemetry is None else telemetry.writer
     writer = coalescer(settings, metrics, now, handed_over)

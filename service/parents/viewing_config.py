@@ -111,7 +111,7 @@ async def viewing_config_update(request: Request) -> Response:
     if not row.is_confirmed:
         raise _unconfirmed(body)
     context.configurations.forget(account_id, profile_id, "updated")
-    await change.heard(row.listeners)
+    await change.wait_for(row.listeners)
     return _response(profile_id, row)
 
 

@@ -63,7 +63,7 @@ async def viewing_data_erase(request: Request) -> Response:
     if row.account_id is None:
         raise ClientError(PROFILE_NOT_FOUND)
     context.configurations.drop(row.account_id, profile_id)
-    await change.heard(row.listeners)
+    await change.wait_for(row.listeners)
     return reply(_erased(context.settings, profile_id, row, _mark(context.settings, caller_id)))
 
 

@@ -167,7 +167,7 @@ class Import:
             outcome.titles += titles.merged
             self.line = batch.line or self.line
             if change:
-                await change.heard(profiles.listeners, is_forgotten_here=False)
+                await change.wait_for(profiles.listeners, is_forgotten_here=False)
         outcome.error_count += batch.error_count
         outcome.errors += sorted(batch.errors)[: MAX_ERRORS - len(outcome.errors)]
         if self._whole and batch.error_count:

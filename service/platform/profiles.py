@@ -67,7 +67,7 @@ async def profile_put(request: Request) -> Response:
     if not row.is_put:
         raise ClientError(PROFILE_BEING_DELETED if row.is_pending else PROFILE_TAKEN)
     context.configurations.forget(body.account_id, profile_id, "profile put")
-    await change.heard(row.listeners)
+    await change.wait_for(row.listeners)
     return reply(Profile(profile_id, body.account_id, row.name, row.is_kids, row.parental_rating))
 
 

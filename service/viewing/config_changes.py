@@ -1,125 +1,235 @@
-"""A change of a configuration: answered when every live instance has forgotten what was before.
+"""Cache invalidation between instances: NOTIFY, LISTEN and acknowledgements.
 
-An instance is live while its listening connection is, which carries the instance's id in its
-`application_name`. The statement that changes something returns the ids of these connections; each
-instance acknowledges the change with a notification of its own, after it has forgotten the entry.
+A statement that changes a configuration notifies CHANNEL and returns the ids of the instances that
+listen. Each instance drops the entry and then acknowledges the change. The request that made the
+change is answered after the acknowledgements, or after 250 ms.
+
+An instance listens while its listening connection is open, whose `application_name` has its id.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from typing import Final
-from uuid import uuid4
+from typing import Any, Final, Protocol
+from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from service.database.driver import Connection
+from service.database.connector import is_pooled
+from service.database.driver import Connection, translated
+from service.database.pool import PING, connect
 from service.database.statement import Statement
 from service.errors import DatabaseError
 from service.observing.supervision import stopped, supervised
+from service.settings import Settings
 
 logger = logging.getLogger("viewing_time.config_changes")
 
-HEARD_CHANNEL: Final = "viewing_config_heard"
-LISTENER: Final = "viewing-time listener "  # and the id; the statements look for it
+# The payload is `origin account profile` or `origin everything`, where `origin` is an instance or
+# `instance.nonce`: a nonce asks for an acknowledgement. The statements write it.
+CHANNEL: Final = "viewing_config_changed"
+EVERYTHING: Final = "everything"
+# The payload is `nonce,nonce instance`.
+ACKNOWLEDGEMENT_CHANNEL: Final = "viewing_config_heard"
+LISTENER: Final = "viewing-time listener "  # followed by the id; the statements look for it
 MAX_WAIT_SECONDS: Final = 0.25
 MAX_ACKNOWLEDGED: Final = 100  # in one notification, of 8,000 bytes at most
+PING_INTERVAL_SECONDS: Final = 5.0
+PING_TIMEOUT_SECONDS: Final = 2.0
+RECONNECT_SECONDS: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 
 class NameRow(msgspec.Struct, frozen=True):
     name: str
 
 
-class HeardRow(msgspec.Struct, frozen=True):
-    told: str
+class NotifiedRow(msgspec.Struct, frozen=True):
+    notified: str
 
 
 NAME: Final = Statement("config_listener", NameRow)
-HEARD: Final = Statement("config_heard", HeardRow)
+ACKNOWLEDGE: Final = Statement("config_acknowledge", NotifiedRow)
+
+
+class Cache(Protocol):
+    """The cache that changes invalidate."""
+
+    def drop(self, account_id: UUID, profile_id: UUID) -> None: ...
+    def forget(self, account_id: UUID, profile_id: UUID, cause: str) -> None: ...
+    def clear(self, cause: str) -> None: ...
+    def trust(self, is_listening: bool) -> None: ...
 
 
 class Change:
-    """One change under way; `origin` goes into its notification."""
+    """One change that this instance makes; `origin` is the first word of its notification."""
 
-    def __init__(self, origin: str, nonce: str) -> None:
-        self.origin = f"{origin}.{nonce}"
-        self._here = origin
-        self._heard: set[str] = set()
+    def __init__(self, instance: str, nonce: str) -> None:
+        self.origin = f"{instance}.{nonce}"
+        self.acknowledged: set[str] = set()
+        self._here = instance
         self._news = asyncio.Event()
 
-    def acknowledged(self, instance: str) -> None:
-        self._heard.add(instance)
+    def acknowledge(self, instance: str) -> None:
+        self.acknowledged.add(instance)
         self._news.set()
 
-    async def heard(self, instances: Iterable[str], *, is_forgotten_here: bool = True) -> None:
-        """Returns when all `instances` have acknowledged, at the latest after 250 ms."""
-        missing = set(instances) - self._heard - ({self._here} if is_forgotten_here else set())
+    async def wait_for(self, instances: Iterable[str], *, is_forgotten_here: bool = True) -> None:
+        """Returns when all `instances` have acknowledged, or after MAX_WAIT_SECONDS."""
+        missing = (
+            set(instances) - self.acknowledged - ({self._here} if is_forgotten_here else set())
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MAX_WAIT_SECONDS):
                 while missing:
                     await self._news.wait()
                     self._news.clear()
-                    missing -= self._heard
+                    missing -= self.acknowledged
         if missing:
             fields = {"instances": len(missing), "waited_seconds": MAX_WAIT_SECONDS}
             logger.warning("config_change_not_acknowledged", extra={"fields": fields})
 
 
 class Changes:
-    """The changes that this instance makes, and those of others that it acknowledges."""
+    """Makes changes, receives those of all instances, and acknowledges them."""
 
-    def __init__(self) -> None:
-        self.origin = uuid4().hex
+    def __init__(self, settings: Settings, cache: Cache) -> None:
+        self.instance = uuid4().hex
+        self.connection: Connection | None = None
+        self._settings = settings
+        self._cache = cache
         # One statement at a time on the listening connection.
-        self.speaking = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._under_way: WeakValueDictionary[str, Change] = WeakValueDictionary()
-        self._heard: list[str] = []
-        self._acknowledging: asyncio.Task[None] | None = None
+        self._unacknowledged: list[str] = []
+        self.acknowledging: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
 
-    def begin(self) -> Change:
-        """A change that is about to be made here."""
-        nonce = uuid4().hex
-        change = self._under_way[nonce] = Change(self.origin, nonce)
-        return change
-
-    async def name(self, connection: Connection) -> None:
-        """Has the listening connection show whose it is: from now on it is waited for.
-
-        A pooler would show that name on connections that others use, so it gets none.
-        """
-        await NAME.maybe(connection, LISTENER + self.origin)
+    async def start(self) -> None:
+        """Listens, and keeps listening."""
+        connection = await self.listen()
+        self._listening = supervised("configuration listener", self._keep_listening(connection))
 
     async def stop(self) -> None:
-        await stopped(self._acknowledging)
+        await stopped(self._listening, self.acknowledging)
 
-    def acknowledge(self, connection: Connection, instance: str, nonce: str) -> None:
-        """Reports on the listening connection that a change was heard; returns at once."""
-        if instance == self.origin:
+    def begin(self) -> Change:
+        """Registers a change before its statement runs."""
+        nonce = uuid4().hex
+        change = self._under_way[nonce] = Change(self.instance, nonce)
+        return change
+
+    def reconnect(self) -> None:
+        """Connects to the new primary after a failover; until then the cache is not trusted."""
+        if self.connection is not None:
+            self.connection.terminate()
+
+    async def listen(self) -> Connection:
+        """Opens a connection and listens on it."""
+        connection = await connect(self._settings, direct=True)
+        try:
+            # A notification may arrive while the last statement is still running.
+            async with self._lock:
+                with translated(connection):
+                    await connection.add_listener(ACKNOWLEDGEMENT_CHANNEL, self.acknowledged)
+                    # A pooler would show the name on connections that others use.
+                    if not is_pooled(self._settings, direct=True):
+                        await NAME.maybe(connection, LISTENER + self.instance)
+                    await connection.add_listener(CHANNEL, self.changed)
+        except BaseException:
+            connection.terminate()
+            raise
+        self.connection = connection
+        return connection
+
+    def changed(self, connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        """Receives a change: invalidates the cache, then acknowledges."""
+        origin, _, entry = str(payload).partition(" ")
+        instance, _, nonce = origin.partition(".")
+        if entry == EVERYTHING:
+            self._cache.clear("much changed at once")
+        else:
+            self._invalidate(entry, is_own=instance == self.instance)
+        if not nonce:
+            return
+        if instance == self.instance:
             self.acknowledged(f"{nonce} {instance}")
             return
-        self._heard.append(nonce)
-        if self._acknowledging is None or self._acknowledging.done():
-            self._acknowledging = supervised(
+        self._unacknowledged.append(nonce)
+        if self.acknowledging is None or self.acknowledging.done():
+            self.acknowledging = supervised(
                 "configuration acknowledgements", self._acknowledge(connection)
             )
 
     def acknowledged(self, *notification: object) -> None:
-        """Takes an acknowledgement: `nonce,nonce instance`."""
+        """Receives an acknowledgement."""
         nonces, _, instance = str(notification[-1]).partition(" ")
         for nonce in nonces.split(","):
             if change := self._under_way.get(nonce):
-                change.acknowledged(instance)
+                change.acknowledge(instance)
+
+    def _invalidate(self, entry: str, *, is_own: bool) -> None:
+        try:
+            account_id, profile_id = map(UUID, entry.split(" "))
+        except ValueError:
+            self._cache.clear("notification not understood")
+            return
+        if is_own:
+            self._cache.drop(account_id, profile_id)  # the request that made it counts and logs it
+        else:
+            self._cache.forget(account_id, profile_id, "changed elsewhere")
 
     async def _acknowledge(self, connection: Connection) -> None:
-        """Sends what is to be acknowledged; a lost connection is the listener's to find out."""
-        while self._heard:
-            nonces, self._heard = self._heard[:MAX_ACKNOWLEDGED], self._heard[MAX_ACKNOWLEDGED:]
+        """Sends the acknowledgements; `_keep_listening` detects a lost connection."""
+        while nonces := self._unacknowledged[:MAX_ACKNOWLEDGED]:
+            del self._unacknowledged[:MAX_ACKNOWLEDGED]
             try:
-                async with self.speaking:
-                    await HEARD.maybe(connection, f"{','.join(nonces)} {self.origin}")
+                async with self._lock:
+                    await ACKNOWLEDGE.maybe(connection, f"{','.join(nonces)} {self.instance}")
             except DatabaseError as error:
-                self._heard.clear()
+                self._unacknowledged.clear()
                 fields = {"error": f"{type(error).__name__}: {error}"}
                 logger.warning("config_change_unacknowledged", extra={"fields": fields})
+
+    async def _keep_listening(self, connection: Connection) -> None:
+        """Reconnects when the connection is lost; meanwhile the cache is not trusted."""
+        while True:
+            lost = asyncio.Event()
+            connection.add_termination_listener(lambda _, lost=lost: lost.set())
+            try:
+                if not connection.is_closed():
+                    await self.until_lost(connection, lost)
+            finally:
+                self._cache.trust(False)
+                connection.terminate()
+            self._cache.clear("listening connection lost")
+            connection = await self._listen_again()
+            self._cache.trust(True)
+            self._cache.clear("listening again")
+
+    async def _listen_again(self) -> Connection:
+        tries = 0
+        while True:
+            await asyncio.sleep(RECONNECT_SECONDS[min(tries, len(RECONNECT_SECONDS) - 1)])
+            tries += 1
+            try:
+                return await self.listen()
+            except DatabaseError as error:
+                fields = {"error": str(error), "tries": tries}
+                logger.warning("listening_connection_refused", extra={"fields": fields})
+
+    async def until_lost(self, connection: Connection, lost: asyncio.Event) -> None:
+        """Returns when a connection is closed, or does not answer a ping."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PING_INTERVAL_SECONDS):
+                    await lost.wait()
+                return
+            try:
+                async with self._lock:
+                    await PING.one(connection, timeout=PING_TIMEOUT_SECONDS)
+            except DatabaseError as error:
+                fields = {"error": f"{type(error).__name__}: {error}"}
+                logger.warning("listening_connection_silent", extra={"fields": fields})
+                return

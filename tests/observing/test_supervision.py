@@ -70,7 +70,7 @@ async def loader(running: Running, family: Family, monkeypatch: pytest.MonkeyPat
     [
         ("heartbeat lane", None, lane),
         ("heartbeat lane", None, cancelled_lane),
-        ("configuration listener", "service.viewing.config_cache._until_lost", nothing),
+        ("configuration listener", "service.viewing.config_changes.Changes.until_lost", nothing),
         ("configuration loader", None, loader),
         ("published keys", "service.credentials.keys.Keys._keep_reading", nothing),
         ("reading of published keys", "service.credentials.keys.Keys._adopt_published", nothing),

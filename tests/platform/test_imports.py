@@ -41,7 +41,7 @@ from service.platform.import_lines import (
 )
 from service.platform.import_merge import MAX_ERRORS, Import
 from service.settings import Settings
-from service.viewing.config_cache import CHANNEL
+from service.viewing.config_changes import CHANNEL
 from tests.conftest import ROOT, Running, RunningService, Starter
 from tests.eventually import eventually
 from tests.family import PASSWORD_HASH, SECRET, Family, add_family, bearer

@@ -13,8 +13,8 @@ from service.database.driver import Connection
 from service.errors import ClientError, Overloaded
 from service.parents import viewing_config
 from service.settings import Settings
-from service.viewing import config_cache, config_loader
-from service.viewing.config_cache import CHANNEL
+from service.viewing import config_changes, config_loader
+from service.viewing.config_changes import CHANNEL
 from tests.conftest import Running, Starter, in_process
 from tests.eventually import eventually
 from tests.family import Family, add_family
@@ -181,7 +181,7 @@ async def test_a_connection_that_cannot_listen_is_not_kept(
 
     monkeypatch.setattr(asyncpg.Connection, "add_listener", add_listener)
     with pytest.raises(asyncpg.InterfaceError):
-        await running.context.configurations._listen()
+        await running.context.configurations.changes.listen()
     assert [connection.is_closed() for connection in deaf] == [True]
 
 
@@ -190,7 +190,7 @@ async def test_a_lost_listener_clears_the_cache_and_listens_again(
 ) -> None:
     listening = "query like 'LISTEN%' and datname = current_database()"
     await limit(running, family)
-    listener = running.context.configurations._connection
+    listener = running.context.configurations.changes.connection
     assert listener is not None
     assert await connection.fetchval("select pg_terminate_backend($1)", listener.get_server_pid())
     await eventually(lambda: not running.context.configurations.size)
@@ -209,19 +209,19 @@ async def test_a_lost_listener_clears_the_cache_and_listens_again(
 async def test_a_listener_that_a_network_swallowed_is_found_out(
     settings: Settings, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config_cache, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(config_cache, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(config_changes, "PING_INTERVAL_SECONDS", 0.1)
+    monkeypatch.setattr(config_changes, "PING_TIMEOUT_SECONDS", 0.5)
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(settings.database_url))
         through = msgspec.structs.replace(settings, database_url=proxy.dsn)
         running = await parts.enter_async_context(in_process(through))
         configurations = running.context.configurations
-        swallowed = configurations._connection
+        swallowed = configurations.changes.connection
         proxy.turn("black hole")
         await asyncio.sleep(0.2)
         proxy.turn("ok")
         await parts.enter_async_context(asyncio.timeout(30))
-        await eventually(lambda: configurations._connection is not swallowed)
+        await eventually(lambda: configurations.changes.connection is not swallowed)
         # One more turn: the cache is cleared once more when it listens again.
         await asyncio.sleep(0.1)
         while not configurations.size:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -14,10 +15,16 @@ import msgspec
 import pytest
 
 from service.database.driver import Connection
+from service.database.statement import files
 from service.settings import Settings
 from service.viewing import config_changes
-from service.viewing.config_cache import CHANNEL
-from service.viewing.config_changes import LISTENER, Changes
+from service.viewing.config_changes import (
+    ACKNOWLEDGEMENT_CHANNEL,
+    CHANNEL,
+    EVERYTHING,
+    LISTENER,
+    Changes,
+)
 from tests.conftest import Running, RunningService, Starter, in_process, served
 from tests.eventually import eventually
 from tests.family import Family, add_family
@@ -126,7 +133,7 @@ async def test_an_instance_whose_listener_stands_still_is_waited_for_no_longer_t
     here, frozen, there = await start(), await start(), await start()
     for instance in (here, frozen, there):
         await limit(instance, family)
-    listener = frozen.context.configurations._connection
+    listener = frozen.context.configurations.changes.connection
     assert listener is not None
     backend = listener.get_server_pid()
     os.kill(backend, signal.SIGSTOP)
@@ -200,13 +207,14 @@ async def test_an_instance_of_the_version_before_understands_the_notification(
             await connection.fetchval("select 1")
     origin, *changed = heard[0].split(" ")
     assert changed == [str(family.account), str(family.child)]
-    assert origin.startswith(running.context.configurations.changes.origin)
+    assert origin.startswith(running.context.configurations.changes.instance)
 
 
 async def test_changes_heard_together_are_acknowledged_together(
     running: Running, database: str, connection: Connection
 ) -> None:
-    changes = Changes()
+    here = running.context.configurations
+    changes = Changes(running.context.settings, here)
     made = [changes.begin() for _ in range(250)]
     statements = (
         "select coalesce(sum(calls), 0)::int from pg_stat_statements as s join pg_database as d "
@@ -215,16 +223,16 @@ async def test_changes_heard_together_are_acknowledged_together(
     before = await connection.fetchval(statements)
     listening = await asyncpg.connect(database)
     try:
-        await listening.add_listener(config_changes.HEARD_CHANNEL, changes.acknowledged)
-        instance = running.context.configurations
+        await listening.add_listener(ACKNOWLEDGEMENT_CHANNEL, changes.acknowledged)
         for change in made:
-            instance._heard(instance._connection, 0, CHANNEL, f"{change.origin} everything")
+            payload = f"{change.origin} {EVERYTHING}"
+            here.changes.changed(here.changes.connection, 0, CHANNEL, payload)
         async with asyncio.timeout(10):
             for change in made:
-                await change.heard([instance.changes.origin])
+                await change.wait_for([here.changes.instance])
     finally:
         await listening.close()
-    assert all(change._heard >= {instance.changes.origin} for change in made)
+    assert all(change.acknowledged >= {here.changes.instance} for change in made)
     assert await connection.fetchval(statements) - before == 3
 
 
@@ -234,20 +242,21 @@ async def test_an_instance_that_hears_nothing_believes_nothing(
     here, deaf = await start(), await start()
     await limit(deaf, family)
     may_listen = asyncio.Event()
-    listen_again = deaf.context.configurations._listen_again
+    changes = deaf.context.configurations.changes
+    lost, listen = changes.connection, changes.listen
 
     async def later() -> Connection:
         await may_listen.wait()
-        return await listen_again()
+        return await listen()
 
-    monkeypatch.setattr(deaf.context.configurations, "_listen_again", later)
-    deaf.context.configurations.listen_elsewhere()
+    monkeypatch.setattr(changes, "listen", later)
+    changes.reconnect()
     await eventually(lambda: not deaf.context.configurations.size)
     assert (await beat(deaf, family))["remaining_minutes"] > 100
     assert (await put_limits(here, family, {})).status_code == 200
     assert (await beat(deaf, family))["remaining_minutes"] == 14.0
     may_listen.set()
-    await eventually(lambda: deaf.context.configurations._life != 0)
+    await eventually(lambda: changes.connection is not lost)
 
 
 async def test_a_listening_connection_that_a_pooler_shares_is_not_named(
@@ -291,8 +300,45 @@ async def test_a_notification_during_the_last_statement_of_listening_ends_nothin
             await opened.execute("select pg_sleep(0.1)")
 
     monkeypatch.setattr(asyncpg.Connection, "add_listener", notified)
-    opened = await configurations._listen()
-    acknowledging = configurations.changes._acknowledging
+    opened = await configurations.changes.listen()
+    acknowledging = configurations.changes.acknowledging
     assert acknowledging is not None
     await acknowledging
     opened.terminate()
+
+
+ENTRY = re.compile(r"concat_ws\(' ', ('\w+'|\$\d+::text), (\S+, \S+|'\w+')")
+
+
+def test_statements_write_the_payload_that_the_module_reads() -> None:
+    """On its two channels, as `origin account profile` or `origin everything`."""
+    notifying = [
+        path
+        for folder in ("sql", "migrations")
+        for path in files(folder).glob("*.sql")
+        if "pg_notify(" in path.read_text()
+    ]
+    assert len(notifying) >= 7
+    for path in notifying:
+        text = " ".join(path.read_text().split())
+        calls = text.split("pg_notify(")[1:]
+        for call in calls:
+            channel, _, payload = call.strip().partition(", ")
+            if channel == f"'{ACKNOWLEDGEMENT_CHANNEL}'":
+                assert path.stem == "config_acknowledge"
+                continue
+            assert channel == f"'{CHANNEL}'", path
+            written = ENTRY.match(payload)
+            assert written, path
+            assert "," in written[2] or written[2] == f"'{EVERYTHING}'", path
+
+
+def test_statements_look_for_listeners_by_the_name_that_the_module_gives() -> None:
+    looking = [
+        text
+        for path in files("sql").glob("*.sql")
+        if re.search(r"application_name (not )?like", text := path.read_text())
+    ]
+    assert len(looking) >= 5
+    for text in looking:
+        assert f"like '{LISTENER}%'" in text

@@ -2,5 +2,5 @@
 --
 -- $1 acknowledgement text          `nonce,nonce instance`, less than 8,000 bytes
 --
--- row: told text                   always empty: the notification's own result
-select pg_notify('viewing_config_heard', $1::text)::text as told
+-- row: notified text               always empty: the result of pg_notify
+select pg_notify('viewing_config_heard', $1::text)::text as notified
