@@ -1,4 +1,4 @@
-"""Writes one batch of heartbeats through one connection, whatever becomes of the statement.
+"""Writes one batch of heartbeats through one connection.
 
 A beat that cannot be written fails alone: the others of its batch are written without it.
 """
@@ -29,11 +29,11 @@ from service.viewing.shared_errors import without_frames
 
 logger = logging.getLogger("viewing_time.heartbeat_writer")
 
-# How long beats that share a statement wait for a lock: one held row must not delay the others.
+# Lock time-out of a statement with several beats: one held row must not delay the others.
 BATCH_LOCK_SECONDS: Final = 0.1
-# How long a beat alone waits, once its batch has waited: rows that are free need no wait.
+# Lock time-out of a single beat whose batch has already waited: free rows need no wait.
 ALONE_LOCK_SECONDS: Final = 0.02
-# For so long after held rows were found, batches are searched for more before they are written.
+# For this long after held rows were found, every batch is searched for more before it is written.
 ALERT_SECONDS: Final = 30.0
 
 
@@ -60,31 +60,33 @@ class BatchWriter:
         self._alert_until = -inf
 
     async def _serve(self, connection: Connection, batch: Batch) -> Connection:
-        """Writes a batch, of suspects only those whose rows are free; returns the connection."""
-        if not batch.is_probe and monotonic() >= self._alert_until:
-            return await self._write(connection, batch.beats, batch.is_probe)
-        try:
-            if connection.is_closed():
-                connection = await self._open()
-            free = await self._without_held(connection, batch.beats, batch.is_probe)
-        except Exception as error:
-            self._failed(connection, batch.beats, error)
-            return connection
-        return await self._write(connection, free, batch.is_probe) if free else connection
+        """Writes a batch; returns the connection to use next.
+
+        Of a probe, and for a while after held rows were found, only beats whose rows are free.
+        """
+        beats = batch.beats
+        if batch.is_probe or monotonic() < self._alert_until:
+            try:
+                if connection.is_closed():
+                    connection = await self._open()
+                beats = await self._without_held(connection, beats)
+            except Exception as error:
+                self._failed(connection, beats, error)
+                return connection
+        return await self._write(connection, beats) if beats else connection
 
     async def _write(
         self,
         connection: Connection,
         beats: list[Waiting],
-        is_probe: bool,
         again: bool = True,
         lock_seconds: float | None = None,
     ) -> Connection:
-        """Writes beats in one statement, answers each, and returns a connection to go on with.
+        """Writes beats in one statement and returns the connection to use next.
 
-        When the server says that the statement failed, nothing of it was applied: each beat is
-        tried again alone, so that one bad beat fails alone. When the connection was lost or the
-        time ran out, the outcome is unknown, and nothing is tried again.
+        When the server reports an error, nothing of the statement was applied: each beat is tried
+        again alone, so that one bad beat fails alone. When the connection was lost or the time ran
+        out, the outcome is unknown, and nothing is tried again.
         """
         try:
             if connection.is_closed():
@@ -93,24 +95,23 @@ class BatchWriter:
         except (ReadOnly, Unsent) as error:
             connection.terminate()
             if isinstance(error, ReadOnly):
-                # Another server takes the writes now: there the whole batch can be sent again.
                 await self._handed_over()
-            if again:
-                return await self._write(connection, beats, is_probe, again=False)
+            if again:  # on a new connection, which leads to the primary
+                return await self._write(connection, beats, again=False)
             _fail(beats, error)
         except LockTimeout as error:
-            return await self._write_free(connection, beats, is_probe, error)
+            return await self._write_free(connection, beats, error)
         except DatabaseError as error:
-            repeats = again and isinstance(error, UniqueViolation)
+            # A session that another instance has just started is visible the second time.
+            is_repeated = again and isinstance(error, UniqueViolation)
             # A pooler that ends the connection reports it as a violation of the protocol.
             if isinstance(error, NoAnswer) or error.sqlstate == PROTOCOL_VIOLATION:
                 connection.terminate()
-            if connection.is_closed() or (len(beats) == 1 and not repeats):
+            if connection.is_closed() or (len(beats) == 1 and not is_repeated):
                 _fail(beats, error)
                 return connection
-            logger.warning("heartbeat_batch_failed", extra={"fields": _cause(error, beats)})
-            # A session that another instance has just started is visible the second time.
-            return await self._one_by_one(connection, beats, is_probe, self._lock_seconds)
+            logger.warning("heartbeat_batch_failed", extra={"fields": _fields(error, beats)})
+            return await self._one_by_one(connection, beats, self._lock_seconds)
         except Exception as error:
             self._failed(connection, beats, error)
         else:
@@ -121,82 +122,76 @@ class BatchWriter:
         """Fails beats for any error.
 
         The task must survive it; otherwise its profiles stay marked busy and no connection is woken
-        again. A bug is logged with its traceback here: the callers get none.
+        again. A bug is logged here, because its waiters get the error without the traceback.
         """
         if not isinstance(error, DatabaseError):
-            fields = _cause(error, beats)
+            fields = _fields(error, beats)
             logger.error("heartbeat_statement_failed", extra={"fields": fields}, exc_info=error)
         _fail(beats, error)
-        # A table that is held leaves the connection as it is.
-        if not isinstance(error, LockTimeout):
+        if not isinstance(error, LockTimeout):  # after which the connection can be used
             connection.terminate()
 
     async def _write_free(
-        self, connection: Connection, beats: list[Waiting], is_probe: bool, error: Exception
+        self, connection: Connection, beats: list[Waiting], error: LockTimeout
     ) -> Connection:
-        """Writes beats whose statement waited too long for a lock, without those that cause it."""
-        logger.warning("heartbeat_lock_timeout", extra={"fields": _cause(error, beats)})
+        """Writes the beats of a statement that ran into a lock time-out, except held ones."""
+        logger.warning("heartbeat_lock_timeout", extra={"fields": _fields(error, beats)})
         try:
-            free = await self._without_held(connection, beats, is_probe)
+            free = await self._without_held(connection, beats)
         except Exception as failure:
             self._failed(connection, beats, failure)
             return connection
         if len(free) < len(beats):
-            return await self._write(connection, free, is_probe) if free else connection
+            return await self._write(connection, free) if free else connection
         if len(beats) > 1:
-            return await self._one_by_one(connection, beats, is_probe, ALONE_LOCK_SECONDS)
-        # Another transaction has inserted the row that this beat needs: nobody sees it yet.
+            return await self._one_by_one(connection, beats, ALONE_LOCK_SECONDS)
+        # Another transaction has inserted the row that this beat needs; no search can see it.
         self._queue.set_aside(beats[0][0].profile_id, error)
         _fail(beats, error)
         return connection
 
-    async def _without_held(
-        self, connection: Connection, beats: list[Waiting], is_probe: bool
-    ) -> list[Waiting]:
-        """The beats whose rows no other transaction holds; does not wait for rows.
+    async def _without_held(self, connection: Connection, beats: list[Waiting]) -> list[Waiting]:
+        """Returns the beats whose rows no other transaction holds; does not wait for rows.
 
-        The profiles of the others become suspects, and wait for the next probe. Those that the
-        latest of many probes still finds held fail and are set aside, as new sessions of a held
-        title are.
+        A profile with held rows becomes a suspect: its beat waits for the next probe. After
+        `_max_probes` the beat fails and the profile is set aside. A beat that starts a held title
+        fails at once, and the title is set aside.
         """
         profiles, titles = await self._statement.held(connection, beats, self._lock_seconds)
         if not profiles and not titles:
             return beats
-        if not is_probe:
-            self._alert_until = monotonic() + ALERT_SECONDS
         error = Unavailable("another transaction holds the rows of the heartbeat")
         for beat, _ in titles:
             self._queue.set_title_aside(beat.title_id, error)
         _fail(titles, error)
+        if titles or not all(self._queue.is_suspect(beat.profile_id) for beat, _ in profiles):
+            self._alert_until = monotonic() + ALERT_SECONDS
+            fields = {"profiles": len(profiles), "titles": len(titles), "beats": len(beats)}
+            logger.warning("heartbeat_rows_held", extra={"fields": fields})
         for waiting in profiles:
             profile_id = waiting[0].profile_id
             if self._queue.suspect(profile_id) > self._max_probes:
                 self._queue.set_aside(profile_id, error)
                 _fail([waiting], error)
         held = {beat.profile_id for beat, _ in profiles}
-        if not is_probe:
-            fields = {"profiles": len(profiles), "titles": len(titles), "beats": len(beats)}
-            logger.warning("heartbeat_rows_held", extra={"fields": fields})
-        return self._queue.wanted(w for w in beats if w[0].profile_id not in held)
+        return self._queue.writable(w for w in beats if w[0].profile_id not in held)
 
     async def _one_by_one(
-        self, connection: Connection, beats: list[Waiting], is_probe: bool, lock_seconds: float
+        self, connection: Connection, beats: list[Waiting], lock_seconds: float
     ) -> Connection:
         """Writes each beat of a failed statement alone."""
         again = len(beats) > 1
         for waiting in beats:
-            if alone := self._queue.wanted([waiting]):
-                connection = await self._write(connection, alone, is_probe, again, lock_seconds)
+            if alone := self._queue.writable([waiting]):
+                connection = await self._write(connection, alone, again, lock_seconds)
         return connection
 
     async def _send(
         self, connection: Connection, beats: list[Waiting], lock_seconds: float
     ) -> None:
-        """Sends one statement for the beats, and gives each its outcome."""
         await self._statement.record(connection, beats, lock_seconds)
 
     async def _open(self) -> Connection:
-        """A connection on which the statement is prepared."""
         return await self._statement.open(self._lock_seconds)
 
 
@@ -206,5 +201,5 @@ def _fail(beats: Iterable[Waiting], error: Exception) -> None:
             future.set_exception(without_frames(error))
 
 
-def _cause(error: Exception, beats: list[Waiting]) -> dict[str, object]:
+def _fields(error: Exception, beats: list[Waiting]) -> dict[str, object]:
     return {"error": f"{type(error).__name__}: {error}", "beats": len(beats)}

@@ -1,7 +1,7 @@
-"""The heartbeats that wait for a statement, and which of them may leave next.
+"""The queue of heartbeats that wait for a statement.
 
-At most one beat of a profile is in a statement, bounded numbers wait for one profile and for one
-account, and a profile whose rows another transaction holds waits apart from all others.
+At most one beat of a profile is in a statement. The number that waits is bounded for each profile
+and each account. Beats of suspects, profiles whose rows another transaction holds, wait separately.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from service.viewing.shared_errors import without_frames
 # A player that was offline sends its buffered beats at once; a session remembers 100 keys.
 MAX_WAITING_PROFILE: Final = 100
 MAX_WAITING_ACCOUNT: Final = 400
-# Profiles and titles whose rows are held fail at once for so long.
+# How long beats of profiles and titles that are set aside fail at once.
 ASIDE_SECONDS: Final = 1.0
-# Suspects are probed this often, and a waiting beat of one fails after so many probes.
+# Pause between two probes.
 PROBE_SECONDS: Final = 0.05
 FORGET_SECONDS: Final = 60.0
 
 
 class Batch(NamedTuple):
-    """Beats for one statement; a probe holds only profiles whose rows were held before."""
+    """Beats for one statement; those of a probe are of suspects."""
 
     beats: list[Waiting]
     is_probe: bool
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 class Aside(NamedTuple):
     """Beats of a profile, or starts of a title, fail with `error` until `until` (monotonic).
 
-    Without an error it is a suspect, which `probes` have found held since its beat waits.
+    Without an error it is a suspect: `probes` times the rows of its waiting beat were found held.
     """
 
     until: float
@@ -45,7 +45,7 @@ class Aside(NamedTuple):
 
 
 class HeartbeatQueue:
-    """Waiting heartbeats by profile; `waiting` counts those that have no outcome yet."""
+    """Waiting heartbeats by profile; `waiting` counts those without an outcome."""
 
     def __init__(self, max_waiting: int, max_batch: int) -> None:
         self.waiting = 0
@@ -77,12 +77,12 @@ class HeartbeatQueue:
 
     @property
     def has_suspects(self) -> bool:
-        """Whether a suspect's beat waits."""
+        """Whether the beat of a suspect waits."""
         return bool(self._suspect)
 
     @property
     def has_probe(self) -> bool:
-        """Whether suspects may be probed now: one probe at a time, with a pause after each."""
+        """Whether a probe may start: one at a time, with a pause after each."""
         return bool(self._suspect) and not self._is_probing
 
     def may_probe(self) -> None:
@@ -92,8 +92,8 @@ class HeartbeatQueue:
     def add(self, beat: Beat) -> asyncio.Future[Recorded]:
         """Queues a beat; the future gets its outcome.
 
-        Raises Overloaded when as many wait as may, ClientError 429 when as many of its profile or
-        its account do.
+        Raises Overloaded when the queue is full, ClientError 429 when the bound of its profile or
+        of its account is reached.
         """
         if self.is_full:
             raise Overloaded(1)
@@ -113,21 +113,21 @@ class HeartbeatQueue:
         return future
 
     def take(self) -> Batch | None:
-        """The beats of the next statement, suspects first; None while no beat is ready."""
+        """Takes the beats of the next statement, suspects first; None while no beat is ready."""
         if self.has_probe and (beats := self._pick(self._suspect)):
             self._is_probing = True
             return Batch(beats, True)
         beats = self._pick(self._ready)
         return Batch(beats, False) if beats else None
 
-    def wanted(self, beats: Iterable[Waiting]) -> list[Waiting]:
-        """The beats that are still to be written.
+    def writable(self, beats: Iterable[Waiting]) -> list[Waiting]:
+        """Returns the beats that are still to be written.
 
-        A beat whose caller was answered `blocked` while it waited is not charged. A beat that was
-        set aside, with its profile or its title, fails.
+        A beat whose caller has been answered `blocked` at its deadline is not counted. A beat whose
+        profile or title is set aside fails.
         """
         now = monotonic()
-        wanted = []
+        writable = []
         for waiting in beats:
             beat, future = waiting
             if future.done():
@@ -138,20 +138,23 @@ class HeartbeatQueue:
             if aside and aside.error is not None and now < aside.until:
                 future.set_exception(without_frames(aside.error))
             else:
-                wanted.append(waiting)
-        return wanted
+                writable.append(waiting)
+        return writable
 
     def release(self, batch: Batch) -> None:
         """Ends a batch: the next beat of each profile is ready.
 
-        A beat without an outcome belongs to a suspect: it waits for the next probe.
+        A beat without an outcome is a suspect's: it waits for the next probe.
         """
         self._release(batch.beats)
 
-    def suspect(self, profile_id: UUID) -> int:
-        """Lets a profile wait apart, since its rows are held: only probes try them.
+    def is_suspect(self, profile_id: UUID) -> bool:
+        return profile_id in self._profiles_aside
 
-        Returns how often its waiting beat has been found held.
+    def suspect(self, profile_id: UUID) -> int:
+        """Makes a profile with held rows a suspect, whose beats only probes write.
+
+        Returns how often the rows of its waiting beat were found held.
         """
         self._forget_old()
         aside = self._profiles_aside.get(profile_id)
@@ -160,7 +163,7 @@ class HeartbeatQueue:
         return probes
 
     def set_aside(self, profile_id: UUID, error: Exception) -> None:
-        """Fails the beats of a profile for a second, and lets it wait apart after that."""
+        """Fails the beats of a profile for a second; after that it is a suspect."""
         self._profiles_aside[profile_id] = Aside(monotonic() + ASIDE_SECONDS, error)
 
     def set_title_aside(self, title_id: UUID, error: Exception) -> None:
@@ -168,7 +171,7 @@ class HeartbeatQueue:
         self._titles_aside[title_id] = Aside(monotonic() + ASIDE_SECONDS, error)
 
     def clear(self, beats: Iterable[Waiting]) -> None:
-        """Ends the suspicion against profiles whose beats have been written."""
+        """Profiles whose beats have been written are no longer suspects."""
         for beat, _ in beats:
             self._profiles_aside.pop(beat.profile_id, None)
 
@@ -178,17 +181,17 @@ class HeartbeatQueue:
         (self._suspect if is_suspect else self._ready)[profile_id] = waiting
 
     def _pick(self, source: dict[UUID, Waiting]) -> list[Waiting]:
-        """Takes a batch from `source`; what needs no statement is released on the way."""
+        """Takes a batch from `source`; releases the beats that need no statement."""
         while source:
             picked = list(islice(source.values(), self._max_batch))
             for beat, _ in picked:
                 del source[beat.profile_id]
                 self._busy.add(beat.profile_id)
-            wanted = self.wanted(picked)
-            if len(wanted) < len(picked):
+            writable = self.writable(picked)
+            if len(writable) < len(picked):
                 self._release(waiting for waiting in picked if waiting[1].done())
-            if wanted:
-                return wanted
+            if writable:
+                return writable
         return []
 
     def _release(self, beats: Iterable[Waiting]) -> None:
@@ -209,7 +212,7 @@ class HeartbeatQueue:
                     del self._later[beat.profile_id]
 
     def _forget_old(self) -> None:
-        """Forgets profiles that sent nothing since they were set aside, and old titles."""
+        """Forgets profiles and titles that were set aside long ago."""
         oldest = monotonic() - FORGET_SECONDS
         for asides in (self._profiles_aside, self._titles_aside):
             for key in [key for key, aside in asides.items() if aside.until < oldest]:

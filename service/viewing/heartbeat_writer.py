@@ -1,7 +1,7 @@
 """Writes heartbeats in batches: group commit without a timer.
 
-A lone beat is sent at once. While a statement runs, further beats collect and leave with the next
-one. A caller's answer follows the commit.
+A single beat is sent at once. While a statement runs, further beats wait and share the next one.
+Every response follows its commit.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from service.viewing.heartbeat_batch import BatchWriter
 from service.viewing.heartbeat_queue import PROBE_SECONDS
 from service.viewing.heartbeat_statement import Beat, Recorded
 
-# A statement that runs longer than this is stuck: another connection goes on without it.
+# A statement that runs longer than this is stuck: another connection takes the next batch.
 STUCK_SECONDS: Final = 0.05
 
 
 class HeartbeatWriter(BatchWriter):
-    """Writes heartbeats through connections of its own, at most one of a profile at a time.
+    """Writes heartbeats through its own connections, at most one beat of a profile at a time.
 
-    `record` raises ClientError for a refused beat, Overloaded when `heartbeat_queue_max` wait, and
-    the database's error when it is unknown whether the beat was counted.
+    The future of `record` raises ClientError for a refused beat, and DatabaseError if the beat
+    failed or it is unknown whether it was counted.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class HeartbeatWriter(BatchWriter):
             self._lanes.append(supervised("heartbeat lane", self._lane(number, connection)))
 
     async def stop(self) -> None:
-        """Takes no more beats, writes those that wait, then closes the connections."""
+        """Accepts no more beats, writes those that wait, then closes the connections."""
         self._closing = True
         while self._idle:
             self._call_idle()
@@ -63,7 +63,7 @@ class HeartbeatWriter(BatchWriter):
 
     @property
     def waiting(self) -> int:
-        """How many beats have no outcome yet."""
+        """The number of beats without an outcome."""
         return self._queue.waiting
 
     @property
@@ -74,7 +74,8 @@ class HeartbeatWriter(BatchWriter):
     def record(self, beat: Beat) -> asyncio.Future[Recorded]:
         """Queues a beat; the future is done when its row is committed.
 
-        A caller that goes away cancels its future, not its beat.
+        Raises Overloaded while `heartbeat_queue_max` beats wait, and during a stop. A caller that
+        disconnects cancels its future, not its beat.
         """
         if self._closing:
             raise Overloaded(1)
@@ -86,8 +87,8 @@ class HeartbeatWriter(BatchWriter):
     def _wake(self) -> None:
         """Wakes an idle connection: for a probe, for a full batch, or if no statement is running.
 
-        Beats that join the next statement cost less than those that leave with one of their own,
-        so while a statement runs they wait for its end, but not for the end of one that is stuck.
+        A beat that shares the next statement costs less than one with its own statement, so beats
+        wait for the end of a running statement, except if it is stuck.
         """
         if not self._idle:
             return
@@ -106,11 +107,11 @@ class HeartbeatWriter(BatchWriter):
 
     def _call_idle(self) -> None:
         wake = self._idle.popleft()
-        if not wake.done():  # a lane that died while it was idle has left it behind
+        if not wake.done():  # cancelled, if its lane died while it was idle
             wake.set_result(None)
 
     async def _lane(self, number: int, connection: Connection) -> None:
-        """Serves one connection: waits for beats, takes those that are ready, writes them."""
+        """Writes batch after batch through one connection."""
         try:
             while True:
                 batch = self._queue.take()
