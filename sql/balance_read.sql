@@ -1,18 +1,18 @@
--- Reads what a profile has used on one viewing day.
+-- Reads the balance of a profile for one viewing day.
 --
--- $1 account_id uuid               who asks
+-- $1 account_id uuid               of the token
 -- $2 profile_id uuid
 -- $3 day date                      the viewing day
 --
--- row: is_active bool              the account may ask
+-- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
 -- row: is_child bool
 -- row: used_seconds int
 -- row: educational_seconds int
 -- row: is_unlimited_override bool
 --
--- No row: the account is unknown. A day without a balance is a day on which nothing was watched.
--- Two primary keys and `uq_vtb_profile_date`, one row of each.
+-- No row: the account is unknown. Without a balance the used seconds are 0.
+-- Indexes: two primary keys and `uq_vtb_profile_date`, one row of each.
 select
     u.is_active,
     p.id is not null as is_owner,

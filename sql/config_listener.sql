@@ -1,8 +1,8 @@
--- Names the connection that listens for changes, for the instances that make them.
+-- Names the connection that listens for changes, so that other instances find it.
 --
--- $1 name text                     of the connection, with the id of the instance
+-- $1 name text                     with the id of the instance
 --
--- row: name text                   as it is now
+-- row: name text                   the current name
 --
--- A statement and not a start parameter: an address may bring an `application_name` of its own.
+-- A statement, not a start parameter, because the address can contain an `application_name`.
 select set_config('application_name', $1::text, false) as name

@@ -2,21 +2,22 @@
 --
 -- $1 kind text                     account, profile or title
 -- $2 id uuid
--- $3 most int                      at most so many rows of each table
+-- $3 max_rows int                  of each table
 --
--- row: is_claimed bool             false: another instance is at it, or nothing is pending
+-- row: is_claimed bool             false: another instance works on it, or nothing is pending
 -- row: sessions int                deleted, like the next three
 -- row: balances int
 -- row: grants int
--- row: profiles int                of an account; their viewing had been deleted before
+-- row: profiles int                of an account, after their viewing
 --
--- Nothing deleted: what is left is little enough for account_delete, profile_delete, title_delete.
--- The lock on the pending row lasts for this statement: instances take turns, batch by batch, and
--- one that dies leaves nothing to clean up.
--- What somebody holds is skipped, not waited for, so no heartbeat and this can deadlock.
--- An account's profiles are taken a hundred at a time, and deleted when nothing of them is left, so
--- that one with thousands of profiles is not walked over again for each batch.
--- Rides ix_vs_profile_started, ix_vs_title, uq_vtb_profile_date, ix_tg_profile, ix_tg_granted_by.
+-- Nothing deleted: the rest is small enough for account_delete, profile_delete, title_delete.
+-- The pending row is locked for this statement only: instances take turns, batch by batch, and an
+-- instance that dies leaves nothing to clean up.
+-- Held rows are skipped, so this statement cannot deadlock with a heartbeat.
+-- An account's profiles are taken a hundred at a time and deleted when they have no rows left, so
+-- that no batch walks over thousands of profiles again.
+-- Indexes: ix_vs_profile_started, ix_vs_title, uq_vtb_profile_date, ix_tg_profile and
+-- ix_tg_granted_by.
 with claimed as materialized (
     select d.kind, d.id
     from pending_deletions as d

@@ -1,9 +1,9 @@
--- Lists the deletions that are asked for and not done, the oldest first.
+-- Lists the pending deletions, the oldest first.
 --
 -- row: kind text                   account, profile or title
 -- row: id uuid
 --
--- All of them: one that cannot be done yet must not keep the others from their turn.
+-- Without a limit: a deletion that cannot be done yet must not delay the others.
 select
     d.kind,
     d.id

@@ -1,21 +1,21 @@
--- Finds which of a batch's heartbeats cannot be recorded now, because another transaction holds rows.
+-- Finds the heartbeats of a batch whose rows another transaction holds.
 --
--- $1 profile_ids uuid[]            the viewers
--- $2 title_ids uuid[]              the titles that are watched
--- $3 session_ids uuid[]            the sessions that go on
+-- $1 profile_ids uuid[]            of the viewers
+-- $2 title_ids uuid[]              of the titles that are watched
+-- $3 session_ids uuid[]            of the sessions that continue
 -- $4 starts bool[]                 true: the beat starts a session
 -- $5 days date[]                   the viewing days
--- $6 lock_timeout text             how long this statement may wait for a locked table
+-- $6 lock_timeout text             of this statement; it waits for locked tables only
 --
 -- row: profiles int4[]             positions in the arrays, from 1, of beats with a held profile,
 --                                  session or balance
 -- row: titles int4[]               positions of beats that start a title which is held
 --
--- Asked only after a batch has waited too long for a lock: the server does not report the row.
--- It tries the locks that the batch takes (heartbeat_record, its foreign keys, and the advisory lock
--- of migration 0004), skips those that are held, and gives them all back at once. A row that another
--- transaction has inserted and not committed is invisible and not found here.
-with asked as materialized (
+-- Runs after a batch has run into its lock time-out, because the server does not report the row.
+-- It takes the locks that the batch takes (heartbeat_record, its foreign keys, the advisory lock of
+-- migration 0004), skips those that are held, and releases them all at its end. It cannot see a row
+-- that another transaction has inserted and not committed.
+with beats as materialized (
     select b.profile_id, b.title_id, b.session_id, b.starts, b.day, b.beat::int4 as beat
     from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bool[], $5::date[]) with ordinality
         as b (profile_id, title_id, session_id, starts, day, beat)
@@ -31,7 +31,7 @@ tried as materialized (
             or a.starts and not pg_try_advisory_xact_lock(uuid_hash_extended(a.profile_id, 0))
             as is_profile_held,
         a.starts and t.id is not null and tl.id is null as is_title_held
-    from asked as a
+    from beats as a
     left join profiles as p on p.id = a.profile_id
     left join lateral (
         select x.id from profiles as x where x.id = p.id for key share skip locked

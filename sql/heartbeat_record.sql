@@ -1,59 +1,59 @@
 -- Records a batch of heartbeats, at most one for each profile, and returns the outcome of each.
 --
--- $1  profile_ids uuid[]         the viewers
--- $2  account_ids uuid[]         the accounts of the tokens that came with the beats
--- $3  title_ids uuid[]           the titles that are watched
--- $4  session_ids uuid[]         the session that goes on, or the id made for a new one
--- $5  starts bool[]              true: the beat named no session and starts one
+-- $1  profile_ids uuid[]         of the viewers
+-- $2  account_ids uuid[]         of the tokens
+-- $3  title_ids uuid[]           of the titles that are watched
+-- $4  session_ids uuid[]         of the session to continue, or for a new one
+-- $5  starts bool[]              true: the beat starts a session
 -- $6  device_ids text[]          of a new session
 -- $7  device_types text[]        of a new session
 -- $8  paused bool[]              the player is paused
 -- $9  days date[]                the viewing day by the cached configuration
--- $10 exempt bool[]              educational titles do not use up the limit
--- $11 keys bytea[]               of the beats' idempotency keys: 8 bytes of the key's hash, then 2
---                                of the request's; null: the beat has no key
--- $12 renews bool[]              the cached configuration of the beat is in its second half
--- $13 id_prefix text             24 hexadecimal digits, new for each statement, that sort by time
--- $14 now timestamptz            the moment of this statement
--- $15 lock_timeout text          how long this statement may wait for a lock
+-- $10 exempt bool[]              educational titles do not count against the limit
+-- $11 keys bytea[]               8 bytes of the idempotency key's hash, then 2 of the request's;
+--                                null: the beat has no key
+-- $12 renews bool[]              return the configuration, to renew the cache
+-- $13 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
+-- $14 now timestamptz            time of this statement
+-- $15 lock_timeout text          of this statement
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
 --                                5 session of another profile, 6 key used for another request
 -- row: educational bool[]        the title is educational (null where refused before the title)
 -- row: children uuid[]           child profiles, in step with the next two
--- row: used_seconds int4[]       today's balance after this beat
--- row: overrides bool[]          a parent lifted the limit for today
--- row: renewed int4[]            positions of $12 whose configuration follows, in step with the rest
+-- row: used_seconds int4[]       used in the viewing day, after this beat
+-- row: overrides bool[]          a parent has lifted the limit for today
+-- row: renewed int4[]            positions with $12; their configurations follow, in step
 -- row: weekday_limits int4[]     null is unlimited
 -- row: weekend_limits int4[]     null is unlimited
--- row: reset_hours int4[]        null, like the next two: an adult without a configuration
+-- row: reset_hours int4[]        null (like the next two): adult without configuration
 -- row: exemptions bool[]
 -- row: timezones text[]
 --
 -- One result row of arrays: a row for each beat costs the driver more than the work itself.
--- A refused beat touches nothing, so a stranger's beat cannot even hold a lock.
--- The lock time-out is set here, for this transaction, because a statement with many beats may wait
--- less than one with a single beat, and because a pooler gives the connection no setting of ours.
--- `held` takes its locks in profile order, the balances are written in profile order: two
--- statements that share profiles wait for each other and never deadlock.
--- The session is locked before its pause is judged, so two instances count one pause once; a
--- new session ends the open ones through a function, because only a function's own statement
--- sees what another transaction committed after this statement began.
--- A paused stretch counts for its first 300 seconds, playing or not: one expression serves both.
+-- A refused beat writes and locks nothing, so a stranger's beat cannot hold a lock.
+-- The lock time-out is set for this transaction only: it is shorter for a batch than for a single
+-- beat, and behind a pooler the connection has no setting of the service.
+-- Lock order: `locked` locks sessions in profile order, and balances are written in profile order.
+-- So two statements that share profiles wait for each other and do not deadlock.
+-- The session is locked before its pause is read, so two instances count one pause once. A new
+-- session ends the open ones through a function, because only a statement inside a function sees
+-- rows that another transaction has committed since this statement began.
+-- The first 300 seconds of a pause count.
 -- A session keeps the keys of its latest 100 beats, newest first, in a column without an index. A
--- beat whose key is among them, or whose session exists though it starts one (the session's id is
--- made from the key), has been recorded before: it writes nothing and is answered from the rows as
--- they are. A key is compared with its request, so a second use for another one is refused.
--- A beat may bring its configuration back: players come more often than a cached configuration
--- lives, and would otherwise cost a second statement every other time. A child without a
--- configuration is not renewed, because loading it stores the defaults. The beats that renew
--- nothing look for a null key, which is nowhere and costs no page.
--- Balances add in the upsert itself (`uq_vtb_profile_date` decides), never read and write back.
--- Only a beat that counts writes; the others read the balance that this statement's snapshot has.
--- The id of a new balance is the statement's prefix and the beat's position: unique, in the order
--- of time, so that new rows share index pages, and cheaper than a random id for every beat.
-with asked as materialized (
+-- beat is a repetition if its key is among them, or if it starts a session that exists (the id of
+-- the session is derived from the key). It writes nothing and returns the current state. The hash
+-- of the request is compared too, so a key that is used for another request is refused.
+-- A beat can return its configuration: players come more often than a cached configuration expires,
+-- and would otherwise cost a second statement every other time. A child without a configuration is
+-- not renewed, because loading it stores the defaults. Beats without `renews` look for a null key,
+-- which reads no page.
+-- The upsert adds to the balance (conflicts on `uq_vtb_profile_date`); it never writes a value that
+-- was read before. Beats that do not count read the balance from the snapshot of this statement.
+-- The id of a new balance is the prefix and the beat's position: unique, sorted by time so that new
+-- rows share index pages, and cheaper than a random id.
+with beats as materialized (
     select
         b.beat,
         b.profile_id,
@@ -95,7 +95,7 @@ with asked as materialized (
     where (select set_config('lock_timeout', $15::text, true)) is not null
     order by b.profile_id
 ),
-held as materialized (
+locked as materialized (
     select
         a.beat,
         a.profile_id,
@@ -140,7 +140,7 @@ held as materialized (
             when a.starts and a.refusal = 0 and s.id is null
             then viewing_sessions_end_open(a.profile_id, $14::timestamptz)
         end as ended
-    from asked as a
+    from beats as a
     left join lateral (
         select
             s.id,
@@ -168,7 +168,7 @@ continued as (
             when h.key is null then s.recent_keys
             else substring(h.key || coalesce(s.recent_keys, '') from 1 for 1000)
         end
-    from held as h
+    from locked as h
     where h.refusal = 0 and not h.starts and not h.is_repeated and s.id = h.session_id
 ),
 started as (
@@ -189,7 +189,7 @@ started as (
         h.seconds,
         case when h.paused then $14::timestamptz end,
         h.key
-    from held as h
+    from locked as h
     where h.refusal = 0 and h.starts
 ),
 balance as (
@@ -205,7 +205,7 @@ balance as (
         case when h.is_exempt then h.seconds else 0 end,
         false,
         $14::timestamptz
-    from held as h
+    from locked as h
     where h.refusal = 0 and h.is_kids and h.seconds > 0
     order by h.profile_id
     on conflict (profile_id, reset_date) do update
@@ -223,7 +223,7 @@ unchanged as (
         h.profile_id,
         coalesce(v.used_seconds, 0) as used_seconds,
         coalesce(v.is_unlimited_override, false) as is_unlimited_override
-    from held as h
+    from locked as h
     left join viewing_time_balances as v on v.profile_id = h.profile_id and v.reset_date = h.day
     where h.refusal = 0 and h.is_kids and h.seconds = 0
 )
@@ -251,7 +251,7 @@ from (
         array_agg(h.reset_hour) filter (where h.is_renewed) as reset_hours,
         array_agg(h.educational_exempt) filter (where h.is_renewed) as exemptions,
         array_agg(h.timezone::text) filter (where h.is_renewed) as timezones
-    from held as h
+    from locked as h
 ) as r
 cross join (
     select

@@ -1,19 +1,19 @@
 -- Ends a session, or moves the end of one that has ended.
 --
--- $1 account_id uuid               who asks
+-- $1 account_id uuid               of the token
 -- $2 session_id uuid
 -- $3 now timestamptz
 --
--- row: is_active bool              the account may ask
--- row: is_known bool               there is such a session
+-- row: is_active bool              the account is active
+-- row: is_known bool               the session exists
 -- row: is_owner bool               it is of one of the account's profiles
--- row: total_seconds int           null where nothing was done
--- row: ended_at timestamptz        null where nothing was done
+-- row: total_seconds int           null if nothing was done
+-- row: ended_at timestamptz        null if nothing was done
 --
 -- No row: the account is unknown.
--- A session never ends before it starts, also where the clock that started it was ahead.
--- The update takes the row lock and answers with the row it wrote, so a beat that is counted at
--- the same moment is either in the answer's total or in the next one's.
+-- A session never ends before its start, even if the clock that started it was ahead.
+-- The update locks the row and returns the row it wrote, so a concurrent beat is either in this
+-- total or in the next one.
 with owner as (
     select
         u.is_active,

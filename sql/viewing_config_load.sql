@@ -1,6 +1,6 @@
 -- Reads the configurations of profiles and stores the defaults of those that have none.
 --
--- $1 account_ids uuid[]            who asks
+-- $1 account_ids uuid[]            of the tokens
 -- $2 profile_ids uuid[]            in step with $1
 -- $3 adults_too bool               false: an adult profile without a configuration gets none
 -- $4 weekday_limit_minutes int     the defaults
@@ -9,24 +9,24 @@
 -- $7 educational_exempt bool
 -- $8 timezone text
 -- $9 now timestamptz
--- $10 lock_timeout text            how long this statement may wait for a lock
--- $11 id_prefix text               24 hexadecimal digits, new for each statement, that sort by time
+-- $10 lock_timeout text            of this statement
+-- $11 id_prefix text               24 hexadecimal digits, unique for this statement, sorted by time
 --
 -- row: position int                in the arrays, from 1; there is a row for each
--- row: is_active bool              the account may ask; false where it is unknown
+-- row: is_active bool              the account is active; false if it is unknown
 -- row: is_owner bool               the profile is the account's
 -- row: is_child bool
 -- row: weekday_limit_minutes int   null is unlimited
 -- row: weekend_limit_minutes int   null is unlimited
--- row: reset_hour int              null, like the next three: there is no configuration
+-- row: reset_hour int              null (like the next three) without a configuration
 -- row: educational_exempt bool
 -- row: timezone text
 -- row: updated_at timestamptz
 --
--- Of two first reads at once one inserts; the other waits at `uq_vtc_profile` and then takes the
--- stored row from its own no-change update, since its snapshot cannot see it. Having looked for a
--- row first keeps that write off every later read. The inserts go in the order of the profiles, so
--- that two batches never wait for each other.
+-- Of two concurrent first reads one inserts. The other waits for `uq_vtc_profile` and then reads
+-- the stored row through an update that changes nothing, since its snapshot has no such row. The
+-- row is looked for first, so that later reads write nothing. Rows are inserted in profile order,
+-- so that two batches do not deadlock.
 with owner as materialized (
     select
         a.position::int as position,
