@@ -1,4 +1,4 @@
-"""What a child has left today, and whether playback may begin."""
+"""The minutes a child has left today, and whether playback may start."""
 
 from datetime import datetime
 from typing import Annotated, Final
@@ -66,7 +66,7 @@ class Eligibility(msgspec.Struct, frozen=True):
 
 
 class Today(msgspec.Struct, frozen=True):
-    """A profile's balance with the limit and the reset it is measured against."""
+    """A profile's balance, limit and next reset today."""
 
     profile_id: UUID
     row: BalanceRow
@@ -75,8 +75,8 @@ class Today(msgspec.Struct, frozen=True):
 
     @property
     def remaining(self) -> float | None:
-        judged = rules.decide(self.limit, self.row.used_seconds, self.row.is_unlimited_override)
-        seconds = judged.remaining_seconds
+        decision = rules.decide(self.limit, self.row.used_seconds, self.row.is_unlimited_override)
+        seconds = decision.remaining_seconds
         return None if seconds is None else lenient_json.minutes(seconds)
 
 
@@ -114,7 +114,7 @@ def _of_a_child(today: Today) -> Balance:
 
 
 async def playback_eligible(request: Request) -> Response:
-    """GET /playback-eligible/{profile_id}: may this profile watch now?"""
+    """GET /playback-eligible/{profile_id}: whether this profile may watch now."""
     today = await _today(request)
     if not today.row.is_child or today.remaining is None:
         return reply(Eligibility(True, None, None, None))

@@ -1,4 +1,4 @@
-"""The heartbeat: the hottest path, one straight line from the socket to the committed row.
+"""POST /heartbeat, the most frequent request.
 
 An ASGI application in the route table, not a Starlette endpoint: it reads the scope and writes
 bytes, which saves a Request and a Response for every beat.
@@ -8,7 +8,7 @@ import logging
 import re
 from hashlib import blake2b
 from time import monotonic
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal
 from uuid import UUID, uuid4
 
 import msgspec
@@ -38,7 +38,7 @@ logger = logging.getLogger("viewing_time.heartbeat")
 
 
 class HeartbeatBody(msgspec.Struct):
-    """What a player sends every 30 seconds; without a session id a new session starts."""
+    """Sent by a player every 30 seconds; without a session id it starts a session."""
 
     profile_id: ProfileId
     title_id: TitleId
@@ -58,7 +58,7 @@ class HeartbeatBody(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the player is told; null remaining minutes are unlimited."""
+    """The answer to a heartbeat; null remaining minutes are unlimited."""
 
     session_id: SessionId
     enforcement: Annotated[
@@ -77,30 +77,33 @@ class Verdict(msgspec.Struct, frozen=True):
 BODY: Final = lenient_json.Body(HeartbeatBody)
 SLOW_SECONDS: Final = 0.2
 KEY: Final = re.compile(rb"[\x21-\x7e]{1,64}")
-FULL: Final = lenient_json.encode({"detail": SERVICE_UNAVAILABLE.text})
-FULL_HEADERS: Final = [
+HEADERS: Final = [
     (b"content-type", b"application/json"),
-    (b"content-length", str(len(FULL)).encode()),
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
+]
+SHED: Final = lenient_json.encode({"detail": SERVICE_UNAVAILABLE.text})
+SHED_HEADERS: Final = [
+    *HEADERS,
+    (b"content-length", str(len(SHED)).encode()),
     (b"retry-after", b"1"),
 ]
 
 
 class Heartbeat:
-    """POST /heartbeat: counts 30 seconds and says whether to go on."""
+    """Counts 30 seconds of viewing and returns the verdict."""
 
     async def refuse(self, scope: Scope, send: Send) -> None:
-        """What a beat is answered that comes while too many wait: unread, so it costs little."""
-        given = dict(reversed(scope["headers"])).get(b"x-request-id")
-        own = [] if given is None else [(b"x-request-id", Trace(given).request_id.encode())]
-        await send({"type": "http.response.start", "status": 503, "headers": FULL_HEADERS + own})
-        await send({"type": "http.response.body", "body": FULL})
+        """Load shedding: answers 503 without reading the body, which costs little."""
+        received = dict(reversed(scope["headers"])).get(b"x-request-id")
+        ids = [] if received is None else [(b"x-request-id", Trace(received).request_id.encode())]
+        await send({"type": "http.response.start", "status": 503, "headers": SHED_HEADERS + ids})
+        await send({"type": "http.response.body", "body": SHED})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: Context = scope["state"]["context"]
         authorization = content_type = key = request_id = parent = None
-        for name, value in reversed(scope["headers"]):  # of a repeated one the first holds
+        for name, value in reversed(scope["headers"]):  # the first of a repeated header counts
             if name == b"authorization":
                 authorization = value.decode("latin-1")
             elif name == b"content-type":
@@ -113,91 +116,86 @@ class Heartbeat:
                 parent = value
         trace = Trace(request_id, parent)
         CURRENT.set(trace)
-        wanted = None
+        beat = None
         try:
             with context.deadlines.watch():
-                wanted = BODY.read(await body(receive), content_type)
-                keyed = None if key is None else _keyed(wanted, key)
+                beat = BODY.read(await body(receive), content_type)
+                hashed = None if key is None else _hashed(beat, key)
                 caller = auth.bearer(context, authorization)
                 account_id = caller or await auth.verified(context, authorization)
-                verdict = await _verdict(context, account_id, wanted, keyed)
+                verdict = await _verdict(context, account_id, beat, hashed)
         except (ClientError, Overloaded) as refusal:
-            _refused(context, trace, wanted, refusal)
+            _refused(context, trace, beat, refusal)
             raise
         except Exception as error:
-            if wanted is None:
+            if beat is None:
                 if isinstance(error, TimeoutError):
                     slow = slow_body()
-                    _refused(context, trace, wanted, slow)
+                    _refused(context, trace, beat, slow)
                     raise slow from error
                 raise
-            verdict = _blocked(wanted)
+            # Fails closed: viewing that cannot be counted is blocked.
+            verdict = Verdict(beat.session_id or uuid4(), "blocked", 0.0, 0.0, False)
             # Not kept in a variable: the error would hold this frame, and this frame the error.
-            _processed(context, trace, wanted, verdict, error)
+            _processed(context, trace, beat, verdict, error)
         else:
-            _processed(context, trace, wanted, verdict, None)
+            _processed(context, trace, beat, verdict, None)
         answer = lenient_json.encode(verdict)
-        headers = _headers(answer, trace if request_id else None)
+        headers = [*HEADERS, (b"content-length", str(len(answer)).encode())]
+        if request_id:
+            headers.append((b"x-request-id", trace.request_id.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
 
-class Keyed(NamedTuple):
-    """An idempotency key: the id of the session that its beat may start, and what is stored of it.
+def _hashed(beat: HeartbeatBody, key: bytes) -> tuple[UUID, bytes]:
+    """Returns the id of the session that the beat may start, and the bytes to store of its key.
 
-    The id is made from the key, so a repeated first beat finds the session whose id its sender does
-    not know. Stored are 8 bytes of the key's hash and 2 of the request's.
-    """
-
-    session_id: UUID
-    stored: bytes
-
-
-def _keyed(wanted: HeartbeatBody, key: bytes) -> Keyed:
-    """Hashes a key with the profile's id; raises FieldError if it is not 1 to 64 visible ASCII.
-
-    The session is not part of the request's hash: a player may send its first beat again after it
-    has learned the session's id.
+    Both are derived from the key and the profile, so a repeated first beat finds its session
+    although its player never received the id. Stored are 8 bytes of the key's hash and 2 of the
+    request's. That one leaves out the session: a player may repeat its first beat after it has
+    received the id. Raises FieldError if the key is not 1 to 64 visible ASCII characters.
     """
     if not KEY.fullmatch(key):
         raise invalid_idempotency_key()
-    digest = blake2b(key, digest_size=16, key=wanted.profile_id.bytes).digest()
-    request = (wanted.title_id, wanted.device_id, wanted.device_type, wanted.is_paused)
+    digest = blake2b(key, digest_size=16, key=beat.profile_id.bytes).digest()
+    request = (beat.title_id, beat.device_id, beat.device_type, beat.is_paused)
     of_request = blake2b(lenient_json.encode(request), digest_size=2).digest()
-    return Keyed(UUID(bytes=digest, version=4), digest[:8] + of_request)
+    return UUID(bytes=digest, version=4), digest[:8] + of_request
 
 
 async def _verdict(
-    context: Context, account_id: UUID, wanted: HeartbeatBody, keyed: Keyed | None
+    context: Context, account_id: UUID, beat: HeartbeatBody, hashed: tuple[UUID, bytes] | None
 ) -> Verdict:
-    """Records the beat and judges the balance that came back from it."""
-    known = await context.configurations.get(account_id, wanted.profile_id, is_for_beat=True)
-    configuration = known.configuration
+    """Records the beat and decides by the committed balance."""
+    configurations = context.configurations
+    entry = await configurations.get(account_id, beat.profile_id, is_for_beat=True)
+    configuration = entry.configuration
     now = context.now()
     day = rules.viewing_day(configuration, now)
-    session_id = wanted.session_id or (keyed.session_id if keyed else time_ordered_id(now))
+    session_id = beat.session_id or (hashed[0] if hashed else time_ordered_id(now))
     count_statement()
     recorded = await context.writer.record(
         Beat(
-            wanted.profile_id,
+            beat.profile_id,
             account_id,
-            wanted.title_id,
+            beat.title_id,
             session_id,
-            wanted.session_id is None,
-            wanted.device_id,
-            wanted.device_type,
-            wanted.is_paused,
+            beat.session_id is None,
+            beat.device_id,
+            beat.device_type,
+            beat.is_paused,
             day,
             configuration.educational_exempt,
-            keyed.stored if keyed else None,
-            context.configurations.is_ageing(known),
+            hashed[1] if hashed else None,
+            configurations.is_ageing(entry),
         )
     )
     if recorded.renewed is not None:
-        context.configurations.renew(wanted.profile_id, known, recorded.renewed)
+        configurations.renew(beat.profile_id, entry, recorded.renewed)
     used = recorded.used_seconds
-    if (used is not None) != known.is_child:
-        context.configurations.forget(account_id, wanted.profile_id, "child or adult changed")
+    if (used is not None) != entry.is_child:
+        configurations.forget(account_id, beat.profile_id, "child or adult changed")
     if used is None:
         return Verdict(session_id, "allowed", None, 0.0, recorded.is_educational)
     limit = rules.limit_minutes(configuration, day)
@@ -208,66 +206,45 @@ async def _verdict(
     )
 
 
-def _blocked(wanted: HeartbeatBody) -> Verdict:
-    """Fails closed: viewing that nobody can count does not go on."""
-    return Verdict(wanted.session_id or uuid4(), "blocked", 0.0, 0.0, False)
-
-
 def _refused(
-    context: Context, trace: Trace, wanted: HeartbeatBody | None, refusal: ClientError | Overloaded
+    context: Context, trace: Trace, beat: HeartbeatBody | None, refusal: ClientError | Overloaded
 ) -> None:
-    """Counts a refused heartbeat; `request_log` has it reported with others, not by a line."""
-    trace.beat = "" if wanted is None else str(wanted.profile_id)
-    if isinstance(refusal, ClientError):
-        context.metrics.heartbeats_refused += 1
-    else:
-        context.metrics.heartbeats_overloaded += 1
+    """Counts a refused heartbeat; they are logged together once a second."""
+    trace.beat = "" if beat is None else str(beat.profile_id)
+    is_overload = isinstance(refusal, Overloaded)
+    context.metrics.heartbeats_overloaded += is_overload
+    context.metrics.heartbeats_refused += not is_overload
 
 
 def _processed(
     context: Context,
     trace: Trace,
-    wanted: HeartbeatBody,
+    beat: HeartbeatBody,
     verdict: Verdict,
     failure: Exception | None,
 ) -> None:
-    """Counts a heartbeat; logs every one that failed or was slow, and a sample of the others."""
+    """Counts a heartbeat; logs it if it failed or was slow, and a sample of the others."""
     metrics = context.metrics
     ended = monotonic()
     took = ended - trace.begun
     metrics.heartbeats.add(ended, took)
-    if failure is not None:
-        metrics.heartbeats_failed_closed += 1
-        metrics.failures[cause(failure)] += 1
-    else:
+    if failure is None:
         metrics.verdicts[verdict.enforcement] += 1
         sample = context.settings.heartbeat_log_sample
         if took <= SLOW_SECONDS and metrics.heartbeats.count % sample:
             return
     fields = {
-        "profile_id": str(wanted.profile_id),
+        "profile_id": str(beat.profile_id),
         "enforcement": verdict.enforcement,
         "db_ops": trace.statements,
         "duration_ms": round(took * 1000, 3),
-        **({} if failure is None else {"error": f"{type(failure).__name__}: {failure}"}),
     }
-    is_known = failure is None or cause(failure) != "own"
-    logger.log(
-        logging.INFO if failure is None else logging.ERROR,
-        "heartbeat_processed",
-        extra={"fields": fields},
-        exc_info=None if is_known else failure,
-    )
-
-
-def _headers(answer: bytes, trace: Trace | None) -> list[tuple[bytes, bytes]]:
-    """The request id goes back to those who sent one; none is made for a beat without."""
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(answer)).encode()),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    if trace is not None:
-        headers.append((b"x-request-id", trace.request_id.encode()))
-    return headers
+    if failure is None:
+        logger.info("heartbeat_processed", extra={"fields": fields})
+        return
+    reason = cause(failure)
+    metrics.heartbeats_failed_closed += 1
+    metrics.failures[reason] += 1
+    fields["error"] = f"{type(failure).__name__}: {failure}"
+    traceback = failure if reason == "own" else None
+    logger.error("heartbeat_processed", extra={"fields": fields}, exc_info=traceback)
