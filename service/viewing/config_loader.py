@@ -1,7 +1,7 @@
-"""Loads configurations: callers that wait at the same time share a statement, and nothing else.
+"""Loads configurations: callers that wait at the same time share a statement.
 
-The loads have connections of their own, so that a slow report delays no heartbeat. A statement that
-fails is repeated for each of its callers alone, so that one profile fails alone.
+Loads have connections of their own, so that a slow report delays no heartbeat. A statement that
+fails is repeated for each caller alone, so that one bad profile fails alone.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ logger = logging.getLogger("viewing_time.config_loader")
 CONNECTIONS: Final = 2
 MAX_BATCH: Final = 256
 MAX_WAITING_ACCOUNT: Final = 100
-# A load that takes longer is stuck: the other connection goes on without it.
+# A load that takes longer is stuck: the other connection takes the next batch.
 STUCK_SECONDS: Final = 0.05
 LOCK_TIMEOUT: Final = "100ms"
 
@@ -59,7 +59,7 @@ LOAD: Final = Statement("viewing_config_load", ConfigurationRow)
 
 
 class Load(NamedTuple):
-    """A profile whose configuration is to be loaded, for a heartbeat or for another request."""
+    """A waiting load of one configuration."""
 
     account_id: UUID
     profile_id: UUID
@@ -68,7 +68,7 @@ class Load(NamedTuple):
 
 
 class ConfigLoader:
-    """Batches loads: one statement at a time, and another beside one that is stuck."""
+    """Runs one load statement at a time, and another while that one is stuck."""
 
     def __init__(
         self, settings: Settings, pool: Pool, metrics: Metrics, now: Callable[[], datetime]
@@ -83,16 +83,15 @@ class ConfigLoader:
         self._second_look: asyncio.TimerHandle | None = None
 
     async def stop(self) -> None:
-        """Cancels the loads that are under way."""
         if self._second_look is not None:
             self._second_look.cancel()
         await stopped(*self._sent)
 
     async def load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> ConfigurationRow:
-        """The configuration of a profile, stored with the defaults for a child without one.
+        """Loads a configuration; for a child without one, the statement stores the defaults.
 
-        Raises Overloaded when as many wait as heartbeats may, ClientError 429 when too many of the
-        account do, and the database's error.
+        Raises Overloaded while `heartbeat_queue_max` loads wait, ClientError 429 while
+        MAX_WAITING_ACCOUNT of the account do, and DatabaseError.
         """
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(1)
@@ -110,7 +109,7 @@ class ConfigLoader:
                 del self._by_account[account_id]
 
     def _wake(self) -> None:
-        """Starts a load unless one is running that is not stuck."""
+        """Starts a load, unless one is running and is not stuck."""
         if not self._waiting or len(self._sent) == CONNECTIONS or self._second_look is not None:
             return
         if max(self._sent.values(), default=-inf) < monotonic() - STUCK_SECONDS:
@@ -124,7 +123,7 @@ class ConfigLoader:
         self._wake()
 
     async def _load_waiting(self) -> None:
-        """Loads batch after batch until nobody waits."""
+        """Loads batch after batch until no load waits."""
         task = asyncio.current_task()
         assert task is not None
         try:
@@ -140,7 +139,6 @@ class ConfigLoader:
                 self._second_look = None
 
     async def _load(self, batch: Sequence[Load]) -> None:
-        """Loads a batch; an error is raised to its callers."""
         accounts, profiles, _, are_for_beats = zip(*batch, strict=True)
         self._metrics.heartbeat_statements += any(are_for_beats)
         defaults = msgspec.structs.astuple(rules.DEFAULTS)
@@ -150,13 +148,15 @@ class ConfigLoader:
             rows = await LOAD.all(self._pool, *arguments)
         except Exception as error:
             if isinstance(error, ReadOnly):
-                await self._pool.expire_connections()  # another server takes the writes now
+                await self._pool.expire_connections()  # another server has become the primary
             elif isinstance(error, DatabaseError) and error.sqlstate and len(batch) > 1:
                 for load in batch:
                     if not load.row.done():
                         await self._load([load])
                 return
-            if cause(error) == "own":  # logged here, because the callers get no traceback
+            if (
+                cause(error) == "own"
+            ):  # logged here, because its callers get the error without the traceback
                 fields = {"profiles": len(batch)}
                 logger.error("configurations_not_loaded", extra={"fields": fields}, exc_info=error)
             for load in batch:

@@ -1,8 +1,8 @@
-"""Deletes accounts, profiles and titles: at once, or in batches where there is much viewing.
+"""Deletes accounts, profiles and titles: at once, or in batches if there are many rows.
 
 A deletion that is too large for one request is a row of `pending_deletions` until it is done. Every
-instance looks for such rows and works on them; a batch is one short statement that holds the row,
-so instances take turns, and one that stops in between loses nothing.
+instance works on these rows. A batch is one short statement that locks the row, so instances take
+turns, and a stop between two batches loses nothing.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ logger = logging.getLogger("viewing_time.deletion")
 
 Kind = Literal["account", "profile", "title"]
 
-MAX_ROWS_AT_ONCE: Final = 5_000  # of each table, by the request itself: some 50 ms
-BATCH_ROWS: Final = 1_000  # of each table: how long a heartbeat may wait for one of them
+MAX_ROWS_AT_ONCE: Final = 5_000  # of each table, in a request: about 50 ms
+BATCH_ROWS: Final = 1_000  # of each table: bounds how long a heartbeat waits for one of them
 BATCH_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 30.0
 
 
 class DeletedRow(msgspec.Struct, frozen=True):
-    """`is_found` without `is_deleted`: there is too much to delete, so the deletion is pending."""
+    """`is_found` without `is_deleted`: there are too many rows, so the deletion is pending."""
 
     is_active: bool
     is_admin: bool
@@ -77,7 +77,7 @@ BATCH: Final = Statement("deletion_batch", BatchRow)
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The answer to a deletion that is not done yet."""
+    """The response to a deletion that is pending."""
 
     detail: str = DELETION_ACCEPTED.text
 
@@ -85,7 +85,7 @@ class Accepted(msgspec.Struct, frozen=True):
 async def delete(settings: Settings, kind: Kind, key: UUID, progress: Callable[[int], None]) -> int:
     """Deletes for an operator and returns the number of rows; `progress` gets the number so far.
 
-    Raises LookupError where there is nothing of that kind with that id.
+    Raises LookupError if there is nothing of that kind with that id.
     """
     rows = 0
 
@@ -97,7 +97,7 @@ async def delete(settings: Settings, kind: Kind, key: UUID, progress: Callable[[
     async with connected(settings, BATCH_SECONDS) as connection:
         if not (await _finish(connection, kind, key)).is_found:
             raise LookupError(key)
-        # A running service may work on it, too: the two take turns.
+        # A running service may work on it too: the two take turns.
         while not await work(connection, kind, key, count):
             await asyncio.sleep(0.1)
             if not (await _finish(connection, kind, key)).is_found:
@@ -108,9 +108,10 @@ async def delete(settings: Settings, kind: Kind, key: UUID, progress: Callable[[
 async def work(
     connection: Connection, kind: Kind, key: UUID, progress: Callable[[int], None]
 ) -> bool:
-    """Deletes batch by batch; `progress` gets the rows of each. False: another instance is at it.
+    """Deletes batch by batch; `progress` gets the rows of each.
 
-    Rests as long as each batch took, so that the database is half idle at least.
+    Returns False if another instance is working on it. Sleeps after each batch for as long as it
+    took, so that the database spends at most half of its time on deletions.
     """
     while True:
         begun = monotonic()
@@ -126,7 +127,7 @@ async def work(
 
 
 async def _finish(connection: Connection, kind: Kind, key: UUID) -> DeletedRow:
-    """Deletes what is left, if that is little."""
+    """Deletes the rest, if it is small enough for one statement."""
     row: DeletedRow = await STATEMENTS[kind].one(
         connection, None, True, key, MAX_ROWS_AT_ONCE, timeout=BATCH_SECONDS
     )
@@ -134,32 +135,32 @@ async def _finish(connection: Connection, kind: Kind, key: UUID) -> DeletedRow:
 
 
 class Deletions:
-    """Works on what is pending: when woken by a request of this instance, and every 30 seconds."""
+    """Works on pending deletions: after a request of this instance, and every 30 seconds."""
 
     def __init__(self, settings: Settings, pool: Pool, outcomes: Counter[str]) -> None:
         self._settings = settings
         self._pool = pool
         self._outcomes = outcomes
-        self._asked = asyncio.Event()
+        self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = supervised("deletions", self._run())
 
     async def stop(self) -> None:
-        """Interrupts the deletion that is under way, if there is one."""
+        """Interrupts the running deletion."""
         await stopped(self._task)
 
     def wake(self) -> None:
-        """Something has just become pending."""
-        self._asked.set()
+        """Called when a deletion has just become pending."""
+        self._woken.set()
 
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
-                    await self._asked.wait()
-            self._asked.clear()
+                    await self._woken.wait()
+            self._woken.clear()
             try:
                 await self._work()
             except DatabaseError as error:
@@ -175,16 +176,11 @@ class Deletions:
                 await self._delete(connection, entry)
 
     async def _delete(self, connection: Connection, entry: PendingRow) -> None:
-        """One deletion; what a table of somebody else keeps is tried again at the next look."""
-        rows = 0
-
-        def count(more: int) -> None:
-            nonlocal rows
-            rows += more
-
+        """Works on one deletion; it is retried later if a row of another table refers to it."""
+        batches: list[int] = []
         fields: dict[str, object] = {"kind": entry.kind}
         try:
-            is_done = await work(connection, entry.kind, entry.id, count)
+            is_done = await work(connection, entry.kind, entry.id, batches.append)
         except Rejected as error:
             fields |= {"error": str(error)}
             self._outcomes["refused"] += 1
@@ -192,4 +188,4 @@ class Deletions:
             return
         if is_done:
             self._outcomes["done"] += 1
-            logger.info("deletion_done", extra={"fields": {**fields, "rows": rows}})
+            logger.info("deletion_done", extra={"fields": {**fields, "rows": sum(batches)}})

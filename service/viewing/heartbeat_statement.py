@@ -1,4 +1,4 @@
-"""The statement that records heartbeats: its arguments, its rows, its refusals, its connections."""
+"""The statement that records heartbeats: arguments, rows, refusals, connections."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from service.viewing.rules import Configuration, stored_or_default
 
 
 class Beat(NamedTuple):
-    """One heartbeat as the statement takes it; the fields are the statement's arrays in order."""
+    """One heartbeat; the fields are the arrays of the statement, in order."""
 
     profile_id: UUID
     account_id: UUID
@@ -44,9 +44,9 @@ class Beat(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What the committed rows say: None for the balance of an adult profile, else seconds.
+    """The outcome of a committed beat; `used_seconds` is None for an adult profile.
 
-    `renewed` is the configuration of a beat that asked for it; the defaults are an adult's.
+    `renewed` is the configuration, if the beat has `renews`; for an adult it is the defaults.
     """
 
     is_educational: bool
@@ -79,7 +79,7 @@ class RecordedRow(msgspec.Struct, frozen=True):
         return dict(zip(self.children or (), used, strict=True))
 
     def configurations(self) -> dict[int, Configuration]:
-        """Configurations by the position of the beat that asked for them."""
+        """Configurations by the position of the beat with `renews`."""
         columns = (
             self.weekday_limits or (),
             self.weekend_limits or (),
@@ -87,8 +87,7 @@ class RecordedRow(msgspec.Struct, frozen=True):
             self.exemptions or (),
             self.timezones or (),
         )
-        found = map(stored_or_default, *columns)
-        return dict(zip(self.renewed or (), found, strict=True))
+        return dict(zip(self.renewed or (), map(stored_or_default, *columns), strict=True))
 
 
 class HeldRow(msgspec.Struct, frozen=True):
@@ -110,11 +109,11 @@ REFUSALS: Final = {
     6: KEY_OF_ANOTHER_REQUEST,
 }
 
-# A beat of nobody, which is refused: it takes a new connection the whole way once.
+# The arguments of a beat with an unknown account, which is refused; they prepare a connection.
 NOBODY: Final = UUID(int=0)
-NOBODYS: Final = tuple(
-    [member]
-    for member in Beat(
+WARM_UP: Final = tuple(
+    [field]
+    for field in Beat(
         profile_id=NOBODY,
         account_id=NOBODY,
         title_id=NOBODY,
@@ -132,7 +131,7 @@ NOBODYS: Final = tuple(
 
 
 class HeartbeatStatement:
-    """Runs the statement for batches of waiting beats."""
+    """Records batches of waiting beats, and finds held rows."""
 
     def __init__(self, settings: Settings, metrics: Metrics, now: Callable[[], datetime]) -> None:
         self._settings = settings
@@ -141,12 +140,12 @@ class HeartbeatStatement:
         self._timeout = settings.request_timeout_seconds
 
     async def open(self, lock_seconds: float) -> Connection:
-        """A connection on which the statement is prepared, so that the first beat is no slower."""
+        """Opens a connection and prepares the statement on it, for a fast first beat."""
         connection = await connect(self._settings)
         if self._settings.statement_cache_size:
             try:
                 moment = self._moment(lock_seconds)
-                await RECORD_HEARTBEATS.one(connection, *NOBODYS, *moment, timeout=self._timeout)
+                await RECORD_HEARTBEATS.one(connection, *WARM_UP, *moment, timeout=self._timeout)
             except BaseException:
                 connection.terminate()
                 raise
@@ -157,9 +156,9 @@ class HeartbeatStatement:
     ) -> None:
         """Records beats, at most one for each profile, and gives each its outcome.
 
-        Waits for a lock no longer than `lock_seconds`.
+        `lock_seconds` is the lock time-out of the statement.
         """
-        # In profile order, as the locks are taken: see the header of the file.
+        # Locks are taken in profile order: see the header of heartbeat_record.sql.
         beats.sort(key=lambda waiting: waiting[0].profile_id.int)
         columns = zip(*(beat for beat, _ in beats), strict=True)
         self._metrics.heartbeat_statements += 1
@@ -183,7 +182,7 @@ class HeartbeatStatement:
     async def held(
         self, connection: Connection, beats: list[Waiting], lock_seconds: float
     ) -> tuple[list[Waiting], list[Waiting]]:
-        """The beats whose profile, and those whose title, another transaction holds."""
+        """Returns the beats whose profile, and those whose title, another transaction holds."""
         columns = zip(
             *((b.profile_id, b.title_id, b.session_id, b.starts, b.day) for b, _ in beats),
             strict=True,
@@ -195,7 +194,7 @@ class HeartbeatStatement:
         return profiles, [beats[position - 1] for position in row.titles]
 
     def _moment(self, lock_seconds: float) -> tuple[str, datetime, str]:
-        """The prefix of new ids, the time, the longest wait for a lock."""
+        """The last arguments: the prefix of new ids, the time, the lock time-out."""
         now = self._now()
         return id_prefix(now), now, _lock_timeout(lock_seconds)
 

@@ -23,7 +23,7 @@ Enforcement = Literal["allowed", "warning_15", "warning_5", "blocked"]
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """What a parent allows one child: limits in minutes (None = unlimited), zone, reset hour."""
+    """A child's configuration: limits in minutes (None = unlimited), zone, reset hour."""
 
     weekday_limit_minutes: int | None
     weekend_limit_minutes: int | None
@@ -42,9 +42,9 @@ def stored_or_default(
     educational_exempt: bool | None,
     timezone: str | None,
 ) -> Configuration:
-    """The configuration in the columns of a row, the defaults where all of them are null.
+    """Returns the configuration in the columns of a row, or the defaults if all are null.
 
-    An adopted table can have nulls beside limits: each of them is the default.
+    An adopted table can have nulls next to limits: each of them means the default.
     """
     rest = (reset_hour, educational_exempt, timezone)
     limits = (weekday_limit_minutes, weekend_limit_minutes)
@@ -70,52 +70,52 @@ UNLIMITED: Final = Decision("allowed", None)
 
 @cache
 def _zone_names() -> frozenset[str]:
-    """The names in IANA's list, as the tzdata package carries it.
+    """The names in IANA's list, from the tzdata package.
 
-    The directory of the operating system has more: links to what this machine is set to
-    (`localtime`, `posixrules`), copies with leap seconds (`right`), files that are not zones.
+    The directory of the operating system has more files: links to the zone of this machine
+    (`localtime`, `posixrules`), copies with leap seconds (`right`), and files that are not zones.
     """
     return frozenset(files("tzdata").joinpath("zones").read_text(encoding="ascii").split())
 
 
 @lru_cache(maxsize=1024)
 def zone(name: str) -> ZoneInfo | None:
-    """The IANA zone called `name`, in exactly these letters; None where there is none.
+    """The IANA zone of this name, which is case-sensitive; None if there is no such zone.
 
-    Live rows hold names that are not zones, such as `'UTC'` with the quotes in it.
+    Live rows contain names that are not zones, for example `'UTC'` including the quotes.
     """
     try:
         return ZoneInfo(name) if name in _zone_names() else None
-    except (ValueError, OSError):  # the machine's own file of this zone cannot be read
+    except (ValueError, OSError):  # the file of the zone on this machine cannot be read
         return None
 
 
 class ViewingDay(NamedTuple):
-    """A viewing day and its instants: from `begins` on, up to but without `ends`."""
+    """A viewing day: from `begins` inclusive to `ends` exclusive."""
 
     begins: datetime
     ends: datetime
     day: date
 
 
-MAX_KNOWN_DAYS: Final = 16_384  # more than there are zones times hours
-# By zone and reset hour, the latest day asked for: a heartbeat pays for a look and two comparisons.
-_KNOWN_DAYS: Final[dict[tuple[str, int], ViewingDay]] = {}
+MAX_DAYS: Final = 16_384  # more than zones times hours
+# The latest day by zone and reset hour, so that most heartbeats need two comparisons only.
+_DAYS: Final[dict[tuple[str, int], ViewingDay]] = {}
 
 
 def viewing_day(configuration: Configuration, now: datetime) -> date:
-    """The day whose allowance is used at `now`: before the reset hour it is still yesterday."""
+    """The viewing day at `now`: before the reset hour it is still yesterday."""
     key = (configuration.timezone, configuration.reset_hour)
-    known = _KNOWN_DAYS.get(key)
-    if known is None or not known.begins <= now < known.ends:
-        if len(_KNOWN_DAYS) >= MAX_KNOWN_DAYS:
-            _KNOWN_DAYS.clear()
-        known = _KNOWN_DAYS[key] = _viewing_day(configuration, now)
-    return known.day
+    latest = _DAYS.get(key)
+    if latest is None or not latest.begins <= now < latest.ends:
+        if len(_DAYS) >= MAX_DAYS:
+            _DAYS.clear()
+        latest = _DAYS[key] = _viewing_day(configuration, now)
+    return latest.day
 
 
 def next_reset(configuration: Configuration, day: date) -> datetime:
-    """When the allowance of the viewing day `day` ends, as UTC: the next day begins then."""
+    """The instant at which the viewing day `day` ends and the next one begins, as UTC."""
     return reset(configuration, day + DAY)
 
 
@@ -144,7 +144,7 @@ def reset(configuration: Configuration, day: date) -> datetime:
 
 
 def _viewing_day(configuration: Configuration, now: datetime) -> ViewingDay:
-    """The only viewing day that has begun at `now` and has not ended."""
+    """The viewing day that has begun at `now` and has not ended."""
     day = now.astimezone(zone(configuration.timezone) or UTC).date()
     while (begins := reset(configuration, day)) > now:
         day -= DAY

@@ -180,11 +180,11 @@ def test_viewing_days_follow_each_other_through_a_whole_year() -> None:
 
 
 def test_the_days_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "MAX_KNOWN_DAYS", 3)
+    monkeypatch.setattr(rules, "MAX_DAYS", 3)
     for number in range(10):
         day = rules.viewing_day(configured(f"Mars/{number}", 6), utc("2026-11-24 06:00"))
         assert day == date(2026, 11, 24)
-        assert len(rules._KNOWN_DAYS) <= 3
+        assert len(rules._DAYS) <= 3
 
 
 def test_weekend_is_the_viewing_days_own() -> None:
