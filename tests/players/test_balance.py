@@ -1,4 +1,4 @@
-"""The balance and the eligibility: one statement warm, two cold, days by the child's own clock."""
+"""Balance and eligibility, by the viewing day of the child's zone."""
 
 from datetime import UTC, datetime
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""Heartbeats over the application: counted once, judged by the committed row, closed on failure."""
+"""Heartbeats are counted once, judged by the committed row, and blocked on failure."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -46,10 +46,10 @@ async def test_counts_in_both_tables(
     assert await used_seconds(connection, family.child) == 60
 
 
-async def test_of_a_repeated_header_the_first_holds(running: Running, family: Family) -> None:
+async def test_the_first_of_a_repeated_header_counts(running: Running, family: Family) -> None:
     good, bad = family.bearer["Authorization"], "Bearer bad"
     origin = ("Origin", "http://localhost:5173")
-    for usual in ((), (origin,)):  # the heartbeats' own door, and everybody's
+    for usual in ((), (origin,)):  # the short path of heartbeats, and the common one
         for values, status in (((good, bad), 200), ((bad, good), 401)):
             headers = [*usual, *(("Authorization", value) for value in values)]
             answer = await running.client.post(URL, json=family.beat(), headers=headers)
@@ -57,14 +57,14 @@ async def test_of_a_repeated_header_the_first_holds(running: Running, family: Fa
 
 
 @pytest.mark.parametrize("mode", ["reset", "black hole"])
-async def test_a_fault_that_nobody_can_be_told_of_is_answered_like_any_other(
+async def test_an_invalid_field_is_answered_503_while_the_database_is_away(
     settings: Settings, family: Family, mode: Literal["reset", "black hole"]
 ) -> None:
-    """Whether a caller may be told of a bad field is asked of the database, which is away."""
+    """A field error is shown to active accounts only, and that needs the database."""
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(settings.database_url))
-        chosen = replace(settings, database_url=proxy.dsn, request_timeout_seconds=0.5)
-        running = await parts.enter_async_context(in_process(chosen))
+        through = replace(settings, database_url=proxy.dsn, request_timeout_seconds=0.5)
+        running = await parts.enter_async_context(in_process(through))
         limits = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
         proxy.turn(mode)
         for method, url, body in (
@@ -78,9 +78,9 @@ async def test_a_fault_that_nobody_can_be_told_of_is_answered_like_any_other(
                     for _ in range(10)
                 )
             )
-            told = [(a.status_code, a.headers.get("retry-after"), a.text) for a in answers]
+            received = [(a.status_code, a.headers.get("retry-after"), a.text) for a in answers]
             detail = '{"detail":"Service temporarily unavailable"}'
-            assert told == [(503, "1", detail)] * 10
+            assert received == [(503, "1", detail)] * 10
         proxy.turn("ok")
 
 
@@ -202,7 +202,7 @@ async def test_the_day_turns_at_the_reset_hour_of_the_childs_zone(
     assert await used_seconds(connection, family.child, date(2026, 3, 8)) == 30
 
 
-async def test_a_stored_zone_that_is_none_counts_as_utc_and_is_logged_once(
+async def test_a_stored_name_that_is_not_a_zone_counts_as_utc_and_is_logged_once(
     running: Running, connection: Connection, caplog: Any
 ) -> None:
     families = [await add_family(connection, timezone="'UTC'") for _ in range(3)]
@@ -212,7 +212,7 @@ async def test_a_stored_zone_that_is_none_counts_as_utc_and_is_logged_once(
     assert [r.getMessage() for r in caplog.records] == ["timezone_unknown_counts_as_utc"]
 
 
-async def test_refusals_touch_nothing_and_hold_nothing_up(
+async def test_refused_beats_write_nothing_and_delay_no_other(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)
@@ -248,7 +248,7 @@ async def test_refusals_touch_nothing_and_hold_nothing_up(
     assert await open_sessions(connection, stranger.child) == 1
 
 
-async def test_a_profile_turned_adult_or_child_is_judged_by_the_table(
+async def test_a_profile_that_becomes_adult_or_child_is_judged_by_the_table(
     running: Running, connection: Connection, family: Family
 ) -> None:
     session = (await beat(running, family))["session_id"]
@@ -279,7 +279,7 @@ async def test_fails_closed_and_recovers(
     assert await session_seconds(connection, family.child) == 60
 
 
-async def test_a_full_queue_is_told_at_once(
+async def test_a_full_queue_answers_503_at_once(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
     running = await start(msgspec.structs.replace(settings, heartbeat_queue_max=3))
@@ -296,7 +296,7 @@ async def test_a_full_queue_is_told_at_once(
     assert await session_seconds(connection, family.child) == (11 - len(refused)) * 30
 
 
-async def test_a_beat_whose_client_has_gone_is_counted(
+async def test_a_beat_whose_client_has_disconnected_is_counted(
     running: Running, connection: Connection, family: Family
 ) -> None:
     session = UUID((await beat(running, family))["session_id"])

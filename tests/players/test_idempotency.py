@@ -1,4 +1,4 @@
-"""A heartbeat that comes twice with one key is counted once, wherever and whenever it comes."""
+"""A heartbeat that is repeated with its key is counted once, on any instance."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ async def keyed(running: Running, family: Family, key: str, **members: Any) -> d
 
 
 async def counted(connection: Connection, family: Family) -> int:
-    """Seconds in both tables."""
+    """The seconds counted in both tables."""
     seconds = await session_seconds(connection, family.child)
     assert await used_seconds(connection, family.child) == seconds
     return seconds
@@ -53,19 +53,19 @@ async def test_a_repeated_beat_gets_the_state_and_counts_nothing(
     assert await counted(connection, family) == 90
 
 
-async def test_a_repeated_first_beat_finds_the_session_its_sender_has_not_heard_of(
+async def test_a_repeated_first_beat_finds_its_session(
     running: Running, connection: Connection, family: Family
 ) -> None:
     first = await keyed(running, family, "start")
     assert await keyed(running, family, "start") == first
     assert await open_sessions(connection, family.child) == 1
     assert await counted(connection, family) == 30
-    # The same beat, sent again by a player that has heard of the session meanwhile.
+    # The same beat from a player that has received the id of the session meanwhile.
     assert await keyed(running, family, "start", session_id=first["session_id"]) == first
     assert await counted(connection, family) == 30
 
 
-async def test_a_first_beat_at_the_same_instant_on_two_instances_is_one(
+async def test_a_first_beat_sent_to_two_instances_at_once_is_counted_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:
     instances = [await start(), await start()]
@@ -79,7 +79,7 @@ async def test_a_first_beat_at_the_same_instant_on_two_instances_is_one(
         assert await open_sessions(connection, family.child) == 1
 
 
-async def test_a_beat_at_the_same_instant_on_two_instances_is_counted_once(
+async def test_a_beat_sent_to_two_instances_at_once_is_counted_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:
     instances = [await start(), await start()]
@@ -150,7 +150,7 @@ async def test_a_key_for_another_request_is_refused_and_counts_nothing(
 
 
 async def rows(connection: Connection) -> list[tuple[Any, ...]]:
-    """The rows that beats write, with their place and the transaction that wrote them."""
+    """The rows that beats write, with their place and their transaction."""
     return [
         tuple(row)
         for table in ("viewing_sessions", "viewing_time_balances")
@@ -185,7 +185,7 @@ async def test_a_key_belongs_to_its_profile_and_its_session(
 @pytest.mark.parametrize(
     "key", ["x" * 65, "two words", "\x7f", "tab\tbed", "clé".encode(), "clé".encode("latin-1"), ""]
 )
-async def test_a_key_that_is_none_counts_nothing(
+async def test_a_beat_with_an_invalid_key_is_not_counted(
     running: Running, connection: Connection, family: Family, key: str | bytes
 ) -> None:
     session = (await beat(running, family))["session_id"]
@@ -205,7 +205,7 @@ async def test_any_visible_ascii_is_a_key(
     assert await counted(connection, family) == 30
 
 
-async def test_a_bad_key_is_told_after_the_token_as_other_fields_are(
+async def test_an_invalid_key_is_reported_after_the_token_like_other_fields(
     running: Running, family: Family
 ) -> None:
     headers = {"Idempotency-Key": "two words"}
@@ -213,7 +213,7 @@ async def test_a_bad_key_is_told_after_the_token_as_other_fields_are(
     assert answer.status_code == 401
 
 
-async def test_without_a_key_nothing_is_kept(
+async def test_a_beat_without_a_key_stores_no_key(
     running: Running, connection: Connection, family: Family
 ) -> None:
     session = (await beat(running, family))["session_id"]
@@ -226,7 +226,7 @@ async def test_without_a_key_nothing_is_kept(
     assert await counted(connection, family) == 4 * 30
 
 
-async def test_what_is_kept_of_a_key_is_not_the_key(
+async def test_only_hashes_of_keys_are_stored(
     running: Running, connection: Connection, family: Family
 ) -> None:
     key = uuid4()
@@ -269,7 +269,7 @@ async def test_a_first_key_of_yesterday_starts_no_session_today(
     assert await counted(connection, family) == 30
 
 
-async def test_a_strangers_key_finds_nothing(
+async def test_a_key_of_another_account_finds_no_session(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)

@@ -1,4 +1,4 @@
-"""The end of a session: own, again, unknown, foreign, and beside a beat that is being counted."""
+"""The end of a session."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -26,7 +26,9 @@ async def test_ending_again_moves_the_end(
         }
 
 
-async def test_foreign_and_unknown(running: Running, connection: Connection) -> None:
+async def test_foreign_and_unknown_sessions_are_refused(
+    running: Running, connection: Connection
+) -> None:
     family, stranger = await add_family(connection), await add_family(connection)
     beat = "/api/v1/viewing-time/heartbeat"
     started = await running.client.post(beat, json=family.beat(), headers=family.bearer)
@@ -41,7 +43,9 @@ async def test_foreign_and_unknown(running: Running, connection: Connection) -> 
     assert await connection.fetchval(ended) == 0
 
 
-async def test_beside_beats(running: Running, connection: Connection, family: Family) -> None:
+async def test_a_session_can_end_while_its_beats_are_counted(
+    running: Running, connection: Connection, family: Family
+) -> None:
     beat = "/api/v1/viewing-time/heartbeat"
     started = await running.client.post(beat, json=family.beat(), headers=family.bearer)
     session = started.json()["session_id"]

@@ -1,4 +1,4 @@
-"""The configuration cache: few statements, nothing stale, nothing lost when a listener is."""
+"""The configuration cache: few statements, no stale entries, also after a lost connection."""
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
@@ -92,7 +92,7 @@ async def test_failures_are_not_kept(
 async def test_a_load_in_flight_during_a_change_is_not_kept(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The load has read the old row, the change commits, the load comes back: in this order."""
+    """In this order: the load reads the old row, the change commits, the load returns."""
     has_read, may_return = asyncio.Event(), asyncio.Event()
     loader = running.context.configurations._loader
     pool = loader._pool
@@ -119,7 +119,7 @@ async def test_a_load_in_flight_during_a_change_is_not_kept(
     assert await limit(running, family) == 15
 
 
-async def test_a_change_whose_commit_nobody_waited_for_is_heard_of(
+async def test_a_change_whose_request_timed_out_invalidates_the_cache(
     start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await start(msgspec.structs.replace(settings, request_timeout_seconds=0.3))
@@ -139,7 +139,7 @@ async def test_a_change_whose_commit_nobody_waited_for_is_heard_of(
     assert await limit(running, family) == 15
 
 
-async def test_no_more_wait_for_a_configuration_than_heartbeats_may(
+async def test_waiting_loads_are_bounded_like_heartbeats(
     start: Starter, settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await start(msgspec.structs.replace(settings, heartbeat_queue_max=5))
@@ -196,17 +196,17 @@ async def test_a_lost_listener_clears_the_cache_and_listens_again(
     await eventually(lambda: not running.context.configurations.size)
     while not await connection.fetchval(f"select count(*) from pg_stat_activity where {listening}"):
         await asyncio.sleep(0.02)
-    # One more turn: the cache is cleared once more when it listens again.
+    # The cache is cleared once more when the instance listens again.
     await asyncio.sleep(0.1)
     assert await limit(running, family) == 120
     await connection.execute("update viewing_time_configs set weekday_limit_minutes = 30")
-    heard = f"elsewhere {family.account} {family.child}"
-    await connection.execute("select pg_notify($1, $2)", CHANNEL, heard)
+    payload = f"elsewhere {family.account} {family.child}"
+    await connection.execute("select pg_notify($1, $2)", CHANNEL, payload)
     await eventually(lambda: not running.context.configurations.size)
     assert await limit(running, family) == 30
 
 
-async def test_a_listener_that_a_network_swallowed_is_found_out(
+async def test_a_listening_connection_without_an_answer_is_replaced(
     settings: Settings, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config_changes, "PING_INTERVAL_SECONDS", 0.1)
@@ -222,10 +222,10 @@ async def test_a_listener_that_a_network_swallowed_is_found_out(
         proxy.turn("ok")
         await parts.enter_async_context(asyncio.timeout(30))
         await eventually(lambda: configurations.changes.connection is not swallowed)
-        # One more turn: the cache is cleared once more when it listens again.
+        # The cache is cleared once more when the instance listens again.
         await asyncio.sleep(0.1)
         while not configurations.size:
-            with suppress(TimeoutError):  # what else the network has swallowed
+            with suppress(TimeoutError):  # other connections may be lost too
                 await limit(running, family)
         await connection.execute("update viewing_time_configs set weekday_limit_minutes = 30")
         changed = f"elsewhere {family.account} {family.child}"
@@ -235,7 +235,7 @@ async def test_a_listener_that_a_network_swallowed_is_found_out(
         assert await limit(running, family) == 30
 
 
-async def test_what_is_not_understood_clears_everything(
+async def test_an_unreadable_notification_clears_the_cache(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await limit(running, family)
@@ -244,7 +244,7 @@ async def test_what_is_not_understood_clears_everything(
     assert await limit(running, family) == 120
 
 
-async def test_one_log_line_an_invalidation(
+async def test_an_invalidation_is_logged_once(
     running: Running, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     await limit(running, family)
@@ -273,7 +273,7 @@ async def test_profiles_that_miss_together_are_loaded_together(
     assert await loads(connection) - before <= 2
 
 
-async def test_a_beat_brings_an_ageing_configuration_back(
+async def test_a_beat_renews_an_ageing_configuration(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
     running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=2.0))
@@ -287,16 +287,16 @@ async def test_a_beat_brings_an_ageing_configuration_back(
     for beats in range(3, 6):
         known.since -= 1.5
         verdict = await beat(running, family, session_id=session)
-        # The first of them is still judged by what was known, and brings the new limits.
+        # The first beat is still judged by the old limits, and renews the entry.
         assert verdict["remaining_minutes"] == (118.5 if beats == 3 else 60 - beats / 2)
     assert await loads(connection) == before
     assert running.context.configurations.misses == 1
 
 
-async def test_a_beat_brings_nothing_old_back_after_a_change(
+async def test_a_beat_renews_nothing_after_a_change(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
-    """The beat reads the old limits, the change commits, the beat comes back: in this order."""
+    """In this order: the beat reads the old limits, the change commits, the beat returns."""
     running = await start(msgspec.structs.replace(settings, request_timeout_seconds=20.0))
     session = (await beat(running, family))["session_id"]
     known = await running.context.configurations.get(family.account, family.child)
@@ -314,7 +314,7 @@ async def test_a_beat_brings_nothing_old_back_after_a_change(
     assert (await beat(running, family, session_id=session))["remaining_minutes"] == 13.5
 
 
-async def test_a_beat_of_an_adult_renews_what_is_known_of_it(
+async def test_a_beat_of_an_adult_renews_its_entry(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
     running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=2.0))
@@ -393,7 +393,7 @@ async def test_slow_reports_delay_no_load(
         assert (await beat(running, family))["enforcement"] == "allowed"
 
 
-async def test_an_account_that_asks_for_many_profiles_delays_nobody(
+async def test_loads_of_one_account_are_bounded(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_load = asyncio.Event()
@@ -405,10 +405,10 @@ async def test_an_account_that_asks_for_many_profiles_delays_nobody(
 
     monkeypatch.setattr(config_loader.LOAD, "all", slowly)
     get = running.context.configurations.get
-    asked = [asyncio.create_task(get(family.account, uuid4())) for _ in range(120)]
+    loads_of_account = [asyncio.create_task(get(family.account, uuid4())) for _ in range(120)]
     await asyncio.sleep(0.01)
     may_load.set()
-    refused = await asyncio.gather(*asked, return_exceptions=True)
+    refused = await asyncio.gather(*loads_of_account, return_exceptions=True)
     statuses = [error.status for error in refused if isinstance(error, ClientError)]
     assert sorted(statuses) == [403] * 100 + [429] * 20
     assert await limit(running, family) == 120

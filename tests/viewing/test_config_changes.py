@@ -1,4 +1,4 @@
-"""A change is answered when every live instance has heard of it, or after a bounded wait."""
+"""A change is answered when every instance has acknowledged it, or after a bounded wait."""
 
 import asyncio
 import os
@@ -65,7 +65,7 @@ CHANGES = [put_limits, put_profile, erase, import_adult]
 
 @pytest.fixture
 async def late(settings: Settings) -> AsyncIterator[Running]:
-    """An instance that every notification reaches 50 ms later than others."""
+    """An instance that receives notifications 50 ms late."""
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(settings.database_url))
         through = msgspec.structs.replace(settings, database_direct_url=proxy.dsn)
@@ -75,7 +75,7 @@ async def late(settings: Settings) -> AsyncIterator[Running]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_nothing_old_is_left_anywhere_once_a_change_is_answered(
+async def test_no_instance_keeps_the_old_entry_once_a_change_is_answered(
     running: Running, late: Running, family: Family, admin: dict[str, str], change: Change
 ) -> None:
     for instance in (running, late):
@@ -84,7 +84,7 @@ async def test_nothing_old_is_left_anywhere_once_a_change_is_answered(
     assert [i.context.configurations.size for i in (running, late)] == [0, 0]
 
 
-async def test_no_beat_of_a_deleted_profile_counts_where_its_deletion_is_not_heard_of_yet(
+async def test_a_cached_entry_of_a_deleted_profile_counts_no_beat(
     running: Running, late: Running, family: Family, admin: dict[str, str]
 ) -> None:
     assert (await beat(late, family))["enforcement"] == "allowed"
@@ -98,7 +98,7 @@ async def test_no_beat_of_a_deleted_profile_counts_where_its_deletion_is_not_hea
 async def test_no_beat_after_the_answer_is_judged_by_the_old_limit(
     database: str, connection: Connection, family: Family
 ) -> None:
-    """Two processes; the first is asked to change, the second hears of it late and counts."""
+    """Of two processes, the first changes the limits; the second is notified late and counts."""
     old = 0
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(database))
@@ -108,7 +108,7 @@ async def test_no_beat_after_the_answer_is_judged_by_the_old_limit(
         proxy.turn("slow")
 
         async def count() -> float:
-            lesson = family.beat(title_id=family.lesson)  # which leaves the limit untouched
+            lesson = family.beat(title_id=family.lesson)  # which does not count against the limit
             verdict = (await client.post(there.url + URL, json=lesson)).json()
             remaining: float = verdict["remaining_minutes"]
             return remaining
@@ -122,7 +122,7 @@ async def test_no_beat_after_the_answer_is_judged_by_the_old_limit(
     assert old == 0
 
 
-async def test_an_instance_whose_listener_stands_still_is_waited_for_no_longer_than_the_bound(
+async def test_a_frozen_instance_delays_a_change_by_the_bound_only(
     start: Starter,
     connection: Connection,
     family: Family,
@@ -150,7 +150,7 @@ async def test_an_instance_whose_listener_stands_still_is_waited_for_no_longer_t
             await asyncio.sleep(0.01)
 
 
-async def test_an_instance_alone_waits_for_nobody(
+async def test_a_single_instance_waits_for_no_acknowledgement(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nobody(*_: object) -> None:
@@ -167,7 +167,7 @@ async def test_an_instance_alone_waits_for_nobody(
     assert await connection.fetchval(statements) - before == 1
 
 
-async def test_an_import_is_heard_of_where_it_is_made_too(
+async def test_an_import_invalidates_the_cache_of_its_own_instance(
     start: Starter, settings: Settings, family: Family, admin: dict[str, str]
 ) -> None:
     async with proxied(settings.database_url) as proxy:
@@ -179,38 +179,38 @@ async def test_an_import_is_heard_of_where_it_is_made_too(
         await here.context.configurations.stop()
 
 
-async def test_a_refused_change_waits_for_nobody_and_is_announced_to_nobody(
+async def test_a_refused_change_notifies_no_instance(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)
-    heard: list[object] = []
-    await connection.add_listener(CHANNEL, lambda *told: heard.append(told[-1]))
+    payloads: list[object] = []
+    await connection.add_listener(CHANNEL, lambda *arguments: payloads.append(arguments[-1]))
     url = CONFIG.format(family.child)
     answer = await running.client.put(url, json=LIMITS, headers=stranger.bearer)
     assert answer.status_code == 403
     assert (await put_limits(running, family, {})).status_code == 200
     async with asyncio.timeout(10):
-        while not heard:
+        while not payloads:
             await connection.fetchval("select 1")
-    assert len(heard) == 1
+    assert len(payloads) == 1
 
 
-async def test_an_instance_of_the_version_before_understands_the_notification(
+async def test_the_previous_version_can_read_the_notification(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    """It takes three words, of which the first is an instance that it does not know."""
-    heard: list[str] = []
-    await connection.add_listener(CHANNEL, lambda *told: heard.append(str(told[-1])))
+    """It reads three words, of which the first is the id of an instance."""
+    payloads: list[str] = []
+    await connection.add_listener(CHANNEL, lambda *arguments: payloads.append(str(arguments[-1])))
     await put_limits(running, family, {})
     async with asyncio.timeout(10):
-        while not heard:
+        while not payloads:
             await connection.fetchval("select 1")
-    origin, *changed = heard[0].split(" ")
+    origin, *changed = payloads[0].split(" ")
     assert changed == [str(family.account), str(family.child)]
     assert origin.startswith(running.context.configurations.changes.instance)
 
 
-async def test_changes_heard_together_are_acknowledged_together(
+async def test_concurrent_changes_share_acknowledgements(
     running: Running, database: str, connection: Connection
 ) -> None:
     here = running.context.configurations
@@ -236,7 +236,7 @@ async def test_changes_heard_together_are_acknowledged_together(
     assert await connection.fetchval(statements) - before == 3
 
 
-async def test_an_instance_that_hears_nothing_believes_nothing(
+async def test_an_instance_that_does_not_listen_trusts_no_entry(
     start: Starter, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, deaf = await start(), await start()
@@ -295,8 +295,8 @@ async def test_a_notification_during_the_last_statement_of_listening_ends_nothin
     async def notified(opened: Connection, channel: str, callback: Any) -> None:
         await listen(opened, channel, callback)
         if channel == CHANNEL:
-            told = f"{uuid4().hex}.{uuid4().hex} {uuid4()} {uuid4()}"
-            callback(opened, 1, channel, told)
+            payload = f"{uuid4().hex}.{uuid4().hex} {uuid4()} {uuid4()}"
+            callback(opened, 1, channel, payload)
             await opened.execute("select pg_sleep(0.1)")
 
     monkeypatch.setattr(asyncpg.Connection, "add_listener", notified)

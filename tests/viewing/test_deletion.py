@@ -1,4 +1,4 @@
-"""Deletions that are too large for a request: in batches, by any instance, to the end."""
+"""Deletions that are too large for a request run in batches on any instance."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instances look for pending deletions all the time."""
+    """Instances look for pending deletions every 20 ms."""
     monkeypatch.setattr(deletion, "LOOK_SECONDS", 0.02)
 
 
@@ -39,7 +39,7 @@ def url(kind: str, key: UUID) -> str:
 
 
 async def add_years(connection: Connection, family: Family, count: int = 50) -> None:
-    """Sessions of a title, balances and grants of the child, so many of each."""
+    """Adds `count` sessions of a title, balances and grants of the child."""
     await connection.execute(
         "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
         "last_heartbeat_at, ended_at) select gen_random_uuid(), $1, $2, 'd', now(), now(), now() "
@@ -64,7 +64,7 @@ async def add_years(connection: Connection, family: Family, count: int = 50) -> 
 
 
 async def counts(connection: Connection, family: Family) -> list[int]:
-    """Sessions, balances and grants of the child; its profile, account and title."""
+    """Counts sessions, balances and grants of the child; its profile, account and title."""
     row = await connection.fetchrow(
         "select (select count(*) from viewing_sessions where profile_id = $1), "
         "(select count(*) from viewing_time_balances where profile_id = $1), "
@@ -89,7 +89,7 @@ async def eventually_done(connection: Connection) -> None:
             await asyncio.sleep(0.01)
 
 
-async def ask(running: Running, admin: dict[str, str], kind: str, key: UUID) -> tuple[int, Any]:
+async def delete(running: Running, admin: dict[str, str], kind: str, key: UUID) -> tuple[int, Any]:
     answer = await running.client.delete(url(kind, key), headers=admin)
     return answer.status_code, answer.json() if answer.content else None
 
@@ -106,7 +106,7 @@ def key_of(kind: str, family: Family) -> UUID:
 
 
 @pytest.mark.parametrize("kind", LEFT)
-async def test_what_is_large_is_accepted_and_deleted_in_the_background(
+async def test_a_large_deletion_is_accepted_and_done_in_the_background(
     running: Running, connection: Connection, admin: dict[str, str], family: Family, kind: str
 ) -> None:
     other = await add_family(connection)
@@ -114,16 +114,16 @@ async def test_what_is_large_is_accepted_and_deleted_in_the_background(
         await add_years(connection, one)
     untouched = await counts(connection, other)
     key = key_of(kind, family)
-    assert await ask(running, admin, kind, key) == ACCEPTED
+    assert await delete(running, admin, kind, key) == ACCEPTED
     await eventually_done(connection)
     assert await counts(connection, family) == LEFT[kind]
     assert await counts(connection, other) == untouched
-    assert (await ask(running, admin, kind, key))[0] == 404
+    assert (await delete(running, admin, kind, key))[0] == 404
 
 
 @pytest.mark.parametrize("kind", LEFT)
 @pytest.mark.parametrize("count", [9, 10])
-async def test_what_is_small_is_deleted_at_once(
+async def test_a_small_deletion_is_done_at_once(
     running: Running,
     connection: Connection,
     admin: dict[str, str],
@@ -133,11 +133,11 @@ async def test_what_is_small_is_deleted_at_once(
 ) -> None:
     await running.context.deletions.stop()
     await add_years(connection, family, count)
-    status, _ = await ask(running, admin, kind, key_of(kind, family))
+    status, _ = await delete(running, admin, kind, key_of(kind, family))
     assert status == (204 if count < 10 else 202)
     expected = [kind] if count >= 10 else []
     assert [kind for kind, _ in await pending(connection)] == expected
-    assert await ask(running, admin, kind, uuid4()) == (
+    assert await delete(running, admin, kind, uuid4()) == (
         404,
         {"detail": f"{kind.capitalize()} not found"},
     )
@@ -150,7 +150,7 @@ async def test_an_account_is_inactive_from_the_first_answer_on(
     await add_years(connection, family)
     assert (await beat(running, family))[0] == 200
     for _ in range(2):
-        assert await ask(running, admin, "account", family.account) == ACCEPTED
+        assert await delete(running, admin, "account", family.account) == ACCEPTED
     assert await beat(running, family) == (401, {"detail": "User not found or inactive"})
 
 
@@ -162,15 +162,15 @@ PUT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", LEFT)
-async def test_nothing_is_put_into_what_is_being_deleted(
+async def test_a_resource_that_is_being_deleted_cannot_be_put(
     running: Running, connection: Connection, admin: dict[str, str], family: Family, kind: str
 ) -> None:
-    """One by one or in bulk; it would be deleted with the rest."""
+    """Neither one by one nor in bulk: the new state would be deleted too."""
     await running.context.deletions.stop()
     await add_years(connection, family)
     key = key_of(kind, family)
     body = {**PUT[kind], "account_id": str(family.account)} if kind == "profile" else PUT[kind]
-    assert await ask(running, admin, kind, key) == ACCEPTED
+    assert await delete(running, admin, kind, key) == ACCEPTED
     tables = "select p, u, t from profiles as p, users as u, titles as t"
     before = await connection.fetch(tables)
     answer = await running.client.put(url(kind, key), json=body, headers=admin)
@@ -204,7 +204,7 @@ async def beat(running: Running, family: Family, **members: Any) -> tuple[int, A
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("kind", LEFT)
-async def test_another_instance_ends_what_a_stopped_one_began(
+async def test_another_instance_completes_a_deletion(
     start: Starter,
     settings: Settings,
     connection: Connection,
@@ -216,7 +216,7 @@ async def test_another_instance_ends_what_a_stopped_one_began(
     await first.context.deletions.stop()
     await add_years(connection, family)
     key = key_of(kind, family)
-    assert await ask(first, admin, kind, key) == ACCEPTED
+    assert await delete(first, admin, kind, key) == ACCEPTED
     async with connected(settings, 10) as worker:  # interrupted after a batch
         assert (await BATCH.one(worker, kind, key, 3, timeout=10)).sessions == 3
     assert await pending(connection) == [(kind, key)]
@@ -228,7 +228,7 @@ async def test_another_instance_ends_what_a_stopped_one_began(
 async def test_instances_take_turns(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
-    """A batch of one skips what another holds, and both together delete each row once."""
+    """Each skips the rows that another holds; together they delete each row once."""
     await add_years(connection, family)
     await connection.execute(
         "insert into pending_deletions (kind, id) values ('title', $1)", family.title
@@ -252,7 +252,7 @@ async def test_instances_take_turns(
     assert await counts(connection, family) == LEFT["title"]
 
 
-async def test_a_row_that_somebody_holds_keeps_no_batch_waiting(
+async def test_a_held_row_delays_no_batch(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     await add_years(connection, family, 6)
@@ -275,7 +275,7 @@ async def test_heartbeats_go_on_while_their_title_is_deleted(
     family: Family,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Until the title is gone; none fails closed, and what was counted stays."""
+    """Until the title is gone. No beat fails closed, and counted seconds stay counted."""
     monkeypatch.setattr(deletion, "BATCH_ROWS", 20)
     families = [family, *[await add_family(connection) for _ in range(3)]]
     watching = [replace(one, title=family.title) for one in families]
@@ -293,7 +293,7 @@ async def test_heartbeats_go_on_while_their_title_is_deleted(
             counted += 30 if status == 200 else 0
 
     beats = [asyncio.create_task(watch(one)) for one in watching]
-    assert await ask(running, admin, "title", family.title) == ACCEPTED
+    assert await delete(running, admin, "title", family.title) == ACCEPTED
     async with asyncio.timeout(60):
         counted = await asyncio.gather(*beats)
     assert seen == {200, 404}
@@ -314,7 +314,7 @@ async def test_an_account_with_many_profiles_goes_profile_by_profile(
         "insert into viewing_time_balances (id, profile_id, reset_date) "
         "select gen_random_uuid(), p.id, date '2026-01-01' from profiles as p"
     )
-    assert await ask(running, admin, "account", family.account) == ACCEPTED
+    assert await delete(running, admin, "account", family.account) == ACCEPTED
     await eventually_done(connection)
     assert await connection.fetchval("select count(*) from profiles") == 0
     assert await connection.fetchval("select count(*) from viewing_time_balances") == 0
@@ -334,7 +334,7 @@ async def test_a_row_of_another_table_delays_a_deletion_and_nothing_else(
     await connection.execute("create table bookmarks (profile_id uuid references profiles (id))")
     await connection.execute("insert into bookmarks values ($1)", family.child)
     for one in (family, other):
-        assert await ask(running, admin, "profile", one.child) == ACCEPTED
+        assert await delete(running, admin, "profile", one.child) == ACCEPTED
     await eventually(lambda: "deletion_refused" in caplog.messages)
     while len(await pending(connection)) > 1:
         await asyncio.sleep(0.01)
@@ -357,7 +357,7 @@ async def test_a_failure_is_logged_and_tried_again(
 ) -> None:
     await running.context.deletions.stop()
     await add_years(connection, family)
-    assert await ask(running, admin, "title", family.title) == ACCEPTED
+    assert await delete(running, admin, "title", family.title) == ACCEPTED
     await connection.execute("alter table time_grants rename to away")
     running.context.deletions.start()
     await eventually(lambda: "deletion_failed" in caplog.messages)
@@ -370,10 +370,10 @@ async def test_an_operator_needs_no_service(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     await add_years(connection, family)
-    told: list[int] = []
-    progress: Callable[[int], None] = told.append
+    reported: list[int] = []
+    progress: Callable[[int], None] = reported.append
     assert await deletion.delete(settings, "title", family.title, progress) == 50
-    assert told == [*range(3, 50, 3), 50]
+    assert reported == [*range(3, 50, 3), 50]
     assert await deletion.delete(settings, "profile", family.adult, progress) == 0
     with pytest.raises(LookupError):
         await deletion.delete(settings, "profile", family.adult, progress)
@@ -381,19 +381,19 @@ async def test_an_operator_needs_no_service(
     assert await pending(connection) == []
 
 
-async def test_a_stranger_can_make_nothing_pending(
+async def test_only_an_administrator_can_make_a_deletion_pending(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await add_years(connection, family)
     for kind in LEFT:
-        status, _ = await ask(running, family.bearer, kind, key_of(kind, family))
+        status, _ = await delete(running, family.bearer, kind, key_of(kind, family))
         assert status == 403
     assert await pending(connection) == []
     assert (await beat(running, family))[0] == 200
 
 
-async def test_no_title_is_scanned_for(connection: Connection, family: Family) -> None:
-    """The foreign key's own statement rides the index, too."""
+async def test_a_deletion_of_a_title_scans_no_table(connection: Connection, family: Family) -> None:
+    """The statement of the foreign key uses the index too."""
     await add_years(connection, family, 2_000)
     await connection.execute("analyze viewing_sessions")
     before = await scans(connection)
@@ -406,7 +406,7 @@ async def test_no_title_is_scanned_for(connection: Connection, family: Family) -
 
 
 async def scans(connection: Connection) -> int:
-    """How often the sessions have been read from end to end, by this session too."""
+    """The number of sequential scans of the sessions, including those of this connection."""
     version = connection.get_server_version().major
     if version >= 15:
         await connection.execute("select pg_stat_force_next_flush()")

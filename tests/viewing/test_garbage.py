@@ -1,4 +1,4 @@
-"""Failed heartbeats leave next to nothing to the garbage collector, which is tuned to run late."""
+"""Failed heartbeats leave few reference cycles, because the garbage collector runs rarely."""
 
 import asyncio
 import gc
@@ -47,7 +47,7 @@ async def lost_server(connection: Connection, proxy: Proxy) -> AsyncIterator[Non
 
 
 async def blocked(running: Running, family: Family) -> None:
-    """One heartbeat without an HTTP client, which would leave cycles of its own."""
+    """Sends a heartbeat without an HTTP client, which leaves cycles of its own."""
     body = msgspec.json.encode(family.beat())
     sent: list[Message] = []
 

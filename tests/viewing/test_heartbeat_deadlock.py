@@ -26,7 +26,7 @@ WAITING = (
 async def running(
     start: Starter, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> Running:
-    """One connection, whose waits end with a deadlock found after 0.3 s, long before a time-out."""
+    """An instance with one connection, which detects deadlocks after 0.3 s, before time-outs."""
     monkeypatch.setattr(heartbeat_batch, "BATCH_LOCK_SECONDS", 5.0)
     owner = await asyncpg.connect(database)
     name = await owner.fetchval("select current_database()")
@@ -40,7 +40,7 @@ async def running(
 
 @pytest.fixture
 async def other(database: str) -> AsyncIterator[Connection]:
-    """A transaction that the server does not choose as the victim: it looks for deadlocks later."""
+    """A transaction that the server does not end, because it detects deadlocks later."""
     connection = await asyncpg.connect(database)
     await connection.execute("set deadlock_timeout = '1min'")
     async with connection.transaction():
@@ -64,7 +64,7 @@ async def test_beats_of_a_deadlocked_statement_are_repeated_alone_and_counted_on
     await other.execute(SESSION, families[-1].child)
     beats = [asyncio.create_task(beat(running, f, session_id=sessions[f])) for f in families]
     await until_waiting(connection)
-    # The statement holds the last but one and waits for the last, whichever beats share it.
+    # The statement holds the last session but one and waits for the last, in any batch.
     await other.execute(SESSION, families[-2].child)
     await other.execute("rollback; begin")
     verdicts = await asyncio.gather(*beats)

@@ -1,4 +1,4 @@
-"""The heartbeat's statement and the module that runs it agree."""
+"""The refusal codes of the heartbeat statement in SQL and in Python."""
 
 import re
 

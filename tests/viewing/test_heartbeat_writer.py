@@ -1,4 +1,4 @@
-"""The coalescer under faults: what fails fails alone, and nobody is counted twice."""
+"""Batches of heartbeats under faults: one bad beat fails alone, and no beat is counted twice."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ RECORDING = "query like '-- Records a batch of heartbeats%' and datname = curren
 
 
 async def watching(running: Running, connection: Connection, count: int) -> dict[Family, str]:
-    """Families without a limit, with an open session each."""
+    """Adds families without a limit, each with an open session."""
     families = [await add_family(connection, limit=None) for _ in range(count)]
     return {family: (await beat(running, family))["session_id"] for family in families}
 
@@ -61,7 +61,7 @@ async def test_one_poisoned_beat_fails_alone(running: Running, connection: Conne
         assert await used_seconds(connection, family.child) == 60
 
 
-async def test_one_locked_session_holds_nobody_else_up(
+async def test_one_locked_session_delays_no_other_profile(
     running: Running, connection: Connection
 ) -> None:
     sessions = await watching(running, connection, 21)
@@ -78,12 +78,12 @@ async def test_one_locked_session_holds_nobody_else_up(
         assert await session_seconds(connection, family.child) == 60
 
 
-async def test_a_locked_title_holds_up_those_who_start_it_and_nobody_else(
+async def test_a_locked_title_delays_only_its_new_sessions(
     running: Running, connection: Connection
 ) -> None:
     sessions = await watching(running, connection, 40)
     starting = [await add_family(connection) for _ in range(12)]
-    for other in starting:  # their configurations are known, so that all beats go together
+    for other in starting:  # their configurations are cached, so that all beats go together
         await beat(running, other)
     title = starting[0].title
     async with connection.transaction():
@@ -120,7 +120,7 @@ async def test_a_held_row_slows_only_its_own_child(
     beats = 0
 
     async def retry() -> None:
-        while True:  # a player that starts anew each time, as all rows are then needed
+        while True:  # a player that starts a session each time, which needs all rows
             assert (await beat(running, held))["enforcement"] == "blocked"
 
     async with connection.transaction():
@@ -137,7 +137,7 @@ async def test_a_held_row_slows_only_its_own_child(
         await asyncio.gather(player, return_exceptions=True)
     for family in good:
         assert await session_seconds(connection, family.child) == 30 * (beats + 1)
-    # Others shared a statement with the held row once; after that it was tried apart from them.
+    # At most one statement with other beats ran into the held row; then only probes did.
     shared = [
         line
         for line in (vars(record).get("fields", {}) for record in caplog.records)
@@ -170,7 +170,7 @@ async def test_many_held_rows_slow_nobody_else(
     ids = [family.title if kind == "titles" else family.child for family in held]
 
     async def play(number: int, family: Family) -> None:
-        await asyncio.sleep(number * 0.1)  # one after the other, so that each must be found out
+        await asyncio.sleep(number * 0.1)  # one after the other, so that each is found separately
         while True:
             assert (await beat(running, family))["enforcement"] == "blocked"
             await asyncio.sleep(0.3)
@@ -193,7 +193,7 @@ async def test_many_held_rows_slow_nobody_else(
         if record.getMessage() == "heartbeat_lock_timeout"
     ]
     shared = [line for line in lines if line["beats"] > 1]
-    if kind != "uncommitted balances":  # which nobody sees before a statement waits for them
+    if kind != "uncommitted balances":  # which are invisible until a statement waits for them
         assert len(shared) <= 2
     for family in held:
         async with asyncio.timeout(20):
@@ -253,7 +253,7 @@ async def test_a_statement_that_is_stuck_delays_only_its_own_beats(
         await asyncio.gather(*tasks)
 
 
-async def test_a_hot_profile_takes_no_place_of_others(
+async def test_the_queue_is_bounded_for_each_profile(
     start: Starter, settings: Settings, connection: Connection
 ) -> None:
     running = await start(msgspec.structs.replace(settings, heartbeat_queue_max=500))
@@ -281,7 +281,7 @@ async def test_a_hot_profile_takes_no_place_of_others(
     assert accepted < 500
 
 
-async def test_an_account_with_many_profiles_takes_no_place_of_others() -> None:
+async def test_the_queue_is_bounded_for_each_account() -> None:
     queue = HeartbeatQueue(1000, 256)
     account = uuid4()
     beats = [beat_of(account) for _ in range(401)]
@@ -346,7 +346,7 @@ async def test_lost_connections_are_opened_again(
         assert killed == running.context.settings.heartbeat_connections
         while await connection.fetchval(f"select count(*) from pg_stat_activity where {RECORDING}"):
             await asyncio.sleep(0.005)
-        # Until the driver has noticed: a beat that is sent before may or may not be recorded.
+        # The driver needs a moment to notice; a beat before that may or may not be recorded.
         await asyncio.sleep(0.1)
         assert (await beat(running, family, session_id=session))["enforcement"] == "allowed"
         while (
@@ -371,7 +371,7 @@ async def test_updates_are_heap_only(running: Running, connection: Connection) -
     for _ in range(30):
         await all_beat(running, sessions)
     for _ in range(100):
-        await all_beat(running, sessions)  # a backend tells of the past with what it does next
+        await all_beat(running, sessions)  # a backend reports its statistics with a later statement
         rows = await connection.fetch(
             "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables "
             "where relname in ('viewing_sessions', 'viewing_time_balances')"
@@ -384,7 +384,7 @@ async def test_updates_are_heap_only(running: Running, connection: Connection) -
         assert row["n_tup_hot_upd"] / row["n_tup_upd"] >= 0.9
 
 
-async def test_what_waits_is_written_before_a_stop(
+async def test_waiting_beats_are_written_before_a_stop(
     running: Running, connection: Connection, settings: Any
 ) -> None:
     sessions = await watching(running, connection, 30)
@@ -402,7 +402,7 @@ async def test_what_waits_is_written_before_a_stop(
     assert left == 0
 
 
-async def test_a_fault_of_ours_ends_no_connections_life(
+async def test_a_bug_in_the_writer_ends_no_connection(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = (await beat(running, family))["session_id"]

@@ -1,4 +1,4 @@
-"""The viewing day across clock changes, reset hours and year ends; limits and verdicts."""
+"""The viewing day across clock changes, reset hours and year ends; limits and decisions."""
 
 import zoneinfo
 from bisect import bisect_right
@@ -91,7 +91,7 @@ def utc(text: str) -> datetime:
         ("America/Sitka", 6, "1867-10-18 15:01:13", "1867-10-19", "1867-10-20 15:01:13"),
         ("America/Sitka", 6, "1867-10-19 00:31:13", "1867-10-19", "1867-10-20 15:01:13"),
         ("America/Sitka", 6, "1867-10-20 15:01:12", "1867-10-19", "1867-10-20 15:01:13"),
-        # What is not a zone counts as UTC.
+        # Other names count as UTC.
         ("'UTC'", 6, "2026-11-24 05:59:59", "2026-11-23", "2026-11-24 06:00"),
         ("Mars/Base", 6, "2026-11-24 06:00:00", "2026-11-24", "2026-11-25 06:00"),
     ],
@@ -110,7 +110,7 @@ Span = tuple[datetime, datetime, timedelta]
 
 
 def spans(zone: ZoneInfo, first: datetime = FIRST, last: datetime = LAST) -> list[Span]:
-    """The stretches of one offset from UTC in ten years: from, up to, offset."""
+    """The periods of constant UTC offset in ten years: start, end, offset."""
     found: list[Span] = []
     begun, now, step, offset = first, first, timedelta(hours=12), None
     while now < last:
@@ -129,7 +129,7 @@ def spans(zone: ZoneInfo, first: datetime = FIRST, last: datetime = LAST) -> lis
 
 
 def turn(spans: Iterable[Span], day: date, reset_hour: int) -> datetime:
-    """The first instant at which the wall shows the reset hour of the day, or later."""
+    """The first instant at which the local clock has reached the reset hour of the day."""
     hour = datetime.combine(day, time(reset_hour), UTC)
     return next(
         max(begun, hour - offset) for begun, ended, offset in spans if hour - offset < ended
@@ -137,11 +137,11 @@ def turn(spans: Iterable[Span], day: date, reset_hour: int) -> datetime:
 
 
 def families_of_zones() -> dict[tuple[Span, ...], str]:
-    """Every zone that is offered; of those that change alike, one."""
+    """One zone of each group of zones with the same changes."""
     return {tuple(spans(ZoneInfo(name))): name for name in sorted(rules._zone_names())}
 
 
-def test_a_viewing_day_turns_once_at_the_instant_that_was_told() -> None:
+def test_a_viewing_day_ends_once_at_its_next_reset() -> None:
     """In every zone, for every reset hour, around every change of ten years and on other days."""
     second, random = timedelta(seconds=1), Random(12)
     zones = families_of_zones()
@@ -165,18 +165,18 @@ def test_a_viewing_day_turns_once_at_the_instant_that_was_told() -> None:
 
 
 def test_viewing_days_follow_each_other_through_a_whole_year() -> None:
-    """Without a gap, an overlap or a step back, whichever order they are asked for in."""
+    """Without a gap, an overlap or a step back."""
     for name in ("Pacific/Chatham", "Africa/Casablanca", "Australia/Lord_Howe", "America/Havana"):
         for reset_hour in (0, 2, 3, 23):
             configuration = configured(name, reset_hour)
             now = utc("2026-01-01 00:00")
             day = rules.viewing_day(configuration, now)
             for _ in range(365):
-                told = rules.next_reset(configuration, day)
-                assert now < told <= now + timedelta(hours=26)
-                assert rules.viewing_day(configuration, told - timedelta(seconds=1)) == day
-                assert rules.viewing_day(configuration, told) == day + timedelta(days=1)
-                day, now = day + timedelta(days=1), told
+                reset_at = rules.next_reset(configuration, day)
+                assert now < reset_at <= now + timedelta(hours=26)
+                assert rules.viewing_day(configuration, reset_at - timedelta(seconds=1)) == day
+                assert rules.viewing_day(configuration, reset_at) == day + timedelta(days=1)
+                day, now = day + timedelta(days=1), reset_at
 
 
 def test_the_days_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_the_days_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         assert len(rules._DAYS) <= 3
 
 
-def test_weekend_is_the_viewing_days_own() -> None:
+def test_the_weekend_limit_follows_the_viewing_day() -> None:
     configuration = configured("UTC", 6)
     saturday_night = rules.viewing_day(configuration, utc("2026-11-23 05:00"))
     assert saturday_night == date(2026, 11, 22)
@@ -218,14 +218,14 @@ def test_decision(
     assert rules.decide(limit, used, override) == (enforcement, remaining)
 
 
-def test_zones_are_those_of_the_list_whatever_this_machine_has() -> None:
+def test_only_zones_of_the_list_are_zones() -> None:
     machine = {"localtime", "posixrules", "posix/UTC", "right/UTC", "tzdata.zi", "leapseconds"}
     assert not {name for name in machine if rules.zone(name)}
     assert {name for name in rules._zone_names() if rules.zone(name) is None} == set()
     assert {"UTC", "Europe/Kyiv", "Europe/Kiev", "US/Pacific", "EST"} <= rules._zone_names()
 
 
-def test_a_link_that_somebody_put_among_the_zones_is_not_a_zone(tmp_path: Path) -> None:
+def test_a_link_among_the_zone_files_is_not_a_zone(tmp_path: Path) -> None:
     (tmp_path / "Home").write_bytes((files("tzdata") / "zoneinfo/Europe/Berlin").read_bytes())
     zoneinfo.reset_tzpath([tmp_path])
     try:
@@ -257,5 +257,5 @@ def test_a_zone_whose_file_cannot_be_read_is_not_a_zone(tmp_path: Path) -> None:
         *("Europe//Berlin", "Ünited", "\udcff", "zone.tab", "zones", "__init__.py"),
     ],
 )
-def test_what_is_not_a_zone(name: str) -> None:
+def test_other_names_are_not_zones(name: str) -> None:
     assert rules.zone(name) is None
