@@ -1,7 +1,7 @@
 -- Grants a child more time today and records the grant.
 --
 -- $1 account_id uuid               who grants
--- $2 profile_id uuid               to whom
+-- $2 profile_id uuid
 -- $3 pin_mark text                mark of the PIN in the PIN token; null: any
 -- $4 day date                      the viewing day
 -- $5 minutes int                   null: unlimited for the day

@@ -1,4 +1,4 @@
--- Stores a new PIN, after the current one was proved if there is one.
+-- Stores a new PIN; the current one, if there is one, was verified before.
 --
 -- $1 account_id uuid
 -- $2 old_hash text                 the hash that was checked; null: the account has no PIN

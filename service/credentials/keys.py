@@ -66,15 +66,18 @@ class TooLong(jwt.InvalidTokenError):
 
 
 class Keys:
-    """The keys of one process; a withdrawn key removes the tokens it signed from `tokens`."""
+    """The keys of one process; a withdrawn key removes the tokens it signed from `tokens`.
+
+    `published` are the keys of the latest successful reading; `reading` is the latest reading.
+    """
 
     def __init__(self, settings: Settings, tokens: dict[str, Verified]) -> None:
         self._settings = settings
         self._tokens = tokens
         secrets = (settings.jwt_secret, settings.jwt_secret_previous)
         self._secrets = [(None, _secret(text)) for text in secrets if text]
-        self._published: dict[Jwk, PyJWK] = {}
-        self._reading: asyncio.Task[bool] | None = None
+        self.published: dict[Jwk, PyJWK] = {}
+        self.reading: asyncio.Task[bool] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._unknown_key_read_at = -UNKNOWN_KEY_SECONDS
 
@@ -82,10 +85,10 @@ class Keys:
         """Reads the published keys, if they are configured; waits at most 5 seconds."""
         if self._settings.jwt_jwks_url or self._settings.jwt_jwks_file:
             self._keeper = supervised("published keys", self._keep_reading())
-            await asyncio.wait({self._read()}, timeout=FETCH_SECONDS)
+            await asyncio.wait({self.read()}, timeout=FETCH_SECONDS)
 
     async def stop(self) -> None:
-        await stopped(self._keeper, self._reading)
+        await stopped(self._keeper, self.reading)
 
     def own(self, token: str) -> dict[str, Any]:
         """The claims of a token signed with a secret; raises jwt.InvalidTokenError."""
@@ -107,9 +110,9 @@ class Keys:
 
     def _signed(self, token: str, header: JoseHeader) -> Signed:
         try:
-            return _signed(token, header, [*self._secrets, *self._published.items()])
+            return _signed(token, header, [*self._secrets, *self.published.items()])
         except jwt.InvalidSignatureError:
-            kids = {jwk.kid for jwk in self._published} - {None}
+            kids = {jwk.kid for jwk in self.published} - {None}
             if self._keeper is None or header.alg not in ALGORITHMS.values():
                 raise
             if header.kid in kids:
@@ -118,44 +121,44 @@ class Keys:
 
     async def _read_for_unknown_key(self) -> bool:
         """Waits for a reading; returns whether another one may find a newer key."""
-        reading = self._reading
+        reading = self.reading
         if reading is not None and not reading.done():
             await asyncio.wait({reading}, timeout=WAIT_SECONDS / 2)
             return reading.done() and reading.result()
         now = monotonic()
         if now - self._unknown_key_read_at >= UNKNOWN_KEY_SECONDS:
             self._unknown_key_read_at = now
-            await asyncio.wait({self._read()}, timeout=WAIT_SECONDS / 2)
+            await asyncio.wait({self.read()}, timeout=WAIT_SECONDS / 2)
         return False
 
     async def _keep_reading(self) -> None:
         failures = 0
         while True:
-            failures = 0 if await self._read() else failures + 1
+            failures = 0 if await self.read() else failures + 1
             pause = self._settings.jwt_jwks_refresh_seconds
             if failures:
                 pause = min(pause, RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
             await asyncio.sleep(pause)
 
-    def _read(self) -> asyncio.Task[bool]:
+    def read(self) -> asyncio.Task[bool]:
         """The current reading, or a new one; its result says whether it succeeded."""
-        if self._reading is None or self._reading.done():
-            self._reading = supervised("reading of published keys", self._adopt_published())
-        return self._reading
+        if self.reading is None or self.reading.done():
+            self.reading = supervised("reading of published keys", self._adopt_published())
+        return self.reading
 
     async def _adopt_published(self) -> bool:
         try:
             published = await read_published(self._settings)
         except Exception as error:
-            fields = {"error": str(error), "keys_kept": len(self._published)}
+            fields = {"error": str(error), "keys_kept": len(self.published)}
             unexpected = None if isinstance(error, Unreadable) else error
             logger.warning("jwks_unreadable", extra={"fields": fields}, exc_info=unexpected)
             return False
-        removed = self._published.keys() - published.keys()
-        if published.keys() != self._published.keys():
+        removed = self.published.keys() - published.keys()
+        if published.keys() != self.published.keys():
             fields = {"kids": [jwk.kid for jwk in published], "removed": len(removed)}
             logger.info("jwks_changed", extra={"fields": fields})
-        self._published = published
+        self.published = published
         if removed:
             for token in [t for t, verified in self._tokens.items() if verified.signer in removed]:
                 del self._tokens[token]

@@ -79,7 +79,7 @@ async def grant(request: Request) -> Response:
 async def _record(
     arguments: tuple[object, ...], minutes: int | None, limit: int | None, source: Source
 ) -> Grant:
-    """Records the grant; raises RuleError if the PIN has changed since it was proved."""
+    """Records the grant; raises RuleError if the PIN has changed since it was verified."""
     row = auth.owned(await RECORD_GRANT.maybe(source, *arguments))
     if row.used_seconds is None or row.is_unlimited_override is None:
         raise RuleError(PIN_TOKEN_INVALID)

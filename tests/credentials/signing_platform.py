@@ -62,7 +62,7 @@ class Platform:
         return {"Authorization": f"Bearer {token}"}
 
     def document(self) -> bytes:
-        """What is published."""
+        """The JWK set."""
         published = [
             jwk(algorithm, key.public_key(), kid=kid, use="sig")
             for kid, (algorithm, key) in self.keys.items()

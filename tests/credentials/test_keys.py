@@ -340,7 +340,7 @@ async def test_a_request_waits_a_bounded_time_for_a_hanging_platform(
     platform.is_hanging = True
     platform.add("second")
     assert not await accepts(running, platform.bearer("second", family.account))
-    reading = running.context.keys._reading
+    reading = running.context.keys.reading
     assert reading is not None
     assert not reading.done()
     assert not await reading
@@ -367,11 +367,11 @@ async def test_a_response_that_arrives_byte_by_byte_meets_the_deadline(
         url = f"http://127.0.0.1:{dripping.sockets[0].getsockname()[1]}/"
         address = {"jwt_jwks_url": url, "jwt_jwks_refresh_seconds": 1.0}
         running = await start(replace(settings, **address))
-        reading = running.context.keys._reading
+        reading = running.context.keys.reading
         assert reading is not None
         assert await reading is False
         await eventually(lambda: readings >= 2)
-        reading = running.context.keys._reading
+        reading = running.context.keys.reading
         assert reading is not None
         assert await reading is False
 
@@ -390,7 +390,7 @@ async def test_a_key_published_during_a_reading_is_found_by_the_next(
         return published
 
     monkeypatch.setattr(keys, "read_published", slowly)
-    running.context.keys._read()
+    running.context.keys.read()
     await has_read.wait()
     platform.add("second")
     request = asyncio.create_task(accepts(running, platform.bearer("second", family.account)))
@@ -482,7 +482,7 @@ async def test_private_weak_and_foreign_keys_of_a_set_are_ignored(
     ):
         token = jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid})
         assert not await accepts(running, {"Authorization": f"Bearer {token}"})
-    assert [published.kid for published in running.context.keys._published] == ["first"]
+    assert [published.kid for published in running.context.keys.published] == ["first"]
     assert await accepts(running, platform.bearer("first", family.account))
 
 

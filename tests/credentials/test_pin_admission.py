@@ -61,7 +61,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
 
 @pytest.fixture(params=[1])
 async def hasher(workers: Workers, request: pytest.FixtureRequest) -> AsyncIterator[PinHasher]:
-    """Cost 12: a quarter of a second a hash, until one has been measured; nobody waits over 5 s."""
+    """A running hasher at cost 12: a hash counts as 0.25 s until one is measured."""
     hasher = PinHasher(workers=request.param, rounds=12)
     await hasher.start()
     yield hasher

@@ -120,7 +120,7 @@ async def test_an_account_without_children_has_an_empty_report(
 
 
 async def add_children(connection: Connection, family: Family, count: int) -> None:
-    """Children of the family, some of one name, beside the one whom it has."""
+    """Adds children to the family, some with the same name."""
     await connection.execute(
         "insert into profiles (id, user_id, name, parental_rating, is_kids) "
         "select gen_random_uuid(), $1, 'child ' || n / 7, 'TV-G', true "
