@@ -1,13 +1,13 @@
--- Tells what an account may see of an answer that needs no other statement.
+-- Checks the rights of an account before a response that needs no other statement.
 --
--- $1 account_id uuid               who asks
--- $2 profile_id uuid               named in the path; null: none
+-- $1 account_id uuid               the caller
+-- $2 profile_id uuid               in the path, if any
 --
--- row: is_active bool              the account may ask
--- row: is_owner bool               the profile is the account's (or none was named)
+-- row: is_active bool              the account may use the service
+-- row: is_owner bool               the profile is the account's, or null
 -- row: is_admin bool
 --
--- No row: the account is unknown. Two primary keys, one row of each.
+-- No row: the account is unknown. Reads one row by each of two primary keys.
 select
     u.is_active,
     $2::uuid is null or exists (

@@ -1,15 +1,15 @@
--- Limits how long the transaction of a request with an Idempotency-Key waits for its process.
+-- Limits the transaction of a request with an Idempotency-Key, in case its process hangs.
 --
--- $1 most_ms int                   as long as a request may take
+-- $1 max_ms int                    the time-out of a request
 --
 -- row: idle_limit text             between two statements
 -- row: transaction_limit text      in all; null before version 17, which has no such limit
 --
--- A process that stands still between two statements keeps its rows locked. The server then ends
--- the transaction, so that heartbeats of the same profile need not wait for the process. The driver
--- can also stand still between the parsing of a statement and its arguments, which the server does
--- not regard as idle: that is what the limit of the transaction is for. The limits are the
--- transaction's own, so they also hold behind a pooler, and the next transaction has none of them.
+-- A process that hangs between two statements keeps its rows locked. The server then ends the
+-- transaction, so that heartbeats of the same profile do not wait for the process. The second limit
+-- is for a process that hangs after it has sent a statement for parsing and before it sends the
+-- arguments, which the server does not count as idle. Both limits belong to the transaction, so
+-- they work behind a pooler and do not affect the next transaction.
 select
     set_config('idle_in_transaction_session_timeout', $1::int::text, true) as idle_limit,
     case

@@ -1,16 +1,16 @@
--- Looks for the answer to an earlier request with the same Idempotency-Key.
+-- Reads the stored response to an earlier request with the same Idempotency-Key.
 --
--- $1 account_id uuid               who asks
+-- $1 account_id uuid               the caller
 -- $2 mark uuid                     hash of the key
--- $3 profile_id uuid               that the request is about, which must be the account's; null: none
+-- $3 profile_id uuid               of the request, if any; must be the account's
 --
--- row: is_active bool              the account may ask
--- row: is_owner bool               the profile is the account's (or none was named)
--- row: digest bytea                HMAC of the earlier request; null, like the rest: there is none
+-- row: is_active bool              the account may use the service
+-- row: is_owner bool               the profile is the account's, or null
+-- row: digest bytea                HMAC of the earlier request; null if there is none
 -- row: status int
 -- row: answer text
 --
--- No row: the account is unknown. An answer older than 24 hours, by this server's clock, is none.
+-- No row: the account is unknown. Responses older than 24 hours by this server's clock are ignored.
 select
     u.is_active,
     $3::uuid is null or exists (

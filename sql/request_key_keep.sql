@@ -1,19 +1,19 @@
--- Keeps the answer to a request with an Idempotency-Key, in the transaction of what it changed.
+-- Stores the response to a request with an Idempotency-Key, in the transaction of its change.
 --
 -- $1 account_id uuid
 -- $2 mark uuid                     hash of the key
 -- $3 digest bytea                  HMAC of the request
 -- $4 status int
 -- $5 answer text
--- $6 most int                      answers of an account; the oldest go
+-- $6 max_keys int                  of an account; the oldest are deleted
 --
 -- row: is_kept bool
 --
--- No row: a copy of the request was faster, and what this one has changed must be undone. Of two
--- copies at once the second waits at the primary key until the first has ended. A key that is older
--- than 24 hours is a new one.
--- Takes some rows away that are too old, whoever's they are, so that none stay for long; rows that
--- another transaction is deleting are left to it.
+-- No row: another request with the key was faster, so this one must be rolled back. Of two requests
+-- at once, the second waits at the primary key until the first has ended. A key older than 24 hours
+-- counts as new.
+-- Also deletes some expired rows of any account, so that none stay for long, and skips rows that
+-- another transaction is deleting.
 with kept as (
     insert into viewing_time_request_keys as k (
         account_id, mark, digest, status, answer, created_at

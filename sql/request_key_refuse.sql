@@ -1,15 +1,15 @@
--- Replaces the answer to a request whose PIN or password is wrong by now with the refusal.
+-- Replaces the stored response to a request, whose PIN or password is wrong by now, by the refusal.
 --
 -- $1 account_id uuid
 -- $2 mark uuid                     hash of the key
--- $3 digest bytea                  HMAC of the request, as it was stored
+-- $3 digest bytea                  stored HMAC of the request
 -- $4 status int
 -- $5 answer text
 --
 -- row: is_kept bool
 --
--- No row: a copy of the request has been refused meanwhile, or the key is another request's by now.
--- Of two copies at once the second waits at the row until the first has ended.
+-- No row: a copy of the request has been refused already, or the key is now another request's.
+-- Of two copies at once, the second waits at the row until the first has ended.
 update viewing_time_request_keys as k
 set
     status = $4::int,

@@ -9,8 +9,8 @@ import service
 PACKAGE = Path(service.__file__).parent
 
 
-def test_only_the_application_knows_the_time_of_day() -> None:
-    """Everything else is told: by `Context.now`, or by the person at the command line."""
+def test_only_the_application_reads_the_clock() -> None:
+    """Everything else gets the time from `Context.now` or the command line."""
     readers = {
         path.stem
         for path in PACKAGE.rglob("*.py")
@@ -20,7 +20,7 @@ def test_only_the_application_knows_the_time_of_day() -> None:
 
 
 def handlers() -> Iterator[ast.AsyncFunctionDef]:
-    """Every function that takes a request and gives a response."""
+    """Every function from a request to a response."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.AsyncFunctionDef) and path.stem != "error_responses":

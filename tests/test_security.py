@@ -1,4 +1,4 @@
-"""Who may call what: every endpoint with every caller it must refuse; nothing is changed by it."""
+"""Access rights: every endpoint rejects every caller that it must, and changes nothing."""
 
 import re
 import stat
@@ -25,7 +25,7 @@ Body = Callable[[Family], dict[str, Any]]
 
 
 class Row(NamedTuple):
-    """Who may call an endpoint, and a body that is right.
+    """The kind of caller that an endpoint accepts, and a valid body.
 
     `anyone`; an `account`, for what is its own; the owner of the `profile` or the `session` that
     is named; an `admin`.
@@ -133,7 +133,7 @@ def token(**claims: Any) -> dict[str, str]:
 def refused(
     caller: str, family: Family, stranger: Family, inactive: Family
 ) -> dict[str, tuple[dict[str, str], tuple[int, str]]]:
-    """Every way to call an endpoint for `family` that must fail, and what is answered."""
+    """Every call of an endpoint for `family` that must fail, with the expected response."""
     sub = str(family.account)
     cases = {
         "no token": ({}, NOT_AUTHENTICATED),
@@ -158,7 +158,7 @@ def refused(
 
 
 async def stored(connection: Connection) -> dict[str, list[Any]]:
-    """All that the tables hold."""
+    """The content of all tables."""
     return {t: await connection.fetch(f"select * from {t} order by 1") for t in TABLES}
 
 
@@ -201,7 +201,7 @@ async def test_only_those_who_may(
 
 
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if ROWS[e].caller == "profile"])
-async def test_a_foreign_profile_is_told_from_an_unknown_one_by_nothing(
+async def test_a_foreign_profile_cannot_be_distinguished_from_an_unknown_one(
     running: Running, connection: Connection, family: Family, endpoint: str
 ) -> None:
     stranger = await add_family(connection)
@@ -253,9 +253,9 @@ async def test_only_named_origins_are_let_in(running: Running, family: Family) -
         headers = {**family.bearer, "Origin": origin}
         answer = await running.client.post(URL, json=family.beat(), headers=headers)
         assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
-        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        asked["Access-Control-Request-Headers"] = "Idempotency-Key"
-        preflight = await running.client.options(URL, headers=asked)
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        headers["Access-Control-Request-Headers"] = "Idempotency-Key"
+        preflight = await running.client.options(URL, headers=headers)
         assert (preflight.status_code == 200) == allowed
 
 
@@ -277,7 +277,7 @@ def test_the_embedded_database_is_reached_through_its_own_socket_only(postgres_d
         assert connection.execute("show listen_addresses").fetchall() == [("",)]
 
 
-def test_what_the_security_page_names_is_there() -> None:
+def test_files_named_in_the_security_page_exist() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text()))
     texts = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40

@@ -1,4 +1,4 @@
-"""The process and its sockets: an orderly end, and clients that are no players."""
+"""The process and its sockets: graceful shutdown, and clients that are not players."""
 
 import asyncio
 import os
@@ -193,14 +193,14 @@ async def wire(service: RunningService) -> AsyncIterator[tuple[asyncio.StreamRea
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """What a service says before it closes the connection."""
-    said = b""
+    """The bytes that a service sends before it closes the connection."""
+    received = b""
     try:
         while part := await reader.read(65536):
-            said += part
+            received += part
     except ConnectionError:
         pass  # it has not read all that was sent
-    return said
+    return received
 
 
 def head(family: Family, *lines: str) -> bytes:
@@ -233,8 +233,8 @@ async def test_a_long_head_is_refused(
             for start in range(0, len(long), part):
                 writer.write(long[start : start + part])
                 await asyncio.sleep(0.001)
-            said = await until_closed(reader)
-        assert said.startswith(b"HTTP/1.1 400 ") or part < len(long)
+            received = await until_closed(reader)
+        assert received.startswith(b"HTTP/1.1 400 ") or part < len(long)
     assert await session_seconds(connection, family.child) == 0
     async with wire(service) as (reader, writer):
         writer.write(head(family, f"Content-Length: {len(body)}", "X: " + "x" * 60_000) + body)
@@ -249,9 +249,9 @@ async def test_a_body_without_end_is_refused(
         writer.write(head(family, "Transfer-Encoding: chunked"))
         for _ in range(3):
             writer.write(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
-        said = await until_closed(reader)
-    assert said.startswith(b"HTTP/1.1 413 ")
-    assert b"connection: close" in said.lower()
+        received = await until_closed(reader)
+    assert received.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in received.lower()
 
 
 async def test_a_body_that_stops_coming_is_given_up(
@@ -260,8 +260,8 @@ async def test_a_body_that_stops_coming_is_given_up(
     connection, family = household
     async with wire(service) as (reader, writer):
         writer.write(request(family)[:-5])
-        said = await until_closed(reader)
-    assert said.startswith(b"HTTP/1.1 408 ")
+        received = await until_closed(reader)
+    assert received.startswith(b"HTTP/1.1 408 ")
     assert await session_seconds(connection, family.child) == 0
 
 
@@ -272,8 +272,8 @@ async def test_pipelined_requests_are_answered_in_order(
     async with wire(service) as (reader, writer):
         ready = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
         writer.write((request(family) + ready) * 20 + ready[:-2] + b"Connection: close\r\n\r\n")
-        said = await until_closed(reader)
-    bodies = re.findall(rb"\r\n\r\n(\{.*?\})(?=HTTP|$)", said)
+        received = await until_closed(reader)
+    bodies = re.findall(rb"\r\n\r\n(\{.*?\})(?=HTTP|$)", received)
     assert len(bodies) == 41
     assert [msgspec.json.decode(b)["used_minutes"] for b in bodies[0:40:2]] == [
         n / 2 for n in range(1, 21)
@@ -282,7 +282,7 @@ async def test_pipelined_requests_are_answered_in_order(
     assert await session_seconds(connection, family.child) == 600
 
 
-async def test_a_thousand_idle_connections_cost_little_and_hold_nobody_up(
+async def test_a_thousand_idle_connections_cost_little_and_delay_no_request(
     service: RunningService, household: tuple[Connection, Family]
 ) -> None:
     needs_files(1_200)
@@ -302,7 +302,7 @@ async def test_a_thousand_idle_connections_cost_little_and_hold_nobody_up(
 
 
 class Transport(asyncio.Transport):
-    """Takes what is written, and remembers whether it was closed."""
+    """Collects the bytes written, and whether it was closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -440,17 +440,17 @@ async def test_an_idle_connection_is_kept_for_the_time_that_is_set(database: str
     ):
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         begun = time.monotonic()
-        said = await until_closed(reader)
+        received = await until_closed(reader)
         took = time.monotonic() - begun
-    assert said.startswith(b"HTTP/1.1 200 ")
-    assert b"connection: close" not in said
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" not in received
     assert 0.9 <= took < 10
 
 
 async def test_a_refused_beat_leaves_its_connection_usable(
     database: str, connection: Connection, family: Family
 ) -> None:
-    """More beats than may wait are refused before their body is read."""
+    """Heartbeats beyond the bound of the queue are rejected before their body is read."""
     settings = {**SETTINGS, "HEARTBEAT_QUEUE_MAX": "1", "REQUEST_TIMEOUT_SECONDS": "3"}
     async with served(database, **settings) as service, client_of(service.url) as client:
         async with connection.transaction(), wire(service) as (reader, writer):
@@ -498,10 +498,10 @@ async def test_a_redirect_names_no_host(
     lines = ["Host: evil.test", "X-Forwarded-Host: evil.test", "Connection: close"]
     async with wire(service) as (reader, writer):
         writer.write("\r\n".join([f"GET {target} HTTP/1.1", *lines, "", ""]).encode())
-        said = await until_closed(reader)
-    found = re.search(rb"^location: (.*)\r$", said, re.MULTILINE)
+        received = await until_closed(reader)
+    found = re.search(rb"^location: (.*)\r$", received, re.MULTILINE)
     assert (found and found[1].decode()) == location
-    assert said.startswith(b"HTTP/1.1 307 " if location else b"HTTP/1.1 404 ")
+    assert received.startswith(b"HTTP/1.1 307 " if location else b"HTTP/1.1 404 ")
 
 
 async def test_the_metrics_port_redirects_without_a_host(database: str) -> None:

@@ -1,8 +1,8 @@
-"""HTTP/1.1 on one connection: bytes in, requests out, within bounds.
+"""HTTP/1.1 on one connection, with limits on the size and duration of requests.
 
-The parser has no bounds and cannot stop between two requests. So received bytes are parsed in
-pieces that hold one request at most, and the bytes behind a request that is being answered wait
-unparsed, with reading paused: at most what one read returned.
+The parser has no limits and cannot stop between two requests. So received bytes are parsed in
+pieces that hold at most one request. Bytes behind a request that is being answered wait unparsed,
+with reading paused, so they are at most what one read returned.
 """
 
 import asyncio
@@ -14,36 +14,33 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from service.http.request_head import MAX_HEADERS, TOO_LARGE, HeadProtocol, Refused
 from service.http.response_cycle import Flow
 
-# Bytes of a request that are not its body: head, chunk sizes and extensions, trailers. The rest of
-# a body that was answered unread counts too.
+# Bytes of a request outside its body: head, chunk sizes and extensions, trailers. Body bytes that
+# arrive after the response count too.
 MAX_FRAMING_BYTES: Final = 64 * 1024
-CHUNK_BYTES: Final = 16  # that do not count for each chunk, because its length takes some
+CHUNK_BYTES: Final = 16  # of each chunk that do not count, because its length needs some
 PIECE_BYTES: Final = 16 * 1024
-TURN_BYTES: Final = 64 * 1024  # parsed before other connections: ten thousand chunks fit into them
+TURN_BYTES: Final = 64 * 1024  # parsed before other connections; may be ten thousand chunks
 HEAD_SECONDS: Final = 10.0
-UNREAD_SECONDS: Final = 30.0  # without a client reading any of an answer that waits for it
+UNREAD_SECONDS: Final = 30.0  # in which the client reads nothing of its response
 VERSION: Final = b"HTTP/1."
 INVALID: Final = "Invalid HTTP request received."
 
 
 class Protocol(HeadProtocol):
-    """HTTP/1.1 with limits on the size and duration of requests, which the parser does not have.
-
-    A request is parsed when the one before it is answered.
-    """
+    """Parses a request when the one before it is answered."""
 
     _held = b""  # received; parsed up to `_at`
     _at = 0
     _framing_bytes = 0
-    _is_whole = True  # no request has begun that has not ended
-    _refusal = ""  # follows the answer that is being given
+    _is_whole = True  # the latest request has arrived as a whole
+    _refusal = ""  # 400 with this sentence follows the current response
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = Flow(transport, self._parse_held)
         self._since = self.loop.time()
-        self._timer = self.loop.call_later(self._tick(), self._look)
+        self._timer: asyncio.Handle = self.loop.call_soon(self._check_time)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -60,7 +57,7 @@ class Protocol(HeadProtocol):
             and not self._is_answering()
             and data.count(VERSION) < 2
         ):
-            # Nearly always: one request, or a part of one, is parsed where it is.
+            # Nearly always the data is one request, or a part of one: no copy is needed.
             data = data[len(data) - self._parse(data) :]
             if not data:
                 return
@@ -70,19 +67,18 @@ class Protocol(HeadProtocol):
             self._parse_held()
 
     def _parse_held(self) -> None:
-        """Parses what was received, up to the end of a request that must be answered first."""
+        """Parses received bytes up to the end of a request that must be answered first."""
         data, at, size = self._held, self._at, len(self._held)
-        enough = at + TURN_BYTES
+        turn_end = at + TURN_BYTES
         while at < size and not self._refusal and not self.transport.is_closing():
             is_next = self._is_whole or self._is_head
-            if self.flow.read_paused or (is_next and self._is_answering()) or at >= enough:
+            if self.flow.read_paused or (is_next and self._is_answering()) or at >= turn_end:
                 self._held, self._at = data, at
                 self.flow.pause_reading()
-                if at >= enough:
+                if at >= turn_end:
                     self.loop.call_soon(self.flow.resume_reading)
                 return
-            # A piece holds the version of one request, the one that begins or has begun. A head
-            # cannot end without its version, so at most one ends in the piece.
+            # No head ends before its version, so a piece with one version has at most one end.
             end = min(size, at + PIECE_BYTES)
             own = data.find(VERSION, at, end) if self._is_whole else at
             following = data.find(VERSION, own + 1, end + len(VERSION)) if own >= 0 else -1
@@ -92,7 +88,7 @@ class Protocol(HeadProtocol):
         self._held = b""
 
     def _parse(self, piece: bytes | memoryview) -> int:
-        """Parses a piece; returns how many bytes of it are left."""
+        """Parses a piece; returns the number of bytes that are left."""
         self._framing_bytes += len(piece)
         try:
             left = self._feed(piece)
@@ -136,11 +132,11 @@ class Protocol(HeadProtocol):
 
     def on_message_complete(self) -> None:
         if self._is_head:
-            return  # an `Upgrade`: parsed again without it
+            return  # an `Upgrade`; the head is parsed again without it
         self._is_whole = True
         self._framing_bytes = 0
         if self._has_trailers and not self.parser.should_keep_alive():
-            self._end()  # the parser took a trailer for a header, and parses no further request
+            self._end()  # the parser took a trailer for a header, and cannot parse another request
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -156,7 +152,7 @@ class Protocol(HeadProtocol):
         self.flow.resume_reading()
 
     def eof_received(self) -> Any:
-        """Keeps a connection that the client closed in its direction until it has its answer."""
+        """Keeps a connection that the client has half closed until the response is sent."""
         if not self._is_answering():
             return False
         if not self._is_whole and not self._is_head:
@@ -175,18 +171,18 @@ class Protocol(HeadProtocol):
             self._unread.cancel()
 
     def _refuse(self, message: str) -> None:
-        """Answers 400 in the place of the request that is being received, and closes."""
+        """Responds 400 to the request that is being received, and closes the connection."""
         if self.transport.is_closing():
             return
         self.logger.warning(message)
         cycle = self.cycle
+        is_next = self._is_whole or self._is_head  # the bytes belong to the next request
         if not self._is_answering():
-            is_answered = not self._is_whole and not self._is_head
-            if is_answered:
-                self.transport.close()
-            else:
+            if is_next:
                 self.send_400_response(message)
-        elif self._is_whole or self._is_head:  # it is the next request
+            else:
+                self.transport.close()
+        elif is_next:
             self._refusal = message
             self.flow.pause_reading()
         elif cycle.response_started:
@@ -197,25 +193,22 @@ class Protocol(HeadProtocol):
             self.send_400_response(message)
 
     def _end(self) -> None:
-        """Closes the connection after the answer that is being given."""
+        """Closes the connection after the current response."""
         if self._is_answering():
             self.cycle.keep_alive = False
         else:
             self.transport.close()
 
-    def _tick(self) -> float:
-        return min(HEAD_SECONDS, self.timeout_keep_alive)
+    def _check_time(self) -> None:
+        """Closes a connection that has been idle, or receiving a head, for too long.
 
-    def _look(self) -> None:
-        """Closes a connection that is idle, or has been receiving a request, for too long.
-
-        One timer that looks now and then costs less than one for each request.
+        One timer per connection that checks now and then costs less than one per request.
         """
-        left = self._tick()
+        seconds = min(HEAD_SECONDS, self.timeout_keep_alive)
         if not self._is_answering():
-            most = self.timeout_keep_alive if self._is_whole else HEAD_SECONDS
-            left = min(left, self._since + most - self.loop.time())
-        if left <= 0:
+            max_seconds = self.timeout_keep_alive if self._is_whole else HEAD_SECONDS
+            seconds = min(seconds, self._since + max_seconds - self.loop.time())
+        if seconds <= 0:
             self.transport.close()
         else:
-            self._timer = self.loop.call_later(left, self._look)
+            self._timer = self.loop.call_later(seconds, self._check_time)

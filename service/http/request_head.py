@@ -1,8 +1,8 @@
-"""The head of a request: what the parser accepts and HTTP/1.1 does not, refused.
+"""Rejects request heads that the parser accepts although HTTP/1.1 does not allow them.
 
-The parser (llhttp) is strict about line ends, spaces, field names and body lengths. It accepts
-versions that are not HTTP/1, any number of `Host` fields and every transfer coding before
-`chunked`, and it stops at an `Upgrade`.
+The parser (llhttp) is strict about line ends, spaces, field names and body lengths. But it accepts
+other versions than HTTP/1, several `Host` fields and any transfer coding before `chunked`, and it
+stops at an `Upgrade`.
 """
 
 import asyncio
@@ -16,22 +16,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.http.response_cycle import Cycle
 
 MAX_HEADERS: Final = 128
-NOTED: Final = frozenset((b"host", b"expect", b"transfer-encoding"))
+CHECKED: Final = frozenset((b"host", b"expect", b"transfer-encoding"))
 HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 TOO_LARGE: Final = "Request head too large"
 
 
 class Refused(Exception):
-    """A request that is answered 400; one sentence."""
+    """A request to be answered 400; its text is one sentence."""
 
 
 class HeadProtocol(HttpToolsProtocol):
     """Starts a request when its head has been parsed.
 
-    Exceptions raised in the parser's callbacks come out of it as the context of its own error.
+    The parser raises its own error for an exception of a callback, with that as the context.
     """
 
-    _is_head = False  # a request has begun that has not ended its head
+    _is_head = False  # a head has begun and not ended
     _has_trailers = False
     _is_chunked = False
     _hosts = 0
@@ -45,14 +45,14 @@ class HeadProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._is_head:
-            self._has_trailers = True  # and drops them
+            self._has_trailers = True  # which are dropped
             return
         name = name.lower()
-        if name in NOTED:
-            self._note(name, value.strip())
+        if name in CHECKED:
+            self._check(name, value.strip())
         self.headers.append((name, value))
 
-    def _note(self, name: bytes, value: bytes) -> None:
+    def _check(self, name: bytes, value: bytes) -> None:
         if name == b"host":
             self._hosts += 1
             if value != self._host and not HOST.fullmatch(value):
@@ -70,7 +70,7 @@ class HeadProtocol(HttpToolsProtocol):
         if method == b"CONNECT":
             raise Refused("CONNECT is not supported")
         if self.parser.should_upgrade():
-            return  # parsed again without it
+            return  # the head is parsed again without `Upgrade`
         version = self.parser.get_http_version()
         is_current = version == "1.1"
         if not is_current and (version != "1.0" or self._is_chunked):
@@ -80,7 +80,9 @@ class HeadProtocol(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS:
             raise Refused(TOO_LARGE)
         if self._is_answering():
-            raise Refused("The request came out of turn")  # no piece of input allows it
+            raise Refused(
+                "The request came out of turn"
+            )  # never happens, because pieces end before it
         path, query = _target(method, self.url)
         plain = path.decode("ascii")
         self.scope["method"] = method.decode("ascii")
@@ -109,9 +111,9 @@ class HeadProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def parse_without_upgrade(self) -> None:
-        """Parses the head again without `Upgrade`, so that the body behind it is a body.
+        """Parses the head again without `Upgrade`, so that the body that follows is parsed.
 
-        A new parser takes over, because the old one may believe that the connection ends here.
+        This needs a new parser, because the old one may have ended with the head.
         """
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]

@@ -1,8 +1,8 @@
-"""One request and its response, as the connection sees them.
+"""Writes the response to one request.
 
-The head of a response leaves together with the first chunk of its body: each write is a call into
-the kernel, and with answers as small as ours a second one is a quarter of all the work for a
-heartbeat. Every later chunk leaves at once.
+The head is written together with the first chunk of the body. Each write is a system call, and
+with responses as small as ours a second one would be a quarter of the work for a heartbeat. Every
+later chunk is written at once.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"connectio
 
 
 class Flow(FlowControl):
-    """Flow control that passes on the bytes already received before it reads more of them."""
+    """Flow control that parses the bytes already received before it reads more."""
 
     def __init__(self, transport: Any, parse_held: Callable[[], None]) -> None:
         super().__init__(transport)
@@ -30,9 +30,9 @@ class Flow(FlowControl):
 
 
 class Cycle(RequestResponseCycle):
-    """Answers one request."""
+    """Writes the response to one request."""
 
-    _head = b""  # begun and not yet sent
+    _head = b""  # not yet written
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -49,8 +49,8 @@ class Cycle(RequestResponseCycle):
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if self.waiting_for_100_continue and self.more_body and not self.body:
-            # Whether the client still sends its body after a final answer is unknown, and so is
-            # where its next request begins (RFC 9110, section 10.1.1).
+            # The client may or may not send its body after a final response, so the start of its
+            # next request is unknown (RFC 9110, section 10.1.1).
             self.keep_alive = False
         self.response_started = True
         self.waiting_for_100_continue = False

@@ -1,4 +1,4 @@
-"""An application that answers with what it was asked, behind the service's own protocol."""
+"""An application that responds with the request it received, behind the service's protocol."""
 
 import asyncio
 import socket
@@ -40,7 +40,7 @@ async def body_of(receive: Receive) -> tuple[bytes, bool]:
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with an Echo; the first part of the path asks for something else.
+    """Responds with an Echo, or as the first part of the path says.
 
     /unread answers 503 without reading the body; /wait/NAME answers after /go/NAME; /hold/NAME
     reads its body after that; /stream/NAME sends a chunk for each /go/NAME; /empty/STATUS answers
@@ -65,14 +65,14 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     if kind == "wait":
         await GATES[name].wait()
     query = scope["query_string"].decode()
-    told = Echo(
+    seen = Echo(
         scope["method"],
         scope["path"] + (f"?{query}" if query else ""),
         [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
         str(len(body)) if kind in ("count", "hold") else body.decode("latin-1"),
         is_ended_early,
     )
-    await answer(send, 200, msgspec.json.encode(told))
+    await answer(send, 200, msgspec.json.encode(seen))
 
 
 async def answer(send: Send, status: int, body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Who is calling: what a token must be, for how long it is remembered, what it cannot do."""
+"""Authentication: which tokens are accepted, how long they are cached, and their limits."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -57,7 +57,7 @@ async def test_without_a_bearer_token(running: Running, headers: dict[str, str])
 
 
 @pytest.mark.parametrize("token", [" ", "x", "a.b.c", "....", "é" * 9, "a" * 9000])
-async def test_what_is_no_token(running: Running, token: str) -> None:
+async def test_a_malformed_authorization_header_is_rejected(running: Running, token: str) -> None:
     answer = await status(running, {"Authorization": f"Bearer {token}".encode()})  # type: ignore[dict-item] # not ASCII
     assert (answer.status_code, answer.json()) == (401, INVALID)
     assert "www-authenticate" not in answer.headers
@@ -122,7 +122,7 @@ async def test_claims(
 
 
 @pytest.mark.parametrize("subject", ["absent", None, "", "me", 7, ["x"], {}, True])
-async def test_a_subject_that_is_no_account(running: Running, subject: object) -> None:
+async def test_a_subject_that_is_not_an_account(running: Running, subject: object) -> None:
     claims: dict[str, Any] = {} if subject == "absent" else {"sub": subject}
     token = jwt.api_jws.encode(
         msgspec.json.encode(claims), SECRET, algorithm="HS256", headers={"typ": "JWT"}
@@ -135,8 +135,8 @@ async def test_a_token_without_end_is_a_question_of_settings(
     start: Starter, settings: Settings, family: Family
 ) -> None:
     strict = msgspec.structs.replace(settings, jwt_require_exp=True, jwt_leeway_seconds=300)
-    for chosen, is_accepted in ((settings, True), (strict, False)):
-        running = await start(chosen)
+    for changed, is_accepted in ((settings, True), (strict, False)):
+        running = await start(changed)
         assert await accepts(running, bearer(family.account, exp=None)) is is_accepted
         assert await accepts(running, family.bearer)
 
@@ -183,7 +183,7 @@ async def test_only_so_many_tokens_are_remembered(
 
 
 def padded(account: UUID, size: int, **claims: Any) -> str:
-    """A token with a right signature, of so many bytes."""
+    """A token of `size` bytes with a valid signature."""
     bare = len(bearer(account, **claims, pad="")["Authorization"][7:])
     for length in range((size - bare) * 3 // 4 - 4, size):
         token = bearer(account, **claims, pad="x" * length)["Authorization"][7:]
@@ -243,7 +243,7 @@ async def test_a_token_beyond_8_kib_is_refused_unparsed(
 async def test_a_token_is_parsed_once_its_signature_is_right(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parsing costs a hundred times what the signature does, and anyone may send garbage."""
+    """Parsing costs a hundred times as much as the signature, and anyone can send garbage."""
     parsed: list[str] = []
     decode = jwt.decode
 
@@ -314,10 +314,10 @@ async def test_issuer_and_audience_are_required_when_set(
     claims: dict[str, Any],
     is_accepted: bool,
 ) -> None:
-    chosen = msgspec.structs.replace(
+    changed = msgspec.structs.replace(
         settings, jwt_issuer="https://accounts.example", jwt_audience="viewing-time"
     )
-    running = await start(chosen)
+    running = await start(changed)
     body = {"sub": str(family.account), **claims}
     token = jwt.api_jws.encode(msgspec.json.encode(body), SECRET, algorithm="HS256")
     assert await accepts(running, {"Authorization": f"Bearer {token}"}) is is_accepted

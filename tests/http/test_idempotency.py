@@ -1,4 +1,4 @@
-"""A request that comes twice with one Idempotency-Key is carried out once, on every instance."""
+"""A request that arrives twice with one Idempotency-Key is carried out once, on any instance."""
 
 import asyncio
 import signal
@@ -34,53 +34,53 @@ USED_SECONDS: Final = 7200
 KEY_USED: Final = {"detail": "Idempotency-Key has been used for another request"}
 
 
-class Asked(msgspec.Struct):
-    """A request, another request of the same kind, and all that the first one changes."""
+class Call(msgspec.Struct):
+    """A request, another one to the same endpoint, and the change that the first one makes."""
 
     url: str
     body: dict[str, Any] | None
     other: dict[str, Any] | None
 
 
-async def remote_grant(running: Running, family: Family) -> Asked:
-    return Asked(GRANT.format(family.child), {"minutes": 30}, {"minutes": 45})
+async def remote_grant(running: Running, family: Family) -> Call:
+    return Call(GRANT.format(family.child), {"minutes": 30}, {"minutes": 45})
 
 
-async def grant_with_pin(running: Running, family: Family) -> Asked:
+async def grant_with_pin(running: Running, family: Family) -> Call:
     url = GRANT.format(family.child)
-    return Asked(url, {"minutes": 30, "pin": PIN}, {"minutes": 45, "pin": PIN})
+    return Call(url, {"minutes": 30, "pin": PIN}, {"minutes": 45, "pin": PIN})
 
 
-async def grant_with_token(running: Running, family: Family) -> Asked:
+async def grant_with_token(running: Running, family: Family) -> Call:
     answer = await running.client.post(f"{PINS}/verify", json={"pin": PIN}, headers=family.bearer)
     token = answer.json()["pin_token"]
     url = GRANT.format(family.child)
-    return Asked(url, {"minutes": 30, "pin_token": token}, {"pin_token": token})
+    return Call(url, {"minutes": 30, "pin_token": token}, {"pin_token": token})
 
 
-async def unlimited_grant(running: Running, family: Family) -> Asked:
-    return Asked(GRANT.format(family.child), {}, {"minutes": 15})
+async def unlimited_grant(running: Running, family: Family) -> Call:
+    return Call(GRANT.format(family.child), {}, {"minutes": 15})
 
 
-async def session_end(running: Running, family: Family) -> Asked:
-    return Asked(END.format((await beat(running, family))["session_id"]), None, None)
+async def session_end(running: Running, family: Family) -> Call:
+    return Call(END.format((await beat(running, family))["session_id"]), None, None)
 
 
-async def pin_verify(running: Running, family: Family) -> Asked:
-    return Asked(f"{PINS}/verify", {"pin": PIN}, None)
+async def pin_verify(running: Running, family: Family) -> Call:
+    return Call(f"{PINS}/verify", {"pin": PIN}, None)
 
 
-async def pin_change(running: Running, family: Family) -> Asked:
+async def pin_change(running: Running, family: Family) -> Call:
     body = {"new_pin": NEW_PIN, "current_pin": PIN}
-    return Asked(PINS, body, {**body, "current_pin": "9999"})
+    return Call(PINS, body, {**body, "current_pin": "9999"})
 
 
-async def pin_reset(running: Running, family: Family) -> Asked:
+async def pin_reset(running: Running, family: Family) -> Call:
     body = {"new_pin": NEW_PIN, "password": PASSWORD}
-    return Asked(f"{PINS}/reset", body, {**body, "new_pin": "5678"})
+    return Call(f"{PINS}/reset", body, {**body, "new_pin": "5678"})
 
 
-Kind = Callable[[Running, Family], Awaitable[Asked]]
+Kind = Callable[[Running, Family], Awaitable[Call]]
 KINDS: Final = [
     remote_grant,
     grant_with_pin,
@@ -94,22 +94,22 @@ KINDS: Final = [
 
 
 async def send(
-    running: Running, family: Family, asked: Asked, key: str | None = "k", **change: Any
+    running: Running, family: Family, call: Call, key: str | None = "k", **change: Any
 ) -> httpx.Response:
     headers = {**family.bearer, **({} if key is None else {"Idempotency-Key": key})}
-    body = asked.body if asked.body is None or not change else {**asked.body, **change}
-    return await running.client.post(asked.url, json=body, headers=headers)
+    body = call.body if call.body is None or not change else {**call.body, **change}
+    return await running.client.post(call.url, json=body, headers=headers)
 
 
-def told(answer: httpx.Response) -> tuple[int, Any]:
-    """Status and body; a PIN token is another each time."""
+def answered(answer: httpx.Response) -> tuple[int, Any]:
+    """Status and body, without the PIN token, which differs each time."""
     body = answer.json()
     body.pop("pin_token", None)
     return answer.status_code, body
 
 
 async def state(connection: Connection) -> tuple[Any, ...]:
-    """All that these requests change."""
+    """Everything that these requests change."""
     row = await connection.fetchrow(
         """
         select
@@ -149,12 +149,12 @@ async def test_a_repeated_request_gets_the_answer_and_changes_nothing_on_any_ins
     start: Starter, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     here, there = await start(), await start()
-    asked = await kind(here, watched)
-    first = await send(here, watched, asked)
+    call = await kind(here, watched)
+    first = await send(here, watched, call)
     assert first.status_code == 200
     after = await state(connection)
     for running in (here, there, here):
-        assert told(await send(running, watched, asked)) == told(first)
+        assert answered(await send(running, watched, call)) == answered(first)
         assert await state(connection) == after
     assert await kept(connection) == 1
 
@@ -164,15 +164,15 @@ async def test_copies_at_once_on_two_instances_are_carried_out_once(
     start: Starter, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     instances = [await start(), await start()]
-    asked = await kind(instances[0], watched)
+    call = await kind(instances[0], watched)
     answers = await asyncio.gather(
-        *(send(running, watched, asked) for running in instances for _ in range(2))
+        *(send(running, watched, call) for running in instances for _ in range(2))
     )
-    assert [told(answer)[0] for answer in answers] == [200] * 4, [told(a) for a in answers]
-    assert len({str(told(answer)) for answer in answers}) == 1
+    assert [answered(answer)[0] for answer in answers] == [200] * 4, [answered(a) for a in answers]
+    assert len({str(answered(answer)) for answer in answers}) == 1
     grants, used, _, _, [user], attempts, _ = await state(connection)
     assert grants == ("grant" in kind.__name__)
-    granted = 1800 if asked.body and asked.body.get("minutes") else 0
+    granted = 1800 if call.body and call.body.get("minutes") else 0
     assert used == USED_SECONDS + 30 * (kind is session_end) - granted
     assert (attempts, user.endswith(",0,)")) == (0, True)
 
@@ -186,9 +186,9 @@ async def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again(
     kind: Kind,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The process stands still between the commit and the answer, and is given up."""
+    """The process hangs between the commit and the response, and is abandoned."""
     running = await start()
-    asked = await kind(running, watched)
+    call = await kind(running, watched)
     stopped = asyncio.Event()
 
     class Lost(Exception):
@@ -213,17 +213,17 @@ async def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again(
         monkeypatch.setattr(idempotency.Once, "keep", keep_and_lose)
     else:
         monkeypatch.setattr(idempotency.Once, "effect", then_lost)
-    assert (await send(running, watched, asked)).status_code == 500
+    assert (await send(running, watched, call)).status_code == 500
     assert stopped.is_set()
     monkeypatch.undo()
     after = await state(connection)
     assert await kept(connection) == 1
-    assert (await send(running, watched, asked)).status_code == 200
+    assert (await send(running, watched, call)).status_code == 200
     assert await state(connection) == after
 
 
 class _Lost:
-    """A context manager after which the answer is lost."""
+    """A context manager after whose end the response is lost."""
 
     def __init__(self, inner: Any, lose: Callable[..., Awaitable[None]]) -> None:
         self._inner = inner
@@ -245,20 +245,20 @@ async def test_a_request_that_broke_off_before_its_commit_is_carried_out_when_it
     kind: Kind,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = await kind(running, watched)
+    call = await kind(running, watched)
     before = await state(connection)
 
     async def fail(*_: Any) -> None:
         raise ConnectionError("lost")
 
     monkeypatch.setattr(idempotency.KEEP, "maybe", fail)
-    assert (await send(running, watched, asked)).status_code >= 500
+    assert (await send(running, watched, call)).status_code >= 500
     assert await kept(connection) == 0
     after = await state(connection)
     assert after[:4] == before[:4]
     assert after[4:] == before[4:] or kind in (pin_change, grant_with_pin)
     monkeypatch.undo()
-    assert (await send(running, watched, asked)).status_code == 200
+    assert (await send(running, watched, call)).status_code == 200
     assert await state(connection) != before
 
 
@@ -266,9 +266,9 @@ async def test_a_request_that_broke_off_before_its_commit_is_carried_out_when_it
 async def test_without_a_key_nothing_is_kept_and_every_request_is_carried_out(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
-    asked = await kind(running, watched)
+    call = await kind(running, watched)
     for number in range(2):
-        answer = await send(running, watched, asked, None)
+        answer = await send(running, watched, call, None)
         assert answer.status_code == (400 if number and kind is pin_change else 200)
     assert await kept(connection) == 0
     if kind is remote_grant:
@@ -280,11 +280,11 @@ async def test_a_key_is_not_for_another_request(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     others = [await other(running, watched) for other in KINDS if other is not kind]
-    asked = await kind(running, watched)
-    assert (await send(running, watched, asked)).status_code == 200
-    others = [other for other in others if other.url != asked.url]
-    if asked.other is not None:
-        others.append(msgspec.structs.replace(asked, body=asked.other))
+    call = await kind(running, watched)
+    assert (await send(running, watched, call)).status_code == 200
+    others = [other for other in others if other.url != call.url]
+    if call.other is not None:
+        others.append(msgspec.structs.replace(call, body=call.other))
     pin = NEW_PIN if kind in (pin_change, pin_reset) else PIN
     after = await state(connection)
     for other in others:
@@ -294,7 +294,7 @@ async def test_a_key_is_not_for_another_request(
         if body and other.url == PINS:
             body = {"new_pin": pin, "current_pin": pin}
         answer = await send(running, watched, msgspec.structs.replace(other, body=body))
-        assert told(answer) == (422, KEY_USED), other
+        assert answered(answer) == (422, KEY_USED), other
         assert await state(connection) == after
     assert await kept(connection) == 1
 
@@ -305,8 +305,8 @@ async def test_a_key_is_its_accounts_own_and_a_new_one_after_24_hours(
 ) -> None:
     stranger = await add_family(connection)
     for family in (watched, stranger):
-        asked = await kind(running, family)
-        assert (await send(running, family, asked)).status_code == 200
+        call = await kind(running, family)
+        assert (await send(running, family, call)).status_code == 200
     assert await kept(connection) == 2
     await connection.execute(
         "update viewing_time_request_keys set created_at = created_at - interval '24 hours'"
@@ -323,26 +323,26 @@ async def test_a_key_is_its_accounts_own_and_a_new_one_after_24_hours(
 async def test_a_repetition_is_refused_as_the_request_would_be(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
-    asked = await kind(running, watched)
-    assert (await send(running, watched, asked)).status_code == 200
+    call = await kind(running, watched)
+    assert (await send(running, watched, call)).status_code == 200
     if "grant" in kind.__name__:
         stranger = await add_family(connection)
         await connection.execute(
             "update profiles set user_id = $1 where id = $2", stranger.account, watched.child
         )
-        assert (await send(running, watched, asked)).status_code == 403
+        assert (await send(running, watched, call)).status_code == 403
     await connection.execute("update users set is_active = false")
-    assert (await send(running, watched, asked)).status_code == 401
+    assert (await send(running, watched, call)).status_code == 401
 
 
 @pytest.mark.parametrize("key", ["x" * 65, "two words", "tab\tbed", ""])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_key_that_is_none_changes_nothing(
+async def test_an_invalid_key_changes_nothing(
     running: Running, connection: Connection, watched: Family, kind: Kind, key: str
 ) -> None:
-    asked = await kind(running, watched)
+    call = await kind(running, watched)
     before = await state(connection)
-    answer = await send(running, watched, asked, key)
+    answer = await send(running, watched, call, key)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["header", "idempotency-key"]
     assert await state(connection) == before
@@ -366,28 +366,28 @@ async def test_a_wrong_secret_counts_once_and_another_guess_needs_another_key(
     status: int,
 ) -> None:
     instances = [await start(), await start()]
-    asked = await kind(instances[0], watched)
-    first = await send(instances[0], watched, asked, **wrong)
+    call = await kind(instances[0], watched)
+    first = await send(instances[0], watched, call, **wrong)
     assert first.status_code == status
     after = await state(connection)
     for running in instances:
-        assert told(await send(running, watched, asked, **wrong)) == told(first)
+        assert answered(await send(running, watched, call, **wrong)) == answered(first)
         assert await state(connection) == after
     guessed = dict.fromkeys(wrong, "1111")
-    assert told(await send(instances[1], watched, asked, **guessed)) == told(first)
+    assert answered(await send(instances[1], watched, call, **guessed)) == answered(first)
     assert (await counts(connection, watched))[0] == 2
-    right = await send(instances[1], watched, asked)
-    assert told(right) == (422, KEY_USED)
-    assert (await send(instances[1], watched, asked, "another")).status_code == 200
+    right = await send(instances[1], watched, call)
+    assert answered(right) == (422, KEY_USED)
+    assert (await send(instances[1], watched, call, "another")).status_code == 200
 
 
 async def test_copies_of_a_wrong_pin_at_once_count_once(
     start: Starter, connection: Connection, watched: Family
 ) -> None:
     instances = [await start(), await start()]
-    asked = Asked(f"{PINS}/verify", {"pin": "0000"}, None)
+    call = Call(f"{PINS}/verify", {"pin": "0000"}, None)
     answers = await asyncio.gather(
-        *(send(running, watched, asked) for running in instances for _ in range(2))
+        *(send(running, watched, call) for running in instances for _ in range(2))
     )
     assert [answer.status_code for answer in answers] == [403] * 4
     assert await connection.fetchval("select pin_failed_attempts from users") == 1
@@ -411,17 +411,17 @@ async def test_a_key_that_was_right_once_allows_no_free_guesses(
     status: int,
     locked: int,
 ) -> None:
-    """Neither by the answer nor by the lock can a guess be told from one without the key."""
-    asked = await kind(running, watched)
-    assert (await send(running, watched, asked)).status_code == 200
+    """Neither response nor lock differ between a guess with the key and one without."""
+    call = await kind(running, watched)
+    assert (await send(running, watched, call)).status_code == 200
     guess = {"password": "wrong"} if kind is pin_reset else {"pin": "0000"}
     guess = {"new_pin": "0000"} if kind is pin_change else guess
-    while (refusal := await send(running, watched, asked, **guess)).status_code == status:
+    while (refusal := await send(running, watched, call, **guess)).status_code == status:
         if "x-locked-until" in refusal.headers:
             break
     # Now the right one is not looked at either.
     assert refusal.status_code == locked
-    assert (await send(running, watched, asked)).status_code == locked
+    assert (await send(running, watched, call)).status_code == locked
     wrong = await connection.fetchval(
         "select pin_failed_attempts + coalesce((select failures from "
         "viewing_time_password_failures), 0) from users"
@@ -434,8 +434,8 @@ async def test_a_first_pin_is_set_once(
 ) -> None:
     await connection.execute("update users set pin_hash = null")
     instances = [await start(), await start()]
-    asked = Asked(PINS, {"new_pin": NEW_PIN}, None)
-    answers = await asyncio.gather(*(send(running, watched, asked) for running in instances * 2))
+    call = Call(PINS, {"new_pin": NEW_PIN}, None)
+    answers = await asyncio.gather(*(send(running, watched, call) for running in instances * 2))
     assert [answer.status_code for answer in answers] == [200] * 4
     stored = await connection.fetchval("select pin_hash from users")
     assert bcrypt.checkpw(NEW_PIN.encode(), stored.encode())
@@ -444,44 +444,44 @@ async def test_a_first_pin_is_set_once(
 async def test_a_repeated_verification_gets_a_token_that_works(
     running: Running, watched: Family
 ) -> None:
-    asked = await pin_verify(running, watched)
-    tokens = [(await send(running, watched, asked)).json()["pin_token"] for _ in range(2)]
+    call = await pin_verify(running, watched)
+    tokens = [(await send(running, watched, call)).json()["pin_token"] for _ in range(2)]
     assert tokens[0] != tokens[1]
     for token in tokens:
-        given = Asked(GRANT.format(watched.child), {"minutes": 15, "pin_token": token}, None)
+        given = Call(GRANT.format(watched.child), {"minutes": 15, "pin_token": token}, None)
         assert (await send(running, watched, given, str(uuid4()))).status_code == 200
 
 
-async def test_what_changed_nothing_can_be_asked_again_with_its_key(
+async def test_a_request_that_changed_nothing_can_be_repeated_with_its_key(
     running: Running, connection: Connection, watched: Family
 ) -> None:
     session = uuid4()
-    asked = Asked(END.format(session), None, None)
-    assert (await send(running, watched, asked)).status_code == 404
+    call = Call(END.format(session), None, None)
+    assert (await send(running, watched, call)).status_code == 404
     opened = (await beat(running, watched))["session_id"]
     await connection.execute("update viewing_sessions set id = $1 where id = $2", session, opened)
-    assert (await send(running, watched, asked)).status_code == 200
+    assert (await send(running, watched, call)).status_code == 200
 
 
 async def test_the_same_request_in_other_words_is_the_same(
     running: Running, connection: Connection, watched: Family
 ) -> None:
-    first = await send(running, watched, Asked(GRANT.format(watched.child), {"minutes": 30}, None))
+    first = await send(running, watched, Call(GRANT.format(watched.child), {"minutes": 30}, None))
     child = str(UUID(str(watched.child))).upper()
-    again = Asked(GRANT.format(f"{{{child}}}"), {"minutes": "30", "more": 1, "pin": None}, None)
-    assert told(await send(running, watched, again)) == told(first)
+    again = Call(GRANT.format(f"{{{child}}}"), {"minutes": "30", "more": 1, "pin": None}, None)
+    assert answered(await send(running, watched, again)) == answered(first)
     assert await connection.fetchval("select count(*) from time_grants") == 1
 
 
 async def test_a_changed_secret_of_the_service_still_knows_its_requests(
     start: Starter, settings: Settings, connection: Connection, watched: Family
 ) -> None:
-    asked = await remote_grant(await start(), watched)
-    first = await send(await start(), watched, asked)
+    call = await remote_grant(await start(), watched)
+    first = await send(await start(), watched, call)
     fresh = {"jwt_secret": "n" * 32, "jwt_secret_previous": settings.jwt_secret}
-    assert told(
-        await send(await start(msgspec.structs.replace(settings, **fresh)), watched, asked)
-    ) == told(first)
+    assert answered(
+        await send(await start(msgspec.structs.replace(settings, **fresh)), watched, call)
+    ) == answered(first)
     assert await connection.fetchval("select count(*) from time_grants") == 1
 
 
@@ -489,10 +489,10 @@ async def test_a_changed_secret_of_the_service_still_knows_its_requests(
 async def test_no_secret_is_kept(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
-    asked = await kind(running, watched)
-    answer = await send(running, watched, asked, "a-key-of-a-client")
+    call = await kind(running, watched)
+    answer = await send(running, watched, call, "a-key-of-a-client")
     row = await connection.fetchval("select k::text from viewing_time_request_keys as k")
-    secrets = ["a-key-of-a-client", PASSWORD, *(asked.body or {}).values()]
+    secrets = ["a-key-of-a-client", PASSWORD, *(call.body or {}).values()]
     secrets += [answer.json().get("pin_token")]
     for secret in secrets:
         if isinstance(secret, str):
@@ -508,19 +508,19 @@ async def test_the_latest_keys_of_an_account_are_kept(
     monkeypatch.setattr(idempotency, "MAX_KEYS", 5)
     stranger = await add_family(connection)
     await send(running, stranger, await remote_grant(running, stranger), "theirs")
-    asked = await remote_grant(running, watched)
+    call = await remote_grant(running, watched)
     for number in range(8):
-        await send(running, watched, asked, f"{number}")
+        await send(running, watched, call, f"{number}")
     of_account = "select count(*) from viewing_time_request_keys where account_id = $1"
     assert await connection.fetchval(of_account, watched.account) == 5
     assert await connection.fetchval(of_account, stranger.account) == 1
     for number in range(3, 8):
-        await send(running, watched, asked, f"{number}")
+        await send(running, watched, call, f"{number}")
     granted = "select count(*) from time_grants where profile_id = $1"
     assert await connection.fetchval(granted, watched.child) == 8
 
 
-async def test_old_keys_go_whoevers_they_are(
+async def test_expired_keys_of_any_account_are_deleted(
     running: Running, connection: Connection, watched: Family
 ) -> None:
     stranger = await add_family(connection)
@@ -530,9 +530,9 @@ async def test_old_keys_go_whoevers_they_are(
         "from generate_series(1, 15)",
         stranger.account,
     )
-    asked = await remote_grant(running, watched)
+    call = await remote_grant(running, watched)
     for number in range(2):
-        await send(running, watched, asked, f"{number}")
+        await send(running, watched, call, f"{number}")
     assert await kept(connection) == 2
 
 
@@ -552,17 +552,17 @@ async def test_keys_go_with_their_account_and_with_an_erasure(
 async def test_a_key_costs_three_statements_and_no_key_costs_none(
     running: Running, connection: Connection, watched: Family
 ) -> None:
-    asked = await remote_grant(running, watched)
+    call = await remote_grant(running, watched)
     statements = (
         "select coalesce(sum(calls), 0)::int from pg_stat_statements as s join pg_database as d "
         "on d.oid = s.dbid where d.datname = current_database() "
         "and s.query not like '%pg_stat_st%' and s.query !~* '^(begin|commit)'"
     )
-    await send(running, watched, asked, None)
+    await send(running, watched, call, None)
     counts = []
     for key in (None, "one", "one"):
         before = await connection.fetchval(statements)
-        await send(running, watched, asked, key)
+        await send(running, watched, call, key)
         counts.append(await connection.fetchval(statements) - before)
     assert counts == [1, 4, 1]
 
@@ -570,7 +570,7 @@ async def test_a_key_costs_three_statements_and_no_key_costs_none(
 async def test_an_import_is_carried_out_once(
     start: Starter, connection: Connection, admin: dict[str, str]
 ) -> None:
-    """What was changed after it is not changed back when it comes again."""
+    """A repeated request does not undo a later change."""
     instances = [await start(), await start()]
     film = title(title="First")
     lines = ndjson([film, "{"])
@@ -589,7 +589,7 @@ async def test_an_import_is_carried_out_once(
     assert await connection.fetchval("select title from titles") == "Second"
     for content, mode in ((lines, "all"), (ndjson([film]), "best")):
         answer = await post(instances[0], content, mode)
-        assert told(answer) == (422, KEY_USED)
+        assert answered(answer) == (422, KEY_USED)
     assert await connection.fetchval("select title from titles") == "Second"
 
 
@@ -606,7 +606,7 @@ async def test_an_import_that_changed_nothing_can_come_again_with_its_key(
 async def test_grants_of_a_killed_process_are_carried_out_once(
     database: str, connection: Connection, watched: Family
 ) -> None:
-    """Some have their answer when it is killed, some are committed without, some not begun."""
+    """Of the requests of a killed process some are answered, some only committed."""
     await keep_today(connection, watched.child)
     keys = [f"{number}" for number in range(60)]
     killed = asyncio.Event()
@@ -644,12 +644,12 @@ async def test_requests_are_carried_out_once_behind_a_pooler(
         pooled = {"database_url": url, "database_direct_url": settings.database_url}
         running = await start(msgspec.structs.replace(settings, statement_cache_size=0, **pooled))
         for kind in (remote_grant, session_end, grant_with_pin, pin_change):
-            asked = await kind(running, watched)
+            call = await kind(running, watched)
             answers = await asyncio.gather(
-                *(send(running, watched, asked, kind.__name__) for _ in range(3))
+                *(send(running, watched, call, kind.__name__) for _ in range(3))
             )
             assert [answer.status_code for answer in answers] == [200] * 3
-            assert len({str(told(answer)) for answer in answers}) == 1
+            assert len({str(answered(answer)) for answer in answers}) == 1
         assert (await state(connection))[0] == 2
         assert await kept(connection) == 4
 
@@ -663,7 +663,7 @@ SECRETS: Final = [
 
 
 async def counts(connection: Connection, family: Family) -> tuple[int, bool, int]:
-    """Failures of PIN and password, whether the PIN is locked, attempts without a verdict."""
+    """Failures of PIN and password, whether the PIN is locked, unfinished attempts."""
     row = await connection.fetchrow(
         "select pin_failed_attempts + coalesce((select failures from "
         "viewing_time_password_failures where account_id = u.id), 0), "
@@ -678,7 +678,7 @@ async def counts(connection: Connection, family: Family) -> tuple[int, bool, int
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The secrets whose hashes were compared with a stored one, in order."""
+    """The secrets that were compared with a stored hash, in order."""
     seen: list[str] = []
     verify = Turn.verify
 
@@ -705,11 +705,11 @@ async def test_different_secrets_at_once_with_one_key_are_all_counted(
     instances: int,
 ) -> None:
     services = [await start() for _ in range(instances)]
-    asked = await kind(services[0], watched)
+    call = await kind(services[0], watched)
     for key in ("one", "two"):
         await asyncio.gather(
             *(
-                send(services[number % instances], watched, asked, key, **{member: f"{number:04}"})
+                send(services[number % instances], watched, call, key, **{member: f"{number:04}"})
                 for number in range(6)
             )
         )
@@ -736,14 +736,14 @@ async def test_a_right_secret_among_wrong_ones_with_its_key_frees_no_guess(
     instances: int,
 ) -> None:
     services = [await start() for _ in range(instances)]
-    asked = await kind(services[0], watched)
-    assert asked.body is not None
-    right = asked.body[member]
+    call = await kind(services[0], watched)
+    assert call.body is not None
+    right = call.body[member]
     guesses = ["0000", "0001", "0002", "0003"]
     guesses.insert(place, right)
     answers = await asyncio.gather(
         *(
-            send(services[number % instances], watched, asked, **{member: guess})
+            send(services[number % instances], watched, call, **{member: guess})
             for number, guess in enumerate(guesses)
         )
     )
@@ -769,9 +769,9 @@ async def test_a_wrong_secret_counts_where_its_answer_cannot_be_stored(
     member: str,
     status: int,
 ) -> None:
-    """Another transaction holds the key: first longer than a statement may wait."""
-    asked = await kind(running, watched)
-    await send(running, watched, asked, **{member: "0000"})
+    """Another transaction locks the key, at first for longer than the time-out of a statement."""
+    call = await kind(running, watched)
+    await send(running, watched, call, **{member: "0000"})
     await connection.execute(
         "update viewing_time_request_keys set created_at = created_at - interval '25 hours'"
     )
@@ -779,7 +779,7 @@ async def test_a_wrong_secret_counts_where_its_answer_cannot_be_stored(
     try:
         async with holder.transaction():
             await holder.execute("select from viewing_time_request_keys for update")
-            assert (await send(running, watched, asked, **{member: "0001"})).status_code == status
+            assert (await send(running, watched, call, **{member: "0001"})).status_code == status
     finally:
         await holder.close()
     assert await counts(connection, watched) == (2, False, 0)
@@ -795,20 +795,20 @@ async def test_an_answered_request_whose_secret_was_changed_counts_once(
     status: int,
 ) -> None:
     instances = [await start(), await start()]
-    asked = await kind(instances[0], watched)
-    assert (await send(instances[0], watched, asked)).status_code == 200
+    call = await kind(instances[0], watched)
+    assert (await send(instances[0], watched, call)).status_code == 200
     changed = bcrypt.hashpw(b"1111", bcrypt.gensalt(4)).decode()
     await connection.execute("update users set pin_hash = $1, password_hash = $1", changed)
-    answers = [await send(running, watched, asked) for running in instances * 4]
-    assert len({str(told(answer)) for answer in answers}) == 1
+    answers = [await send(running, watched, call) for running in instances * 4]
+    assert len({str(answered(answer)) for answer in answers}) == 1
     assert answers[0].status_code == status
     assert await counts(connection, watched) == (1, False, 0)
     guess = {"new_pin": "0000"} if kind is pin_change else {member: "0000"}
     for expected in (2, 3):
-        refusal = await send(instances[1], watched, asked, **guess)
+        refusal = await send(instances[1], watched, call, **guess)
         assert refusal.status_code == status
         assert await counts(connection, watched) == (expected, False, 0)
-    assert told(await send(instances[1], watched, asked)) == told(answers[0])
+    assert answered(await send(instances[1], watched, call)) == answered(answers[0])
     assert await counts(connection, watched) == (3, False, 0)
 
 
@@ -822,11 +822,11 @@ async def test_copies_at_once_of_an_answered_request_whose_secret_was_changed_co
     status: int,
 ) -> None:
     instances = [await start(), await start()]
-    asked = await kind(instances[0], watched)
-    assert (await send(instances[0], watched, asked)).status_code == 200
+    call = await kind(instances[0], watched)
+    assert (await send(instances[0], watched, call)).status_code == 200
     changed = bcrypt.hashpw(b"1111", bcrypt.gensalt(4)).decode()
     await connection.execute("update users set pin_hash = $1, password_hash = $1", changed)
-    answers = await asyncio.gather(*(send(running, watched, asked) for running in instances * 3))
+    answers = await asyncio.gather(*(send(running, watched, call) for running in instances * 3))
     assert [answer.status_code for answer in answers] == [status] * 6
     assert await counts(connection, watched) == (1, False, 0)
 
@@ -844,7 +844,7 @@ async def test_copies_at_once_of_an_answered_request_whose_secret_was_changed_co
 async def test_a_process_that_stands_still_keeps_no_row_locked(
     database: str, connection: Connection, watched: Family, is_pooled: bool, is_known: bool
 ) -> None:
-    """It is stopped while its last statement waits, so its transaction stays open.
+    """The process is stopped while its last statement waits, so its transaction stays open.
 
     A statement that the driver knows waits when it runs, another when it is parsed.
     """

@@ -1,4 +1,4 @@
-"""Reading and writing on the wire: what clients rely on, and what nobody may send."""
+"""Reading bodies, paths and queries: the leniency that clients rely on, and the errors."""
 
 import json
 from collections.abc import Mapping
@@ -44,14 +44,14 @@ def written(members: Mapping[str, str]) -> bytes:
 
 
 def read(**members: str) -> Every:
-    """Reads the required members with `members`, given as JSON texts, over them."""
+    """Reads the required members, overridden by `members`, which are JSON texts."""
     return BODY.read(written(PLAIN | members), "application/json")
 
 
-def told(fault: ClientError) -> dict[str, Any]:
-    """The one fault of a refusal, as it goes over the wire."""
-    assert fault.status == 422
-    (only,) = json.loads(lenient_json.encode(fault.detail))
+def entry(error: ClientError) -> dict[str, Any]:
+    """The only entry of an error, as it is sent."""
+    assert error.status == 422
+    (only,) = json.loads(lenient_json.encode(error.detail))
     assert only.keys() >= {"type", "loc", "msg", "input"}
     assert isinstance(only, dict)
     return only
@@ -60,7 +60,7 @@ def told(fault: ClientError) -> dict[str, Any]:
 def refused(raw: bytes, content_type: str | None = "application/json") -> dict[str, Any]:
     with pytest.raises((FieldError, MalformedJson)) as caught:
         BODY.read(raw, content_type)
-    return told(caught.value)
+    return entry(caught.value)
 
 
 def test_a_plain_body_needs_the_compiled_decoder_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +147,8 @@ def test_scalars_are_read_leniently(name: str, text: str, value: object) -> None
 )
 def test_a_value_that_cannot_be_read(name: str, kind: str, texts: list[str]) -> None:
     for text in texts:
-        fault = refused(written(PLAIN | {name: text}))
-        assert (fault["type"], fault["loc"]) == (kind, ["body", name]), text[:100]
+        error = refused(written(PLAIN | {name: text}))
+        assert (error["type"], error["loc"]) == (kind, ["body", name]), text[:100]
 
 
 @pytest.mark.parametrize(
@@ -170,12 +170,14 @@ def test_a_value_that_cannot_be_read(name: str, kind: str, texts: list[str]) -> 
         ),
     ],
 )
-def test_a_fault_says_what_would_do(name: str, text: str, msg: str, ctx: dict[str, object]) -> None:
-    fault = refused(written(PLAIN | {name: text}))
-    assert (fault["msg"], fault["ctx"]) == (msg, ctx)
+def test_an_error_names_the_allowed_values(
+    name: str, text: str, msg: str, ctx: dict[str, object]
+) -> None:
+    error = refused(written(PLAIN | {name: text}))
+    assert (error["msg"], error["ctx"]) == (msg, ctx)
 
 
-def test_what_is_sent_back_is_a_bounded_scalar() -> None:
+def test_an_error_returns_a_bounded_scalar() -> None:
     sent: dict[str, list[tuple[str, object]]] = {
         "name": [("5", 5), ("true", True), ("null", None), ('["x"]', None), ("9" * 30, None)],
         "id": [('"nope"', "nope"), ('"' + "x" * 60_000 + '"', "x" * 256), ('"\\ud800"', "?")],
@@ -192,23 +194,23 @@ def test_a_secret_is_never_sent_back(name: str) -> None:
     for text in ('"12345"', "12345", '"12a45"', '"123"', '"1\\u0000"', '["12345"]'):
         with pytest.raises(FieldError) as caught:
             body.read(written({name: text}), "application/json")
-        fault = told(caught.value)
-        assert fault["input"] is None
-        assert "123" not in json.dumps(fault)
+        error = entry(caught.value)
+        assert error["input"] is None
+        assert "123" not in json.dumps(error)
     with pytest.raises(FieldError) as caught:
         body.read(written({"other": '"12345"'}), "application/json")
-    assert "12345" not in json.dumps(told(caught.value))
+    assert "12345" not in json.dumps(entry(caught.value))
     with pytest.raises(FieldError) as caught:
         body.read(b"pin=12345", "application/x-www-form-urlencoded")
-    assert "12345" not in json.dumps(told(caught.value))
+    assert "12345" not in json.dumps(entry(caught.value))
 
 
-def test_the_first_fault_in_the_order_of_the_fields() -> None:
+def test_the_first_error_in_the_order_of_the_fields() -> None:
     raw = written({"paused": '"?"', "minutes": "1", "name": "5"})
     assert refused(raw)["loc"] == ["body", "id"]
     assert refused(written({"minutes": "1", "paused": '"?"'} | PLAIN))["loc"] == ["body", "paused"]
-    fault = refused(written({"id": f'"{ID}"', "paused": '"?"'}))
-    assert (fault["type"], fault["loc"]) == ("missing", ["body", "name"])
+    error = refused(written({"id": f'"{ID}"', "paused": '"?"'}))
+    assert (error["type"], error["loc"]) == ("missing", ["body", "name"])
 
 
 def test_of_equal_members_the_last_counts_and_unknown_ones_do_not() -> None:
@@ -258,8 +260,8 @@ def test_content_types_that_are_json(content_type: str) -> None:
 )
 def test_content_types_that_are_not(content_type: str | None) -> None:
     for raw in (written(PLAIN), b"null", b"{"):
-        fault = refused(raw, content_type)
-        assert (fault["type"], fault["loc"]) == ("model_attributes_type", ["body"])
+        error = refused(raw, content_type)
+        assert (error["type"], error["loc"]) == ("model_attributes_type", ["body"])
     assert refused(b"", content_type)["type"] == "missing"
 
 
@@ -277,9 +279,9 @@ def test_content_types_that_are_not(content_type: str | None) -> None:
         (b"true", "model_attributes_type"),
     ],
 )
-def test_a_body_that_is_no_object(raw: bytes, kind: str) -> None:
-    fault = refused(raw)
-    assert (fault["type"], fault["loc"], fault["input"]) == (kind, ["body"], None)
+def test_a_body_that_is_not_an_object(raw: bytes, kind: str) -> None:
+    error = refused(raw)
+    assert (error["type"], error["loc"], error["input"]) == (kind, ["body"], None)
 
 
 DEEP = 100_000
@@ -309,12 +311,12 @@ DEEP = 100_000
         (b'{"a":' + b"[" * DEEP + b"]" * DEEP + b"}", 0, "Nested too deeply"),
     ],
 )
-def test_a_body_that_is_no_json(raw: bytes, position: int, error: str) -> None:
+def test_a_body_that_is_not_json(raw: bytes, position: int, error: str) -> None:
     with pytest.raises(MalformedJson) as caught:
         BODY.read(raw, "application/json")
-    fault = told(caught.value)
-    assert (fault["type"], fault["loc"]) == ("json_invalid", ["body", position])
-    assert fault["ctx"] == {"error": error}
+    found = entry(caught.value)
+    assert (found["type"], found["loc"]) == ("json_invalid", ["body", position])
+    assert found["ctx"] == {"error": error}
 
 
 def test_no_cut_or_garbled_body_does_more_than_be_refused() -> None:
@@ -326,8 +328,8 @@ def test_no_cut_or_garbled_body_does_more_than_be_refused() -> None:
             garbled = raw[:position] + bytes([byte]) + raw[position + 1 :]
             try:
                 BODY.read(garbled, "application/json")
-            except (FieldError, MalformedJson) as fault:
-                told(fault)
+            except (FieldError, MalformedJson) as error:
+                entry(error)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
@@ -346,12 +348,12 @@ def test_a_uuid_in_the_path(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["nope", "", ID[1:], f"{ID} ", HEX[:-1] + "\u0661", "\x00"])
-def test_a_path_that_is_no_uuid(text: str) -> None:
+def test_a_path_that_is_not_a_uuid(text: str) -> None:
     with pytest.raises(FieldError) as caught:
         lenient_json.path_uuid(text, "profile_id")
-    fault = told(caught.value)
-    assert (fault["type"], fault["loc"]) == ("uuid_parsing", ["path", "profile_id"])
-    assert fault["input"] == text
+    error = entry(caught.value)
+    assert (error["type"], error["loc"]) == ("uuid_parsing", ["path", "profile_id"])
+    assert error["input"] == text
 
 
 @pytest.mark.parametrize(
@@ -409,20 +411,20 @@ def test_a_date_in_the_query(text: str, day: date) -> None:
         ("date_parsing", ["0000-01-01"]),
     ],
 )
-def test_a_query_that_is_no_date(kind: str, texts: list[str]) -> None:
+def test_a_query_that_is_not_a_date(kind: str, texts: list[str]) -> None:
     for text in texts:
         with pytest.raises(FieldError) as caught:
             query_date({"to_date": text}, "to_date")
-        fault = told(caught.value)
-        assert (fault["type"], fault["loc"]) == (kind, ["query", "to_date"]), text[:100]
-        assert fault["input"] == text[:256]
+        error = entry(caught.value)
+        assert (error["type"], error["loc"]) == (kind, ["query", "to_date"]), text[:100]
+        assert error["input"] == text[:256]
 
 
 def test_a_date_that_is_not_there() -> None:
     with pytest.raises(FieldError) as caught:
         query_date({"from_date": "2026-01-01"}, "to_date")
-    fault = told(caught.value)
-    assert (fault["type"], fault["loc"], fault["input"]) == ("missing", ["query", "to_date"], None)
+    error = entry(caught.value)
+    assert (error["type"], error["loc"], error["input"]) == ("missing", ["query", "to_date"], None)
 
 
 @pytest.mark.parametrize(

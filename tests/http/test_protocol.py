@@ -19,7 +19,7 @@ from service.http import protocol
 from service.http.protocol import MAX_FRAMING_BYTES, Protocol
 from service.http.request_head import MAX_HEADERS
 from tests.conftest import ROOT
-from tests.http.echoing import STREAM, UNREAD, Echo, configuration
+from tests.http.echoing import GATES, STREAM, UNREAD, Echo, configuration
 
 HOST: Final = "Host: service.test"
 BODY: Final = b'{"a":"HTTP/1.1","b":"\r\n\r\nGET / HTTP/1.1\r\n"}'
@@ -51,7 +51,7 @@ def chunked(body: bytes, size: int, trailers: str = "") -> bytes:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it came."""
+    """A response as received."""
 
     status: int
     headers: dict[str, str]
@@ -62,25 +62,25 @@ class Answer:
         return msgspec.json.decode(self.body, type=Echo)
 
 
-def parsed(said: bytes) -> list[Answer]:
-    """The whole answers with a length among what a server said, without `100 Continue`."""
+def parsed(received: bytes) -> list[Answer]:
+    """The complete responses with a length in received bytes, without `100 Continue`."""
     answers = []
-    while said:
-        head, end, said = said.partition(b"\r\n\r\n")
+    while received:
+        head, end, received = received.partition(b"\r\n\r\n")
         line, *fields = head.decode("latin-1").split("\r\n")
         status = int(line.split(" ")[1])
         headers = dict(field.split(": ", 1) for field in fields)
         length = int(headers.get("content-length", "0"))
-        if not end or len(said) < length:
+        if not end or len(received) < length:
             break
         if status != 100:
-            answers.append(Answer(status, headers, said[:length]))
-        said = said[length:]
+            answers.append(Answer(status, headers, received[:length]))
+        received = received[length:]
     return answers
 
 
 class Transport(asyncio.Transport):
-    """Takes what is written, in the parts in which it is written."""
+    """Collects the parts that are written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Peer:
     transport: Transport
 
     async def send(self, *segments: bytes) -> None:
-        """Sends segments as a socket does: none while reading is paused or after the end."""
+        """Sends segments as a socket does: not while reading is paused, and not after the end."""
         for segment in segments:
             await settled(lambda: self.transport.is_closed or not self.transport.is_paused)
             if self.transport.is_closed or self.transport.is_paused:
@@ -124,17 +124,17 @@ class Peer:
             await asyncio.sleep(0)
 
     async def answers(self, number: int) -> list[Answer]:
-        """The answers, once so many have come or the connection is closed."""
-        await settled(lambda: self.transport.is_closed or len(parsed(self.said)) >= number)
-        return parsed(self.said)
+        """The responses, after `number` of them have arrived or the connection is closed."""
+        await settled(lambda: self.transport.is_closed or len(parsed(self.received)) >= number)
+        return parsed(self.received)
 
     @property
-    def said(self) -> bytes:
+    def received(self) -> bytes:
         return b"".join(self.transport.parts)
 
 
 async def settled(condition: Callable[[], bool]) -> None:
-    """Lets the loop turn until a condition holds, or so often that it never will."""
+    """Lets the loop turn until a condition holds, or until it clearly never will."""
     for _ in range(TURNS):
         if condition():
             return
@@ -158,7 +158,7 @@ async def peer() -> AsyncIterator[Peer]:
 
 
 async def exchanged(*segments: bytes, number: int = 1) -> tuple[list[Answer], bool]:
-    """The answers to what is sent, and whether the connection was closed after them."""
+    """The responses to the bytes sent, and whether the connection was closed after them."""
     async with peer() as client:
         await client.send(*segments)
         return await client.answers(number), client.transport.is_closed
@@ -314,7 +314,7 @@ REFUSED: Final[dict[str, bytes]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_may_be_read_in_two_ways_is_answered_400_and_the_connection_closed(
+async def test_an_ambiguous_request_is_answered_400_and_the_connection_closed(
     name: str,
 ) -> None:
     sent = REFUSED[name]
@@ -338,26 +338,26 @@ async def test_what_may_be_read_in_two_ways_is_answered_400_and_the_connection_c
         (b"GET /? HTTP/1.1\r\nHost: x\r\n\r\n", "/"),
     ],
 )
-async def test_what_a_request_may_look_like(sent: bytes, target: str) -> None:
+async def test_valid_requests_are_accepted(sent: bytes, target: str) -> None:
     answers, is_closed = await exchanged(sent)
     assert [answer.echo.target for answer in answers] == [target]
     assert is_closed == (b"HTTP/1.0" in sent)
 
 
-async def test_options_may_be_asked_of_the_server_as_a_whole() -> None:
+async def test_options_accepts_the_target_for_the_whole_server() -> None:
     answers, _ = await exchanged(request("OPTIONS * HTTP/1.1") + NEXT, number=2)
     assert len(answers) == 2
 
 
-async def test_a_fault_waits_for_the_answer_before_it() -> None:
-    for fault in (b"GARBAGE / HTTP/1.1\r\n\r\n", REFUSED["two hosts"]):
-        for segments in ([NEXT + fault], [NEXT, fault]):
+async def test_an_error_waits_for_the_response_before_it() -> None:
+    for invalid in (b"GARBAGE / HTTP/1.1\r\n\r\n", REFUSED["two hosts"]):
+        for segments in ([NEXT + invalid], [NEXT, invalid]):
             answers, is_closed = await exchanged(*segments, number=3)
             assert [answer.status for answer in answers] == [200, 400]
             assert is_closed
 
 
-async def test_a_fault_in_a_body_ends_the_request() -> None:
+async def test_an_error_in_a_body_ends_the_request() -> None:
     async with peer() as client:
         await client.send(request("POST /echo HTTP/1.1", "Transfer-Encoding: chunked"))
         await client.send(b"5\r\nhello\r\nx\r\n")
@@ -386,7 +386,7 @@ async def test_trailers_are_dropped() -> None:
 
 @pytest.mark.parametrize("path", ["echo", "unread"])
 async def test_a_connection_that_a_trailer_ended_is_closed(path: str) -> None:
-    """The parser believes such a trailer, and would leave the next request unanswered."""
+    """The parser obeys the trailer, and would leave the next request unanswered."""
     head = request(f"POST /{path} HTTP/1.1", "Transfer-Encoding: chunked")
     sent = head + chunked(BODY, 9, "Connection: close\r\n")
     for segments in ([sent, NEXT], [head, sent[len(head) :], NEXT]):
@@ -422,7 +422,7 @@ async def test_a_connection_that_a_trailer_ended_is_closed(path: str) -> None:
         ),
     ],
 )
-async def test_what_is_no_body_has_a_bound(head: bytes, part: bytes) -> None:
+async def test_bytes_outside_the_body_are_bounded(head: bytes, part: bytes) -> None:
     async with peer() as client:
         await client.send(head)
         sent = 0
@@ -454,17 +454,18 @@ async def test_a_body_in_small_chunks_is_read(chunk: int) -> None:
 
 
 async def test_many_small_chunks_let_others_in_between() -> None:
-    """At one read the connection may hand over as many as fit into 256 KB."""
+    """One read of the connection can return as many as fit into 256 KB."""
     body = b"x" * 42_000
     async with peer() as client:
-        await client.send(request("POST /count HTTP/1.1", "Transfer-Encoding: chunked"))
+        await client.send(request("POST /hold/chunks HTTP/1.1", "Transfer-Encoding: chunked"))
         client.served.data_received(chunked(body, 1))
-        parsed_at_once = []
-        while client.served._held:
-            parsed_at_once.append(client.served._at)
+        sizes = [0]
+        while sizes[-1] < len(body):
+            sizes.append(len(client.served.cycle.body))
             await asyncio.sleep(0)
-        steps = [b - a for a, b in pairwise([0, *parsed_at_once])]
-        assert max(steps) <= protocol.TURN_BYTES
+        most = protocol.TURN_BYTES / len(b"1\r\nx\r\n") + 1
+        assert max(b - a for a, b in pairwise(sizes)) <= most
+        GATES["chunks"].set()
         (answer,) = await client.answers(1)
         assert answer.echo.body == str(len(body))
 
@@ -490,14 +491,14 @@ async def test_requests_wait_unparsed_behind_one_that_is_slow() -> None:
         assert client.transport.is_paused
         assert len(client.served.tasks) == 1
         assert not client.served.pipeline
-        assert client.said == b""
+        assert client.received == b""
         async with peer() as other:
             await other.send(request("GET /go/b HTTP/1.1"))
         await settled(lambda: len(client.transport.parts) == 1)
         while len(client.transport.parts) < 1001:
             assert len(client.served.tasks) <= 2  # the one that answered may be ending
             await asyncio.sleep(0)
-        assert [answer.echo.target for answer in parsed(client.said)[1:]] == ["/next"] * 1000
+        assert [answer.echo.target for answer in parsed(client.received)[1:]] == ["/next"] * 1000
         assert not client.transport.is_paused
 
 
@@ -545,20 +546,20 @@ async def test_the_rest_of_an_unread_body_has_a_bound(framing: str, part: bytes)
 
 
 @pytest.mark.parametrize("chunk", [0, 5])
-async def test_a_body_is_asked_for_before_it_is_read(chunk: int) -> None:
+async def test_100_continue_is_sent_before_the_body_is_read(chunk: int) -> None:
     sent = request("POST /echo HTTP/1.1", "Expect: 100-Continue", body=BODY, chunk=chunk)
     async with peer() as client:
         head, _, body = sent.partition(b"\r\n\r\n")
         await client.send(head + b"\r\n\r\n")
-        await settled(lambda: client.said != b"")
-        assert client.said == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await settled(lambda: client.received != b"")
+        assert client.received == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(body + NEXT)
         answers = await client.answers(2)
         assert [answer.echo.body for answer in answers] == [BODY.decode(), ""]
 
 
-async def test_a_body_that_nobody_asked_for_ends_the_connection_with_the_answer() -> None:
-    """Whether it still comes is the client's choice, so nobody knows where its next request is."""
+async def test_a_body_without_100_continue_closes_the_connection_with_the_response() -> None:
+    """The client may still send it, so the start of its next request is unknown."""
     for chunk in (0, 5):
         sent = request("POST /unread HTTP/1.1", "Expect: 100-continue", body=BODY, chunk=chunk)
         head, _, body = sent.partition(b"\r\n\r\n")
@@ -571,11 +572,11 @@ async def test_a_body_that_nobody_asked_for_ends_the_connection_with_the_answer(
         assert not is_closed
 
 
-async def test_http_1_0_knows_no_continue() -> None:
+async def test_http_1_0_has_no_100_continue() -> None:
     async with peer() as client:
         await client.send(request("POST /echo HTTP/1.0", "Expect: 100-continue", body=BODY))
         assert len(await client.answers(1)) == 1
-        assert b"100 Continue" not in client.said
+        assert b"100 Continue" not in client.received
 
 
 # Answers leave as they are made
@@ -590,8 +591,8 @@ async def test_a_head_leaves_with_the_first_chunk_and_every_later_chunk_at_once(
             await other.send(request("GET /go/c HTTP/1.1"))
             await settled(lambda: len(client.transport.parts) == number)  # noqa: B023
             framed = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b"0\r\n\r\n"
-            said = client.transport.parts[-1]
-            assert said.endswith(b"\r\n\r\n" + framed) if number == 1 else said == framed
+            received = client.transport.parts[-1]
+            assert received.endswith(b"\r\n\r\n" + framed) if number == 1 else received == framed
         assert client.transport.parts[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
 
@@ -611,7 +612,7 @@ async def test_an_answer_is_one_write(line: str) -> None:
         await client.send(request(line))
         await settled(lambda: client.served.cycle.response_complete)
         assert len(client.transport.parts) == 1
-        assert client.said.endswith(b"\r\n\r\n") == ("GET /echo" not in line)
+        assert client.received.endswith(b"\r\n\r\n") == ("GET /echo" not in line)
         await client.send(NEXT)
         await settled(lambda: len(client.transport.parts) == 2)
         assert parsed(client.transport.parts[1])[0].echo.target == "/next"
@@ -626,7 +627,7 @@ async def test_an_answer_with_a_line_break_in_a_header_is_never_sent(value: byte
             await cycle.send(
                 {"type": "http.response.start", "status": 200, "headers": [(b"x", value)]}
             )
-        assert client.said == b""
+        assert client.received == b""
 
 
 # Half-closed clients
@@ -701,8 +702,8 @@ async def wire(process: Process) -> AsyncIterator[Wire]:
 
 async def first(reader: asyncio.StreamReader) -> Answer:
     """The next answer with a length."""
-    said = await reader.readuntil(b"\r\n\r\n")
-    (head,) = parsed(said.replace(b"content-length: ", b"content-length: 0\r\nx-length: "))
+    received = await reader.readuntil(b"\r\n\r\n")
+    (head,) = parsed(received.replace(b"content-length: ", b"content-length: 0\r\nx-length: "))
     length = int(head.headers["x-length"])
     return Answer(head.status, head.headers, await reader.readexactly(length))
 
@@ -734,7 +735,7 @@ async def test_half_closed_sockets_have_their_answers(process: Process) -> None:
 
 
 async def sent_without_end(process: Process, head: bytes, part: bytes, most: int) -> int:
-    """Sends until the connection is closed, or full for a second; returns how much."""
+    """Sends until the connection is closed, or full for a second; returns the bytes sent."""
     async with wire(process) as (_, writer):
         writer.write(head)
         sent = 0
@@ -766,10 +767,10 @@ async def sent_without_end(process: Process, head: bytes, part: bytes, most: int
         (b"GET / HTTP/1.1\r\nHost: x\r\n", b"X: y\r\n" * 20_000),
     ],
 )
-async def test_what_nobody_reads_costs_no_memory(
+async def test_an_unread_response_costs_no_memory(
     process: Process, head: bytes, part: bytes
 ) -> None:
-    """Of 20 MB on each of five connections the kernel holds some, and the process a read each."""
+    """Of 20 MB on each of five connections the kernel buffers some, the process one read each."""
     async with wire(process) as (reader, writer):
         writer.write(NEXT)
         await first(reader)

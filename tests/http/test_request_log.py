@@ -1,4 +1,4 @@
-"""A request is known by an id, and said once what it failed for."""
+"""Every request has an id, and every failure is logged once."""
 
 import logging
 from typing import Any
@@ -22,7 +22,7 @@ SPAN = "00f067aa0ba902b7"
 
 
 def fields(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    """What the lines of an event carry."""
+    """The fields of each line of an event."""
     return [vars(line)["fields"] for line in caplog.records if line.getMessage() == event]
 
 
@@ -96,7 +96,7 @@ async def test_a_request_is_one_line(
 
 
 @pytest.mark.parametrize("given", ["x" * 60_000, "x%0Aforged", "1"])
-async def test_what_is_no_id_is_not_logged_as_one(
+async def test_an_invalid_id_is_not_logged(
     running: Running, family: Family, caplog: pytest.LogCaptureFixture, given: str
 ) -> None:
     with caplog.at_level("INFO", "viewing_time"):
@@ -115,7 +115,7 @@ async def test_heartbeats_shed_before_reading_have_an_id_and_share_a_log_line(
 ) -> None:
     monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.05)
     running = await start(settings)
-    running.context.writer._closing = True
+    monkeypatch.setattr(type(running.context.writer), "is_full", True)
     headers = {**family.bearer, "X-Request-ID": "abc"}
     for _ in range(3):
         answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
@@ -128,7 +128,7 @@ async def test_heartbeats_shed_before_reading_have_an_id_and_share_a_log_line(
     assert sum(line["heartbeats"] for line in fields(caplog, "heartbeats_shed")) == 4
 
 
-async def test_an_unavailable_database_is_said_once_with_its_cause(
+async def test_an_unavailable_database_is_logged_once_with_its_cause(
     running: Running, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     running.context.pool.terminate()
@@ -141,7 +141,7 @@ async def test_an_unavailable_database_is_said_once_with_its_cause(
 
 
 @pytest.mark.parametrize("path", ["/api/v1/parental-controls/pin/status", BEAT])
-async def test_our_own_fault_is_said_once_with_its_traceback(
+async def test_a_bug_is_logged_once_with_its_traceback(
     running: Running,
     family: Family,
     path: str,
@@ -149,7 +149,7 @@ async def test_our_own_fault_is_said_once_with_its_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def broken(*_: object) -> None:
-        raise ZeroDivisionError("a fault of ours")
+        raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("service.http.auth.verified", broken)
     monkeypatch.setattr("service.http.auth.bearer", lambda *_: 1 / 0)
@@ -162,7 +162,7 @@ async def test_our_own_fault_is_said_once_with_its_traceback(
     assert line.exc_info[0] is ZeroDivisionError
 
 
-async def test_a_body_that_we_fail_to_read_is_no_fault_of_the_client(
+async def test_a_bug_in_reading_a_body_is_not_a_client_error(
     running: Running,
     family: Family,
     caplog: pytest.LogCaptureFixture,
