@@ -200,7 +200,7 @@ async def test_heartbeats_are_logged_by_sample_and_when_they_fail(
     with caplog.at_level("INFO", "viewing_time"):
         await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
     [line] = fields(caplog, "heartbeat_processed")
-    assert line["error"] == "ConnectionDoesNotExistError: connection was closed"
+    assert line["error"] == "NoAnswer: connection was closed"
     assert line["enforcement"] == "blocked"
 
 
