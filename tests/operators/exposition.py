@@ -1,4 +1,4 @@
-"""What a scrape of /metrics says, by the names of its samples."""
+"""Reads the samples of /metrics."""
 
 import re
 from typing import NamedTuple
@@ -18,7 +18,7 @@ Scrape = dict[Sample, float]
 
 
 def parse(text: str) -> Scrape:
-    """The samples of an exposition; AssertionError for a line that is none."""
+    """The samples of an exposition; AssertionError for a malformed line."""
     found: Scrape = {}
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -31,12 +31,12 @@ def parse(text: str) -> Scrape:
 
 
 def value(scraped: Scrape, name: str, **labels: str) -> float:
-    """One sample; 0 where there is none."""
+    """One sample; 0 if it is missing."""
     return scraped.get(Sample(f"viewing_time_{name}", frozenset(labels.items())), 0.0)
 
 
 async def scrape(client: httpx.AsyncClient, url: str = "/metrics") -> Scrape:
-    """What the service says now."""
+    """The current samples of the service."""
     answer = await client.get(url)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"

@@ -1,4 +1,4 @@
-"""What administrators are shown, and nobody else."""
+"""GET /admin/metrics: counts for administrators only."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ URL = "/api/v1/admin/metrics"
 BEAT = "/api/v1/viewing-time/heartbeat"
 
 
-async def test_for_administrators_by_the_databases_word(
+async def test_administrator_right_comes_from_the_database(
     running: Running, connection: Connection, family: Family
 ) -> None:
     claimed = bearer(family.account, is_admin=True)
@@ -26,7 +26,7 @@ async def test_for_administrators_by_the_databases_word(
     assert (await running.client.get(URL, headers=family.bearer)).status_code == 401
 
 
-async def test_counts_what_happened(
+async def test_counts_heartbeats_and_cache_lookups(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("update users set is_admin = true")
@@ -49,10 +49,10 @@ async def test_counts_what_happened(
     assert shown["weekly_report"]["total_generated"] == 0
 
 
-async def test_statements_per_heartbeat_are_those_that_the_database_ran(
+async def test_statements_per_heartbeat_match_the_database(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
-    """In batches and alone, refused ones too; a connection opened meanwhile would count its own."""
+    """In batches and alone, with rejected ones; a full pool opens no connection meanwhile."""
     running = await start(msgspec.structs.replace(settings, pool_min_size=settings.pool_max_size))
     await connection.execute("update users set is_admin = true")
     ran = await executed(connection)
@@ -69,7 +69,7 @@ async def test_statements_per_heartbeat_are_those_that_the_database_ran(
     assert shown["avg_db_ops_per_heartbeat"] == round(ran / (3 * 28), 4)
 
 
-async def test_attempts_at_pins_and_reports_are_shown(
+async def test_counts_pin_attempts_and_reports(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("update users set is_admin = true")

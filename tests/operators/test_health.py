@@ -1,4 +1,4 @@
-"""Alive whatever happens; ready only with a database that has what the code needs."""
+"""Liveness always passes; readiness needs a writable database with the current schema."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ OTHERS = (
 
 
 async def until(running: Running, status: int) -> httpx.Response:
-    """The answer of readiness once it has this status."""
+    """The first readiness response with this status."""
     async with asyncio.timeout(10):
         while True:
             answer = await running.client.get("/health/ready")
@@ -35,19 +35,19 @@ async def until(running: Running, status: int) -> httpx.Response:
             await asyncio.sleep(0.05)
 
 
-async def test_ready(running: Running) -> None:
+async def test_ready_with_a_database(running: Running) -> None:
     for path in ("/health/ready", "/health"):
         answer = await running.client.get(path)
         assert answer.status_code == 200
         assert answer.json() == READY
 
 
-async def test_a_probe_costs_no_statement(running: Running, connection: Connection) -> None:
+async def test_probe_runs_no_statement(running: Running, connection: Connection) -> None:
     await running.context.readiness.stop()
-    before = await executed(connection, with_looks=True)
+    before = await executed(connection, with_readiness=True)
     for _ in range(50):
         assert (await running.client.get("/health/ready")).json() == READY
-    assert await executed(connection, with_looks=True) == before
+    assert await executed(connection, with_readiness=True) == before
 
 
 async def test_not_ready_without_a_database_and_ready_again(
@@ -76,7 +76,7 @@ async def test_not_ready_without_a_database_and_ready_again(
     assert "not currently accepting connections" in vars(fell)["fields"]["error"]
 
 
-async def test_a_connection_that_is_lost_alone_is_opened_anew(
+async def test_lost_connection_of_the_check_is_replaced(
     running: Running, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
@@ -86,7 +86,7 @@ async def test_a_connection_that_is_lost_alone_is_opened_anew(
     assert [line for line in caplog.records if line.name == "viewing_time.readiness"] == []
 
 
-async def test_an_exhausted_pool_makes_no_instance_unready(
+async def test_exhausted_pool_does_not_make_an_instance_unready(
     start: Starter, settings: Settings
 ) -> None:
     running = await start(msgspec.structs.replace(settings, pool_min_size=1, pool_max_size=1))
@@ -95,9 +95,7 @@ async def test_an_exhausted_pool_makes_no_instance_unready(
         assert (await running.client.get("/health/ready")).json() == READY
 
 
-async def test_a_server_that_only_reads_is_not_ready(
-    running: Running, connection: Connection
-) -> None:
+async def test_read_only_server_is_not_ready(running: Running, connection: Connection) -> None:
     name = await connection.fetchval("select current_database()")
     await connection.execute(f"alter database {name} set default_transaction_read_only = on")
     await connection.execute(OTHERS)
@@ -122,7 +120,7 @@ async def test_a_server_that_only_reads_is_not_ready(
         ("alter table time_grants rename to gone", "alter table gone rename to time_grants"),
     ],
 )
-async def test_a_schema_that_is_missing_or_older_than_the_code_is_not_ready(
+async def test_missing_or_outdated_schema_is_not_ready(
     running: Running,
     connection: Connection,
     change: str,
@@ -141,7 +139,7 @@ async def test_a_schema_that_is_missing_or_older_than_the_code_is_not_ready(
     assert (await until(running, 200)).json() == READY
 
 
-async def test_lanes_that_are_all_stuck_are_not_ready(
+async def test_stuck_heartbeats_are_not_ready(
     start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "MIN_STUCK_SECONDS", 0.1)
@@ -163,7 +161,7 @@ async def test_lanes_that_are_all_stuck_are_not_ready(
     await until(running, 200)
 
 
-async def test_the_first_look_comes_before_the_first_request(
+async def test_first_check_precedes_the_first_request(
     start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: object) -> None:
@@ -175,7 +173,7 @@ async def test_the_first_look_comes_before_the_first_request(
     assert answer.json() == {"status": "degraded", "checks": {"database": "unreachable"}}
 
 
-async def test_a_look_ends_in_time_and_only_one_runs(
+async def test_checks_time_out_and_do_not_overlap(
     start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await start(settings)
@@ -200,10 +198,10 @@ async def test_a_look_ends_in_time_and_only_one_runs(
     assert set(at_once) == {1}
 
 
-async def test_idle_connections_to_a_server_that_handed_over_are_closed(
+async def test_idle_connections_to_the_old_primary_are_closed(
     running: Running, connection: Connection
 ) -> None:
-    """Nothing of the service stays connected there until the next use."""
+    """They do not wait for their next use."""
     served = "select pid from pg_stat_activity where datname = current_database() and pid <> $1"
     own = connection.get_server_pid()
     before = {row[0] for row in await connection.fetch(served, own)}

@@ -1,4 +1,4 @@
-"""The live page: it runs nothing but its own script, and asks only its own service."""
+"""The live page runs only its own script and requests only its own service."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.conftest import Running, Starter
 from tests.family import Family
 
 
-async def test_the_page_lets_only_its_own_script_run(running: Running) -> None:
+async def test_content_security_policy_allows_only_the_pages_own_script(running: Running) -> None:
     answer = await running.client.get("/admin/live")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -34,11 +34,11 @@ async def test_the_page_lets_only_its_own_script_run(running: Running) -> None:
 @pytest.mark.parametrize(
     "outside", ["src=", "href=", "//cdn", "localStorage", "cookie", "innerHTML"]
 )
-def test_the_page_needs_nothing_from_outside_and_keeps_nothing(outside: str) -> None:
+def test_page_loads_nothing_and_stores_nothing(outside: str) -> None:
     assert outside not in PAGE.replace("http://www.w3.org/2000/svg", "")
 
 
-def test_the_page_reads_members_that_exist() -> None:
+def test_page_uses_existing_members_of_the_metrics() -> None:
     """Of the answer to `GET /api/v1/admin/metrics`."""
     counted = get_type_hints(Counts)
     used = set(re.findall(r"\b(?:a|b|body|before)\.(\w+)\.(\w+)", PAGE))
@@ -92,7 +92,7 @@ document.getElementById("entry").listeners.submit({preventDefault: () => {}});
 
 
 def shots(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the page shows after each reading, by a JavaScript engine."""
+    """The content of the page after each reading, from a JavaScript engine."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
@@ -111,7 +111,7 @@ def shots(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def reading(running: Running, connection: Connection, family: Family) -> dict[str, Any]:
-    """What administrators are shown."""
+    """A response of GET /admin/metrics."""
     await connection.execute("update users set is_admin = true")
     answer = await running.client.get("/api/v1/admin/metrics", headers=family.bearer)
     shown: dict[str, Any] = answer.json()
@@ -123,8 +123,8 @@ def later(reading: dict[str, Any], instance: str, uptime: float, beats: int) -> 
     return {**reading, "instance": instance, "uptime_seconds": uptime, "heartbeat": heartbeat}
 
 
-def test_one_process_is_not_subtracted_from_another(reading: dict[str, Any]) -> None:
-    """A balancer leads to two processes in turn: one at 10 a second, one at 100, much older."""
+def test_rates_are_computed_per_process(reading: dict[str, Any]) -> None:
+    """A load balancer alternates between a process at 10 per second and an older one at 100."""
     readings = []
     for step in range(6):
         readings.append(later(reading, "a:1/x", 100 + 4 * step, 1000 + 40 * step))
@@ -139,7 +139,7 @@ def test_one_process_is_not_subtracted_from_another(reading: dict[str, Any]) -> 
     assert len(seen[-1]["points"].split()) == 5
 
 
-def test_a_process_that_is_started_anew_is_followed(reading: dict[str, Any]) -> None:
+def test_page_switches_to_the_restarted_process(reading: dict[str, Any]) -> None:
     before = [later(reading, "a:1/x", 100 + 2 * step, 1000 + 20 * step) for step in range(3)]
     after = [later(reading, "a:1/z", 1 + 2 * step, 10 * step) for step in range(160)]
     seen = shots(before + after)
@@ -149,7 +149,7 @@ def test_a_process_that_is_started_anew_is_followed(reading: dict[str, Any]) -> 
     assert seen[-1]["instances"] == ["a:1/z"]
 
 
-async def test_an_instance_is_named_and_another_start_is_another_instance(
+async def test_each_start_has_its_own_instance_name(
     running: Running, start: Starter, reading: dict[str, Any], family: Family
 ) -> None:
     other = await start()

@@ -1,4 +1,4 @@
-"""A scrape says what happened, exactly, in names that stay few."""
+"""GET /metrics counts exactly, with a bounded number of series."""
 
 import asyncio
 import re
@@ -21,19 +21,19 @@ BEAT = "/api/v1/viewing-time/heartbeat"
 PINS = "/api/v1/parental-controls/pin"
 
 
-LOOKS = ["%is_writable%", "%_yoyo_migration%"]
+READINESS = ["%is_writable%", "%_yoyo_migration%"]
 
 
-async def executed(connection: Connection, *, with_looks: bool = False) -> int:
-    """How many statements PostgreSQL has run in this database, without those that ask.
+async def executed(connection: Connection, *, with_readiness: bool = False) -> int:
+    """The number of statements that PostgreSQL ran in this database, without this query.
 
-    The looks of readiness are left out: they come by the clock.
+    Readiness checks are left out, because they run once a second.
     """
     calls: int = await connection.fetchval(
         "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
         "join pg_database as d on d.oid = s.dbid "
         "where d.datname = current_database() and not s.query like any ($1)",
-        ["%pg_stat_statements%", *([] if with_looks else LOOKS)],
+        ["%pg_stat_statements%", *([] if with_readiness else READINESS)],
     )
     return calls
 
@@ -65,7 +65,7 @@ async def test_known_traffic_is_counted_exactly(
     assert more("heartbeats_total", outcome="refused", verdict="none") == 2
     assert more("heartbeat_duration_seconds_count") == 5
     assert more("heartbeat_duration_seconds_bucket", le="+Inf") == 5
-    # Five writes, a configuration loaded, and a load that found the profile to be none of theirs.
+    # Five writes, one configuration loaded, and one load for a profile of another account.
     assert more("heartbeat_statements_total") == 7
     assert more("statement_duration_seconds_count", statement="heartbeat_record") == 5
     assert more("statement_duration_seconds_count", statement="viewing_config_load") == 2
@@ -108,7 +108,9 @@ async def test_pins_reports_and_invalidations_are_counted(running: Running, fami
     assert value(after, "weekly_report_statements_total") == 1
 
 
-async def test_a_locked_pin_is_told_apart(running: Running, family: Family) -> None:
+async def test_attempts_at_a_locked_pin_are_counted_separately(
+    running: Running, family: Family
+) -> None:
     url, wrong = f"{PINS}/verify", {"pin": "0000"}
     tries = (running.client.post(url, json=wrong, headers=family.bearer) for _ in range(6))
     await asyncio.gather(*tries)
@@ -118,7 +120,7 @@ async def test_a_locked_pin_is_told_apart(running: Running, family: Family) -> N
     assert value(after, "pin_lockouts_total") == 1
 
 
-async def test_what_parents_load_is_no_heartbeats_statement(
+async def test_requests_of_parents_count_no_heartbeat_statements(
     running: Running, connection: Connection
 ) -> None:
     for _ in range(2):
@@ -128,7 +130,7 @@ async def test_what_parents_load_is_no_heartbeats_statement(
     assert value(await scrape(running.client), "heartbeat_statements_total") == 0
 
 
-async def test_a_right_pin_at_the_last_attempt_locks_nothing(
+async def test_right_pin_at_the_last_attempt_is_not_a_lockout(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("update users set pin_failed_attempts = 4")
@@ -136,7 +138,7 @@ async def test_a_right_pin_at_the_last_attempt_locks_nothing(
     assert value(await scrape(running.client), "pin_lockouts_total") == 0
 
 
-async def test_two_applications_count_apart(start: Starter, family: Family) -> None:
+async def test_two_applications_have_separate_counts(start: Starter, family: Family) -> None:
     one, other = await start(), await start()
     await one.client.post(BEAT, json=family.beat(), headers=family.bearer)
     labels = {"outcome": "counted", "verdict": "allowed"}
@@ -144,7 +146,9 @@ async def test_two_applications_count_apart(start: Starter, family: Family) -> N
     assert value(await scrape(other.client), "heartbeats_total", **labels) == 0
 
 
-async def test_more_profiles_make_no_more_series(running: Running, connection: Connection) -> None:
+async def test_number_of_series_does_not_depend_on_profiles(
+    running: Running, connection: Connection
+) -> None:
     family = await add_family(connection)
     await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
     url = "/api/v1/viewing-time/balance"
@@ -161,7 +165,7 @@ async def test_more_profiles_make_no_more_series(running: Running, connection: C
     assert len(few) < 600  # the times of 70 statements are most of them
 
 
-async def test_the_database_that_is_away_is_not_ready(
+async def test_ready_is_zero_without_a_database(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert value(await scrape(running.client), "ready") == 1
@@ -175,7 +179,7 @@ async def test_the_database_that_is_away_is_not_ready(
     assert value(await scrape(running.client), "ready") == 0
 
 
-async def test_pool_and_process_are_shown(running: Running) -> None:
+async def test_pool_and_process_metrics(running: Running) -> None:
     async with running.context.pool.acquire():
         shown = await scrape(running.client)
     assert value(shown, "pool_connections", state="in_use") == 1
@@ -187,7 +191,7 @@ async def test_pool_and_process_are_shown(running: Running) -> None:
     assert plain["viewing_time_build_info"] == 1
 
 
-async def test_the_event_loop_is_watched(running: Running) -> None:
+async def test_event_loop_lag_is_measured(running: Running) -> None:
     await asyncio.sleep(0.06)
     time.sleep(0.12)  # noqa: ASYNC251 (holding up the loop is what is tested)
     await asyncio.sleep(0.06)
@@ -197,7 +201,7 @@ async def test_the_event_loop_is_watched(running: Running) -> None:
     assert late - value(shown, "event_loop_lag_seconds_bucket", le="0.05") >= 1
 
 
-async def test_the_loop_has_its_turns_during_a_scrape(running: Running) -> None:
+async def test_event_loop_runs_other_tasks_during_a_scrape(running: Running) -> None:
     turns = 0
 
     async def other() -> None:
@@ -212,7 +216,7 @@ async def test_the_loop_has_its_turns_during_a_scrape(running: Running) -> None:
     assert turns >= 20
 
 
-def test_a_value_on_a_bound_belongs_to_its_bucket() -> None:
+def test_value_equal_to_a_bound_is_in_its_bucket() -> None:
     histogram = Histogram((0.1, 0.2))
     for seconds in (0.1, 0.15, 0.2, 0.3):
         histogram.add(seconds)
@@ -220,7 +224,7 @@ def test_a_value_on_a_bound_belongs_to_its_bucket() -> None:
     assert round(histogram.sum, 9) == 0.75
 
 
-def test_quantiles_are_of_values_that_were_measured() -> None:
+def test_quantiles_are_measured_values() -> None:
     metrics = Metrics()
     assert metrics.heartbeats.quantiles_ms(50, 95) == [0.0, 0.0]
     for millisecond in range(1, 201):
@@ -228,14 +232,14 @@ def test_quantiles_are_of_values_that_were_measured() -> None:
     assert [round(ms) for ms in metrics.heartbeats.quantiles_ms(50, 95)] == [100, 190]
 
 
-def test_quantiles_forget_what_is_older_than_five_minutes() -> None:
+def test_quantiles_ignore_values_older_than_five_minutes() -> None:
     metrics = Metrics()
     metrics.heartbeats.add(metrics.started - 301, 9.0)
     metrics.heartbeats.add(metrics.started, 0.001)
     assert metrics.heartbeats.quantiles_ms(95) == [1.0]
 
 
-async def test_every_metric_is_explained(running: Running) -> None:
+async def test_readme_lists_every_metric(running: Running) -> None:
     text = (await running.client.get("/metrics")).text
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     table = re.compile(r"^\| `(\w+)` \| (?:counter|gauge|histogram) \|", re.MULTILINE)
@@ -243,7 +247,7 @@ async def test_every_metric_is_explained(running: Running) -> None:
     assert names == explained
 
 
-async def test_promtool_finds_no_fault(running: Running, family: Family) -> None:
+async def test_promtool_accepts_the_metrics(running: Running, family: Family) -> None:
     await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
     text = (await running.client.get("/metrics")).content
     promtool, _ = programs()
@@ -253,7 +257,7 @@ async def test_promtool_finds_no_fault(running: Running, family: Family) -> None
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-async def test_metrics_on_a_port_of_their_own_and_nowhere_else(database: str) -> None:
+async def test_metrics_are_served_only_on_metrics_port(database: str) -> None:
     port = free_port()
     async with (
         served(database, METRICS_PORT=str(port)) as service,

@@ -1,4 +1,4 @@
-"""Spans, where the extra `otel` is installed; nothing of it where they are not asked for."""
+"""Spans, if the extra `otel` is installed; without an endpoint nothing is imported."""
 
 import asyncio
 import subprocess
@@ -30,7 +30,7 @@ def test_opentelemetry_is_imported_only_with_an_endpoint() -> None:
     assert done.stdout == b"[]\n"
 
 
-def test_asking_for_it_without_the_extra_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_without_the_extra_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.settings.find_spec", lambda _: None)
     environment = {
         "DATABASE_URL": "postgresql://h/d",
@@ -42,7 +42,7 @@ def test_asking_for_it_without_the_extra_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 class Traced:
-    """A service whose spans end in a list."""
+    """A service that collects its spans in memory."""
 
     def __init__(self, client: httpx.AsyncClient, exporter: Any) -> None:
         self.client = client
@@ -78,9 +78,7 @@ async def traced(settings: Settings) -> AsyncIterator[Traced]:
             yield Traced(client, exporter)
 
 
-async def test_a_statement_is_linked_to_the_heartbeats_it_writes(
-    traced: Traced, family: Family
-) -> None:
+async def test_span_of_a_statement_links_to_its_heartbeats(traced: Traced, family: Family) -> None:
     beats = [family.beat(), family.beat(profile_id=family.adult)]
     headers = {**family.bearer, "traceparent": f"00-{TRACE}-{SPAN}-01"}
     await asyncio.gather(*(traced.client.post(BEAT, json=beat, headers=headers) for beat in beats))
@@ -93,7 +91,7 @@ async def test_a_statement_is_linked_to_the_heartbeats_it_writes(
     assert sorted(linked) == sorted(span.context.span_id for span in requests)
 
 
-async def test_pin_work_is_a_part_of_its_request(traced: Traced, family: Family) -> None:
+async def test_span_of_a_hash_is_a_child_of_its_request(traced: Traced, family: Family) -> None:
     url = "/api/v1/parental-controls/pin/verify"
     answer = await traced.client.post(url, json={"pin": PIN}, headers=family.bearer)
     assert answer.status_code == 200
@@ -103,7 +101,9 @@ async def test_pin_work_is_a_part_of_its_request(traced: Traced, family: Family)
     assert traced.spans()["GET unmatched"]
 
 
-async def test_log_lines_carry_the_span(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_log_lines_have_the_ids_of_the_span(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Trace] = []
 
     def remembered(*headers: bytes | None) -> Trace:

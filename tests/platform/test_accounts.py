@@ -1,4 +1,4 @@
-"""Accounts from their owner: made, changed, deactivated, deleted; by administrators alone."""
+"""Administrators insert, update, deactivate and delete accounts."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -37,7 +37,7 @@ async def beat(running: Running, family: Family) -> Any:
     return answer.status_code, answer.json()
 
 
-async def test_what_a_constraint_refuses_comes_into_no_log(
+async def test_rejected_row_is_not_logged(
     running: Running,
     connection: Connection,
     admin: dict[str, str],
@@ -53,7 +53,7 @@ async def test_what_a_constraint_refuses_comes_into_no_log(
     assert PASSWORD_HASH not in caplog.text
 
 
-async def test_a_new_account_gets_what_the_tables_defaults_say(
+async def test_new_account_gets_the_defaults_of_the_table(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
     account = uuid4()
@@ -75,7 +75,7 @@ async def test_a_new_account_gets_what_the_tables_defaults_say(
     assert status.json() == {"has_pin": False, "locked_until": None}
 
 
-async def test_a_put_again_changes_nothing_and_keeps_absent_members(
+async def test_repeated_put_changes_nothing_and_keeps_absent_members(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     rows = "select md5(string_agg(u::text, '' order by u.id)) from users as u"
@@ -90,7 +90,7 @@ async def test_a_put_again_changes_nothing_and_keeps_absent_members(
     assert row["pin_hash"] is not None
 
 
-async def test_a_put_password_hash_proves_the_parent_and_is_never_shown(
+async def test_put_password_hash_verifies_the_parent_and_is_not_returned(
     running: Running, admin: dict[str, str]
 ) -> None:
     account = uuid4()
@@ -105,7 +105,7 @@ async def test_a_put_password_hash_proves_the_parent_and_is_never_shown(
         assert answer.status_code == status
 
 
-async def test_a_deactivated_account_is_refused_with_the_next_heartbeat(
+async def test_deactivated_account_gets_401_on_its_next_heartbeat(
     running: Running, admin: dict[str, str], family: Family
 ) -> None:
     assert (await beat(running, family))[0] == 200
@@ -116,7 +116,7 @@ async def test_a_deactivated_account_is_refused_with_the_next_heartbeat(
     assert (await beat(running, family))[0] == 200
 
 
-async def test_an_email_is_one_accounts(
+async def test_email_address_of_another_account_is_409(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     for account in (uuid4(), (await add_family(connection)).account):
@@ -142,7 +142,7 @@ async def test_an_email_is_one_accounts(
         ({"email": "a", "password_hash": PASSWORD_HASH + "\n"}, None, None),
     ],
 )
-async def test_bad_values_change_nothing_and_echo_no_hash(
+async def test_bad_values_change_nothing_and_hashes_are_not_echoed(
     running: Running,
     connection: Connection,
     admin: dict[str, str],
@@ -152,16 +152,16 @@ async def test_bad_values_change_nothing_and_echo_no_hash(
 ) -> None:
     answer = await running.client.put(url(uuid4()), json=members, headers=admin)
     assert answer.status_code == 422
-    fault = answer.json()["detail"][0]
+    entry = answer.json()["detail"][0]
     if kind is not None:
-        assert (fault["type"], fault["loc"]) == (kind, ["body", field])
+        assert (entry["type"], entry["loc"]) == (kind, ["body", field])
     if "password_hash" in members:
-        assert fault["input"] is None
+        assert entry["input"] is None
         assert members["password_hash"].strip() not in answer.text
     assert await connection.fetchval("select count(*) from users") == 1
 
 
-async def test_deleting_takes_all_that_is_theirs_and_nothing_of_others(
+async def test_deletion_removes_the_account_with_its_data_and_nothing_else(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     other = await add_family(connection)
@@ -183,7 +183,7 @@ async def test_deleting_takes_all_that_is_theirs_and_nothing_of_others(
 
 
 @pytest.mark.parametrize("path", ["accounts", "profiles", "titles"])
-async def test_only_administrators_may_and_nothing_is_touched(
+async def test_non_administrators_are_refused_and_change_nothing(
     running: Running, connection: Connection, family: Family, path: str
 ) -> None:
     rows = (
@@ -211,7 +211,7 @@ async def test_only_administrators_may_and_nothing_is_touched(
 
 
 @pytest.mark.parametrize("path", ["accounts", "profiles", "titles"])
-async def test_an_id_that_is_none_is_a_fault_of_the_path(
+async def test_path_that_is_not_a_uuid_is_422(
     running: Running, admin: dict[str, str], path: str
 ) -> None:
     answer = await running.client.delete(f"/api/v1/admin/{path}/17", headers=admin)
@@ -219,7 +219,7 @@ async def test_an_id_that_is_none_is_a_fault_of_the_path(
     assert answer.json()["detail"][0]["loc"] == ["path", f"{path[:-1]}_id"]
 
 
-async def test_the_tables_of_a_live_database_take_all_three(
+async def test_adopted_tables_without_defaults_accept_all_three_kinds(
     start: Starter, settings: Settings, empty_database: str
 ) -> None:
     legacy = await asyncpg.connect(empty_database)
@@ -231,7 +231,7 @@ async def test_the_tables_of_a_live_database_take_all_three(
             "insert into users (id, email, password_hash, is_admin) values ($1, 'a', '!', true)",
             administrator,
         )
-        # What a live table may lack is a default: everything is told.
+        # Adopted tables can lack defaults, so statements set every column.
         for table, columns in (
             ("users", "subscription_tier, is_admin, is_active, created_at, pin_failed_attempts"),
             ("profiles", "parental_rating, is_kids, created_at"),

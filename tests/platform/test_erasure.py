@@ -1,4 +1,4 @@
-"""Erasure: everything about one child, nothing about anybody else, told without naming anybody."""
+"""Erasure deletes everything about one child and logs it without ids."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ async def ask(running: Running, profile: object, account: UUID) -> httpx.Respons
 
 
 async def watch(running: Running, connection: Connection, family: Family) -> None:
-    """Two sessions and today's balance by heartbeat; two grants and an old balance beside."""
+    """Adds two sessions and a balance by heartbeat, an old balance and two grants."""
     for title in (family.title, family.lesson):
         body = family.beat(title_id=title)
         answer = await running.client.post(BEAT, json=body, headers=family.bearer)
@@ -54,7 +54,7 @@ async def watch(running: Running, connection: Connection, family: Family) -> Non
 
 
 async def rows(connection: Connection, profile: UUID) -> list[int]:
-    """How many rows of each table are about a profile, the profile itself last."""
+    """The number of rows about a profile in each table, the profile itself last."""
     tables = ("viewing_sessions", "viewing_time_balances", "time_grants", "viewing_time_configs")
     counts = [
         await connection.fetchval(f"select count(*) from {table} where profile_id = $1", profile)
@@ -64,7 +64,7 @@ async def rows(connection: Connection, profile: UUID) -> list[int]:
     return [*counts, own]
 
 
-async def test_everything_about_a_child_and_nothing_about_others(
+async def test_erasure_deletes_everything_about_one_child_only(
     running: Running, connection: Connection, family: Family, admin: UUID
 ) -> None:
     other = await add_family(connection)
@@ -82,7 +82,7 @@ async def test_everything_about_a_child_and_nothing_about_others(
     assert again.json() == {"profile_id": str(family.child), **NOTHING}
 
 
-async def test_for_administrators_by_the_databases_word(
+async def test_administrator_right_comes_from_the_database(
     running: Running, connection: Connection, family: Family, admin: UUID
 ) -> None:
     await watch(running, connection, family)
@@ -99,13 +99,13 @@ async def test_for_administrators_by_the_databases_word(
     assert await rows(connection, family.child) == [2, 2, 2, 1, 1]
 
 
-async def test_no_such_profile(running: Running, admin: UUID) -> None:
+async def test_unknown_profile_is_404(running: Running, admin: UUID) -> None:
     answer = await ask(running, uuid4(), admin)
     assert (answer.status_code, answer.json()) == (404, {"detail": "Profile not found"})
     assert (await ask(running, "ada", admin)).status_code == 422
 
 
-async def test_limits_are_forgotten_here_and_by_other_instances(
+async def test_every_instance_drops_the_cached_configuration(
     start: Starter, connection: Connection, admin: UUID
 ) -> None:
     family = await add_family(connection, limit=None)
@@ -123,10 +123,10 @@ async def test_limits_are_forgotten_here_and_by_other_instances(
         assert answer.json()["remaining_minutes"] is not None
 
 
-async def test_beside_heartbeats_of_the_same_child(
+async def test_erasure_concurrent_with_heartbeats(
     running: Running, connection: Connection, family: Family, admin: UUID
 ) -> None:
-    """Neither fails, and what is left is what was watched after the last erasure."""
+    """Neither fails; only viewing after the last erasure remains."""
     await watch(running, connection, family)
 
     async def beats() -> set[str]:
@@ -147,7 +147,7 @@ async def test_beside_heartbeats_of_the_same_child(
     assert await used_seconds(connection, family.child) == 0
 
 
-async def test_no_line_about_an_erasure_names_the_child(
+async def test_no_log_line_of_an_erasure_contains_the_profile_id(
     running: Running,
     connection: Connection,
     family: Family,
@@ -162,7 +162,7 @@ async def test_no_line_about_an_erasure_names_the_child(
     assert str(family.child) not in repr([vars(record) for record in caplog.records])
 
 
-async def test_the_audit_line_names_nobody_and_is_written_at_any_level(
+async def test_audit_line_contains_no_id_and_ignores_log_level(
     running: Running,
     connection: Connection,
     family: Family,
@@ -190,13 +190,13 @@ async def test_the_audit_line_names_nobody_and_is_written_at_any_level(
     assert (fields["profile_id"], fields["by"]) == (again["profile_id"], again["by"])
     assert fields["profile_id"] != fields["by"]
     written = repr(fields)
-    for known in (family.child, family.account, admin):
-        assert str(known) not in written
-        assert known.hex not in written
+    for secret in (family.child, family.account, admin):
+        assert str(secret) not in written
+        assert secret.hex not in written
     assert "Ada" not in written
 
 
-async def test_an_operator_needs_no_account(
+async def test_operator_erases_without_an_account(
     settings: Settings, connection: Connection, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await erase(settings, uuid4()) is None

@@ -1,4 +1,4 @@
-"""A parent's copy: complete, the same in both forms, harmless in a spreadsheet, whole or none."""
+"""The export is complete, the same in JSON and CSV, safe in spreadsheets, and all or nothing."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ FILES = {"viewing-data.json", "sessions.csv", "balances.csv", "grants.csv"}
 
 
 async def watched(connection: Connection, family: Family, count: int = 3) -> None:
-    """So many sessions, one a minute, as many balances, one a day, and two grants."""
+    """Adds `count` sessions, one per minute, `count` balances, one per day, and two grants."""
     await connection.execute(
         "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
         "last_heartbeat_at, total_seconds) "
@@ -58,7 +58,7 @@ def table(folder: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-async def test_everything_about_the_child_in_both_forms(
+async def test_json_and_csv_contain_everything_about_the_child(
     settings: Settings, connection: Connection, family: Family, tmp_path: Path
 ) -> None:
     other = await add_family(connection)
@@ -105,7 +105,7 @@ def as_text(value: object) -> str:
         ("🚀 مرحبا <script>", "🚀 مرحبا <script>"),
     ],
 )
-async def test_no_name_is_a_formula(
+async def test_text_is_not_a_formula_in_a_spreadsheet(
     settings: Settings,
     connection: Connection,
     family: Family,
@@ -121,7 +121,7 @@ async def test_no_name_is_a_formula(
     assert document(tmp_path / "copy")["sessions"][0]["title_name"] == name
 
 
-async def test_a_child_of_whom_nothing_is_kept(
+async def test_export_of_a_child_without_data(
     settings: Settings, family: Family, tmp_path: Path
 ) -> None:
     assert set((await export(settings, family.child, tmp_path / "copy", NOW)).values()) == {0}
@@ -130,14 +130,14 @@ async def test_a_child_of_whom_nothing_is_kept(
     assert table(tmp_path / "copy", "sessions") == []
 
 
-async def test_only_the_owner_may_read_it(
+async def test_only_the_owner_can_read_the_folder(
     settings: Settings, family: Family, tmp_path: Path
 ) -> None:
     await export(settings, family.child, tmp_path / "copy", NOW)
     assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
 
 
-async def test_no_such_profile_leaves_nothing_behind(
+async def test_unknown_profile_leaves_no_files(
     settings: Settings, family: Family, tmp_path: Path
 ) -> None:
     with pytest.raises(LookupError):
@@ -145,7 +145,7 @@ async def test_no_such_profile_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_copy_that_fails_half_way_leaves_nothing_behind(
+async def test_failed_export_leaves_no_files(
     settings: Settings,
     connection: Connection,
     family: Family,
@@ -163,7 +163,9 @@ async def test_a_copy_that_fails_half_way_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_nothing_is_overwritten(settings: Settings, family: Family, tmp_path: Path) -> None:
+async def test_existing_folder_is_not_overwritten(
+    settings: Settings, family: Family, tmp_path: Path
+) -> None:
     folder = tmp_path / "copy"
     folder.mkdir()
     (folder / "letter").write_text("dear Ada")

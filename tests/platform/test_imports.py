@@ -1,4 +1,4 @@
-"""The import: lines read as a PUT would read them; all or nothing, or what can be; once more."""
+"""The import checks lines like PUT, merges all or the valid ones, and can be repeated."""
 
 import asyncio
 import itertools
@@ -90,7 +90,7 @@ async def send(
     return answer.status_code, answer.json()
 
 
-async def test_all_three_kinds_come_in_and_are_in_force_at_once(
+async def test_all_three_kinds_are_imported_and_take_effect_at_once(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
     parent, film = account(password_hash=PASSWORD_HASH), title(title_type="series")
@@ -108,7 +108,7 @@ async def test_all_three_kinds_come_in_and_are_in_force_at_once(
     assert tuple(row or ()) == ("Zoë 🐛", "TV-Y", True)
 
 
-async def test_the_same_again_writes_nothing_and_absent_members_stay(
+async def test_repeated_import_writes_nothing_and_keeps_absent_members(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
     parent = account(subscription_tier="gold", is_active=False, password_hash=PASSWORD_HASH)
@@ -149,7 +149,7 @@ async def test_the_same_again_writes_nothing_and_absent_members_stay(
     ],
 )
 @pytest.mark.parametrize("mode", ["all", "best"])
-async def test_a_bad_line_is_told_by_its_number(
+async def test_bad_line_is_reported_with_its_number(
     running: Running,
     connection: Connection,
     admin: dict[str, str],
@@ -158,35 +158,35 @@ async def test_a_bad_line_is_told_by_its_number(
     error: str,
 ) -> None:
     before = await connection.fetchrow(CONTENTS)
-    status, told = await send(running, admin, [title(), "", line, title()], mode)
-    assert told["errors"] == [{"line": 3, "error": error}]
-    assert told["error_count"] == 1
+    status, outcome = await send(running, admin, [title(), "", line, title()], mode)
+    assert outcome["errors"] == [{"line": 3, "error": error}]
+    assert outcome["error_count"] == 1
     if mode == "best":
-        assert (status, told["titles"]) == (200, 2)
+        assert (status, outcome["titles"]) == (200, 2)
     else:
-        assert (status, told["titles"]) == (422, 0)
-        assert told["detail"] == "Nothing was imported: 1 of 3 lines are in error"
+        assert (status, outcome["titles"]) == (422, 0)
+        assert outcome["detail"] == "Nothing was imported: 1 of 3 lines are in error"
         assert await connection.fetchrow(CONTENTS) == before
 
 
 @pytest.mark.parametrize("mode", ["all", "best"])
-async def test_what_only_the_tables_can_tell(
+async def test_lines_that_conflict_with_stored_rows_are_reported(
     running: Running, connection: Connection, admin: dict[str, str], mode: str
 ) -> None:
     family = await add_family(connection)
     before = await connection.fetchrow(CONTENTS)
-    known = account()
+    first = account()
     lines = [
-        known,
-        known,  # 2
+        first,
+        first,  # 2
         account(email=f"{family.account}@example.test"),  # 3
-        account(email=known["email"]),  # 4
-        profile(known["id"], id=str(family.child)),  # 5
+        account(email=first["email"]),  # 4
+        profile(first["id"], id=str(family.child)),  # 5
         profile(uuid4()),  # 6
-        profile(known["id"], id=known["id"]),
+        profile(first["id"], id=first["id"]),
     ]
-    status, told = await send(running, admin, lines, mode)
-    assert told["errors"] == [
+    status, outcome = await send(running, admin, lines, mode)
+    assert outcome["errors"] == [
         {"line": 2, "error": "id: On an earlier line already"},
         {"line": 3, "error": "email: Belongs to another account"},
         {"line": 4, "error": "email: Belongs to another account"},
@@ -194,13 +194,13 @@ async def test_what_only_the_tables_can_tell(
         {"line": 6, "error": "account_id: Account not found"},
     ]
     if mode == "best":
-        assert (status, told["accounts"], told["profiles"]) == (200, 1, 1)
+        assert (status, outcome["accounts"], outcome["profiles"]) == (200, 1, 1)
     else:
-        assert (status, told["accounts"], told["profiles"]) == (422, 0, 0)
+        assert (status, outcome["accounts"], outcome["profiles"]) == (422, 0, 0)
         assert await connection.fetchrow(CONTENTS) == before
 
 
-async def test_an_id_twice_is_found_across_batches(
+async def test_repeated_id_is_found_across_batches(
     running: Running,
     connection: Connection,
     admin: dict[str, str],
@@ -215,29 +215,29 @@ async def test_an_id_twice_is_found_across_batches(
     assert await connection.fetchval("select count(*) from titles where title = 'First'") == 1
 
 
-async def test_of_many_errors_all_are_counted_and_the_first_told(
+async def test_all_errors_are_counted_and_the_first_100_listed(
     running: Running, admin: dict[str, str]
 ) -> None:
     lines = ["{"] + [profile(uuid4()) for _ in range(MAX_ERRORS)] + ["}"] * 50
-    _, told = await send(running, admin, lines, "best")
-    assert told["error_count"] == MAX_ERRORS + 51
-    assert [error["line"] for error in told["errors"]] == [*range(1, MAX_ERRORS + 1)]
+    _, outcome = await send(running, admin, lines, "best")
+    assert outcome["error_count"] == MAX_ERRORS + 51
+    assert [error["line"] for error in outcome["errors"]] == [*range(1, MAX_ERRORS + 1)]
 
 
-async def test_an_import_of_nothing(running: Running, admin: dict[str, str]) -> None:
+async def test_empty_import(running: Running, admin: dict[str, str]) -> None:
     for lines in ([], [""], ["", "\r"]):
-        status, told = await send(running, admin, lines)
-        assert (status, told["error_count"], told["titles"]) == (200, 0, 0)
+        status, outcome = await send(running, admin, lines)
+        assert (status, outcome["error_count"], outcome["titles"]) == (200, 0, 0)
 
 
-async def test_a_file_of_an_editor_with_mark_and_carriage_returns(
+async def test_byte_order_mark_and_carriage_returns_are_accepted(
     running: Running, admin: dict[str, str]
 ) -> None:
     lines = [b"\xef\xbb\xbf" + json.dumps(title()).encode() + b"\r", json.dumps(title()) + "\r"]
     assert (await send(running, admin, lines))[1]["titles"] == 2
 
 
-async def test_for_administrators_by_the_databases_word(
+async def test_administrator_right_comes_from_the_database(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     for headers, status in ((bearer(family.account, is_admin=True), 403), ({}, 401)):
@@ -248,18 +248,18 @@ async def test_for_administrators_by_the_databases_word(
     assert answer.status_code == 422
 
 
-async def test_who_loses_the_right_meanwhile_imports_nothing(
+async def test_import_that_revokes_its_own_caller_imports_nothing(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("update users set is_admin = true")
     own = account(id=str(family.account), is_admin=False)
-    status, told = await send(running, family.bearer, [own, title()])
-    assert (status, told) == (403, {"detail": "Admin privileges required"})
+    status, outcome = await send(running, family.bearer, [own, title()])
+    assert (status, outcome) == (403, {"detail": "Admin privileges required"})
     assert await connection.fetchval("select count(*) from titles") == 2
     assert await connection.fetchval("select is_admin from users") is True
 
 
-async def test_an_upload_that_ends_early_changes_nothing(service: RunningService) -> None:
+async def test_upload_that_ends_early_changes_nothing(service: RunningService) -> None:
     stored = await asyncpg.connect(service.dsn)
     try:
         family = await add_family(stored)
@@ -288,7 +288,7 @@ async def test_an_upload_that_ends_early_changes_nothing(service: RunningService
         await stored.close()
 
 
-async def test_an_upload_has_a_bound_and_must_keep_coming(
+async def test_upload_is_bounded_in_size_and_must_not_stall(
     running: Running, admin: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def slowly() -> AsyncIterator[bytes]:
@@ -304,13 +304,15 @@ async def test_an_upload_has_a_bound_and_must_keep_coming(
     assert answer.status_code == 408
 
 
-async def test_one_notification_however_many_turn_adult_and_none_where_none_does(
+async def test_one_notification_for_any_number_of_changed_profiles(
     start: Starter, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     here, there = await start(), await start()
-    heard: list[str] = []
+    notifications: list[str] = []
     listening = await asyncpg.connect(here.context.settings.database_url)
-    await listening.add_listener(CHANNEL, lambda *told: heard.append(str(told[-1])))
+    await listening.add_listener(
+        CHANNEL, lambda *arguments: notifications.append(str(arguments[-1]))
+    )
     try:
         children = [profile(family.account) for _ in range(50)]
         await send(here, admin, children)
@@ -321,13 +323,13 @@ async def test_one_notification_however_many_turn_adult_and_none_where_none_does
             assert answer.json()["remaining_minutes"] is not None
         await send(here, admin, [{**child, "is_kids": False} for child in children])
         caches = (here.context.configurations, there.context.configurations)
-        await eventually(lambda: heard and not any(cache.size for cache in caches))
-        assert [told.split(" ")[1:] for told in heard] == [["everything"]]
+        await eventually(lambda: notifications and not any(cache.size for cache in caches))
+        assert [text.split(" ")[1:] for text in notifications] == [["everything"]]
     finally:
         await listening.close()
 
 
-async def test_imports_of_the_same_rows_at_once_both_come_in(
+async def test_concurrent_imports_of_the_same_rows_all_succeed(
     start: Starter, connection: Connection, admin: dict[str, str]
 ) -> None:
     here, there = await start(), await start()
@@ -337,8 +339,8 @@ async def test_imports_of_the_same_rows_at_once_both_come_in(
     both = [*moved, *lines[200:]]
     answers = await asyncio.gather(
         *(
-            send(instance, admin, chosen, mode)
-            for instance, chosen, mode in (
+            send(instance, admin, lines_sent, mode)
+            for instance, lines_sent, mode in (
                 (here, lines, "all"),
                 (there, both[::-1], "all"),
                 (here, both, "best"),
@@ -350,7 +352,7 @@ async def test_imports_of_the_same_rows_at_once_both_come_in(
     assert await connection.fetchval("select count(*) from profiles") == 200
 
 
-async def test_an_import_that_another_overtakes_is_to_be_tried_again(
+async def test_import_that_meets_a_concurrent_insert_is_503_and_can_be_retried(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
     mine = title()
@@ -373,20 +375,20 @@ async def test_an_import_that_another_overtakes_is_to_be_tried_again(
     assert await connection.fetchval("select count(*) from titles where title = 'Planets'") == 2
 
 
-async def test_through_a_pooler_that_keeps_no_statements(
+async def test_import_without_a_statement_cache(
     start: Starter, settings: Settings, connection: Connection, admin: dict[str, str]
 ) -> None:
     pooled = await start(msgspec.structs.replace(settings, statement_cache_size=0))
     parent = account()
     for _ in range(2):
-        status, told = await send(pooled, admin, [parent, profile(parent["id"]), title()])
-        assert (status, told["error_count"]) == (200, 0)
+        status, outcome = await send(pooled, admin, [parent, profile(parent["id"]), title()])
+        assert (status, outcome["error_count"]) == (200, 0)
 
 
-async def test_heartbeats_go_on_while_an_import_merges(
+async def test_heartbeats_do_not_wait_for_an_import(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
-    """What an import holds until its end no heartbeat waits for: its rows, its lock, its time."""
+    """Heartbeats need neither the rows nor the lock that an import holds until its end."""
     held = asyncio.Event()
     go_on = asyncio.Event()
     merge_staged = import_merge.Import._merge_staged
@@ -420,7 +422,7 @@ async def test_heartbeats_go_on_while_an_import_merges(
     assert answer.json()["is_educational"] is True
 
 
-async def test_nothing_is_left_of_an_import(
+async def test_import_leaves_no_table_and_no_lock(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
     await send(running, admin, [title(), "{"])
@@ -432,7 +434,7 @@ async def test_nothing_is_left_of_an_import(
     )
 
 
-def test_no_more_of_a_line_is_held_than_its_bound() -> None:
+def test_memory_for_one_line_is_bounded() -> None:
     long = b"x" * (3 * MAX_LINE_BYTES)
     file = BytesIO(b"a\n" + long + b"\n" + b"y" * (MAX_LINE_BYTES - 1) + b"\n" + b"b")
     lines = [line for line in numbered_lines(file) if line.text is not None]
@@ -448,10 +450,10 @@ GOOD = f'{{"type": "title", "id": "{uuid4()}", "title": "Planets", "is_education
 @pytest.mark.parametrize(
     "line", ["\n", " \t \r\n", "x" * 100_000 + "\n", "{\n", "[" * 60_000 + "\n", GOOD]
 )
-async def test_other_requests_have_their_turn_whatever_the_lines_are(
+async def test_import_lets_other_tasks_run(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    """Every look at the clock finds that a tenth of a slice has passed: ten lines, then others."""
+    """The clock advances by a tenth of a slice per line, so other tasks run every ten lines."""
     monkeypatch.setattr(import_lines, "MAX_LINE_BYTES", 64 * 1024)
     passed = itertools.count(0, import_merge.SLICE_SECONDS / 10)
     monkeypatch.setattr(import_merge, "monotonic", lambda: next(passed))
@@ -493,7 +495,7 @@ PADDING = b'{"type":["title"],"id":[[],{}],"x":"\\u0074"},' * 20_000
         (b'{"a":' * 200_000, "Not JSON: Nested too deeply (character 0)"),
     ],
 )
-def test_of_a_long_line_only_its_members_are_parsed(
+def test_only_known_members_of_a_long_line_are_parsed(
     monkeypatch: pytest.MonkeyPatch, text: bytes, error: str
 ) -> None:
     parsed: list[int] = []
@@ -509,7 +511,7 @@ def test_of_a_long_line_only_its_members_are_parsed(
     assert max(parsed, default=0) <= MAX_PARSED_BYTES
 
 
-def test_a_long_line_is_read_like_a_short_one() -> None:
+def test_long_line_is_parsed_like_a_short_one() -> None:
     line = title(title="Zoë \\ 🐛", is_educational="yes", title_type="series")
     short = json.dumps(line).encode()
     more = b', "more": [' + PADDING[:-1] + b"]}"
@@ -517,7 +519,7 @@ def test_a_long_line_is_read_like_a_short_one() -> None:
         assert parse(short[:-1] + end) == parse(short)
 
 
-async def test_no_other_request_waits_for_the_disk_of_an_upload(
+async def test_upload_is_written_and_closed_in_threads(
     running: Running, admin: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touching: list[int] = []
@@ -544,7 +546,7 @@ def rows_of(text: bytes) -> list[tuple[int, Any]]:
     ]
 
 
-def test_csv_rows_are_lines_of_json_numbered_by_where_they_begin() -> None:
+def test_csv_rows_are_numbered_by_their_first_line() -> None:
     several = str(uuid4())
     assert rows_of(
         b"\xef\xbb\xbftype,id,title,is_educational\r\n"
@@ -576,18 +578,18 @@ def csv_titles(count: int) -> list[bytes]:
 @pytest.mark.parametrize(
     ("broken", "end", "error"),
     [
-        # What ends the cell: a quote further on, its own bound, the row's bound, the file.
+        # The cell ends at a later quote, at its own bound, at the row's bound, or with the file.
         ("Open", b'title,%s,"Quoted",true\n', "No row of CSV: ',' expected after '\"'"),
         ("Open", b"title,%s," + b"x" * 200_000 + b",\n", "No row of CSV: field larger than "),
         ('a","b', b'title,%s,x","y' * 70_000 + b",\n", f"Longer than {MAX_LINE_BYTES} bytes"),
         ("Open", b"title,%s,x,\n", "No row of CSV: unexpected end of data"),
-        # A quote further on that closes it: a member too long, too few cells, too many.
+        # A later quote closes the cell: a member too long, too few cells, too many cells.
         ("Open", b'title,%s,x",true\n', "title: String should have at most 500 characters"),
         ("Open", b'title,%s,x"\n', "3 cells under a header of 4"),
         ("Open", b'title,%s,x",true,true\n', "5 cells under a header of 4"),
     ],
 )
-def test_a_quote_that_is_not_closed_takes_no_other_row(broken: str, end: bytes, error: str) -> None:
+def test_unclosed_quote_spoils_only_its_own_row(broken: str, end: bytes, error: str) -> None:
     good = csv_titles(500)
     text = HEADER + f'title,{uuid4()},"{broken},false\n'.encode() + b"".join(good)
     found = rows_of(text + end.replace(b"%s", str(uuid4()).encode()))
@@ -597,7 +599,7 @@ def test_a_quote_that_is_not_closed_takes_no_other_row(broken: str, end: bytes, 
     assert [number for number, _ in found[501:]] == [503]
 
 
-def test_quotes_that_are_never_closed_take_no_more_than_their_share_of_lines(
+def test_rereading_after_unclosed_quotes_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(import_lines, "MAX_ROW_LINES", 10)
@@ -609,13 +611,13 @@ def test_quotes_that_are_never_closed_take_no_more_than_their_share_of_lines(
         return taken(source)
 
     monkeypatch.setattr(import_lines._RowSource, "__next__", counted)
-    # Each of these lines opens a cell, whether it begins inside of one or outside.
+    # Each of these lines opens a cell, wherever it starts.
     found = rows_of(HEADER + b'x","""\n' * 1000)
     assert len(found) == 1000
     assert len(read) <= 11 * 1000 + 2
 
 
-def test_a_quote_that_is_not_closed_on_the_last_line() -> None:
+def test_unclosed_quote_on_the_last_line() -> None:
     good = csv_titles(2)
     text = HEADER + b"".join(good)
     for end in (b"", b"\n", b"\n\n"):
@@ -625,7 +627,7 @@ def test_a_quote_that_is_not_closed_on_the_last_line() -> None:
         ]
 
 
-def test_cells_of_several_lines_are_no_error() -> None:
+def test_cells_of_several_lines_are_valid() -> None:
     several = f'title,{uuid4()},"A\n""b"",\n\nc",true\n'.encode()
     good = csv_titles(500)
     found = rows_of(HEADER + several + b"".join(good))
@@ -633,7 +635,7 @@ def test_cells_of_several_lines_are_no_error() -> None:
     assert found[0][1]["title"] == 'A\n"b",\n\nc'
 
 
-def test_without_a_header_every_row_is_in_error() -> None:
+def test_every_row_after_a_bad_header_is_an_error() -> None:
     assert rows_of(b'type,id,"title\n' + b"".join(csv_titles(2))) == [
         (1, "No row of CSV: unexpected end of data"),
         (2, "4 cells under a header of 0"),
@@ -661,7 +663,7 @@ async def run(dsn: str, *arguments: str | Path) -> subprocess.CompletedProcess[s
     )
 
 
-async def test_the_command_takes_json_and_csv(
+async def test_command_reads_json_and_csv(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:
     parent = account()
@@ -685,7 +687,7 @@ async def test_the_command_takes_json_and_csv(
 
 
 def piped(how: str, line: str) -> str:
-    """A shell's words that give `line` to the command as a pipe of some kind."""
+    """A shell command that passes `line` to the import through a pipe."""
     return {
         "standard input": f"cat {line} | $IMPORT -",
         "the file of standard input": f"cat {line} | $IMPORT /dev/stdin",
@@ -711,7 +713,7 @@ def piped(how: str, line: str) -> str:
         "a compressed one",
     ],
 )
-async def test_the_command_takes_pipes(
+async def test_command_reads_pipes(
     how: str, database: str, connection: Connection, tmp_path: Path
 ) -> None:
     parent = account()
@@ -735,10 +737,10 @@ async def test_the_command_takes_pipes(
     assert await connection.fetchval("select count(*) from users") == count
 
 
-def test_an_import_from_a_pipe_that_breaks_off_asks_for_the_same_input(
+def test_interrupted_import_from_a_pipe_asks_for_the_same_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first file is in, and then the database goes away."""
+    """The first file is imported, then the database is away."""
 
     async def merge(settings: Settings, job: Import, lines: Iterator[import_lines.Line]) -> None:
         if jobs:
@@ -766,7 +768,7 @@ def test_an_import_from_a_pipe_that_breaks_off_asks_for_the_same_input(
 
 
 @pytest.mark.parametrize("mode", ["all", "best"])
-async def test_an_import_of_nothing_says_so(mode: str, database: str, tmp_path: Path) -> None:
+async def test_command_reports_an_empty_import(mode: str, database: str, tmp_path: Path) -> None:
     empty, short, header = (tmp_path / name for name in ("empty.csv", "short.ndjson", "header.csv"))
     empty.touch()
     short.write_bytes(ndjson([title(), title()]) + b"\n\n")
@@ -781,21 +783,21 @@ async def test_an_import_of_nothing_says_so(mode: str, database: str, tmp_path: 
 
 
 @pytest.mark.parametrize("mode", ["all", "best"])
-async def test_an_import_into_a_database_that_cannot_be_used_is_one_sentence(
+async def test_command_reports_an_unusable_database_in_one_sentence(
     mode: str, empty_database: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "titles.ndjson"
     file.write_bytes(ndjson([title()]))
-    told = "Error: Cannot use the database at DATABASE_URL: "
+    prefix = "Error: Cannot use the database at DATABASE_URL: "
     done = await run(empty_database, "--mode", mode, file)
     cure = 'relation "users" does not exist: run `viewing-time migrate`.\n'
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", told + cure)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", prefix + cure)
     done = await run(f"postgresql:///nobody?host={tmp_path}", "--mode", mode, file)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
-    assert done.stderr.startswith(told)
+    assert done.stderr.startswith(prefix)
 
 
-async def test_the_command_leaves_out_the_one_row_whose_quote_is_not_closed(
+async def test_command_skips_only_the_row_with_the_unclosed_quote(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:
     file = tmp_path / "titles.csv"
@@ -808,7 +810,7 @@ async def test_the_command_leaves_out_the_one_row_whose_quote_is_not_closed(
     assert await connection.fetchval("select count(*) from titles") == 500
 
 
-async def test_the_command_names_file_and_line(
+async def test_command_reports_file_and_line(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:
     file = tmp_path / "titles.ndjson"
@@ -824,14 +826,14 @@ async def test_the_command_names_file_and_line(
     assert await connection.fetchval("select count(*) from titles") == 2
 
 
-async def test_an_interrupted_command_says_how_to_go_on(
+async def test_interrupted_command_prints_how_to_continue(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:
     file, other = tmp_path / "titles.ndjson", tmp_path / "others.ndjson"
     size = import_merge.BATCH_LINES
     file.write_bytes(ndjson(title() for _ in range(2 * size)))
     other.write_bytes(ndjson([title()]))
-    # The second batch waits for a row that is held here.
+    # The second batch waits for a row that is locked here.
     last = json.loads(file.read_bytes().splitlines()[-1])
     async with connection.transaction():
         await connection.execute(
@@ -867,7 +869,7 @@ async def test_an_interrupted_command_says_how_to_go_on(
     assert await connection.fetchval("select count(*) from titles") == 2 * size + 1
 
 
-async def test_the_command_says_in_one_sentence_what_stands_in_the_way(
+async def test_command_reports_an_obstacle_in_one_sentence(
     empty_database: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "titles.ndjson"

@@ -1,4 +1,4 @@
-"""Profiles from their owner: what is put is in force with the next heartbeat, everywhere."""
+"""PUT and DELETE of profiles; changes apply to the next heartbeat on every instance."""
 
 import asyncio
 from typing import Any
@@ -35,7 +35,7 @@ async def beat(running: Running, family: Family, profile: UUID) -> Any:
     return answer.status_code, answer.json()
 
 
-async def test_a_new_profile_watches_at_once(
+async def test_new_profile_can_watch_at_once(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     profile = uuid4()
@@ -51,7 +51,7 @@ async def test_a_new_profile_watches_at_once(
     assert (status, verdict["used_minutes"]) == (200, 0.5)
 
 
-async def test_a_profile_renamed_and_turned_adult_and_back_with_the_next_heartbeat(
+async def test_changes_of_a_profile_apply_to_its_next_heartbeat(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     assert (await beat(running, family, family.child))[1]["remaining_minutes"] == 119.5
@@ -65,7 +65,7 @@ async def test_a_profile_renamed_and_turned_adult_and_back_with_the_next_heartbe
     assert (await beat(running, family, family.child))[1]["remaining_minutes"] == 119.0
 
 
-async def test_a_renamed_child_is_called_so_in_the_report(
+async def test_report_shows_the_new_name(
     running: Running, admin: dict[str, str], family: Family
 ) -> None:
     await put(running, admin, family.child, family.account, name="Zoë 🐛")
@@ -76,7 +76,7 @@ async def test_a_renamed_child_is_called_so_in_the_report(
 
 
 @pytest.mark.parametrize("verb", ["put", "delete", "delete account"])
-async def test_every_instance_forgets_what_it_held_of_the_profile(
+async def test_every_instance_invalidates_its_cached_configuration(
     start: Starter, admin: dict[str, str], family: Family, verb: str
 ) -> None:
     here, there = await start(), await start()
@@ -95,7 +95,7 @@ async def test_every_instance_forgets_what_it_held_of_the_profile(
     )
 
 
-async def test_a_profile_stays_its_accounts(
+async def test_profile_cannot_move_to_another_account(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     other = await add_family(connection)
@@ -109,7 +109,7 @@ async def test_a_profile_stays_its_accounts(
     assert tuple(row or ()) == (family.account, "Ada")
 
 
-async def test_a_profile_needs_an_account(
+async def test_profile_of_an_unknown_account_is_422(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
     body = {"account_id": str(uuid4()), "name": "Nobody's", "is_kids": True}
@@ -118,7 +118,7 @@ async def test_a_profile_needs_an_account(
     assert await connection.fetchval("select count(*) from profiles") == 0
 
 
-async def test_deleting_takes_the_viewing_and_says_so_once(
+async def test_deletion_removes_the_viewing_and_a_second_one_is_404(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     await beat(running, family, family.child)
@@ -131,23 +131,23 @@ async def test_deleting_takes_the_viewing_and_says_so_once(
     assert (again.status_code, again.json()) == (404, {"detail": "Profile not found"})
 
 
-async def test_heartbeats_do_not_wait_for_a_change_that_is_not_committed(
+async def test_heartbeats_do_not_wait_for_an_uncommitted_put(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
-    """A put takes no lock that a heartbeat's foreign keys wait for."""
+    """A PUT takes no lock that the foreign keys of a heartbeat need."""
     async with connection.transaction():
         await connection.execute(
             "update profiles set name = name, is_kids = is_kids, parental_rating = 'TV-Y'"
         )
         await connection.execute("update titles set title = 'Another', is_educational = true")
-        # The first beat inserts a session and a balance: both check their foreign keys.
+        # The first heartbeat inserts a session and a balance; both check their foreign keys.
         assert (await beat(running, family, family.child))[0] == 200
 
 
-async def test_a_deletion_waits_for_the_heartbeat_before_it_locks_the_profile(
+async def test_deletion_locks_the_session_before_the_profile(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
-    """A heartbeat locks its session, then the profile: the other way round they would deadlock."""
+    """Heartbeats lock in this order too; in the opposite order the two could deadlock."""
     await beat(running, family, family.child)
     async with connection.transaction():
         await connection.execute("update viewing_sessions set total_seconds = 60")
@@ -162,10 +162,10 @@ async def test_a_deletion_waits_for_the_heartbeat_before_it_locks_the_profile(
 
 
 @pytest.mark.parametrize("what", ["profile", "account"])
-async def test_a_deletion_waits_for_a_session_that_starts(
+async def test_deletion_waits_for_a_starting_session(
     running: Running, connection: Connection, admin: dict[str, str], family: Family, what: str
 ) -> None:
-    """The child has no open session yet; what starts one is locked first on both sides."""
+    """Both take the advisory lock for starting a session first."""
     target = url(family.child)
     if what == "account":
         target = f"/api/v1/admin/accounts/{family.account}"
@@ -182,7 +182,7 @@ async def test_a_deletion_waits_for_a_session_that_starts(
     assert (await deletion).status_code == 204
 
 
-async def test_many_puts_and_heartbeats_at_once(
+async def test_concurrent_puts_and_heartbeats(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     answers = await asyncio.gather(

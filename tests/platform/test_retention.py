@@ -1,4 +1,4 @@
-"""Retention: what is too old goes, in batches, one run at a time; all else stays."""
+"""Retention deletes expired rows in batches, one run at a time, and nothing else."""
 
 import asyncio
 from collections import Counter
@@ -39,7 +39,7 @@ CUTOFFS = Cutoffs(NOW - timedelta(days=90), NOW.date() - timedelta(days=365))
 async def add_session(
     connection: Connection, family: Family, days: float, beaten: float | None = None
 ) -> UUID:
-    """A session that was begun so many days ago, and beaten last so many days ago."""
+    """Adds a session that started `days` ago, with its last heartbeat `beaten` days ago."""
     session: UUID = await connection.fetchval(
         "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
         "last_heartbeat_at) values (gen_random_uuid(), $1, $2, 'd', $3, $4) returning id",
@@ -74,7 +74,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH_PROFILES", 2)
 
 
-async def test_what_is_old_goes_and_the_rest_stays(
+async def test_only_expired_rows_are_deleted(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     old = [await add_session(connection, family, 90.01) for _ in range(2)]
@@ -91,10 +91,8 @@ async def test_what_is_old_goes_and_the_rest_stays(
 
 
 @pytest.mark.usefixtures("small_batches")
-async def test_every_profile_is_reached_in_batches(
-    settings: Settings, connection: Connection
-) -> None:
-    """Profiles with more than a batch, less, none, and the lowest id there can be."""
+async def test_batches_cover_every_profile(settings: Settings, connection: Connection) -> None:
+    """Profiles with more rows than a batch, fewer, none, and the lowest possible id."""
     families = [await add_family(connection) for _ in range(4)]
     await connection.execute(
         "insert into profiles (id, user_id, name, is_kids) values ($1, $2, 'first', true)",
@@ -111,16 +109,16 @@ async def test_every_profile_is_reached_in_batches(
         await add_balances(connection, one, *range(360, 360 + 2 * count))
     total = sum(counts.values())
     balances = sum(max(0, 2 * count - 6) for count in counts.values())
-    told: list[Removed] = []
+    reported: list[Removed] = []
     assert await count_expired(settings, CUTOFFS) == Removed(total, balances)
-    assert await retain(settings, CUTOFFS, told.append) == Removed(total, balances)
-    steps = [after.sessions - before.sessions for before, after in pairwise(told)]
+    assert await retain(settings, CUTOFFS, reported.append) == Removed(total, balances)
+    steps = [after.sessions - before.sessions for before, after in pairwise(reported)]
     assert max(steps) == 3
-    assert told[-1] == Removed(total, balances)
+    assert reported[-1] == Removed(total, balances)
     assert len(await sessions(connection)) == len(counts)
 
 
-async def test_a_session_that_somebody_holds_is_passed_over(
+async def test_locked_session_is_skipped(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     held = await add_session(connection, family, 100)
@@ -133,7 +131,7 @@ async def test_a_session_that_somebody_holds_is_passed_over(
 
 
 @pytest.mark.usefixtures("small_batches")
-async def test_an_interrupted_run_keeps_what_it_did_and_the_next_one_ends_it(
+async def test_interrupted_run_keeps_its_batches_and_the_next_run_continues(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     for _ in range(10):
@@ -146,11 +144,11 @@ async def test_an_interrupted_run_keeps_what_it_did_and_the_next_one_ends_it(
         await run
     left = len(await sessions(connection))
     assert 0 < left < 10
-    assert await eventually_alone(settings) == Removed(left)
+    assert await retain_when_unlocked(settings) == Removed(left)
 
 
-async def eventually_alone(settings: Settings) -> Removed:
-    """A run, as soon as the server has seen that the one before it is gone."""
+async def retain_when_unlocked(settings: Settings) -> Removed:
+    """Runs retention as soon as the server has released the lock of the run before."""
     for _ in range(500):
         try:
             return await retain(settings, CUTOFFS, lambda _: None)
@@ -159,7 +157,7 @@ async def eventually_alone(settings: Settings) -> Removed:
     raise AssertionError("the lock is never given back")
 
 
-async def test_never_two_at_once(
+async def test_only_one_run_at_a_time(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     await add_session(connection, family, 100)
@@ -167,10 +165,10 @@ async def test_never_two_at_once(
         with pytest.raises(RetentionRunning):
             await retain(settings, CUTOFFS, lambda _: None)
         assert await count_expired(settings, CUTOFFS) == Removed(1)
-    assert await eventually_alone(settings) == Removed(1)
+    assert await retain_when_unlocked(settings) == Removed(1)
 
 
-async def eventually_empty(connection: Connection) -> None:
+async def until_empty(connection: Connection) -> None:
     for _ in range(1000):
         if not await sessions(connection):
             return
@@ -178,7 +176,7 @@ async def eventually_empty(connection: Connection) -> None:
     raise AssertionError("nothing was deleted")
 
 
-async def test_a_schedule_runs_again_and_again_whatever_happens(
+async def test_schedule_continues_after_a_failed_run(
     settings: Settings,
     connection: Connection,
     family: Family,
@@ -187,9 +185,9 @@ async def test_a_schedule_runs_again_and_again_whatever_happens(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(retention, "HOUR", 0.01)
-    chosen = msgspec.structs.replace(settings, retention_interval_hours=1)
+    scheduled = msgspec.structs.replace(settings, retention_interval_hours=1)
     runs: Counter[str] = Counter()
-    schedule = RetentionSchedule(chosen, utc_now, runs)
+    schedule = RetentionSchedule(scheduled, utc_now, runs)
     await connection.execute("alter table viewing_sessions rename to away")
     schedule.start()
     try:
@@ -197,7 +195,7 @@ async def test_a_schedule_runs_again_and_again_whatever_happens(
         await connection.execute("alter table away rename to viewing_sessions")
         for _ in range(2):
             await add_session(connection, family, 91)
-            await eventually_empty(connection)
+            await until_empty(connection)
     finally:
         await schedule.stop()
     assert "retention_done" in caplog.messages
@@ -206,7 +204,7 @@ async def test_a_schedule_runs_again_and_again_whatever_happens(
 
 
 @pytest.mark.parametrize("ahead", [400, 5.1 / 1440, -5.1 / 1440, -400])
-async def test_a_service_whose_clock_differs_deletes_nothing_at_any_time(
+async def test_nothing_is_deleted_if_the_clocks_differ(
     start: Starter,
     settings: Settings,
     connection: Connection,
@@ -214,13 +212,13 @@ async def test_a_service_whose_clock_differs_deletes_nothing_at_any_time(
     caplog: pytest.LogCaptureFixture,
     ahead: float,
 ) -> None:
-    """Nor does the service count from its own clock where the two agree well enough."""
+    """If they agree, ages still do not count from the clock of the service."""
     for age in (10, 20_000):
         await add_session(connection, family, age)
     now = utc_now() + timedelta(days=ahead)
     runs: Counter[str] = Counter()
-    chosen = msgspec.structs.replace(settings, retention_interval_hours=1)
-    schedule = RetentionSchedule(chosen, lambda: now, runs)
+    scheduled = msgspec.structs.replace(settings, retention_interval_hours=1)
+    schedule = RetentionSchedule(scheduled, lambda: now, runs)
     assert await schedule.run_once() == "refused"
     assert len(await sessions(connection)) == 2
     [line] = [record for record in caplog.records if record.message == "retention_refused"]
@@ -287,7 +285,7 @@ async def test_half_of_a_table_or_a_thousand_rows_need_no_force(
     assert await retain(settings, CUTOFFS, lambda _: None) == Removed(1_001)
 
 
-async def test_a_run_whose_lock_is_lost_ends(
+async def test_run_ends_when_its_lock_is_lost(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     await add_session(connection, family, 100)
@@ -303,7 +301,7 @@ async def test_a_run_whose_lock_is_lost_ends(
     assert len(await sessions(connection)) == 1
 
 
-async def test_the_lock_outlasts_limits_of_transactions_and_keeps_no_vacuum_waiting(
+async def test_lock_ignores_transaction_limits_and_holds_no_snapshot(
     settings: Settings, connection: Connection
 ) -> None:
     limits = ["idle_in_transaction_session_timeout = 50"]
@@ -331,10 +329,10 @@ async def locks(connection: Connection) -> int:
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
-async def test_through_a_pooler_a_run_leaves_no_lock_behind(
+async def test_no_lock_remains_behind_a_pooler(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
-    """Neither one that ends, nor one that is refused, nor one that is interrupted."""
+    """After a run that ended, was refused or was interrupted."""
     async with pooler(settings.database_url) as url:
         pooled = msgspec.structs.replace(settings, database_url=url, statement_cache_size=0)
         await add_session(connection, family, 100)
@@ -353,18 +351,18 @@ async def test_through_a_pooler_a_run_leaves_no_lock_behind(
         await reached.wait()
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
-        assert await eventually_alone(pooled) == Removed()
+        assert await retain_when_unlocked(pooled) == Removed()
         assert await locks(connection) == 0
 
 
 @pytest.mark.parametrize("hours", [0, 1])
-async def test_the_service_runs_it_only_where_an_interval_is_set(
+async def test_service_runs_retention_only_with_an_interval(
     start: Starter, settings: Settings, connection: Connection, family: Family, hours: int
 ) -> None:
     await add_session(connection, family, 20_000)
     await start(msgspec.structs.replace(settings, retention_interval_hours=hours), now=utc_now())
     if hours:
-        await eventually_empty(connection)
+        await until_empty(connection)
     else:
         await asyncio.sleep(0.1)
         assert len(await sessions(connection)) == 1

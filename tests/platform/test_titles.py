@@ -1,4 +1,4 @@
-"""Titles from their catalogue: educational or not with the next heartbeat."""
+"""PUT and DELETE of titles."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,7 +21,7 @@ async def beat(running: Running, family: Family, title: UUID) -> Any:
     return answer.status_code, answer.json()
 
 
-async def test_a_new_title_is_watched_at_once_and_educational_when_it_becomes_so(
+async def test_put_title_applies_to_the_next_heartbeat(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     title = uuid4()
@@ -41,7 +41,7 @@ async def test_a_new_title_is_watched_at_once_and_educational_when_it_becomes_so
     assert await used_seconds(connection, family.child) == 30
 
 
-async def test_the_catalogues_other_columns_stay(
+async def test_other_columns_of_the_catalogue_are_kept(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     await connection.execute("update titles set is_featured = true, title_type = 'series'")
@@ -54,7 +54,7 @@ async def test_the_catalogues_other_columns_stay(
     assert tuple(row or ()) == ("Renamed", "series", True, False)
 
 
-async def test_deleting_takes_the_sessions_and_keeps_what_was_counted(
+async def test_deletion_removes_sessions_and_keeps_balances(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     await beat(running, family, family.title)
@@ -68,10 +68,10 @@ async def test_deleting_takes_the_sessions_and_keeps_what_was_counted(
     assert (again.status_code, again.json()) == (404, {"detail": "Title not found"})
 
 
-async def test_a_deletion_waits_for_a_held_session_no_longer_than_a_heartbeat(
+async def test_deletion_times_out_on_a_locked_session(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
-    """It deletes nothing then, and does not go on when nobody waits for it any more."""
+    """Nothing is deleted, and the statement does not continue after the 503."""
     await beat(running, family, family.title)
     async with connection.transaction():
         await connection.execute("select from viewing_sessions for update")
@@ -105,6 +105,6 @@ async def test_bad_values_change_nothing(
 ) -> None:
     answer = await running.client.put(url(uuid4()), json=body, headers=admin)
     assert answer.status_code == 422
-    fault = answer.json()["detail"][0]
-    assert (fault["type"], fault["loc"]) == (kind, ["body", field])
+    entry = answer.json()["detail"][0]
+    assert (entry["type"], entry["loc"]) == (kind, ["body", field])
     assert await connection.fetchval("select count(*) from titles") == 0
