@@ -1,4 +1,4 @@
-"""What the service counted, for administrators."""
+"""GET /admin/metrics: a summary of the counts of one process, for administrators."""
 
 from socket import gethostname
 from time import monotonic
@@ -15,9 +15,9 @@ from service.http.fields import doc
 
 
 class HeartbeatCounts(msgspec.Struct, frozen=True):
-    """Heartbeats since start, in milliseconds from the request to its answer.
+    """Heartbeats since start; durations are milliseconds from the request to its response.
 
-    The quantiles are of the last 5 minutes, or the last 10,000 heartbeats.
+    The quantiles cover the last 5 minutes, or the last 10,000 heartbeats.
     """
 
     total_processed: Annotated[int, doc("Heartbeats answered.", 120000)]
@@ -35,7 +35,7 @@ class HeartbeatCounts(msgspec.Struct, frozen=True):
 
 
 class CacheCounts(msgspec.Struct, frozen=True):
-    """Lookups of configurations in memory since start."""
+    """Lookups in the configuration cache since start."""
 
     hit_rate: Annotated[float, doc("Share of lookups answered from memory, 0 to 1.", 0.9871)]
     total_hits: Annotated[int, doc("Lookups answered from memory.", 118452)]
@@ -54,7 +54,7 @@ class ReportCounts(msgspec.Struct, frozen=True):
 
 
 class PinCounts(msgspec.Struct, frozen=True):
-    """Attempts at a PIN by what came of them, and the queue before the workers."""
+    """PIN attempts by outcome, and the hashing queue."""
 
     total_attempts: Annotated[
         dict[str, int], doc("PIN attempts by outcome.", {"right": 40, "wrong": 2})
@@ -65,7 +65,7 @@ class PinCounts(msgspec.Struct, frozen=True):
 
 
 class PoolCounts(msgspec.Struct, frozen=True):
-    """Connections to the database besides those of the heartbeats."""
+    """The connection pool, which heartbeats do not use."""
 
     in_use: Annotated[int, doc("Connections in use.", 1)]
     current_size: Annotated[int, doc("Open connections.", 5)]
@@ -73,7 +73,7 @@ class PoolCounts(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """The counts of one process: behind a balancer, the next answer may be another's."""
+    """The counts of one process: behind a load balancer, the next response can be of another."""
 
     instance: Annotated[
         str, doc("The process: host, port and an id made at its start.", "vt-1:8000/3f9a0c21")
@@ -87,68 +87,51 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 async def admin_metrics(request: Request) -> Response:
-    """GET /admin/metrics: counts since start; durations in milliseconds, p95 of the latest."""
-    context: Context = request.state.context
+    """Counts since the start of the process; durations are in milliseconds."""
     await auth.admin(request)
-    return reply(
-        Counts(
-            instance=f"{gethostname()}:{context.settings.port}/{context.metrics.instance}",
-            uptime_seconds=round(monotonic() - context.metrics.started, 3),
-            heartbeat=_heartbeats(context),
-            config_cache=_cache(context),
-            weekly_report=_reports(context),
-            pin=_pins(context),
-            pool=_pool(context),
-        )
+    return reply(_counts(request.state.context))
+
+
+def _counts(context: Context) -> Counts:
+    metrics, cache, pins, pool = context.metrics, context.configurations, context.pins, context.pool
+    heartbeats, reports = metrics.heartbeats, metrics.reports
+    p50, p95 = heartbeats.quantiles_ms(50, 95)
+    [report_p95] = reports.quantiles_ms(95)
+    return Counts(
+        instance=f"{gethostname()}:{context.settings.port}/{metrics.instance}",
+        uptime_seconds=round(monotonic() - metrics.started, 3),
+        heartbeat=HeartbeatCounts(
+            total_processed=heartbeats.count,
+            avg_db_ops_per_heartbeat=_ratio(metrics.heartbeat_statements, metrics.heartbeats_taken),
+            avg_duration_ms=round(heartbeats.mean_ms, 3),
+            max_duration_ms=round(heartbeats.max_ms, 3),
+            p95_duration_ms=round(p95, 3),
+            p50_duration_ms=round(p50, 3),
+            total_db_ops=metrics.heartbeat_statements,
+            total_refused=metrics.heartbeats_refused + metrics.heartbeats_overloaded,
+            total_failed_closed=metrics.heartbeats_failed_closed,
+            queue_length=context.writer.waiting,
+        ),
+        config_cache=CacheCounts(
+            hit_rate=_ratio(cache.hits, cache.hits + cache.misses),
+            total_hits=cache.hits,
+            total_misses=cache.misses,
+            total_invalidations=metrics.invalidations.total(),
+            current_size=cache.size,
+            max_size=context.settings.config_cache_max_size,
+        ),
+        weekly_report=ReportCounts(
+            total_generated=reports.count,
+            avg_db_ops_per_report=_ratio(metrics.report_statements, reports.count),
+            p95_duration_ms=round(report_p95, 3),
+        ),
+        pin=PinCounts(metrics.pin_attempts, pins.hashed, pins.waiting, pins.restarts),
+        pool=PoolCounts(
+            in_use=pool.get_size() - pool.get_idle_size(),
+            current_size=pool.get_size(),
+            max_size=pool.get_max_size(),
+        ),
     )
-
-
-def _heartbeats(context: Context) -> HeartbeatCounts:
-    metrics = context.metrics
-    beats = metrics.heartbeats
-    p50, p95 = beats.quantiles_ms(50, 95)
-    return HeartbeatCounts(
-        total_processed=beats.count,
-        avg_db_ops_per_heartbeat=_ratio(metrics.heartbeat_statements, metrics.heartbeats_taken),
-        avg_duration_ms=round(beats.mean_ms, 3),
-        max_duration_ms=round(beats.max_ms, 3),
-        p95_duration_ms=round(p95, 3),
-        p50_duration_ms=round(p50, 3),
-        total_db_ops=metrics.heartbeat_statements,
-        total_refused=metrics.heartbeats_refused + metrics.heartbeats_overloaded,
-        total_failed_closed=metrics.heartbeats_failed_closed,
-        queue_length=context.writer.waiting,
-    )
-
-
-def _cache(context: Context) -> CacheCounts:
-    configurations = context.configurations
-    return CacheCounts(
-        hit_rate=_ratio(configurations.hits, configurations.hits + configurations.misses),
-        total_hits=configurations.hits,
-        total_misses=configurations.misses,
-        total_invalidations=context.metrics.invalidations.total(),
-        current_size=configurations.size,
-        max_size=context.settings.config_cache_max_size,
-    )
-
-
-def _reports(context: Context) -> ReportCounts:
-    reports = context.metrics.reports
-    [p95] = reports.quantiles_ms(95)
-    per_report = _ratio(context.metrics.report_statements, reports.count)
-    return ReportCounts(reports.count, per_report, round(p95, 3))
-
-
-def _pins(context: Context) -> PinCounts:
-    pins = context.pins
-    return PinCounts(context.metrics.pin_attempts, pins.hashed, pins.waiting, pins.restarts)
-
-
-def _pool(context: Context) -> PoolCounts:
-    size = context.pool.get_size()
-    in_use = size - context.pool.get_idle_size()
-    return PoolCounts(in_use, size, context.pool.get_max_size())
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -21,7 +21,7 @@ from service.platform.records import caller_and_id
 from service.settings import Settings
 
 audit = logging.getLogger("viewing_time.audit")
-audit.setLevel(logging.INFO)  # whatever LOG_LEVEL is
+audit.setLevel(logging.INFO)  # independent of LOG_LEVEL
 
 ERASE_SECONDS: Final = 30.0
 OPERATOR: Final = "operator"

@@ -30,7 +30,7 @@ END_OF_TIME: Final = datetime(9999, 12, 31, tzinfo=UTC)
 LAST_ID: Final = UUID(int=2**128 - 1)
 # A spreadsheet evaluates a cell that starts with one of these (OWASP, CSV injection); East Asian
 # versions also take the full-width signs.
-FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  as typed by those who try
+FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  ambiguous on purpose
 
 
 class ExportedProfileRow(msgspec.Struct, frozen=True):
@@ -141,7 +141,7 @@ async def _write(
 def _appearing(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder`, renamed to it on success and removed on failure."""
     if folder.exists():
-        raise FileExistsError(f"{folder} is there already")
+        raise FileExistsError(f"{folder} already exists")
     unfinished = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield unfinished
