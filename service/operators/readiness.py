@@ -8,6 +8,7 @@ metric and alert.
 import logging
 from asyncio import Task, gather, sleep
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Annotated, Final, Literal
 
@@ -138,21 +139,14 @@ class ReadinessWatch:
             await self.check()
 
     async def _check_database(self) -> None:
-        """Checks on the open connection, else on a new one; raises DatabaseError."""
+        """Checks on the open connection, then on a new one; raises DatabaseError."""
         if self._connection is not None:
-            try:
+            with suppress(DatabaseError):  # perhaps only this connection is lost
                 await self._check_connection(self._connection, REUSED_SECONDS)
-            except DatabaseError:
-                self._drop_connection()  # perhaps only this one is lost
-            else:
                 return
-        connection = await connect(self._settings)
-        try:
-            await self._check_connection(connection, TIMEOUT_SECONDS)
-        except BaseException:
-            connection.terminate()
-            raise
-        self._connection = connection
+            self._drop_connection()
+        self._connection = await connect(self._settings)
+        await self._check_connection(self._connection, TIMEOUT_SECONDS)
 
     async def _check_connection(self, connection: Connection, seconds: float) -> None:
         if not (await PING.one(connection, timeout=seconds)).is_writable:
