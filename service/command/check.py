@@ -1,4 +1,4 @@
-"""What would keep the service from working here: one finding a subject, with a remedy."""
+"""Checks everything that the service needs: a finding for each subject, with a remedy."""
 
 import asyncio
 import http.client
@@ -7,14 +7,13 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from service import settings
 from service.command.check_database import Finding as Finding
 from service.command.check_database import Findings, database
 from service.credentials import jwks
 from service.http.urls import HEALTH, METRICS
 from service.observing import open_files
 from service.server import PortTaken, bound
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, read
 from service.viewing import rules
 
 ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")
@@ -23,30 +22,30 @@ ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Aus
 def findings(
     environment: Mapping[str, str], instances: int, now: Callable[[], datetime]
 ) -> Findings:
-    """Everything that can be found out, one by one; blocks for seconds at worst."""
+    """Yields each finding as soon as it is known; blocks for seconds at worst."""
     try:
-        chosen = settings.read(environment)
+        settings = read(environment)
     except SettingsError as error:
-        yield from (Finding("FAULT", "settings", fault) for fault in error.errors)
+        yield from (Finding("FAULT", "settings", sentence) for sentence in error.errors)
         return
     yield Finding("ok", "settings can all be read")
-    yield from _players(chosen)
-    yield from asyncio.run(database(chosen, instances, now))
+    yield from _players(settings)
+    yield from asyncio.run(database(settings, instances, now))
     yield from _zones()
-    yield from _ports(chosen)
-    yield from _published_keys(chosen)
+    yield from _ports(settings)
+    yield from _published_keys(settings)
 
 
-def _players(chosen: Settings) -> Findings:
+def _players(settings: Settings) -> Findings:
     limit = open_files.raise_limit()
-    most, wanted = open_files.for_connections(chosen, limit), chosen.heartbeat_queue_max
-    what = f"players: {most:,} can be connected at once, because {limit:,} files may be open"
-    if most < wanted:
+    maximum, needed = open_files.for_connections(settings, limit), settings.heartbeat_queue_max
+    what = f"players: {maximum:,} can be connected at once, because {limit:,} files may be open"
+    if maximum < needed:
         remedy = (
-            f"raise the hard limit to {wanted + limit - most:,} or more (`ulimit -Hn`, "
+            f"raise the hard limit to {needed + limit - maximum:,} or more (`ulimit -Hn`, "
             "LimitNOFILE= of systemd), or lower HEARTBEAT_QUEUE_MAX"
         )
-        yield Finding("FAULT", f"{what}; HEARTBEAT_QUEUE_MAX is {wanted:,}", remedy)
+        yield Finding("FAULT", f"{what}; HEARTBEAT_QUEUE_MAX is {needed:,}", remedy)
     else:
         yield Finding("ok", what)
 
@@ -59,21 +58,21 @@ def _zones() -> Findings:
         yield Finding("ok", "time zones are known")
 
 
-def _ports(chosen: Settings) -> Findings:
+def _ports(settings: Settings) -> Findings:
     status = (f"{HEALTH}/live", b'{"status":"ok"}')
-    yield _port("PORT", chosen.host, chosen.port, *status)
-    if chosen.metrics_port:
+    yield _port("PORT", settings.host, settings.port, *status)
+    if settings.metrics_port:
         numbers = (METRICS, b"# HELP viewing_time_")
-        yield _port("METRICS_PORT", chosen.metrics_host, chosen.metrics_port, *numbers)
+        yield _port("METRICS_PORT", settings.metrics_host, settings.metrics_port, *numbers)
 
 
-def _port(variable: str, host: str, port: int, path: str, begins: bytes) -> Finding:
-    """Whether the port is free; a service of ours there answers `path` with what `begins` so."""
+def _port(variable: str, host: str, port: int, path: str, prefix: bytes) -> Finding:
+    """Whether the port is free; one of our services there answers `path` with `prefix`."""
     subject, where = _subject(variable), f"{host}:{port}"
     try:
         bound(host, port, variable).close()
     except PortTaken as error:
-        if _answer(host, port, path).startswith(begins):
+        if _answer(host, port, path).startswith(prefix):
             what = f"{subject}: a service answers on {where}"
             return Finding("warn", what, "stop it to serve there")
         what = f"{_subject(error.variable)}: {error.where} cannot be served on ({error.reason})"
@@ -86,7 +85,7 @@ def _subject(variable: str) -> str:
 
 
 def _answer(host: str, port: int, path: str) -> bytes:
-    """The first of what is served there; empty where nothing is."""
+    """The first bytes of the response there; empty if there is none."""
     connection = http.client.HTTPConnection(host, port, timeout=1)
     try:
         connection.request("GET", path)
@@ -97,20 +96,20 @@ def _answer(host: str, port: int, path: str) -> bytes:
         connection.close()
 
 
-def _published_keys(chosen: Settings) -> Findings:
-    source = chosen.jwt_jwks_url or chosen.jwt_jwks_file
+def _published_keys(settings: Settings) -> Findings:
+    source = settings.jwt_jwks_url or settings.jwt_jwks_file
     if not source:
         return
     try:
-        published = asyncio.run(jwks.read_published(chosen)).values()
+        published = asyncio.run(jwks.read_published(settings)).values()
     except jwks.Unreadable as error:
         remedy = "check JWT_JWKS_URL or JWT_JWKS_FILE"
         yield Finding("FAULT", f"published keys cannot be read ({error})", remedy)
         return
     algorithms = ", ".join(sorted(key.algorithm_name for key in published))
     what = f"published keys can be read ({algorithms})"
-    address = urlsplit(chosen.jwt_jwks_url)
+    address = urlsplit(settings.jwt_jwks_url)
     if address.scheme == "http" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
-        yield Finding("warn", what, "who can change them on the way can sign tokens; use https")
+        yield Finding("warn", what, "use https: whoever can change them in transit can sign tokens")
     else:
         yield Finding("ok", what)

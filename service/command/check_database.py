@@ -1,5 +1,6 @@
-"""What would keep the service from working with its database: one finding a subject."""
+"""Checks everything that the service needs of its database: a finding for each subject."""
 
+import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Final, Literal
@@ -14,9 +15,11 @@ from service.errors import DatabaseError
 from service.settings import Settings
 from service.viewing import config_loader
 
+logger = logging.getLogger("viewing_time.check")
+
 VERSIONS: Final = (13, 18)
 SKEW_WARN_SECONDS: Final = 1.0
-# One heartbeat: beyond it, two machines disagree about what has been counted.
+# The length of one heartbeat: beyond it, two machines disagree about what is counted.
 SKEW_FAULT_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0
 
@@ -33,7 +36,7 @@ SERVER: Final = Statement("check_server", ServerRow)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What was found out about one subject; `remedy` says what to do where it is not ok."""
+    """A sentence about one subject, and a remedy unless it is ok."""
 
     level: Literal["ok", "warn", "FAULT"]
     what: str
@@ -46,32 +49,61 @@ class Finding(msgspec.Struct, frozen=True):
 Findings = Iterator[Finding]
 
 
-async def database(chosen: Settings, instances: int, now: Callable[[], datetime]) -> list[Finding]:
+async def database(
+    settings: Settings, instances: int, now: Callable[[], datetime]
+) -> list[Finding]:
+    """The findings about the database of `settings`, shared by so many instances."""
     try:
-        connection = await connect(chosen)
+        connection = await connect(settings)
     except DatabaseError as error:
         remedy = cures.cure(error) or (
             "check DATABASE_URL, and that the server runs and lets this machine in"
         )
         return [Finding("FAULT", f"database cannot be reached ({_reason(error)})", remedy)]
     try:
-        asked = now()
+        sent_at = now()
         server = await SERVER.one(connection, timeout=ANSWER_SECONDS)
-        middle = asked + (now() - asked) / 2
+        middle = sent_at + (now() - sent_at) / 2
+        wrong = await in_force.problems(connection, settings)
         return [
             *_version(server),
-            *await _in_force(connection, chosen),
+            *_wrong(wrong, "settings of the connection are correct"),
             *await _schema(connection),
             *await _rights(connection),
             *_clock((server.clock - middle).total_seconds()),
-            *_connections(chosen, server, instances),
-            *await _listening(chosen),
+            *_connections(settings, server, instances),
+            *await _listening(settings),
         ]
     except DatabaseError as error:
-        remedy = cures.cure(error) or "look into the server's log"
+        remedy = cures.cure(error) or "read the server's log"
         return [Finding("FAULT", f"database does not answer ({_reason(error)})", remedy)]
     finally:
         connection.terminate()
+
+
+async def startup_error(settings: Settings) -> str:
+    """The error that stops the service from serving, with its remedy; empty if there is none."""
+    connection = await connect(settings)
+    try:
+        found = await in_force.problems(connection, settings)
+        if refusal := _first_refusal("database_setting", found):
+            return refusal
+        state = await schema.state(connection)
+        if state.error:
+            return f"{state.error}: {state.remedy}"
+        return _first_refusal("database_table", await tables.problems(connection))
+    finally:
+        connection.terminate()
+
+
+def _first_refusal(event: str, found: list[cures.Problem]) -> str:
+    """The first finding that stops the service from starting; the others are logged."""
+    for wrong in found:
+        if wrong.level == "refuse":
+            return f"{wrong.what}: {wrong.remedy}"
+        fields = {"what": wrong.what, "remedy": wrong.remedy}
+        logger.warning(event, extra={"fields": fields})
+    return ""
 
 
 def _version(server: ServerRow) -> Findings:
@@ -83,18 +115,13 @@ def _version(server: ServerRow) -> Findings:
     elif major < VERSIONS[0]:
         yield Finding("FAULT", what, f"upgrade it to {VERSIONS[0]} or later")
     elif major > VERSIONS[1]:
-        yield Finding("warn", what, f"tested are {VERSIONS[0]} to {VERSIONS[1]}; try a copy first")
+        yield Finding("warn", what, f"{VERSIONS[0]} to {VERSIONS[1]} are tested; try a copy first")
     else:
         yield Finding("ok", what)
 
 
-async def _in_force(connection: Connection, chosen: Settings) -> list[Finding]:
-    wrong = await in_force.problems(connection, chosen)
-    return _wrong(wrong, "settings of the connection are as they must be")
-
-
 def _wrong(found: list[cures.Problem], otherwise: str) -> list[Finding]:
-    """A finding for each; one that says `otherwise` where there is nothing wrong."""
+    """A finding for each error; `otherwise` if there is none."""
     return [
         Finding("warn" if one.level == "warn" else "FAULT", one.what, one.remedy) for one in found
     ] or [Finding("ok", otherwise)]
@@ -102,7 +129,7 @@ def _wrong(found: list[cures.Problem], otherwise: str) -> list[Finding]:
 
 async def _rights(connection: Connection) -> list[Finding]:
     wrong = await tables.missing_rights(connection)
-    return _wrong(wrong, "the role has the rights that the service needs")
+    return _wrong(wrong, "the role has all rights that the service needs")
 
 
 async def _schema(connection: Connection) -> list[Finding]:
@@ -110,62 +137,64 @@ async def _schema(connection: Connection) -> list[Finding]:
     if state.error:
         return [Finding("FAULT", state.error, state.remedy)]
     wrong = await tables.problems(connection)
-    return [*_migrations(state), *_wrong(wrong, "tables let the service read and write its rows")]
+    return [
+        *_migrations(state),
+        *_wrong(wrong, "tables allow reading and writing all rows"),
+    ]
 
 
 def _migrations(state: schema.State) -> list[Finding]:
     count = len(schema.ours())
     if state.unknown:
-        what = f"migrations: {state.unknown[-1]} is not of this version"
+        what = f"migrations: {state.unknown[-1]} belongs to another version"
         return [Finding("warn", what, "run the version that migrated the database, or a later one")]
     if not state.is_readable:
-        return [Finding("ok", "migrations: all tables are there; the role may not read more")]
+        return [Finding("ok", "migrations: all tables exist; the role may not read more")]
     return [Finding("ok", f"migrations: all {count} are applied")]
 
 
 def _clock(skew: float) -> Findings:
-    """`skew` is in seconds, the server's clock less ours."""
+    """`skew` is the server's clock minus ours, in seconds."""
     level: Literal["ok", "warn", "FAULT"] = "ok"
     if abs(skew) > SKEW_WARN_SECONDS:
         level = "FAULT" if abs(skew) > SKEW_FAULT_SECONDS else "warn"
     what = f"clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} the database's"
-    yield Finding(level, what, "" if level == "ok" else "keep both in time by NTP")
+    yield Finding(level, what, "" if level == "ok" else "synchronize both by NTP")
 
 
-def connections(chosen: Settings) -> int:
-    """How many connections an instance holds at most.
+def connections(settings: Settings) -> int:
+    """The most connections that one instance opens.
 
-    Beside the pool's and the heartbeats': those that load configurations, one that listens, one
-    that looks whether the database is there, one for an import, one for deletions in the
-    background, two for retention.
+    Besides those of the pool and the heartbeats: those that load configurations, one that listens,
+    one for readiness checks, one for an import, one for background deletions, two for retention.
     """
-    others = config_loader.CONNECTIONS + 4 + 2 * bool(chosen.retention_interval_hours)
-    return chosen.pool_max_size + chosen.heartbeat_connections + others
+    others = config_loader.CONNECTIONS + 4 + 2 * bool(settings.retention_interval_hours)
+    return settings.pool_max_size + settings.heartbeat_connections + others
 
 
-def _connections(chosen: Settings, server: ServerRow, instances: int) -> Findings:
-    if chosen.statement_cache_size == 0:
-        yield Finding("ok", "connections are a pooler's to limit (STATEMENT_CACHE_SIZE=0)")
+def _connections(settings: Settings, server: ServerRow, instances: int) -> Findings:
+    if settings.statement_cache_size == 0:
+        yield Finding("ok", "connections are limited by the pooler (STATEMENT_CACHE_SIZE=0)")
         return
-    each, most = connections(chosen), server.connections_most
-    wanted, free = each * instances, most - server.connections_elsewhere
-    what = f"connections: {instances} x {each}, of {most} that the server allows"
+    each, maximum = connections(settings), server.connections_most
+    needed, free = each * instances, maximum - server.connections_elsewhere
+    what = f"connections: {instances} x {each}, of {maximum} that the server allows"
     remedy = "lower POOL_MAX_SIZE, raise max_connections, or put a pooler between"
-    if wanted > most:
+    if needed > maximum:
         yield Finding("FAULT", what, remedy)
-    elif wanted > free:
-        others = f", of which others hold {server.connections_elsewhere}"
+    elif needed > free:
+        others = f", of which other clients use {server.connections_elsewhere}"
         yield Finding("warn", what + others, remedy)
     else:
         yield Finding("ok", what)
 
 
-async def _listening(chosen: Settings) -> list[Finding]:
-    if chosen.database_direct_url:
-        await reach(chosen, direct=True)
+async def _listening(settings: Settings) -> list[Finding]:
+    if settings.database_direct_url:
+        await reach(settings, direct=True)
         return [Finding("ok", "database can be reached at DATABASE_DIRECT_URL too")]
-    if chosen.statement_cache_size == 0:
-        what = "changes made by other instances are not heard of through a pooler"
+    if settings.statement_cache_size == 0:
+        what = "changes made by other instances are not received through a pooler"
         return [Finding("warn", what, "set DATABASE_DIRECT_URL to the server's own address")]
     return []
 

@@ -1,4 +1,4 @@
-"""The commands about what is kept of children: retain, erase, export."""
+"""The commands for stored viewing data: retain, erase, delete, export."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -32,62 +32,62 @@ YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command("retain")
-@click.option("--sessions-days", type=DAYS, help="Instead of RETENTION_SESSIONS_DAYS.")
-@click.option("--balances-days", type=DAYS, help="Instead of RETENTION_BALANCES_DAYS.")
-@click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
+@click.option("--sessions-days", type=DAYS, help="Overrides RETENTION_SESSIONS_DAYS.")
+@click.option("--balances-days", type=DAYS, help="Overrides RETENTION_BALANCES_DAYS.")
+@click.option("--dry-run", is_flag=True, help="Only count the rows that would be deleted.")
 @click.option("--force", is_flag=True, help="Delete even more than half of a table's rows.")
 @click.pass_obj
 def retain_command(
     set_up: SetUp, sessions_days: int | None, balances_days: int | None, dry_run: bool, force: bool
 ) -> None:
-    """Delete sessions and balances that are older than so many days.
+    """Delete sessions and balances older than a number of days.
 
-    Small batches, each a transaction: it can be interrupted at any time and run again. Ages count
-    from the database's clock; where this machine's differs by more than 5 minutes, or more than
-    half of the sessions or balances are that old, nothing is deleted.
+    Rows are deleted in small batches, so the command can be interrupted at any time and run again.
+    Ages follow the database's clock. Nothing is deleted if this machine's clock differs by more
+    than 5 minutes, or if more than half of the sessions or balances are that old.
     """
-    chosen = set_up()
+    settings = set_up()
     days = (
-        sessions_days or chosen.retention_sessions_days,
-        balances_days or chosen.retention_balances_days,
+        sessions_days or settings.retention_sessions_days,
+        balances_days or settings.retention_balances_days,
     )
-    with _explained():
-        cutoffs = asyncio.run(retention.current_cutoffs(chosen, utc_now, *days))
+    with _one_sentence():
+        cutoffs = asyncio.run(retention.current_cutoffs(settings, utc_now, *days))
         if dry_run:
-            asyncio.run(_dry_run(chosen, cutoffs, force))
+            asyncio.run(_dry_run(settings, cutoffs, force))
         else:
-            _retain(chosen, cutoffs, force)
+            _retain(settings, cutoffs, force)
 
 
-async def _dry_run(chosen: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
-    removed = await retention.count_expired(chosen, cutoffs)
-    _tell("would delete", removed)
+async def _dry_run(settings: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
+    removed = await retention.count_expired(settings, cutoffs)
+    _print("would delete", removed)
     if not force:
-        await retention.refuse_mass_deletion(chosen, removed)
+        await retention.refuse_mass_deletion(settings, removed)
 
 
-def _retain(chosen: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
-    latest, told = Removed(), monotonic()
+def _retain(settings: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
+    latest, printed_at = Removed(), monotonic()
 
     def progress(removed: Removed) -> None:
-        nonlocal latest, told
+        nonlocal latest, printed_at
         latest = removed
-        if monotonic() - told >= 1:
-            told = monotonic()
-            _tell("deleted so far", removed)
+        if monotonic() - printed_at >= 1:
+            printed_at = monotonic()
+            _print("deleted so far", removed)
 
     try:
-        run = retention.retain(chosen, cutoffs, progress, is_forced=force)
-        _tell("deleted", asyncio.run(run))
+        run = retention.retain(settings, cutoffs, progress, is_forced=force)
+        _print("deleted", asyncio.run(run))
     except retention.RetentionRunning:
         raise click.ClickException("Another retention is running.") from None
     except KeyboardInterrupt:
-        _tell("interrupted; deleted so far", latest)
+        _print("interrupted; deleted so far", latest)
         raise
 
 
-def _tell(what: str, removed: Removed) -> None:
-    click.echo(f"{what}: {removed.sessions:,} sessions, {removed.balances:,} balances")
+def _print(event: str, removed: Removed) -> None:
+    click.echo(f"{event}: {removed.sessions:,} sessions, {removed.balances:,} balances")
 
 
 @click.command("erase")
@@ -95,12 +95,12 @@ def _tell(what: str, removed: Removed) -> None:
 @YES
 @click.pass_obj
 def erase_command(set_up: SetUp, profile: UUID, yes: bool) -> None:
-    """Remove sessions, balances, grants and limits of PROFILE; the profile itself stays."""
+    """Erase the sessions, balances, grants and limits of PROFILE; the profile itself stays."""
     what = f"all sessions, balances, grants and limits of profile {profile}"
     _confirm(f"Remove {what} for good (the profile itself stays)?", yes)
-    chosen = set_up()
-    with _explained(), logging_to_stdout(chosen.log_level):
-        erased = asyncio.run(erasure.erase(chosen, profile))
+    settings = set_up()
+    with _one_sentence(), logging_to_stdout(settings.log_level):
+        erased = asyncio.run(erasure.erase(settings, profile))
     if erased is None:
         raise click.ClickException(f"There is no profile {profile}.")
     click.echo(
@@ -115,22 +115,22 @@ def erase_command(set_up: SetUp, profile: UUID, yes: bool) -> None:
 @YES
 @click.pass_obj
 def delete_command(set_up: SetUp, kind: deletion.Kind, key: UUID, yes: bool) -> None:
-    """Delete an account, a profile or a title with its viewing, in small batches.
+    """Delete an account, a profile or a title with its viewing data, in small batches.
 
-    After an interruption, a running service goes on with it.
+    If the command is interrupted, a running service continues the deletion.
     """
     _confirm(f"Delete {kind} {key} with {KINDS[kind]} for good?", yes)
-    chosen, told = set_up(), monotonic()
+    settings, printed_at = set_up(), monotonic()
 
     def progress(rows: int) -> None:
-        nonlocal told
-        if monotonic() - told >= 1:
-            told = monotonic()
+        nonlocal printed_at
+        if monotonic() - printed_at >= 1:
+            printed_at = monotonic()
             click.echo(f"deleted so far: {rows:,} rows")
 
     try:
-        with _explained():
-            rows = asyncio.run(deletion.delete(chosen, kind, key, progress))
+        with _one_sentence():
+            rows = asyncio.run(deletion.delete(settings, kind, key, progress))
     except LookupError:
         raise click.ClickException(f"There is no {kind} {key}.") from None
     click.echo(f"deleted {kind} {key}" + (f", {rows:,} rows of it in batches" if rows else ""))
@@ -138,37 +138,37 @@ def delete_command(set_up: SetUp, kind: deletion.Kind, key: UUID, yes: bool) -> 
 
 @click.command("export")
 @click.argument("profile", type=click.UUID)
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="A folder to be made.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="A new folder.")
 @click.pass_obj
 def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
-    """Write a parent's copy of what is kept about PROFILE, as JSON and CSV."""
-    chosen = set_up()
+    """Export all data about PROFILE for its parent, as JSON and CSV."""
+    settings = set_up()
     target = folder or Path(f"viewing-data-{profile}")
-    with _explained("write the copy", (OSError,)):
-        is_there = target.exists()
-    if is_there:
-        raise click.ClickException(f"{target} is there already; choose another folder with --to.")
+    with _one_sentence("write the copy", (OSError,)):
+        exists = target.exists()
+    if exists:
+        raise click.ClickException(f"{target} already exists; choose another folder with --to.")
     try:
-        with _explained(), _explained("write the copy", (OSError,)):
-            counts = asyncio.run(export.export(chosen, profile, target, utc_now()))
+        with _one_sentence(), _one_sentence("write the copy", (OSError,)):
+            counts = asyncio.run(export.export(settings, profile, target, utc_now()))
     except LookupError:
         raise click.ClickException(f"There is no profile {profile}.") from None
-    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    click.echo(f"wrote {target}: {told}")
+    rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    click.echo(f"wrote {target}: {rows}")
 
 
 def _confirm(question: str, yes: bool) -> None:
-    """Asks before something that cannot be undone; ends the command unless the answer is yes."""
+    """Asks before something that cannot be undone; aborts unless the answer is yes."""
     if not yes:
         click.confirm(question, abort=True)
 
 
 @contextmanager
-def _explained(
+def _one_sentence(
     what: str = "use the database at DATABASE_URL",
     errors: tuple[type[Exception], ...] = (DatabaseError,),
 ) -> Iterator[None]:
-    """Says in one sentence what could not be done."""
+    """Turns errors into one sentence and exit code 1."""
     try:
         yield
     except retention.RetentionRefused as refusal:

@@ -1,4 +1,4 @@
-"""A demo family, so that the first `curl` has something to show."""
+"""A demo family, so that the first `curl` returns data."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ CHILD: Final = UUID("d0000000-0000-4000-8000-000000000011")
 SIBLING: Final = UUID("d0000000-0000-4000-8000-000000000012")
 TITLE: Final = UUID("d0000000-0000-4000-8000-000000000021")
 LESSON: Final = UUID("d0000000-0000-4000-8000-000000000022")
-# Of the password `correct horse` and the PIN 1234, which the README gives away.
+# Of the password `correct horse` and the PIN 1234, which the README publishes.
 PASSWORD_HASH: Final = "$2b$12$YoG4b449C4UoHr36EJjxKubBY3Ies/pqA4UB.DOktrZqaUpQJ4LFW"  # noqa: S105
 PIN_HASH: Final = "$2b$12$rGX0FioDJUD2YvEaHnOh7uwrZz.PUug9IYfblgibyharVFCUJ3uKG"
 
@@ -31,7 +31,7 @@ LOAD: Final = Statement("demo_load", DemoRow)
 
 
 def load(settings: Settings) -> bool:
-    """Loads the demo family into a database without accounts; False where there are others."""
+    """Loads the demo family into a database without accounts; False if there are others."""
     return asyncio.run(_load(settings))
 
 
@@ -56,7 +56,7 @@ async def _load(settings: Settings) -> bool:
 
 
 def token(secret: str, account_id: UUID, life: timedelta, issuer: str, audience: str) -> str:
-    """An access token as the platform's sign-in would issue it; no empty issuer or audience."""
+    """An access token like the platform's; an empty issuer or audience is left out."""
     now = datetime.now(UTC)
     claims = {"sub": str(account_id), "iat": now, "exp": now + life}
     named = {"iss": issuer, "aud": audience}
@@ -65,7 +65,7 @@ def token(secret: str, account_id: UUID, life: timedelta, issuer: str, audience:
 
 
 def curls(settings: Settings) -> str:
-    """Three lines to paste: a heartbeat, the balance, the weekly report."""
+    """Three shell commands: a heartbeat, the balance, the weekly report."""
     viewing, parental = f"{settings.origin}{VIEWING}", f"{settings.origin}{PARENTAL}"
     week = timedelta(days=7)
     access = token(settings.jwt_secret, ACCOUNT, week, settings.jwt_issuer, settings.jwt_audience)

@@ -1,4 +1,4 @@
-"""Settings for one machine: the `NAME=value` lines of a `.env` file."""
+"""Reads `.env` files."""
 
 import re
 from pathlib import Path
@@ -10,10 +10,10 @@ QUOTED: Final = re.compile(r"""(["'])(.*?)\1(?:\s+#.*)?""")
 
 
 def dotenv(path: Path) -> dict[str, str]:
-    """The `NAME=value` lines of a `.env` file; none where there is no file.
+    """The `NAME=value` lines of a `.env` file; empty if there is no file.
 
-    `export ` may come first; quotes around a value are taken off; `#` starts a comment at the
-    start of a line and after a blank. Raises SettingsError with every line that is none of this.
+    A line can start with `export `, and a value can be quoted. `#` starts a comment at the start
+    of a line and after a space. Raises SettingsError with every other line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

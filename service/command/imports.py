@@ -1,4 +1,4 @@
-"""The command about what the platform owns: import."""
+"""The command `import`: accounts, profiles and titles from files."""
 
 import asyncio
 import os
@@ -32,26 +32,30 @@ PROGRESS_LINES: Final = 1000
 @click.command("import")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--mode", type=MODE, default="all", show_default=True)
-@click.option("--csv", "is_csv", is_flag=True, help="Read each FILE as CSV, whatever its name.")
+@click.option("--csv", "is_csv", is_flag=True, help="Read every FILE as CSV.")
 @click.option(
-    "--from-line", default=1, type=click.IntRange(1), help="Where to begin in the first FILE."
+    "--from-line",
+    default=1,
+    type=click.IntRange(1),
+    help="The line of the first FILE to start from.",
 )
 @click.pass_obj
 def import_command(
     set_up: SetUp, files: tuple[str, ...], mode: str, is_csv: bool, from_line: int
 ) -> None:
-    """Bring in accounts, profiles and titles from each FILE; - is standard input.
+    """Import accounts, profiles and titles from each FILE; - is standard input.
 
-    Lines of JSON, or CSV where FILE ends in .csv. With --mode all, a FILE comes in whole or not at
-    all. With --mode best, lines in error are left out, and the others come in batch by batch: an
-    import that breaks off says which line to go on from. A line that is in already changes nothing.
+    A FILE contains one JSON object per line, or CSV if its name ends in .csv. With --mode all, a
+    FILE is imported as a whole or not at all. With --mode best, lines with errors are left out and
+    the others are imported in batches; an interrupted import reports the line to continue from.
+    Importing a line again changes nothing.
     """
-    chosen = set_up()
+    settings = set_up()
     refused = 0
     for number, name in enumerate(files):
         job = Import(None, utc_now(), whole=mode == "all")
         try:
-            _import(chosen, job, name, is_csv, from_line)
+            _import(settings, job, name, is_csv, from_line)
         except (
             DatabaseError,
             OSError,  # the file cannot be read
@@ -63,15 +67,15 @@ def import_command(
                 raise click.ClickException(
                     f"Cannot use the database at DATABASE_URL: {_sentence(failure)}."
                 ) from failure
-            _tell(job, name)
+            _print(job, name)
             first = max(job.line + 1, from_line)
             flags = ["--csv"] if is_csv else []
             again = ["import", "--mode", mode, *flags, "--from-line", str(first), *files[number:]]
-            same = "" if Path(name).is_file() else ", the same input once more,"
+            same = "" if Path(name).is_file() else ", using the same input,"
             raise click.ClickException(
-                f"{_sentence(failure)}. Go on{same} with\nviewing-time {shlex.join(again)}"
+                f"{_sentence(failure)}. Continue{same} with\nviewing-time {shlex.join(again)}"
             ) from failure
-        _tell(job, name)
+        _print(job, name)
         if not job.line and not job.outcome.error_count:
             click.echo(f"{name}: nothing to import{_from(from_line)}.", err=True)
         if job.outcome.detail:
@@ -79,26 +83,26 @@ def import_command(
         refused += job.outcome.error_count
         from_line = 1
     if refused:
-        raise click.ClickException(f"{refused:,} lines are in error and were left out.")
+        raise click.ClickException(f"{refused:,} lines have errors and were left out.")
 
 
-def _import(chosen: Settings, job: Import, name: str, is_csv: bool, from_line: int) -> None:
+def _import(settings: Settings, job: Import, name: str, is_csv: bool, from_line: int) -> None:
     path = Path(name)
     with (
-        _opened(name) as file,
+        _open(name) as file,
         _progress(_size(file), path.name) as advance,
     ):
-        found = _watched(file, advance)
+        found = _with_progress(file, advance)
         lines = csv_rows(found) if is_csv or path.suffix.lower() == ".csv" else json_lines(found)
-        wanted = dropwhile(lambda line: line.number < from_line, lines)
-        asyncio.run(_merge(chosen, job, wanted))
+        remaining = dropwhile(lambda line: line.number < from_line, lines)
+        asyncio.run(_merge(settings, job, remaining))
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
-    """The file `name` to read from; a pipe as a copy, read to its end.
+def _open(name: str) -> Iterator[BinaryIO]:
+    """Opens the file `name`; a pipe is copied first.
 
-    While the import reads, it keeps a transaction open, which must not wait for another program.
+    The import reads within a transaction, which must not wait for another program.
     """
     if name == STANDARD_INPUT and sys.stdin is None:
         raise click.ClickException("Standard input is closed.")
@@ -117,7 +121,7 @@ def _opened(name: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _progress(size: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar for so many bytes; yields what advances it. Hidden except on a terminal."""
+    """Shows a progress bar on a terminal; yields a function that advances it by bytes."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     with click.progressbar(
         length=size, label=label, file=sys.stderr, hidden=not is_terminal
@@ -129,23 +133,23 @@ def _size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-async def _merge(chosen: Settings, job: Import, lines: Iterator[Line]) -> None:
-    async with connected(chosen, STATEMENT_SECONDS) as connection:
+async def _merge(settings: Settings, job: Import, lines: Iterator[Line]) -> None:
+    async with connected(settings, STATEMENT_SECONDS) as connection:
         await job.merge(connection, lines)
 
 
-def _watched(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Line]:
-    """The lines of a file; tells now and then how many bytes were read since the last time."""
-    told = file.tell()
+def _with_progress(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Line]:
+    """The lines of a file; calls `advance` every PROGRESS_LINES lines with the bytes read."""
+    start = file.tell()
     for line in numbered_lines(file):
         if line.number % PROGRESS_LINES == 0:
-            advance(file.tell() - told)
-            told = file.tell()
+            advance(file.tell() - start)
+            start = file.tell()
         yield line
-    advance(file.tell() - told)
+    advance(file.tell() - start)
 
 
-def _tell(job: Import, name: str) -> None:
+def _print(job: Import, name: str) -> None:
     outcome = job.outcome
     for error in outcome.errors:
         click.echo(f"{name}:{error.line}: {error.error}", err=True)
@@ -158,7 +162,7 @@ def _tell(job: Import, name: str) -> None:
 
 
 def _from(line: int) -> str:
-    return f" from line {line:,} on" if line > 1 else ""
+    return f" from line {line:,}" if line > 1 else ""
 
 
 def _sentence(failure: BaseException) -> str:
@@ -166,5 +170,5 @@ def _sentence(failure: BaseException) -> str:
         case KeyboardInterrupt():
             return "Interrupted"
         case Overloaded():
-            return "Another changed the same rows meanwhile"
+            return "Another client changed the same rows"
     return cures.sentence(failure)

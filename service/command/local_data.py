@@ -1,4 +1,4 @@
-"""What `viewing-time run` keeps in the working directory: a secret, and a PostgreSQL of its own."""
+"""The `.data/` folder of `viewing-time run`: a secret, and an embedded PostgreSQL."""
 
 import contextlib
 import os
@@ -15,34 +15,34 @@ SECRET: Final = DATA / "jwt_secret"
 
 
 def make_private_folder() -> None:
-    """Makes `.data/` for this account alone, as everything that is made after it."""
+    """Creates `.data/`; only this user can read it, and everything created later."""
     os.umask(0o077)
-    with _explained():
+    with _one_sentence():
         DATA.mkdir(mode=0o700, exist_ok=True)
         DATA.chmod(0o700)
 
 
-def made_secret() -> str:
-    """A secret made once and kept under `.data/`, so that tokens outlive a restart."""
+def created_secret() -> str:
+    """A secret that is created once and kept, so that tokens stay valid after a restart."""
     with (
-        _explained(),
-        tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as fresh,
+        _one_sentence(),
+        tempfile.NamedTemporaryFile("w", dir=DATA, encoding="ascii") as file,
     ):
-        fresh.write(secrets.token_urlsafe(48))
-        fresh.flush()
+        file.write(secrets.token_urlsafe(48))
+        file.flush()
         with contextlib.suppress(FileExistsError):
-            SECRET.hardlink_to(fresh.name)
-            click.echo(f"JWT_SECRET is not set: made one for development, in {SECRET}.", err=True)
+            SECRET.hardlink_to(file.name)
+            click.echo(f"JWT_SECRET is not set: created one for development in {SECRET}.", err=True)
         return SECRET.read_text(encoding="ascii")
 
 
 def kept_secret() -> str:
-    """The secret of `viewing-time run`; a fresh one would sign tokens that nobody accepts."""
+    """The secret of `viewing-time run`, which must exist: no service accepts tokens of another."""
     try:
         return SECRET.read_text(encoding="ascii")
     except FileNotFoundError:
         raise click.ClickException(
-            f"JWT_SECRET is not set, and `viewing-time run` has not made one in {SECRET} here."
+            f"JWT_SECRET is not set, and `viewing-time run` has not created one in {SECRET}."
         ) from None
     except (OSError, ValueError) as error:
         raise click.ClickException(
@@ -51,8 +51,8 @@ def kept_secret() -> str:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Says in one sentence why the folder cannot be used."""
+def _one_sentence() -> Iterator[None]:
+    """Turns errors of the folder into one sentence."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -60,15 +60,15 @@ def _explained() -> Iterator[None]:
 
 
 def point_at(dsn: str, environment: dict[str, str]) -> None:
-    """Points `environment` at a database; a direct address in it leads to another."""
+    """Sets both addresses in `environment`, because a direct one could be another database's."""
     environment |= {"DATABASE_URL": dsn, "DATABASE_DIRECT_URL": dsn}
     environment.pop("DATABASE_DIRECT_URL_FILE", None)
 
 
 @contextlib.contextmanager
 def database(environment: dict[str, str]) -> Iterator[None]:
-    """Runs the embedded PostgreSQL on `.data/`, and points `environment` at it."""
-    # Both import modules that not every system has.
+    """Runs the embedded PostgreSQL on `.data/`, and sets its address in `environment`."""
+    # Both import modules that only some systems have.
     from service.embedded.programs import EmbeddedPostgresError
     from service.embedded.supervisor import embedded_postgres
 
@@ -76,5 +76,5 @@ def database(environment: dict[str, str]) -> Iterator[None]:
         with embedded_postgres(DATA / "postgres") as dsn:
             point_at(dsn, environment)
             yield
-    except EmbeddedPostgresError as fault:
-        raise click.ClickException(str(fault)) from fault
+    except EmbeddedPostgresError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,4 +1,4 @@
-"""The parts of the command that migrate: forward, and back with a question where it does harm."""
+"""The command `migrate`: applies and rolls back; asks before a rollback that does harm."""
 
 import contextlib
 import sys
@@ -10,11 +10,11 @@ from service.database import migrate
 
 
 def apply(dsn: str, variable: str) -> bool:
-    """Applies what is not applied yet; returns whether there was any such migration.
+    """Applies the pending migrations; returns whether there were any.
 
-    `variable` is the setting that holds `dsn`, for the sentences about a fault.
+    `variable` is the setting that contains `dsn`, for error messages.
     """
-    with explained(variable):
+    with _one_sentence(variable):
         names = migrate.migrate(dsn)
     for name in names:
         click.echo(f"applied {name}")
@@ -22,50 +22,50 @@ def apply(dsn: str, variable: str) -> bool:
 
 
 def show(dsn: str, variable: str) -> None:
-    """Shows which migrations are applied."""
-    with explained(variable):
+    """Lists the migrations, applied or pending."""
+    with _one_sentence(variable):
         for name, applied in migrate.listing(dsn):
             click.echo(f"{'applied' if applied else 'pending':<8} {name}")
 
 
-def take_back(dsn: str, variable: str, target: str | None, *, yes: bool) -> None:
-    """Takes back the latest migration, or all down to and with `target`."""
-    with explained(variable):
-        names = migrate.rollback(dsn, target, lambda plan: yes or _agreed(plan))
+def roll_back(dsn: str, variable: str, target: str | None, *, yes: bool) -> None:
+    """Rolls back the latest migration, or `target` and all later ones."""
+    with _one_sentence(variable):
+        names = migrate.rollback(dsn, target, lambda plan: yes or _confirmed(plan))
     for name in names:
         click.echo(f"rolled back {name}")
     if not names:
         click.echo("Nothing is applied.")
 
 
-def _agreed(plan: migrate.Plan) -> bool:
-    """Asks before a rollback that hurts a running service, or drops what this version needs."""
+def _confirmed(plan: migrate.Plan) -> bool:
+    """Asks before a rollback that breaks a running service, or drops what this version needs."""
     harm = [
         f"{name} drops what this version needs: {', '.join(dropped)}."
         for name, dropped in plan.harmful.items()
     ]
     if plan.services:
-        harm.append(f"A service is running: {plan.services} connections of it are open.")
+        harm.append(f"A service is running: it has {plan.services} open connections.")
     if not harm:
         return True
     for sentence in harm:
         click.echo(sentence, err=True)
     names = ", ".join(plan.ids)
-    if not _is_asked():
+    if not _is_interactive():
         raise click.ClickException(
-            f"Nothing was taken back; pass --yes to take back {names} all the same."
+            f"Nothing was rolled back; pass --yes to roll back {names} anyway."
         )
-    return click.confirm(f"Take back {names}?", abort=True, err=True)
+    return click.confirm(f"Roll back {names}?", abort=True, err=True)
 
 
-def _is_asked() -> bool:
-    """Whether somebody at a terminal can answer."""
+def _is_interactive() -> bool:
+    """Whether standard input is a terminal, where a person can answer."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 @contextlib.contextmanager
-def explained(variable: str) -> Iterator[None]:
-    """Says in one sentence why the database could not be migrated."""
+def _one_sentence(variable: str) -> Iterator[None]:
+    """Turns errors of a migration into one sentence."""
     try:
         yield
     except migrate.UnreachableError as error:

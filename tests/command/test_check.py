@@ -115,7 +115,7 @@ async def test_migrations_of_a_later_version(
         "insert into _yoyo_migration (migration_hash, migration_id) values ('x', '9999_later')"
     )
     assert await troubles(environment) == [
-        "warn  migrations: 9999_later is not of this version: "
+        "warn  migrations: 9999_later belongs to another version: "
         "run the version that migrated the database, or a later one"
     ]
 
@@ -123,8 +123,8 @@ async def test_migrations_of_a_later_version(
 @pytest.mark.parametrize(
     ("ahead", "said"),
     [
-        (5.0, "warn  clock is 5.0 s ahead of the database's: keep both in time by NTP"),
-        (-3600.0, "FAULT clock is 3600.0 s behind the database's: keep both in time by NTP"),
+        (5.0, "warn  clock is 5.0 s ahead of the database's: synchronize both by NTP"),
+        (-3600.0, "FAULT clock is 3600.0 s behind the database's: synchronize both by NTP"),
     ],
 )
 async def test_a_clock_that_is_off(environment: dict[str, str], ahead: float, said: str) -> None:
@@ -147,7 +147,7 @@ async def test_more_connections_than_the_server_allows(
     for setting in ("jit = off", "lock_timeout = 500", "plan_cache_mode = force_generic_plan"):
         await connection.execute(f"alter database {name} set {setting}")
     assert await troubles(pooled, instances=8) == [
-        "warn  changes made by other instances are not heard of through a pooler: "
+        "warn  changes made by other instances are not received through a pooler: "
         "set DATABASE_DIRECT_URL to the server's own address"
     ]
     direct = {**pooled, "DATABASE_DIRECT_URL": environment["DATABASE_URL"]}
@@ -161,8 +161,7 @@ async def test_connections_that_others_hold(environment: dict[str, str], postgre
             other = await asyncpg.connect(postgres_dsn)
             others.push_async_callback(other.close)
         (line,) = await troubles(chosen, instances=2)
-    pattern = r"warn  connections: 2 x 98, of 197 that the server allows, of which others hold \d+"
-    assert re.match(pattern, line)
+    assert "2 x 98, of 197 that the server allows, of which other clients use " in line
 
 
 @pytest.fixture
@@ -193,7 +192,7 @@ async def test_a_role_with_a_limit_of_its_own(
         (
             190_001,
             False,
-            "warn  database is PostgreSQL 19.1: tested are 13 to 18; try a copy first",
+            "warn  database is PostgreSQL 19.1: 13 to 18 are tested; try a copy first",
         ),
         (
             180_006,

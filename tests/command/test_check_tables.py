@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from service.app import utc_now
-from service.command import main
 from service.command.check import findings
+from service.command.check_database import startup_error
 from service.database import migrate, tables
 from service.database.cures import Problem
 from service.database.driver import Connection
@@ -360,7 +360,7 @@ async def test_serve_starts_over_what_only_some_requests_meet_and_logs_it_once(
 ) -> None:
     await connection.execute("alter table time_grants add tenant uuid not null")
     await connection.execute("alter table titles add genre text not null")
-    assert await main._fault(settings) == ""
+    assert await startup_error(settings) == ""
     lines = [vars(line)["fields"]["what"] for line in caplog.records if "table" in line.message]
     assert [what.split(" needs")[0] for what in lines] == [
         "column tenant of table time_grants",

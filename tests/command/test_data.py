@@ -150,7 +150,7 @@ async def test_export(
     assert (done.returncode, done.stdout) == (0, told)
     assert (tmp_path / name / "sessions.csv").is_file()
     again = run(database, "export", str(family.child), folder=tmp_path)
-    told = f"Error: {name} is there already; choose another folder with --to.\n"
+    told = f"Error: {name} already exists; choose another folder with --to.\n"
     assert (again.returncode, again.stderr) == (1, told)
     unknown = run(database, "export", str(uuid4()), "--to", str(tmp_path / "other"))
     assert (unknown.returncode, "There is no profile" in unknown.stderr) == (1, True)

@@ -349,7 +349,7 @@ def test_a_token_needs_the_word(tmp_path: Path) -> None:
 def test_a_token_that_nobody_would_accept_is_not_made(tmp_path: Path) -> None:
     account = "d0000000-0000-4000-8000-000000000001"
     path = Path(".data", "jwt_secret")
-    said = f"Error: JWT_SECRET is not set, and `viewing-time run` has not made one in {path} here."
+    said = f"Error: JWT_SECRET is not set, and `viewing-time run` has not created one in {path}."
     assert refused(tmp_path, "token", account, "--development") == (1, said)
     assert list(tmp_path.iterdir()) == []
 
@@ -361,7 +361,7 @@ def test_a_token_is_signed_with_the_secret_that_was_made(
     monkeypatch.delenv("JWT_SECRET", raising=False)
     account = "d0000000-0000-4000-8000-000000000001"
     Path(".data").mkdir()
-    secret = local_data.made_secret()
+    secret = local_data.created_secret()
     told = capsys.readouterr()
     assert (told.out, told.err.partition(":")[0]) == ("", "JWT_SECRET is not set")
     printed = CliRunner().invoke(main.main, ["token", account, "--development"])
@@ -396,7 +396,7 @@ def test_migrating_what_is_migrated_is_one_line(
     nothing = (0, "Nothing is applied.\n")
     assert invoked(monkeypatch, empty_database, "migrate", "--rollback") == nothing
     assert invoked(monkeypatch, empty_database, "migrate")[0] == 0
-    nothing = (0, "Nothing to apply: the database is at the schema of this version.\n")
+    nothing = (0, "Nothing to apply: the database has the schema of this version.\n")
     assert invoked(monkeypatch, empty_database, "migrate") == nothing
 
 
@@ -411,14 +411,14 @@ def test_a_rollback_asks_for_what_it_takes_back(
 ) -> None:
     invoked(monkeypatch, empty_database, "migrate")
     names = [name for name, applied in listing(empty_database) if applied]
-    taken = ", ".join(reversed(names[names.index("0017_request_keys") :]))
-    monkeypatch.setattr("service.command.migrate._is_asked", lambda: True)
+    names_back = ", ".join(reversed(names[names.index("0017_request_keys") :]))
+    monkeypatch.setattr("service.command.migrate._is_interactive", lambda: True)
     words = ("migrate", "--rollback", "--to", "0017_request_keys")
     status, said = invoked(monkeypatch, empty_database, *words)
     assert status == 1
     assert said.splitlines()[-2:] == [
         "0017_request_keys drops what this version needs: table viewing_time_request_keys.",
-        f"Take back {taken}? [y/N]: Aborted!",
+        f"Roll back {names_back}? [y/N]: Aborted!",
     ]
     assert all(applied for _, applied in listing(empty_database))
 

@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from service.command import main
+from service.command.check_database import startup_error
 from service.database import connector, cures, in_force, migrate, pool
 from service.database.driver import Connection
 from service.errors import Unavailable
@@ -246,7 +246,7 @@ async def test_serve_starts_with_one_warning_about_commits_that_a_crash_could_lo
     role: Role, caplog: pytest.LogCaptureFixture
 ) -> None:
     await role.set("synchronous_commit = off")
-    assert await main._fault(settings_for(role)) == ""
+    assert await startup_error(settings_for(role)) == ""
     assert [record.getMessage() for record in caplog.records] == ["database_setting"]
 
 

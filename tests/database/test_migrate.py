@@ -811,8 +811,8 @@ def test_a_rollback_under_a_running_service_needs_confirmation(
     with connected(empty_database, application_name="viewing-time"):
         status, output = refused(tmp_path, *command, DATABASE_URL=empty_database)
         assert status == 1
-        assert "A service is running: 1 connections of it are open." in output
-        sentence = f"Nothing was taken back; pass --yes to take back {IDS[-1]} all the same."
+        assert "A service is running: it has 1 open connections." in output
+        sentence = f"Nothing was rolled back; pass --yes to roll back {IDS[-1]} anyway."
         assert output.endswith(sentence)
         assert all(applied for _, applied in listing(empty_database))
         assert refused(tmp_path, *command, "--yes", DATABASE_URL=empty_database) == (0, "")

@@ -732,7 +732,7 @@ async def test_command_reads_pipes(
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert "Go on" not in done.stderr
+    assert "Continue" not in done.stderr
     count = len(text.splitlines()) - (text.startswith("type"))
     assert await connection.fetchval("select count(*) from users") == count
 
@@ -762,7 +762,7 @@ def test_interrupted_import_from_a_pipe_asks_for_the_same_input(
     writer.join(10)
     assert done.exit_code == 1
     assert done.stderr.endswith(
-        "gone. Go on, the same input once more, with\n"
+        "gone. Continue, using the same input, with\n"
         f"viewing-time import --mode best --from-line 1 {pipe} {last}\n"
     )
 
@@ -777,7 +777,7 @@ async def test_command_reports_an_empty_import(mode: str, database: str, tmp_pat
         done = await run(database, "--mode", mode, file)
         assert (done.returncode, done.stderr) == (0, f"{file}: nothing to import.\n")
     done = await run(database, "--mode", mode, "--from-line", "3", short)
-    assert (done.returncode, done.stderr) == (0, f"{short}: nothing to import from line 3 on.\n")
+    assert (done.returncode, done.stderr) == (0, f"{short}: nothing to import from line 3.\n")
     done = await run(database, "--mode", mode, "--from-line", "2", short)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -822,7 +822,7 @@ async def test_command_reports_file_and_line(
     assert await connection.fetchval("select count(*) from titles") == 0
     best = await run(database, "--mode", "best", file)
     assert best.returncode == 1
-    assert "1 lines are in error and were left out." in best.stderr
+    assert "1 lines have errors and were left out." in best.stderr
     assert await connection.fetchval("select count(*) from titles") == 2
 
 
