@@ -21,13 +21,13 @@ import httpx
 
 
 class Parent:
-    """What a parent may ask of the service."""
+    """The requests of a parent."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
 
     def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
-        """The answer to a request; ends the program with what the service says against it."""
+        """Returns the response; exits with the service's own sentence if it is an error."""
         answer = self.client.request(method, path, **content)
         if not answer.is_success:
             until = answer.headers.get("X-Locked-Until")
@@ -42,7 +42,7 @@ class Parent:
         print(self.call("POST", "pin", json=body)["detail"])
 
     def verified(self, options: argparse.Namespace) -> str:
-        """A PIN token, which for five minutes stands for the PIN."""
+        """A PIN token, which replaces the PIN for five minutes."""
         body = {"pin": options.pin or typed("PIN")}
         token: str = self.call("POST", "pin/verify", json=body)["pin_token"]
         return token
@@ -52,7 +52,7 @@ class Parent:
         print("The PIN is right")
 
     def limits(self, options: argparse.Namespace) -> None:
-        """Shows the configuration, after changing what was named; null means no limit."""
+        """Changes the given members, then prints the configuration; null means no limit."""
         path = f"profiles/{options.profile}/viewing-time"
         names = ("weekday_limit_minutes", "weekend_limit_minutes", "timezone", "reset_hour")
         changes = {name: value for name, value in vars(options).items() if name in names}
@@ -65,7 +65,7 @@ class Parent:
         print(f"lessons   {'are free' if found['educational_exempt'] else 'count'}")
 
     def grant(self, options: argparse.Namespace) -> None:
-        """More time today; with the PIN on the child's device, without it from the parent's own."""
+        """Grants more time today: on the child's device with the PIN, remotely without it."""
         body: dict[str, Any] = {"minutes": options.minutes}
         if options.pin:
             body["pin_token"] = self.verified(options)
@@ -99,7 +99,7 @@ class Parent:
 
 
 def typed(what: str) -> str:
-    """A secret typed at the terminal, or the next line of an input that is not one."""
+    """Reads a secret from the terminal, or from a line of standard input."""
     text = ""
     with contextlib.suppress(EOFError):  # Ctrl-D
         if sys.stdin is not None and sys.stdin.isatty():
@@ -112,7 +112,7 @@ def typed(what: str) -> str:
 
 
 def amount(text: str) -> int | None:
-    """Minutes from the command line; None is unlimited."""
+    """Minutes from the command line; None means unlimited."""
     return None if text == "unlimited" else int(text)
 
 
@@ -121,7 +121,7 @@ def minutes(value: float | None) -> str:
 
 
 def _detail(answer: httpx.Response) -> str:
-    """The service's own sentence; for a field that it cannot read, which one and why."""
+    """The service's own sentence; for an invalid field, its name and the reason."""
     if "json" not in answer.headers.get("Content-Type", ""):
         return f"The service answered {answer.status_code}"
     detail = answer.json()["detail"]
@@ -144,7 +144,7 @@ def _arguments() -> argparse.Namespace:
         return added
 
     pin = command(Parent.set_pin, "set-pin", "set the PIN, or change it", profile=False)
-    pin.add_argument("--current", help="the current PIN; asked for when absent and needed")
+    pin.add_argument("--current", help="the current PIN; a prompt asks for it if it is needed")
     verify = command(Parent.verify, "verify", "is this the PIN?", profile=False)
     limits = command(Parent.limits, "limits", "show the limits, or change them", profile=True)
     for days in ("weekday", "weekend"):
@@ -156,7 +156,7 @@ def _arguments() -> argparse.Namespace:
     grant = command(Parent.grant, "grant", "grant more time today", profile=True)
     grant.add_argument("minutes", type=amount, help="15 to 120, or unlimited")
     for asking in (pin, verify, limits, grant):
-        asking.add_argument("--pin", help="better left to the prompt: others can see arguments")
+        asking.add_argument("--pin", help="prefer the prompt: other users can see arguments")
     history = command(Parent.history, "history", "sessions by day", profile=True)
     history.add_argument("--days", type=int, default=7)
     command(Parent.report, "report", "the last seven days of every child", profile=False)

@@ -1,10 +1,10 @@
-"""A player: tells the service every 30 seconds that a title is playing, and obeys its answer.
+"""A player: sends a heartbeat every 30 seconds while a title plays, and follows the verdict.
 
     VIEWING_TIME_TOKEN=… .venv/bin/python examples/player.py --profile ID --title ID
 
 It needs httpx, as the tests do.
 
-Viewing that cannot be counted does not go on: while the service is away the block screen shows.
+It shows the block screen while the service cannot be reached, because viewing is not counted.
 """
 
 import argparse
@@ -26,7 +26,7 @@ MAX_PAUSE_SECONDS = 8.0
 
 
 class Refused(Exception):
-    """The service has understood the request and says no: asking again would not help."""
+    """The service rejects the request; a retry would not help."""
 
     def __init__(self, answer: httpx.Response) -> None:
         super().__init__(f"{answer.status_code} {answer.text}")
@@ -49,20 +49,20 @@ class Player:
         }
 
     def play(self, beats: int | None) -> None:
-        """Plays so many beats, or for ever; ends the session in any case."""
+        """Plays for a number of heartbeats, or forever; always ends the session."""
         try:
             for _ in itertools.count() if beats is None else range(beats):
-                begun = time.monotonic()
+                started_at = time.monotonic()
                 show(self.beat())
-                time.sleep(max(0.0, begun + self.interval - time.monotonic()))
+                time.sleep(max(0.0, started_at + self.interval - time.monotonic()))
         finally:
             self.end()
 
     def beat(self) -> dict[str, Any]:
-        """One heartbeat; nothing is played before the first and after one that says blocked.
+        """Sends one heartbeat and returns the verdict.
 
-        While the block screen shows nothing is watched, so nothing is counted: the player asks
-        whether it may go on, and starts a new session once it may.
+        Before the first heartbeat, and while the block screen shows, it only asks whether playback
+        may start: nothing is watched, so nothing is counted. Then it starts a new session.
         """
         if self.body["session_id"] is None:
             eligibility = self.call("GET", f"playback-eligible/{self.profile}")
@@ -76,9 +76,9 @@ class Player:
         return verdict or AWAY
 
     def end(self) -> None:
-        """Ends the session; in vain is no harm, since the next one to start ends it too.
+        """Ends the session. A failure does no harm: the next session to start ends it too.
 
-        A first beat that could not be counted was answered with a session that nobody knows.
+        If the first heartbeat could not be counted, its session does not exist (404).
         """
         if self.body["session_id"] is not None:
             session = f"session/{self.body['session_id']}/end"
@@ -92,9 +92,9 @@ class Player:
     def call(
         self, method: str, path: str, patience: float | None = None, **content: Any
     ) -> dict[str, Any] | None:
-        """The answer to a request that is repeated until the next beat is due; None without one.
+        """Repeats a request until it is answered or the next heartbeat is due; None if unanswered.
 
-        Every try carries the same key, so that the service can tell a repetition from a new beat.
+        Every attempt has the same key, so the service does not count a repeated heartbeat again.
         """
         headers = {"Idempotency-Key": str(uuid4())}
         end = time.monotonic() + (self.interval if patience is None else patience)
@@ -106,8 +106,8 @@ class Player:
             else:
                 if answer.is_success:
                     self.has_reached_the_service = True
-                    said: dict[str, Any] = answer.json()
-                    return said
+                    body: dict[str, Any] = answer.json()
+                    return body
                 if answer.status_code not in (408, 429) and answer.status_code < 500:
                     raise Refused(answer)
                 pause = max(pause, float(answer.headers.get("Retry-After", 0)))
@@ -118,14 +118,14 @@ class Player:
 
 
 def pauses() -> Iterator[float]:
-    """Seconds between tries: doubled each time, and jittered so that players do not march."""
+    """Seconds between attempts: exponential back-off with jitter."""
     for n in itertools.count():
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
         yield jitter * min(MAX_PAUSE_SECONDS, 0.5 * 2**n)
 
 
 def show(verdict: dict[str, Any]) -> None:
-    """What the child sees."""
+    """Prints the line that the child sees."""
     if verdict is AWAY:
         print("BLOCKED  viewing cannot be counted at the moment", flush=True)
     elif verdict["enforcement"] == "blocked":
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--title", required=True, help="id of the title that plays")
     parser.add_argument("--device", default="living-room-tv")
     parser.add_argument("--interval", type=float, default=30.0, help="seconds between heartbeats")
-    parser.add_argument("--beats", type=int, help="stop after so many; default: play on")
+    parser.add_argument("--beats", type=int, help="stop after this many; default: never")
     options = parser.parse_args()
     token = os.environ.get("VIEWING_TIME_TOKEN")
     if not token:
@@ -158,8 +158,8 @@ def main() -> None:
         player = Player(client, options)
         try:
             player.play(options.beats)
-        except Refused as fault:
-            sys.exit(f"BLOCKED  {fault}")
+        except Refused as error:
+            sys.exit(f"BLOCKED  {error}")
         except KeyboardInterrupt:
             print("stopped")
         if not player.has_reached_the_service:

@@ -13,10 +13,14 @@ from service.operators.readiness import OK, Checks
 
 
 class Alive(msgspec.Struct, frozen=True):
+    """The process is running."""
+
     status: Annotated[Literal["ok"], doc("Always `ok`.", "ok")] = "ok"
 
 
 class Readiness(msgspec.Struct, frozen=True):
+    """The result of the latest checks."""
+
     status: Annotated[
         Literal["ok", "degraded"], doc("`degraded` if no requests should be sent here.", "ok")
     ]

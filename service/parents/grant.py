@@ -51,6 +51,8 @@ RECORD_GRANT: Final = Statement("grant_record", GrantRow)
 
 
 class Grant(msgspec.Struct, frozen=True):
+    """The grant, and the minutes left after it."""
+
     granted_minutes: Annotated[
         int | None, doc("Minutes granted; null if today's limit was lifted.", 30)
     ]

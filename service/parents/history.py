@@ -69,6 +69,8 @@ class WatchedDay(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
+    """The sessions of the requested days."""
+
     profile_id: ProfileId
     days: Annotated[list[WatchedDay], doc("Days with sessions, newest first.")]
 

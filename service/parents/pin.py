@@ -85,6 +85,8 @@ RESET_BODY: Final = lenient_json.Body(ResetBody)
 
 
 class PinStatus(msgspec.Struct, frozen=True):
+    """Whether the account has a PIN, and until when it is locked."""
+
     has_pin: Annotated[bool, doc("The account has a PIN.", True)]
     locked_until: Annotated[
         Time | None, doc("Until when the PIN is locked, in UTC; null if it is not.", None)
@@ -92,10 +94,14 @@ class PinStatus(msgspec.Struct, frozen=True):
 
 
 class PinDone(msgspec.Struct, frozen=True):
+    """The PIN is set."""
+
     detail: Annotated[str, doc("One sentence.", "PIN set successfully")]
 
 
 class PinVerified(msgspec.Struct, frozen=True):
+    """The PIN is correct."""
+
     verified: Annotated[bool, doc("Always true.", True)]
     pin_token: Annotated[
         str, doc("Proves for 5 minutes that the correct PIN was entered.", EXAMPLE_JWT)

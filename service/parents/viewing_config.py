@@ -73,6 +73,8 @@ LIMITS: Final = ("weekday_limit_minutes", "weekend_limit_minutes")
 
 
 class ViewingConfiguration(msgspec.Struct, frozen=True):
+    """The profile's configuration."""
+
     profile_id: ProfileId
     weekday_limit_minutes: Annotated[Annotated[int, QUARTERS] | None, WEEKDAY]
     weekend_limit_minutes: Annotated[Annotated[int, QUARTERS] | None, WEEKEND]

@@ -77,6 +77,8 @@ class ChildWeek(msgspec.Struct, frozen=True):
 
 
 class WeeklyReport(msgspec.Struct, frozen=True):
+    """The last seven days of every child of the account."""
+
     week_start: Annotated[date, doc("The first day of the week, in UTC.", "2026-02-23")]
     week_end: Annotated[date, doc("The last day of the week, in UTC: today.", "2026-03-01")]
     profiles: Annotated[list[ChildWeek], doc("Every child of the account, by name.")]

@@ -43,6 +43,8 @@ PUT_PROFILE: Final = Statement("profile_put", ProfilePutRow)
 
 
 class Profile(msgspec.Struct, frozen=True):
+    """A profile as stored."""
+
     id: ProfileId
     account_id: AccountId
     name: Annotated[str, bodies.NAME]

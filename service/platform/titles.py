@@ -33,6 +33,8 @@ PUT_TITLE: Final = Statement("title_put", TitlePutRow)
 
 
 class Title(msgspec.Struct, frozen=True):
+    """A title as stored."""
+
     id: TitleId
     title: Annotated[str, bodies.TITLE_NAME]
     title_type: Annotated[str | None, bodies.TITLE_TYPE]

@@ -53,6 +53,8 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class Eligibility(msgspec.Struct, frozen=True):
+    """Whether playback may start now."""
+
     eligible: Annotated[bool, doc("Playback may start.", True)]
     remaining_minutes: RemainingMinutes
     reason: Annotated[str | None, doc("Why playback may not start; null if it may.", None)]

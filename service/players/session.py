@@ -30,6 +30,8 @@ END: Final = Statement("session_end", EndRow)
 
 
 class SessionEnd(msgspec.Struct, frozen=True):
+    """The ended session."""
+
     session_id: SessionId
     total_seconds: Annotated[int | None, doc("Seconds counted in the session.", 1830)]
     ended_at: EndedAt

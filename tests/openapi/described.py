@@ -1,4 +1,4 @@
-"""Is an answer one of those that the description tells of?"""
+"""Compares responses with the description."""
 
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ from service.openapi.document import document
 Json = dict[str, Any]
 
 DOCUMENT: Json = document(ROUTES)
-# Headers that a client of the API has nothing to do with.
+# Headers that are not part of the API.
 PLAIN = {
     "cache-control",
     "connection",
@@ -43,7 +43,7 @@ def _route(method: str, path: str) -> Route | None:
 
 
 def faults(schema: Json, value: object) -> list[str]:
-    """What is wrong with a value by a schema of the document."""
+    """The errors of a value against a schema of the document."""
     validator = Draft202012Validator(
         _absolute(schema), registry=REGISTRY, format_checker=FormatChecker()
     )
@@ -51,7 +51,7 @@ def faults(schema: Json, value: object) -> list[str]:
 
 
 def _absolute(schema: Any) -> Any:
-    """A schema whose references name the document that they lead into."""
+    """A schema whose references name the document."""
     if isinstance(schema, dict):
         return {
             key: f"openapi{value}" if key == "$ref" else _absolute(value)
@@ -61,7 +61,7 @@ def _absolute(schema: Any) -> Any:
 
 
 async def described(response: httpx.Response) -> None:
-    """Fails for an answer of ours whose status, header, media type or body nobody described."""
+    """Fails if a status, header, media type or body of the response is not described."""
     request = response.request
     if (route := _route(request.method, request.url.path)) is None:
         return
@@ -79,11 +79,11 @@ async def described(response: httpx.Response) -> None:
         if media_type == "application/json":
             content = told["content"][media_type]
             assert faults(content["schema"], response.json()) == [], place
-            _sentence_is_told(content, response.json(), place)
+            _check_sentence(content, response.json(), place)
 
 
-def _sentence_is_told(content: Json, body: Json, place: str) -> None:
-    """A refusal in one sentence is one of the examples, word for word."""
+def _check_sentence(content: Json, body: Json, place: str) -> None:
+    """The sentence of an error is one of the examples, word for word."""
     if isinstance(sentence := body.get("detail"), str) and "examples" in content:
         known = [example["value"].get("detail") for example in content["examples"].values()]
         assert sentence in known, f"{place}: {sentence}"

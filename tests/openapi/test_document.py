@@ -1,4 +1,4 @@
-"""The description is valid, complete and true; `test_conformance` compares answers with it."""
+"""The description is valid and complete; `test_conformance` compares real responses with it."""
 
 import re
 from typing import Any
@@ -32,7 +32,7 @@ STRUCTS = schemas.structs(
 
 
 def contents() -> list[tuple[str, Json]]:
-    """Every body, of a request or an answer, with its place."""
+    """Every body of a request or a response, with its place."""
     found = []
     for place, operation in DESCRIBED.items():
         bodies = {"body": operation.get("requestBody", {}), **operation["responses"]}
@@ -49,12 +49,12 @@ def test_every_route_is_described_and_nothing_else() -> None:
     assert {*OPERATIONS} == {handler_name(route) for route in ROUTES if isinstance(route, Route)}
 
 
-def test_operations_have_names_of_their_own() -> None:
+def test_operation_ids_are_unique() -> None:
     names = [operation["operationId"] for operation in DESCRIBED.values()]
     assert len({*names}) == len(names)
 
 
-def test_every_field_of_every_struct_is_there_with_its_meaning() -> None:
+def test_every_field_of_every_struct_has_a_description() -> None:
     missing = []
     for name, form in STRUCTS.items():
         properties = SCHEMAS[name]["properties"]
@@ -64,12 +64,12 @@ def test_every_field_of_every_struct_is_there_with_its_meaning() -> None:
 
 
 def is_described(schema: Json) -> bool:
-    """A field has a description, or is of one type that has it."""
+    """A field has a description, or its type has one."""
     target = SCHEMAS[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else {}
     return bool(schema.get("description") or target.get("description"))
 
 
-def test_times_are_times() -> None:
+def test_times_have_the_format_date_time() -> None:
     for name, form in STRUCTS.items():
         for member in form.fields:
             kinds = getattr(member.type, "types", (member.type,))
@@ -78,20 +78,20 @@ def test_times_are_times() -> None:
 
 
 @pytest.mark.parametrize(("place", "content"), contents(), ids=lambda value: str(value)[:60])
-def test_examples_are_true(place: str, content: Json) -> None:
+def test_examples_fit_their_schemas(place: str, content: Json) -> None:
     examples = [one["value"] for one in content.get("examples", {}).values()]
     if "example" in content:
         examples.append(content["example"])
     assert [fault for one in examples for fault in faults(content["schema"], one)] == []
 
 
-def test_parameters_have_true_examples() -> None:
+def test_examples_of_parameters_fit_their_schemas() -> None:
     for operation in DESCRIBED.values():
         for one in operation.get("parameters", ()):
             assert faults(one["schema"], one["example"]) == []
 
 
-def test_who_may_call() -> None:
+def test_operations_with_a_token_say_so_and_can_return_401() -> None:
     for route in ROUTES:
         assert isinstance(route, Route)
         operation = OPERATIONS[handler_name(route)]
@@ -105,7 +105,7 @@ def test_who_may_call() -> None:
     ("value", "is_read"),
     [(True, True), (0, True), ("Off", True), ("yEs", True), (2, False), ("", False), (None, False)],
 )
-def test_a_lenient_boolean(value: object, is_read: bool) -> None:
+def test_schema_of_a_boolean_accepts_what_is_read(value: object, is_read: bool) -> None:
     assert (faults(SCHEMAS["LenientBoolean"], value) == []) == is_read
 
 
@@ -124,11 +124,11 @@ def test_a_lenient_boolean(value: object, is_read: bool) -> None:
         ([], False),
     ],
 )
-def test_a_body_is_described_as_it_is_read(body: Any, is_read: bool) -> None:
+def test_schema_of_a_body_accepts_what_is_read(body: Any, is_read: bool) -> None:
     assert (faults(SCHEMAS["ConfigurationBody"], body) == []) == is_read
 
 
-async def test_it_is_served_without_a_token(client: httpx.AsyncClient) -> None:
+async def test_document_is_served_without_a_token(client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json")
     await described(answer)
     assert answer.json() == msgspec.to_builtins(DOCUMENT)
@@ -143,7 +143,7 @@ async def test_the_page_shows_everything(client: httpx.AsyncClient) -> None:
         assert f'<section id="{name}"' in answer.text
 
 
-async def test_the_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+async def test_the_page_loads_nothing_else(client: httpx.AsyncClient) -> None:
     answer = await client.get("/docs")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert page.DIGEST in answer.headers["content-security-policy"]
@@ -168,7 +168,7 @@ async def test_answers_of_administrators_are_described(
         await described(await client.get(path, headers=family.bearer))
 
 
-async def test_another_method_is_told_those_that_are_described(client: httpx.AsyncClient) -> None:
+async def test_405_allows_the_described_methods(client: httpx.AsyncClient) -> None:
     for path, methods in DOCUMENT["paths"].items():
         answer = await client.patch(path)
         told = ", ".join(sorted(method.upper() for method in methods))
