@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
@@ -24,6 +24,9 @@ from service.database.statement import Statement
 from service.errors import DatabaseError
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.viewing.config_cache import ConfigCache
 
 logger = logging.getLogger("viewing_time.config_changes")
 
@@ -51,15 +54,6 @@ class NotifiedRow(msgspec.Struct, frozen=True):
 
 NAME: Final = Statement("config_listener", NameRow)
 ACKNOWLEDGE: Final = Statement("config_acknowledge", NotifiedRow)
-
-
-class Cache(Protocol):
-    """The cache that changes invalidate."""
-
-    def drop(self, account_id: UUID, profile_id: UUID) -> None: ...
-    def forget(self, account_id: UUID, profile_id: UUID, cause: str) -> None: ...
-    def clear(self, cause: str) -> None: ...
-    def trust(self, is_listening: bool) -> None: ...
 
 
 class Change:
@@ -94,7 +88,7 @@ class Change:
 class Changes:
     """Makes changes, receives those of all instances, and acknowledges them."""
 
-    def __init__(self, settings: Settings, cache: Cache) -> None:
+    def __init__(self, settings: Settings, cache: "ConfigCache") -> None:
         self.instance = uuid4().hex
         self.connection: Connection | None = None
         self._settings = settings

@@ -141,13 +141,6 @@ class HeartbeatQueue:
                 writable.append(waiting)
         return writable
 
-    def release(self, batch: Batch) -> None:
-        """Ends a batch: the next beat of each profile is ready.
-
-        A beat without an outcome is a suspect's: it waits for the next probe.
-        """
-        self._release(batch.beats)
-
     def is_suspect(self, profile_id: UUID) -> bool:
         return profile_id in self._profiles_aside
 
@@ -189,12 +182,16 @@ class HeartbeatQueue:
                 self._busy.add(beat.profile_id)
             writable = self.writable(picked)
             if len(writable) < len(picked):
-                self._release(waiting for waiting in picked if waiting[1].done())
+                self.release(waiting for waiting in picked if waiting[1].done())
             if writable:
                 return writable
         return []
 
-    def _release(self, beats: Iterable[Waiting]) -> None:
+    def release(self, beats: Iterable[Waiting]) -> None:
+        """Ends the turn of beats: the next beat of each profile is ready.
+
+        A beat without an outcome is a suspect's: it waits for the next probe.
+        """
         for waiting in beats:
             beat, future = waiting
             self._busy.discard(beat.profile_id)

@@ -80,13 +80,8 @@ class RecordedRow(msgspec.Struct, frozen=True):
 
     def configurations(self) -> dict[int, Configuration]:
         """Configurations by the position of the beat with `renews`."""
-        columns = (
-            self.weekday_limits or (),
-            self.weekend_limits or (),
-            self.reset_hours or (),
-            self.exemptions or (),
-            self.timezones or (),
-        )
+        limits = (self.weekday_limits or (), self.weekend_limits or ())
+        columns = (*limits, self.reset_hours or (), self.exemptions or (), self.timezones or ())
         return dict(zip(self.renewed or (), map(stored_or_default, *columns), strict=True))
 
 
@@ -110,22 +105,11 @@ REFUSALS: Final = {
 }
 
 # The arguments of a beat with an unknown account, which is refused; they prepare a connection.
-NOBODY: Final = UUID(int=0)
+NO_ID: Final = UUID(int=0)
 WARM_UP: Final = tuple(
     [field]
     for field in Beat(
-        profile_id=NOBODY,
-        account_id=NOBODY,
-        title_id=NOBODY,
-        session_id=NOBODY,
-        starts=False,
-        device_id="",
-        device_type="",
-        paused=False,
-        day=date(2000, 1, 1),
-        exempt=False,
-        key=None,
-        renews=False,
+        *(NO_ID, NO_ID, NO_ID, NO_ID), False, "", "", False, date(2000, 1, 1), False, None, False
     )
 )
 

@@ -127,7 +127,7 @@ class HeartbeatWriter(BatchWriter):
                     self._sent[number] = monotonic()
                 connection = await self._serve(connection, batch)
                 self._sent.pop(number, None)
-                self._queue.release(batch)
+                self._queue.release(batch.beats)
                 if batch.is_probe:
                     loop = asyncio.get_running_loop()
                     loop.call_later(PROBE_SECONDS, self._probe_again)
