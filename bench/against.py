@@ -20,7 +20,7 @@ from bench.harness import Bench, Scale, Window
 from bench.peer import ROOT, Peer, Program
 from bench.seed import fresh_day
 
-SCALE: Final = Scale(profiles=20_000, days=30, sessions=2, viewers=2_000, window=6, rounds=8)
+SCALE: Final = Scale(profiles=20_000, days=30, sessions=2, viewers=2_000, window=6, rounds=6)
 CLOSED: Final = (64, 1000)  # in flight
 RATE: Final = 1000.0  # heartbeats a second in the open loop
 CONNECTIONS: Final = 200
