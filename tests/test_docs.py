@@ -61,3 +61,10 @@ def shown(default: object) -> str:
     if isinstance(default, tuple):
         return ",".join(default)
     return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def test_named_tests_exist() -> None:
+    named = {name for path in documents() for name in re.findall(r"`(test_\w+)`", path.read_text())}
+    texts = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    examples = {"test_wrong_pin_locks_after_five_attempts"}
+    assert named - examples - set(re.findall(r"def (test_\w+)", texts)) == set()
