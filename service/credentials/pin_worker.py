@@ -25,6 +25,8 @@ def give_way() -> None:
     niceness is set too.
     """
     os.setpriority(os.PRIO_PROCESS, 0, 19)
+    if sys.platform != "linux":
+        return
     try:
         group = os.open(AUTOGROUP, os.O_WRONLY)
     except OSError:  # the kernel has no autogroups, or the process has no right to write them
