@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ from service.database import migrate
 from service.database.driver import Connection
 from service.settings import Settings
 from service.viewing import rules
-from tests.conftest import ROOT, Running, Starter
+from tests.conftest import NOW, ROOT, Running, Starter
 from tests.family import PASSWORD_HASH, PIN, PIN_HASH, Family, bearer
 
 LEGACY = ROOT / "tests/legacy_schema.sql"
@@ -87,9 +86,10 @@ async def bare(adopted: Connection) -> Family:
     )
     await adopted.execute(
         "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at) "
-        "values ($1, $1, $2, 'tv', now())",
+        "values ($1, $1, $2, 'tv', $3)",
         family.child,
         family.title,
+        NOW,
     )
     return family
 
@@ -97,7 +97,7 @@ async def bare(adopted: Connection) -> Family:
 async def test_nulls_of_an_adopted_database_are_returned(
     operated: Running, bare: Family, adopted: Connection
 ) -> None:
-    client, headers, today = operated.client, bare.bearer, datetime.now(UTC).date()
+    client, headers, today = operated.client, bare.bearer, operated.clock().date()
     viewing, parental = "/api/v1/viewing-time", "/api/v1/parental-controls"
     days = f"from_date={today}&to_date={today}"
 
@@ -137,11 +137,10 @@ async def test_nulls_of_an_adopted_database_are_returned(
     await answer("GET", f"{parental}/pin/status")
     assert (await answer("POST", f"{parental}/pin/verify", pin=PIN))["verified"] is True
     await adopted.execute("delete from viewing_time_balances")
-    day = today - timedelta(days=datetime.now(UTC).hour < 6)
     await adopted.execute(
         "insert into viewing_time_balances (id, profile_id, reset_date) values ($1, $1, $2)",
         bare.child,
-        day,
+        today,
     )
     again = await answer("POST", f"{viewing}/heartbeat", **bare.beat(session_id=bare.child))
     assert (again["enforcement"], again["used_minutes"]) == ("allowed", 0.5)

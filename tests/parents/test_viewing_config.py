@@ -1,7 +1,6 @@
 """The configuration: defaults, subsets, sensitive members, changes that apply everywhere."""
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -116,7 +115,7 @@ async def test_a_pin_token_is_invalid_after_the_pin_has_changed(
 async def test_a_pin_token_with_the_contracts_claims_alone_will_do(
     running: Running, family: Family
 ) -> None:
-    claims = {"purpose": "pin_verified", "jti": "1", "exp": int(time.time()) + 300}
+    claims = {"purpose": "pin_verified", "jti": "1", "exp": int(running.clock().timestamp()) + 300}
     token = bearer(family.account, **claims)["Authorization"].removeprefix("Bearer ")
     body = {"reset_hour": 3, "pin_token": token}
     answer = await running.client.put(url(family), json=body, headers=family.bearer)

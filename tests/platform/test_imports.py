@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ from service.platform.import_lines import (
 from service.platform.import_merge import MAX_ERRORS, Import
 from service.settings import Settings
 from service.viewing.config_changes import CHANNEL
-from tests.conftest import ROOT, Running, RunningService, Starter
+from tests.conftest import NOW, ROOT, Running, RunningService, Starter
 from tests.eventually import eventually
 from tests.family import PASSWORD_HASH, SECRET, Family, add_family, bearer
 
@@ -472,7 +471,7 @@ async def test_import_lets_other_tasks_run(
             await asyncio.sleep(0)
 
     waiting = asyncio.create_task(others())
-    await Import(None, datetime.now(UTC), whole=False).merge(connection, watched())
+    await Import(None, NOW, whole=False).merge(connection, watched())
     waiting.cancel()
     assert max(gaps) <= 12
     assert sum(gaps) > 90

@@ -1,0 +1,92 @@
+"""The rules that the tests themselves keep."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import ROOT
+
+FILES: Final = sorted((ROOT / "tests").rglob("*.py"))
+
+# The private names of the service that tests use, and why there is no public way.
+PRIVATE: Final = {
+    "tests/command/test_check.py": {"_published_keys", "_version"},  # one line of the report
+    "tests/command/test_check_tables.py": {"_fault"},  # turns a given row into its sentence
+    "tests/database/test_in_force.py": {"_fault"},  # the same
+    "tests/credentials/test_keys.py": {"_published", "_read", "_reading"},  # a reading's moment
+    "tests/database/test_refusals.py": {"_closing"},  # a writer that refuses, without load
+    "tests/http/test_request_log.py": {"_closing"},  # the same
+    "tests/http/test_protocol.py": {"_at", "_held"},  # how far the parser is, at each turn
+    "tests/observing/test_open_files.py": {"_players", "_watch_connections"},  # one sentence
+    "tests/observing/test_supervision.py": {"_lanes", "_queue", "_servers"},  # tasks to kill
+    "tests/operators/test_health.py": {"_check_database", "_send"},  # holds a statement up
+    "tests/operators/test_prometheus.py": {"_check_database"},  # holds a statement up
+    "tests/parents/test_pin.py": {"_longest_wait"},  # a hasher without room
+    "tests/platform/test_imports.py": {"_RowSource", "_merge", "_merge_staged"},  # one batch
+    "tests/viewing/test_config_cache.py": {"_connection", "_listen", "_loader", "_pool"},
+    "tests/viewing/test_config_changes.py": {  # an instance that is cut off, and does not notice
+        *("_acknowledging", "_connection", "_heard", "_life", "_listen", "_listen_again"),
+    },
+    "tests/viewing/test_heartbeat_writer.py": {"_open"},  # a connection that cannot be opened
+    "tests/viewing/test_rules.py": {"_KNOWN_DAYS", "_zone_names"},  # caches to clear
+    # Not ours:
+    "tests/conftest.py": {"_fixtureinfo"},  # pytest shows the fixtures of a test nowhere else
+    "tests/processes.py": {"_exit"},  # of `os`
+}
+# Who reads the machine's clock, and why the day of the run does not matter.
+MACHINE_CLOCK: Final = {
+    "tests/command/test_check.py": "compares with the clock of the database",
+    "tests/command/test_check_tables.py": "compares with the clock of the database",
+    "tests/database/test_rights.py": "compares with the clock of the database",
+    "tests/observing/test_supervision.py": "retention compares with the clock of the database",
+    "tests/platform/test_retention.py": "retention counts from the clock of the database",
+    "tests/command/test_data.py": "retention counts from the clock of the database",
+    "tests/parents/test_pin.py": "locks end by the clock of the database",
+    "tests/database/test_tls.py": "certificates are valid from yesterday to tomorrow",
+    "tests/family.py": "moves the reset half a day away",
+    "tests/conformance/replay.py": "replays once more what a day's change may have spoiled",
+}
+CLOCKS: Final = {"datetime.now", "datetime.utcnow", "date.today", "time.time", "utc_now"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def private_names(tree: ast.AST) -> Iterator[str]:
+    """Attributes and imports that begin with one underscore, except those of `self` and `cls`."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue
+            case ast.Attribute(attr=attribute):
+                names = [attribute]
+            case ast.ImportFrom():
+                names = [alias.name for alias in node.names]
+            case ast.Call(
+                func=ast.Attribute(attr="setattr"), args=[_, ast.Constant(str(text)), *_]
+            ):
+                names = [text.rpartition(".")[2]]
+            case _:
+                continue
+        yield from (each for each in names if each.startswith("_") and not each.startswith("__"))
+
+
+def clocks(tree: ast.AST) -> set[str]:
+    """The calls and names by which a file reads the machine's clock."""
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return CLOCKS & (calls | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)})
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_private_attributes_are_used_only_where_listed(path: Path) -> None:
+    used = {*private_names(ast.parse(path.read_text()))}
+    assert used <= PRIVATE.get(name(path), set())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_the_machines_clock_is_read_only_where_listed(path: Path) -> None:
+    assert bool(clocks(ast.parse(path.read_text()))) <= (name(path) in MACHINE_CLOCK)
