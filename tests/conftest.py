@@ -91,7 +91,13 @@ def _definitions(item: pytest.Function, name: str) -> Sequence[Any]:
 
 @pytest.fixture(scope="session")
 def postgres_dsn() -> Iterator[str]:
-    """A PostgreSQL of this worker: nothing in it survives, so nothing is synced to disk."""
+    """A PostgreSQL of this worker: nothing in it survives, so nothing is synced to disk.
+
+    TEST_POSTGRES names the one of a run that has started this one.
+    """
+    if dsn := os.environ.get("TEST_POSTGRES"):
+        yield dsn
+        return
     with tempfile.TemporaryDirectory(prefix="vt-", dir=_in_memory()) as folder:
         options = {"shared_preload_libraries": "pg_stat_statements", "max_connections": "200"}
         with embedded_postgres(Path(folder) / "pg", durable=False, options=options) as dsn:
@@ -128,6 +134,8 @@ async def copied(dsn: str, template: str) -> AsyncIterator[str]:
 @pytest.fixture(scope="session")
 async def template(postgres_dsn: str) -> str:
     """The name of a database to which every migration has been applied."""
+    if "TEST_POSTGRES" in os.environ:
+        return "template_migrated"
     server = await asyncpg.connect(postgres_dsn)
     await server.execute("create database template_migrated template template0")
     await server.close()

@@ -96,13 +96,17 @@ async def add_family(
     return family
 
 
+def far_reset_hour() -> int:
+    """The hour of the day, UTC, that is half a day away from now by the machine's clock."""
+    return (datetime.now(UTC).hour + 12) % 24
+
+
 async def keep_today(connection: Connection, profile: UUID) -> None:
     """Makes a profile's viewing day last for eleven hours or more, by the machine's clock.
 
     The profile has used on this day all that it has used. For services with the machine's clock.
     """
-    now = datetime.now(UTC)
-    reset_hour = (now.hour + 12) % 24
+    reset_hour, now = far_reset_hour(), datetime.now(UTC)
     today = now.date() - timedelta(days=now.hour < reset_hour)
     await connection.execute(
         "with c as (update viewing_time_configs set reset_hour = $2 where profile_id = $1) "

@@ -12,7 +12,16 @@ import pytest
 
 from service.database.driver import Connection
 from tests.conftest import ROOT, RunningService, free_port
-from tests.family import PIN, Family, add_family, bearer, open_sessions, session_seconds
+from tests.family import (
+    PIN,
+    Family,
+    add_family,
+    bearer,
+    far_reset_hour,
+    keep_today,
+    open_sessions,
+    session_seconds,
+)
 
 QUICK = ("--interval", "0.3")
 
@@ -74,12 +83,13 @@ async def use(connection: Connection, family: Family, seconds: int) -> None:
         family.child,
         seconds,
     )
+    await keep_today(connection, family.child)
 
 
 async def test_a_player_counts_and_ends_its_session(
     service: RunningService, connection: Connection
 ) -> None:
-    family = await add_family(connection)
+    family = await add_family(connection, reset_hour=far_reset_hour())
     lines = await play(family, service.url, 3)
     assert lines == [f"playing  {left:g} minutes left" for left in (119.5, 119.0, 118.5)]
     assert await session_seconds(connection, family.child) == 90
@@ -89,7 +99,7 @@ async def test_a_player_counts_and_ends_its_session(
 async def test_a_player_warns_blocks_and_goes_on_after_a_grant(
     service: RunningService, connection: Connection
 ) -> None:
-    family = await add_family(connection)
+    family = await add_family(connection, reset_hour=far_reset_hour())
     await use(connection, family, (120 - 15) * 60 - 30)
     assert await play(family, service.url, 1) == ["WARNING  15 minutes left"]
     await connection.execute(
@@ -147,7 +157,7 @@ async def unreliable(
 async def test_a_player_repeats_with_the_same_key(
     service: RunningService, connection: Connection
 ) -> None:
-    family = await add_family(connection)
+    family = await add_family(connection, reset_hour=far_reset_hour())
     async with unreliable(service, lost={1, 2}) as (url, keys):
         lines = await play(family, url, 1, "--interval", "3")
     assert lines[0].startswith("  no answer: ")
@@ -159,7 +169,7 @@ async def test_a_player_repeats_with_the_same_key(
 async def test_a_player_shows_the_block_screen_while_the_service_is_away(
     connection: Connection,
 ) -> None:
-    family = await add_family(connection)
+    family = await add_family(connection, reset_hour=far_reset_hour())
     chosen = ("--profile", str(family.child), "--title", str(family.title), *QUICK)
     url = f"http://127.0.0.1:{free_port()}"
     code, output = await run("player.py", family, url, *chosen, "--beats", "2")
@@ -172,7 +182,7 @@ async def test_a_player_shows_the_block_screen_while_the_service_is_away(
 async def test_a_player_goes_on_after_a_first_beat_that_could_not_be_counted(
     service: RunningService, connection: Connection
 ) -> None:
-    family = await add_family(connection)
+    family = await add_family(connection, reset_hour=far_reset_hour())
     async with connection.transaction():
         await connection.execute("lock table viewing_time_balances in exclusive mode")
         lines = await play(family, service.url, 2)
@@ -183,7 +193,10 @@ async def test_a_player_goes_on_after_a_first_beat_that_could_not_be_counted(
 async def test_a_player_that_is_refused_stops(
     service: RunningService, connection: Connection
 ) -> None:
-    family, stranger = await add_family(connection), await add_family(connection)
+    family, stranger = (
+        await add_family(connection, reset_hour=far_reset_hour()),
+        await add_family(connection, reset_hour=far_reset_hour()),
+    )
     chosen = ("--profile", str(stranger.child), "--title", str(family.title), *QUICK)
     code, output = await run("player.py", family, service.url, *chosen)
     assert code == 1
@@ -225,7 +238,7 @@ async def test_a_parent(service: RunningService, connection: Connection) -> None
 
 
 async def test_a_parent_without_a_terminal(service: RunningService, connection: Connection) -> None:
-    family = await add_family(connection)
+    family = await add_family(connection, reset_hour=far_reset_hour())
     needed = "{} is needed: type it at a terminal, or pass it as an option\n"
     for name, words in (
         ("Current PIN", ("set-pin", "--pin", "4321")),
@@ -243,7 +256,7 @@ async def test_a_parent_without_a_terminal(service: RunningService, connection: 
 async def test_what_a_parent_sees_afterwards(
     service: RunningService, connection: Connection
 ) -> None:
-    family = await add_family(connection)
+    family = await add_family(connection, reset_hour=far_reset_hour())
     await play(family, service.url, 2)
     history = (await parent(family, service.url, "history", str(family.child))).splitlines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d  1 min", history[0])

@@ -190,7 +190,7 @@ OLD_BEAT = """
         returning profile_id
     )
     insert into viewing_time_balances as b (id, profile_id, reset_date, used_seconds)
-    select gen_random_uuid(), profile_id, current_date, 30 from session
+    select gen_random_uuid(), profile_id, date '2026-11-25', 30 from session
     on conflict (profile_id, reset_date) do update set used_seconds = b.used_seconds + 30
 """
 OLD_CONFIGURATION = "insert into viewing_time_configs (id, profile_id) values (%s, %s)"
@@ -381,7 +381,7 @@ def test_the_existing_application_goes_on_after_the_adoption(legacy_database: st
         beats = connection.execute(
             "select s.total_seconds, b.used_seconds from viewing_sessions as s"
             " join viewing_time_balances as b using (profile_id)"
-            " where s.id = md5('s7')::uuid and b.reset_date = current_date"
+            " where s.id = md5('s7')::uuid and b.reset_date = date '2026-11-25'"
         )
         assert beats.fetchone() == (1860, 60)
         connection.execute("delete from users where id = md5('u1')::uuid")

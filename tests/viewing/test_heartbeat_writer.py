@@ -18,7 +18,7 @@ from service.errors import ClientError, LockTimeout
 from service.settings import Settings
 from service.viewing.heartbeat_queue import HeartbeatQueue
 from service.viewing.heartbeat_statement import RECORD_HEARTBEATS, Beat, RecordedRow
-from tests.conftest import Running, Starter
+from tests.conftest import NOW, Running, Starter
 from tests.eventually import eventually
 from tests.family import Family, add_family, session_seconds, used_seconds
 from tests.players.test_heartbeat import URL, beat
@@ -164,7 +164,7 @@ async def test_many_held_rows_slow_nobody_else(
         "titles": "select from titles where id = any ($1) for update",
         "uncommitted balances": "insert into viewing_time_balances "
         "(id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override) "
-        "select gen_random_uuid(), id, (now() at time zone 'UTC')::date, 0, 0, false "
+        f"select gen_random_uuid(), id, '{NOW:%Y-%m-%d}'::date, 0, 0, false "
         "from unnest($1::uuid[]) as h (id)",
     }
     ids = [family.title if kind == "titles" else family.child for family in held]
