@@ -13,18 +13,32 @@ MAX_PAUSE_SECONDS: Final = 0.05
 
 
 @overload
-async def eventually(condition: Callable[[], Awaitable[T]], seconds: float = ...) -> T: ...
+async def eventually(
+    condition: Callable[[], Awaitable[T]],
+    seconds: float = ...,
+    until: Callable[[T], object] = ...,
+) -> T: ...
 @overload
-async def eventually(condition: Callable[[], T], seconds: float = ...) -> T: ...
-async def eventually(condition: Callable[[], Any], seconds: float = MAX_SECONDS) -> Any:
-    """The first true value of `condition`, called again after pauses that grow with the wait.
+async def eventually(
+    condition: Callable[[], T], seconds: float = ..., until: Callable[[T], object] = ...
+) -> T: ...
+async def eventually(
+    condition: Callable[[], Any],
+    seconds: float = MAX_SECONDS,
+    until: Callable[[Any], object] = bool,
+) -> Any:
+    """The first value of `condition` that is true, or for which `until` is.
+
+    It is called again after pauses that grow with the wait.
 
     AssertionError with the last value after `seconds`.
     """
     began = time.monotonic()
     while True:
         value = condition()
-        if value := await value if inspect.isawaitable(value) else value:
+        if inspect.isawaitable(value):
+            value = await value
+        if until(value):
             return value
         passed = time.monotonic() - began
         assert passed < seconds, f"after {seconds} seconds the condition is still {value!r}"

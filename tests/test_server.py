@@ -67,8 +67,9 @@ async def test_it_answers_while_it_drains_and_leaves_nothing_behind(
         family_of = children(service.process.pid)
         assert len(family_of) > 1
         service.process.send_signal(signal.SIGTERM)
-        while (ready := await client.get("/health/ready")).status_code == 200:
-            await asyncio.sleep(0.01)
+        ready = await eventually(
+            lambda: client.get("/health/ready"), until=lambda ready: not ready.is_success
+        )
         assert ready.status_code == 503
         assert ready.json() == {"status": "degraded", "checks": {"process": "stopping"}}
         assert (await client.get("/health/live")).status_code == 200
@@ -108,8 +109,9 @@ async def test_beats_in_flight_are_answered_and_counted(
             await connection.execute("lock table viewing_sessions")
             beats = asyncio.gather(*map(beat, families, sessions))
             waiting = re.compile(r"^viewing_time_heartbeat_queue_length 20(\.0)?$", re.MULTILINE)
-            while not waiting.search((await client.get("/metrics")).text):
-                await asyncio.sleep(0.01)
+            await eventually(
+                lambda: client.get("/metrics"), until=lambda shown: waiting.search(shown.text)
+            )
             service.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.2)
         assert {verdict["used_minutes"] for verdict in await beats} == {1.0}
@@ -122,8 +124,9 @@ async def test_a_second_signal_ends_the_drain(database: str) -> None:
     settings = {**SETTINGS, "SHUTDOWN_DRAIN_SECONDS": "60"}
     async with served(database, **settings) as service, client_of(service.url) as client:
         service.process.send_signal(signal.SIGTERM)
-        while (await client.get("/health/ready")).status_code == 200:
-            await asyncio.sleep(0.01)
+        await eventually(
+            lambda: client.get("/health/ready"), until=lambda ready: not ready.is_success
+        )
         assert service.process.poll() is None
         service.process.send_signal(signal.SIGTERM)
         assert await gone(service.process, GRACE_SECONDS) <= GRACE_SECONDS
@@ -387,8 +390,9 @@ async def test_a_hang_up_cuts_no_request_off(database: str, connection: Connecti
             beats = asyncio.gather(
                 *(client.post(BEAT, json=each.beat(), headers=each.bearer) for each in families)
             )
-            while not waiting.search((await client.get("/metrics")).text):
-                await asyncio.sleep(0.01)
+            await eventually(
+                lambda: client.get("/metrics"), until=lambda shown: waiting.search(shown.text)
+            )
             for process in children(service.process.pid):
                 os.kill(process, signal.SIGHUP)
             assert (await client.get("/health/ready")).status_code == 200
@@ -457,8 +461,9 @@ async def test_a_refused_beat_leaves_its_connection_usable(
             await connection.execute("lock table viewing_sessions")
             waiting = re.compile(r"^viewing_time_heartbeat_queue_length 1(\.0)?$", re.MULTILINE)
             beat = asyncio.create_task(client.post(BEAT, json=family.beat(), headers=family.bearer))
-            while not waiting.search((await client.get("/metrics")).text):
-                await asyncio.sleep(0.01)
+            await eventually(
+                lambda: client.get("/metrics"), until=lambda shown: waiting.search(shown.text)
+            )
             body = msgspec.json.encode(family.beat())
             chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
             for framing, sent in (

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,7 @@ from service.observing import event_loop, open_files, process_usage
 from service.observing.metrics import Connections
 from service.settings import Settings
 from tests.conftest import FILES, ROOT, RunningService, served
+from tests.eventually import eventually
 from tests.family import Family
 from tests.operators.exposition import scrape, value
 
@@ -112,23 +113,13 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def until(condition: Callable[[], Any]) -> Any:
-    """What `condition` returns once it is true."""
-    async with asyncio.timeout(15):
-        while not (found := condition()):
-            await asyncio.sleep(0.05)
-        return found
-
-
 def lines(log: IO[bytes], event: str) -> list[dict[str, Any]]:
     log.seek(0)
     return [line for line in map(json.loads, log.read().splitlines()) if line["event"] == event]
 
 
 async def until_ready(client: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(15):
-        while (await client.get("/health/ready")).status_code != 200:
-            await asyncio.sleep(0.05)
+    await eventually(lambda: client.get("/health/ready"), until=lambda ready: ready.is_success)
 
 
 async def beats(client: httpx.AsyncClient, family: Family) -> bool:
@@ -155,9 +146,9 @@ async def test_too_many_clients_are_refused_at_once_and_those_at_hand_are_served
                 assert value(shown, "connections") == PLAYERS
                 assert value(shown, "max_connections") == PLAYERS
                 assert value(shown, "connections_refused_total") == 21
-                (line,) = await until(lambda: lines(log, "connections_refused"))
+                (line,) = await eventually(lambda: lines(log, "connections_refused"))
                 assert line["connections"] == 21
-                assert len(await until(lambda: lines(log, "connections_many"))) == 1
+                assert len(await eventually(lambda: lines(log, "connections_many"))) == 1
             await until_ready(client)
             async with httpx.AsyncClient(base_url=service.url) as other:
                 assert await beats(other, family)
@@ -179,7 +170,7 @@ async def test_a_process_without_files_closes_new_connections_and_recovers(
             try:
                 async with connections_to(service, 3) as answers:
                     assert answers == [b""] * 3
-                await until(lambda: lines(log, "open_files_exhausted"))
+                await eventually(lambda: lines(log, "open_files_exhausted"))
                 assert await beats(client, family)
                 ready = await client.get("/health/ready")
                 assert (ready.status_code, ready.json()) == (503, DEGRADED)

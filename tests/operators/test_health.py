@@ -211,7 +211,8 @@ async def test_idle_connections_to_the_old_primary_are_closed(
     assert pooled <= before
     await pool.expire_connections()
     await replace_idle(pool)
-    async with asyncio.timeout(5):
-        while pooled & {row[0] for row in await connection.fetch(served, own)}:
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: connection.fetch(served, own),
+        until=lambda rows: not pooled & {row[0] for row in rows},
+    )
     assert pool.get_idle_size() == 2

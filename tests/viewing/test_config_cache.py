@@ -54,9 +54,7 @@ async def test_an_entry_lives_for_its_time(
     assert await limit(running, family) == 120
     await connection.execute("update viewing_time_configs set weekday_limit_minutes = 60")
     assert await limit(running, family) == 120
-    while await limit(running, family) == 120:
-        await asyncio.sleep(0.01)
-    assert await limit(running, family) == 60
+    await eventually(lambda: limit(running, family), until=lambda minutes: minutes == 60)
 
 
 async def test_the_least_recently_used_leaves_first(
@@ -134,9 +132,7 @@ async def test_a_change_whose_request_timed_out_invalidates_the_cache(
     url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
     body = {"weekday_limit_minutes": 15}
     assert (await running.client.put(url, json=body, headers=family.bearer)).status_code == 503
-    while await limit(running, family) == 120:
-        await asyncio.sleep(0.01)
-    assert await limit(running, family) == 15
+    await eventually(lambda: limit(running, family), until=lambda minutes: minutes == 15)
 
 
 async def test_waiting_loads_are_bounded_like_heartbeats(
@@ -194,8 +190,8 @@ async def test_a_lost_listener_clears_the_cache_and_listens_again(
     assert listener is not None
     assert await connection.fetchval("select pg_terminate_backend($1)", listener.get_server_pid())
     await eventually(lambda: not running.context.configurations.size)
-    while not await connection.fetchval(f"select count(*) from pg_stat_activity where {listening}"):
-        await asyncio.sleep(0.02)
+    count = f"select count(*) from pg_stat_activity where {listening}"
+    await eventually(lambda: connection.fetchval(count))
     # The cache is cleared once more when the instance listens again.
     await asyncio.sleep(0.1)
     assert await limit(running, family) == 120
@@ -230,8 +226,7 @@ async def test_a_listening_connection_without_an_answer_is_replaced(
         await connection.execute("update viewing_time_configs set weekday_limit_minutes = 30")
         changed = f"elsewhere {family.account} {family.child}"
         await connection.execute("select pg_notify($1, $2)", CHANNEL, changed)
-        while configurations.size:
-            await asyncio.sleep(0.005)
+        await eventually(lambda: not configurations.size)
         assert await limit(running, family) == 30
 
 

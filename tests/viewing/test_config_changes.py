@@ -145,9 +145,7 @@ async def test_a_frozen_instance_delays_a_change_by_the_bound_only(
         os.kill(backend, signal.SIGCONT)
     [line] = [r for r in caplog.records if r.getMessage() == "config_change_not_acknowledged"]
     assert vars(line)["fields"]["instances"] == 1
-    async with asyncio.timeout(10):
-        while await limit(frozen, family) != 15:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: limit(frozen, family), until=lambda minutes: minutes == 15)
 
 
 async def test_a_single_instance_waits_for_no_acknowledgement(

@@ -84,9 +84,7 @@ async def pending(connection: Connection) -> list[tuple[str, UUID]]:
 
 
 async def eventually_done(connection: Connection) -> None:
-    async with asyncio.timeout(30):
-        while await pending(connection):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: pending(connection), seconds=30, until=lambda rows: not rows)
 
 
 async def delete(running: Running, admin: dict[str, str], kind: str, key: UUID) -> tuple[int, Any]:
@@ -336,8 +334,7 @@ async def test_a_row_of_another_table_delays_a_deletion_and_nothing_else(
     for one in (family, other):
         assert await delete(running, admin, "profile", one.child) == ACCEPTED
     await eventually(lambda: "deletion_refused" in caplog.messages)
-    while len(await pending(connection)) > 1:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: pending(connection), until=lambda rows: len(rows) <= 1)
     assert await pending(connection) == [("profile", family.child)]
     assert (await counts(connection, family))[3] == 1
     await connection.execute("delete from bookmarks")

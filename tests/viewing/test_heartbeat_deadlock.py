@@ -11,6 +11,7 @@ from service.database.driver import Connection
 from service.settings import Settings
 from service.viewing import heartbeat_batch
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import Family, add_family, session_seconds, used_seconds
 from tests.players.test_heartbeat import beat
 from tests.viewing.test_heartbeat_writer import RECORDING
@@ -50,9 +51,7 @@ async def other(database: str) -> AsyncIterator[Connection]:
 
 async def until_waiting(connection: Connection) -> None:
     """Returns when the heartbeat statement waits for a lock."""
-    async with asyncio.timeout(10):
-        while not await connection.fetchval(WAITING):
-            await asyncio.sleep(0.005)
+    await eventually(lambda: connection.fetchval(WAITING))
 
 
 async def test_beats_of_a_deadlocked_statement_are_repeated_alone_and_counted_once(

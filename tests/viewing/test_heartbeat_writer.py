@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from datetime import date
+from functools import partial
 from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
@@ -37,6 +38,10 @@ def beat_of(account: UUID) -> Beat:
     day = date(2026, 11, 26)
     ids = (uuid4(), account, uuid4(), uuid4())
     return Beat(*ids, False, "tv-1", "tv", False, day, True, None, False)
+
+
+def is_allowed(verdict: dict[str, Any]) -> bool:
+    return bool(verdict["enforcement"] == "allowed")
 
 
 async def all_beat(running: Running, sessions: dict[Family, str]) -> list[dict[str, Any]]:
@@ -92,8 +97,7 @@ async def test_a_locked_title_delays_only_its_new_sessions(
         verdicts = await all_beat(running, sessions)
         assert {verdict["enforcement"] for verdict in await starts} == {"blocked"}
     assert {verdict["enforcement"] for verdict in verdicts} == {"allowed"}
-    while (await beat(running, starting[0], title_id=str(title)))["enforcement"] != "allowed":
-        await asyncio.sleep(0.05)
+    await eventually(lambda: beat(running, starting[0], title_id=str(title)), until=is_allowed)
     assert await used_seconds(connection, starting[0].child) == 60
 
 
@@ -144,8 +148,7 @@ async def test_a_held_row_slows_only_its_own_child(
         if line.get("beats", 0) > 1 and "LockNotAvailable" in line.get("error", "")
     ]
     assert len(shared) <= 1
-    while (await beat(running, held))["enforcement"] != "allowed":
-        await asyncio.sleep(0.05)
+    await eventually(lambda: beat(running, held), until=is_allowed)
 
 
 @pytest.mark.parametrize("kind", ["balances", "titles", "uncommitted balances"])
@@ -196,9 +199,7 @@ async def test_many_held_rows_slow_nobody_else(
     if kind != "uncommitted balances":  # which are invisible until a statement waits for them
         assert len(shared) <= 2
     for family in held:
-        async with asyncio.timeout(20):
-            while (await beat(running, family))["enforcement"] != "allowed":
-                await asyncio.sleep(0.05)
+        await eventually(partial(beat, running, family), until=is_allowed)
 
 
 async def test_a_row_held_for_a_moment_delays_its_beat_and_counts_it(
@@ -344,8 +345,8 @@ async def test_lost_connections_are_opened_again(
             f"where state = 'idle' and {RECORDING}"
         )
         assert killed == running.context.settings.heartbeat_connections
-        while await connection.fetchval(f"select count(*) from pg_stat_activity where {RECORDING}"):
-            await asyncio.sleep(0.005)
+        count = f"select count(*) from pg_stat_activity where {RECORDING}"
+        await eventually(partial(connection.fetchval, count), until=lambda left: left == 0)
         # The driver needs a moment to notice; a beat before that may or may not be recorded.
         await asyncio.sleep(0.1)
         assert (await beat(running, family, session_id=session))["enforcement"] == "allowed"
