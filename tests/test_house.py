@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,11 @@ MACHINE_CLOCK: Final = {
 CLOCKS: Final = {"datetime.now", "datetime.utcnow", "date.today", "time.time", "utc_now"}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -75,10 +81,10 @@ def clocks(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_private_attributes_are_used_only_where_listed(path: Path) -> None:
-    used = {*private_names(ast.parse(path.read_text()))}
+    used = {*private_names(parsed(path))}
     assert used == PRIVATE.get(name(path), set())
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_the_machines_clock_is_read_only_where_listed(path: Path) -> None:
-    assert bool(clocks(ast.parse(path.read_text()))) <= (name(path) in MACHINE_CLOCK)
+    assert bool(clocks(parsed(path))) <= (name(path) in MACHINE_CLOCK)

@@ -141,6 +141,7 @@ def families_of_zones() -> dict[tuple[Span, ...], str]:
     return {tuple(spans(ZoneInfo(name))): name for name in sorted(rules._zone_names())}
 
 
+@pytest.mark.slow
 def test_a_viewing_day_ends_once_at_its_next_reset() -> None:
     """In every zone, for every reset hour, around every change of ten years and on other days."""
     second, random = timedelta(seconds=1), Random(12)
