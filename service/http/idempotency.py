@@ -1,10 +1,10 @@
-"""Carries out a request that arrives twice with one Idempotency-Key only once.
+"""Carries out a request once, even if it arrives several times with one Idempotency-Key.
 
 The response is stored in the transaction of the change and returned to the same request for
 24 hours, on every instance. A request that changed nothing stores nothing, and can be repeated.
 
-A stored response proves nothing: the PIN or password of a repeated request is checked first, as a
-counted attempt. If it is wrong by now, the refusal replaces the stored response, and the next
+The PIN or password of a repeated request is checked again before the stored response is returned,
+as a counted attempt. If it is wrong by now, the refusal replaces the stored response, and the next
 repetition is refused without being counted.
 """
 
@@ -82,15 +82,15 @@ def repeatable(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except ClientError:
             # The change may be impossible only because the copy has already made it.
-            carried_out: Once | None = getattr(request.state, "once", None)
-            if carried_out is None or not await carried_out.is_overtaken():
+            once: RequestedOnce | None = getattr(request.state, "once", None)
+            if once is None or not await once.is_overtaken():
                 raise
             return await endpoint(request)
 
     return again
 
 
-class Once:
+class RequestedOnce:
     """A request that is carried out once.
 
     Without a key it is an ordinary request: `effect` opens no transaction, nothing is stored.
@@ -121,7 +121,7 @@ class Once:
         """Whether this request has been carried out already."""
         return self._stored_answer is not None
 
-    async def look(self, profile_id: UUID | None) -> None:
+    async def read_stored(self, profile_id: UUID | None) -> None:
         """Reads the stored response; raises ClientError 401, 403, or the stored refusal.
 
         `require_same` raises 422 for the key of another request, after the PIN is checked: an
@@ -139,7 +139,7 @@ class Once:
             self._stored_answer = row.answer.encode()
 
     async def is_overtaken(self) -> bool:
-        """Whether a copy of the request has stored a response since `look` found none."""
+        """Whether a copy of the request has stored a response since `read_stored` found none."""
         if not self._has_key or self.is_used:
             return False
         return self._is_own(await self._find_digest(self._context.pool))
@@ -183,19 +183,19 @@ class Once:
             raise Overtaken(1)
         raise KeyUsed(KEY_OF_ANOTHER_REQUEST)
 
-    async def refuse(self, source: Source, wrong: ClientError) -> None:
-        """Stores `wrong` as the response to a repetition of this request; raises Overtaken.
+    async def refuse(self, source: Source, refusal: ClientError) -> None:
+        """Stores `refusal` as the response to a repetition of this request; raises Overtaken.
 
-        A key of another request stays as it is: it is no reason to roll back a counted attempt.
+        A key of another request is left unchanged, because the counted attempt must not be undone.
         """
         if not self._has_key:
             return
-        answer = lenient_json.encode({"detail": wrong.detail})
+        answer = lenient_json.encode({"detail": refusal.detail})
         if self.is_repeated:
             key = (self._account_id, self._mark, self._stored_digest)
-            is_kept = await REFUSE.maybe(source, *key, wrong.status, answer.decode()) is not None
+            is_kept = await REFUSE.maybe(source, *key, refusal.status, answer.decode()) is not None
         else:
-            is_kept = not self.is_used and await self._kept(source, wrong.status, answer)
+            is_kept = not self.is_used and await self._kept(source, refusal.status, answer)
         if is_kept:
             self._stored_digest = self._digests[0]
         elif self._is_own(await self._find_digest(source)):
@@ -225,7 +225,7 @@ class Once:
         except KeyUsed:
             return _response(answer)  # the work is done
         except Overtaken:
-            await self.look(None)
+            await self.read_stored(None)
         return _response(self._stored_answer or answer)
 
 
@@ -233,15 +233,15 @@ def _response(answer: bytes) -> Response:
     return Response(answer, 200, PRIVATE, "application/json")
 
 
-async def once(
+async def begin_once(
     request: Request, account_id: UUID, body: object, profile_id: UUID | None = None
-) -> Once:
-    """The request of an account, with the stored response; raises as `Once.look`, or FieldError."""
+) -> RequestedOnce:
+    """Reads the key and its stored response; raises as `read_stored`, and FieldError."""
     key = request.headers.get(KEY_HEADER)
     if key is not None and not KEY.fullmatch(key):
         raise invalid_idempotency_key()
     route: Route = request.scope["route"]
-    carried_out = Once(request.state.context, account_id, key, (route.path, body))
-    await carried_out.look(profile_id)
-    request.state.once = carried_out
-    return carried_out
+    once = RequestedOnce(request.state.context, account_id, key, (route.path, body))
+    await once.read_stored(profile_id)
+    request.state.once = once
+    return once

@@ -17,8 +17,7 @@ from service.errors import PIN_INCORRECT, PIN_TOKEN_INVALID, ClientError, RuleEr
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read
 from service.http.fields import IsUnlimited, RemainingMinutes, doc
-from service.http.idempotency import Once, repeatable
-from service.http.idempotency import once as requested_once
+from service.http.idempotency import RequestedOnce, begin_once, repeatable
 from service.parents.pin_attempt import Pin, attempt, delayed_response, hashing_turn
 from service.viewing import rules
 
@@ -67,7 +66,7 @@ async def grant(request: Request) -> Response:
     body = read(request, BODY)
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
-    once = await requested_once(request, account_id, (profile_id, body), profile_id)
+    once = await begin_once(request, account_id, (profile_id, body), profile_id)
     mark = await _pin_mark(context, once, account_id, profile_id, body)
     configuration = (await context.configurations.get(account_id, profile_id)).configuration
     now = context.now()
@@ -91,12 +90,12 @@ async def _record(
 
 
 async def _pin_mark(
-    context: Context, once: Once, account_id: UUID, profile_id: UUID, body: GrantBody
+    context: Context, once: RequestedOnce, account_id: UUID, profile_id: UUID, body: GrantBody
 ) -> str | None:
-    """The mark of the PIN that an on-device grant proves; None for a remote grant.
+    """The fingerprint of the PIN that confirms an on-device grant; None for a remote grant.
 
     A PIN is one counted attempt, with the errors of `attempt`. Another account's profile is
-    rejected first, so that it takes none of the few turns that a parent's PIN may wait for.
+    rejected first, so that it takes no slot in the hashing queue.
     """
     if body.pin is not None:
         async with delayed_response():

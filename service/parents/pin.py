@@ -23,8 +23,7 @@ from service.errors import (
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.fields import EXAMPLE_JWT, Time, doc
-from service.http.idempotency import Once, repeatable
-from service.http.idempotency import once as requested_once
+from service.http.idempotency import RequestedOnce, begin_once, repeatable
 from service.parents.pin_attempt import (
     UNFINISHED,
     DoneRow,
@@ -43,7 +42,7 @@ NewPin = Annotated[Pin, doc("The new PIN, 4 ASCII digits.", "4321")]
 class SetBody(msgspec.Struct):
     new_pin: NewPin
     current_pin: Annotated[
-        Pin | None, doc("The PIN until now; needed if the account has one.", "1234")
+        Pin | None, doc("The current PIN; required if the account has one.", "1234")
     ] = None
 
 
@@ -109,7 +108,7 @@ class PinVerified(msgspec.Struct, frozen=True):
 
 
 async def pin_status(request: Request) -> Response:
-    """GET /pin/status: whether the account has a PIN, and until when it is locked."""
+    """GET /pin/status: returns whether the account has a PIN, and until when it is locked."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     await settle_pin(context, account_id, None)
@@ -124,7 +123,7 @@ async def pin_set(request: Request) -> Response:
     async with delayed_response():
         body = read(request, SET_BODY)
         account_id = await auth.account(request)
-        once = await requested_once(request, account_id, body)
+        once = await begin_once(request, account_id, body)
         row = auth.active(await STATUS.maybe(context.pool, account_id))
         # The PIN of a repeated request is the new one already.
         current = body.new_pin if once.is_repeated else body.current_pin
@@ -137,7 +136,12 @@ async def pin_set(request: Request) -> Response:
 
 
 async def _set(
-    context: Context, turn: Turn, once: Once, account_id: UUID, current: str | None, new_pin: str
+    context: Context,
+    turn: Turn,
+    once: RequestedOnce,
+    account_id: UUID,
+    current: str | None,
+    new_pin: str,
 ) -> None:
     """Changes the PIN; `current` is None if there is none yet."""
     wrong = ClientError(CURRENT_PIN_INCORRECT)
@@ -155,12 +159,12 @@ async def _set(
 
 @repeatable
 async def pin_verify(request: Request) -> Response:
-    """POST /pin/verify: a PIN token of five minutes for the correct PIN."""
+    """POST /pin/verify: returns a PIN token, valid for five minutes, for the correct PIN."""
     context: Context = request.state.context
     async with delayed_response():
         body = read(request, VERIFY_BODY)
         account_id = await auth.account(request)
-        once = await requested_once(request, account_id, body)
+        once = await begin_once(request, account_id, body)
         async with hashing_turn(context, account_id) as turn:
             wrong = ClientError(PIN_INCORRECT)
             pin_hash = await attempt(context, turn, once, account_id, body.pin, wrong)
@@ -171,19 +175,19 @@ async def pin_verify(request: Request) -> Response:
 
 @repeatable
 async def pin_reset(request: Request) -> Response:
-    """POST /pin/reset: a new PIN in exchange for the account's password; lifts a lock."""
+    """POST /pin/reset: sets a new PIN in exchange for the account's password; lifts a lock."""
     context: Context = request.state.context
     async with delayed_response():
         body = read(request, RESET_BODY)
         account_id = await auth.account(request)
-        once = await requested_once(request, account_id, body)
+        once = await begin_once(request, account_id, body)
         async with hashing_turn(context, account_id, is_password=True) as turn:
             await _reset(context, turn, once, account_id, body)
     return reply(PinDone("PIN reset successfully"))
 
 
 async def _reset(
-    context: Context, turn: Turn, once: Once, account_id: UUID, body: ResetBody
+    context: Context, turn: Turn, once: RequestedOnce, account_id: UUID, body: ResetBody
 ) -> None:
     """Checks the password as one counted attempt; raises ClientError 401, or 429 if too early."""
     wrong = ClientError(PASSWORD_INCORRECT)

@@ -30,7 +30,7 @@ from service.errors import (
     Overloaded,
 )
 from service.http import auth
-from service.http.idempotency import KeyUsed, Once
+from service.http.idempotency import KeyUsed, RequestedOnce
 
 ATTEMPTS: Final = 5
 LOCK: Final = timedelta(minutes=30)
@@ -111,7 +111,7 @@ async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIt
         raise
 
 
-async def judge(pool: Pool, once: Once, attempt_id: UUID, wrong: ClientError) -> None:
+async def judge(pool: Pool, once: RequestedOnce, attempt_id: UUID, wrong: ClientError) -> None:
     """Counts a wrong attempt for good, and stores `wrong` as the response to a repetition.
 
     A key that was used for another request, or that another request holds locked, does not undo the
@@ -138,7 +138,7 @@ async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None
 async def attempt(
     context: Context,
     turn: Turn,
-    once: Once,
+    once: RequestedOnce,
     account_id: UUID,
     pin: str,
     wrong: ClientError,

@@ -17,7 +17,7 @@ from service.database.pool import connected
 from service.errors import BODY_ENDED_EARLY, BODY_TOO_LARGE, ClientError, FieldError
 from service.http import auth, lenient_json
 from service.http.body_and_reply import BODY_SECONDS, CLOSE, reply, slow_body
-from service.http.idempotency import once
+from service.http.idempotency import begin_once
 from service.platform.import_lines import json_lines, numbered_lines
 from service.platform.import_merge import STATEMENT_SECONDS, Import
 
@@ -35,13 +35,13 @@ async def import_records(request: Request) -> Response:
         _received(request.receive) as (upload, digest),
         connected(context.settings, STATEMENT_SECONDS) as connection,
     ):
-        carried_out = await once(request, caller_id, (whole, digest))
-        carried_out.require_same()
-        if not carried_out.is_repeated:
+        once = await begin_once(request, caller_id, (whole, digest))
+        once.require_same()
+        if not once.is_repeated:
             await job.merge(connection, json_lines(numbered_lines(upload)))
     if job.outcome.detail is not UNSET:
         return reply(job.outcome, 422)
-    return await carried_out.first_answer(lenient_json.encode(job.outcome))
+    return await once.first_answer(lenient_json.encode(job.outcome))
 
 
 def _mode(request: Request) -> str:

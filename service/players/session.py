@@ -15,7 +15,7 @@ from service.database.statement import Statement
 from service.errors import SESSION_DENIED, SESSION_NOT_FOUND, ClientError
 from service.http import auth, lenient_json
 from service.http.fields import EndedAt, SessionId, doc
-from service.http.idempotency import once, repeatable
+from service.http.idempotency import begin_once, repeatable
 
 
 class EndRow(msgspec.Struct, frozen=True):
@@ -43,8 +43,8 @@ async def session_end(request: Request) -> Response:
     context: Context = request.state.context
     account_id = await auth.account(request)
     session_id = lenient_json.path_uuid(request.path_params["session_id"], "session_id")
-    carried_out = await once(request, account_id, session_id)
-    return await carried_out.answer(partial(_end, account_id, session_id, context.now()))
+    once = await begin_once(request, account_id, session_id)
+    return await once.answer(partial(_end, account_id, session_id, context.now()))
 
 
 async def _end(account_id: UUID, session_id: UUID, now: datetime, source: Source) -> SessionEnd:

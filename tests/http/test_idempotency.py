@@ -198,21 +198,21 @@ async def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again(
         stopped.set()
         raise Lost
 
-    endpoint = idempotency.Once.effect
+    endpoint = idempotency.RequestedOnce.effect
 
-    def then_lost(once: idempotency.Once) -> Any:
+    def then_lost(once: idempotency.RequestedOnce) -> Any:
         return _Lost(endpoint(once), lose)
 
     if kind is pin_verify:
-        keep = idempotency.Once.keep
+        keep = idempotency.RequestedOnce.keep
 
-        async def keep_and_lose(once: idempotency.Once, *arguments: Any) -> None:
+        async def keep_and_lose(once: idempotency.RequestedOnce, *arguments: Any) -> None:
             await keep(once, *arguments)
             await lose()
 
-        monkeypatch.setattr(idempotency.Once, "keep", keep_and_lose)
+        monkeypatch.setattr(idempotency.RequestedOnce, "keep", keep_and_lose)
     else:
-        monkeypatch.setattr(idempotency.Once, "effect", then_lost)
+        monkeypatch.setattr(idempotency.RequestedOnce, "effect", then_lost)
     assert (await send(running, watched, call)).status_code == 500
     assert stopped.is_set()
     monkeypatch.undo()
