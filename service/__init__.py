@@ -1,6 +1,6 @@
 """Counts how long children watch on a streaming platform, and enforces what their parents allow.
 
-Callers stand above one core; `[tool.importlinter]` in pyproject.toml has the order of imports.
+The packages of the callers import one core, in the order of `[tool.importlinter]`.
 
     command/      the command `viewing-time`: serve, run, migrate, check, import, erase, export …
     server.py     the process and its sockets; app.py every URL; startup.py what is opened, in order

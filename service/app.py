@@ -151,7 +151,7 @@ class Service(Starlette):
 
 
 def _is_plain_heartbeat(scope: Scope) -> bool:
-    """Whether the request is a heartbeat that does not come from a browser."""
+    """Whether the request is a heartbeat without `Origin`, so not from a browser."""
     if scope["path"] != HEARTBEAT_PATH or scope["method"] != "POST":
         return False
     for name, _ in scope["headers"]:  # noqa: SIM110 (`any` costs a generator for each heartbeat)
@@ -208,8 +208,8 @@ def application(
 ) -> Service:
     """The service as an ASGI application; its lifespan opens and closes every part.
 
-    `end` is called once, when a background task has died. `telemetry` makes spans; by default it
-    is made from OTEL_EXPORTER_OTLP_ENDPOINT.
+    `end` is called once, when a background task has died. `telemetry` creates spans; its default
+    follows OTEL_EXPORTER_OTLP_ENDPOINT.
     """
     if settings.otel_exporter_otlp_endpoint and telemetry is None:
         from service.operators.tracing import exporting

@@ -93,7 +93,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def read(url: str) -> Address:
-    """Parses a URL; raises ValueError with a phrase that quotes known names only."""
+    """Parses a URL; raises ValueError with a phrase that quotes names of parameters only."""
     scheme = next((scheme for scheme in SCHEMES if url.startswith(scheme)), None)
     if scheme is None:
         raise ValueError(SHAPE)
@@ -138,7 +138,7 @@ def _decoded(text: str) -> str:
 
 def _parameters(query: str) -> dict[str, str]:
     """The query's parameters as libpq reads them: the last one counts, a plus stays a plus."""
-    known = {*CHOICES, *NUMBERS, *FILES, *TEXTS, *PLACES}
+    supported = {*CHOICES, *NUMBERS, *FILES, *TEXTS, *PLACES}
     parameters: dict[str, str] = {}
     for part in query.split("&") if query else ():
         name, equals, value = part.partition("=")
@@ -146,7 +146,7 @@ def _parameters(query: str) -> dict[str, str]:
             raise ValueError(ENCODED)
         if (name, value) == ("ssl", "true"):
             name, value = "sslmode", "require"
-        if name not in known:
+        if name not in supported:
             # The text after a raw separator in a password can look like a name.
             is_name = re.fullmatch(r"[a-z_]{1,40}", name) and not re.search("@|password=", query)
             parameter = f"the parameter {name}" if is_name else "parameters of another kind"

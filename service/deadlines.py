@@ -46,7 +46,7 @@ def _forget(task: asyncio.Task[Any]) -> None:
 class Deadlines:
     """One timer for all heartbeats; a timer for each would cost a twentieth of a heartbeat.
 
-    All have the same limit, so the oldest is late first. Late ones are found within a fortieth of
+    All have the same limit, so the oldest expires first. Late ones are found within a fortieth of
     the limit.
     """
 
@@ -63,20 +63,20 @@ class Deadlines:
     def enter(self, deadline: "Deadline") -> None:
         self._running[deadline] = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds / TICKS, self._look)
+            self._timer = self._loop.call_later(self._seconds / TICKS, self._expire_late)
 
     def leave(self, deadline: "Deadline") -> None:
         del self._running[deadline]
 
-    def _look(self) -> None:
+    def _expire_late(self) -> None:
         self._timer = None
         late = self._loop.time() - self._seconds
-        for deadline, begun in self._running.items():
-            if begun > late:
+        for deadline, started_at in self._running.items():
+            if started_at > late:
                 break
             deadline.expire()
         if self._running:
-            self._timer = self._loop.call_later(self._seconds / TICKS, self._look)
+            self._timer = self._loop.call_later(self._seconds / TICKS, self._expire_late)
 
 
 class Deadline:

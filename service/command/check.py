@@ -67,7 +67,7 @@ def _ports(settings: Settings) -> Findings:
 
 
 def _port(variable: str, host: str, port: int, path: str, prefix: bytes) -> Finding:
-    """Whether the port is free; one of our services there answers `path` with `prefix`."""
+    """Checks that the port is free; recognizes a running service by its response to `path`."""
     subject, where = _subject(variable), f"{host}:{port}"
     try:
         bound(host, port, variable).close()
@@ -85,7 +85,7 @@ def _subject(variable: str) -> str:
 
 
 def _answer(host: str, port: int, path: str) -> bytes:
-    """The first bytes of the response there; empty if there is none."""
+    """The first bytes of the response to GET `path`; empty without a response."""
     connection = http.client.HTTPConnection(host, port, timeout=1)
     try:
         connection.request("GET", path)
@@ -110,6 +110,8 @@ def _published_keys(settings: Settings) -> Findings:
     what = f"published keys can be read ({algorithms})"
     address = urlsplit(settings.jwt_jwks_url)
     if address.scheme == "http" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
-        yield Finding("warn", what, "use https: whoever can change them in transit can sign tokens")
+        yield Finding(
+            "warn", what, "use https: an attacker who changes them in transit can sign tokens"
+        )
     else:
         yield Finding("ok", what)

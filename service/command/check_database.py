@@ -52,22 +52,22 @@ Findings = Iterator[Finding]
 async def database(
     settings: Settings, instances: int, now: Callable[[], datetime]
 ) -> list[Finding]:
-    """The findings about the database of `settings`, shared by so many instances."""
+    """The findings about the database of `settings`, which `instances` share."""
     try:
         connection = await connect(settings)
     except DatabaseError as error:
         remedy = cures.cure(error) or (
-            "check DATABASE_URL, and that the server runs and lets this machine in"
+            "check DATABASE_URL, and that the server runs and accepts connections from here"
         )
         return [Finding("FAULT", f"database cannot be reached ({_reason(error)})", remedy)]
     try:
         sent_at = now()
         server = await SERVER.one(connection, timeout=ANSWER_SECONDS)
         middle = sent_at + (now() - sent_at) / 2
-        wrong = await in_force.problems(connection, settings)
+        found = await in_force.problems(connection, settings)
         return [
             *_version(server),
-            *_wrong(wrong, "settings of the connection are correct"),
+            *_findings(found, "settings of the connection are correct"),
             *await _schema(connection),
             *await _rights(connection),
             *_clock((server.clock - middle).total_seconds()),
@@ -98,10 +98,10 @@ async def startup_error(settings: Settings) -> str:
 
 def _first_refusal(event: str, found: list[cures.Problem]) -> str:
     """The first finding that stops the service from starting; the others are logged."""
-    for wrong in found:
-        if wrong.level == "refuse":
-            return f"{wrong.what}: {wrong.remedy}"
-        fields = {"what": wrong.what, "remedy": wrong.remedy}
+    for problem in found:
+        if problem.level == "refuse":
+            return f"{problem.what}: {problem.remedy}"
+        fields = {"what": problem.what, "remedy": problem.remedy}
         logger.warning(event, extra={"fields": fields})
     return ""
 
@@ -120,26 +120,26 @@ def _version(server: ServerRow) -> Findings:
         yield Finding("ok", what)
 
 
-def _wrong(found: list[cures.Problem], otherwise: str) -> list[Finding]:
-    """A finding for each error; `otherwise` if there is none."""
+def _findings(found: list[cures.Problem], otherwise: str) -> list[Finding]:
+    """A finding for each problem; `otherwise` if there is none."""
     return [
         Finding("warn" if one.level == "warn" else "FAULT", one.what, one.remedy) for one in found
     ] or [Finding("ok", otherwise)]
 
 
 async def _rights(connection: Connection) -> list[Finding]:
-    wrong = await tables.missing_rights(connection)
-    return _wrong(wrong, "the role has all rights that the service needs")
+    missing = await tables.missing_rights(connection)
+    return _findings(missing, "the role has all rights that the service needs")
 
 
 async def _schema(connection: Connection) -> list[Finding]:
     state = await schema.state(connection)
     if state.error:
         return [Finding("FAULT", state.error, state.remedy)]
-    wrong = await tables.problems(connection)
+    found = await tables.problems(connection)
     return [
         *_migrations(state),
-        *_wrong(wrong, "tables allow reading and writing all rows"),
+        *_findings(found, "tables allow reading and writing all rows"),
     ]
 
 

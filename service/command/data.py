@@ -23,12 +23,10 @@ SetUp = Callable[[], Settings]
 KINDS: Final = {
     "account": "its profiles and all their sessions, balances, grants and limits",
     "profile": "its sessions, balances, grants and limits",
-    "title": "all sessions of it",
+    "title": "all its sessions",
 }
 DAYS = click.IntRange(retention.MIN_DAYS, 36_500)
-
-
-YES = click.option("--yes", is_flag=True, help="Do not ask.")
+YES = click.option("--yes", is_flag=True, help="Skip the confirmation.")
 
 
 @click.command("retain")
@@ -158,7 +156,7 @@ def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
 
 
 def _confirm(question: str, yes: bool) -> None:
-    """Asks before something that cannot be undone; aborts unless the answer is yes."""
+    """Aborts unless the operator confirms an action that cannot be undone."""
     if not yes:
         click.confirm(question, abort=True)
 

@@ -18,7 +18,7 @@ CHILD: Final = UUID("d0000000-0000-4000-8000-000000000011")
 SIBLING: Final = UUID("d0000000-0000-4000-8000-000000000012")
 TITLE: Final = UUID("d0000000-0000-4000-8000-000000000021")
 LESSON: Final = UUID("d0000000-0000-4000-8000-000000000022")
-# Of the password `correct horse` and the PIN 1234, which the README publishes.
+# Hashes of the password `correct horse` and the PIN 1234, which the README publishes.
 PASSWORD_HASH: Final = "$2b$12$YoG4b449C4UoHr36EJjxKubBY3Ies/pqA4UB.DOktrZqaUpQJ4LFW"  # noqa: S105
 PIN_HASH: Final = "$2b$12$rGX0FioDJUD2YvEaHnOh7uwrZz.PUug9IYfblgibyharVFCUJ3uKG"
 
@@ -31,7 +31,7 @@ LOAD: Final = Statement("demo_load", DemoRow)
 
 
 def load(settings: Settings) -> bool:
-    """Loads the demo family into a database without accounts; False if there are others."""
+    """Loads the demo family into a database without accounts; False if it has other accounts."""
     return asyncio.run(_load(settings))
 
 
@@ -59,8 +59,8 @@ def token(secret: str, account_id: UUID, life: timedelta, issuer: str, audience:
     """An access token like the platform's; an empty issuer or audience is left out."""
     now = datetime.now(UTC)
     claims = {"sub": str(account_id), "iat": now, "exp": now + life}
-    named = {"iss": issuer, "aud": audience}
-    claims |= {name: value for name, value in named.items() if value}
+    optional = {"iss": issuer, "aud": audience}
+    claims |= {name: value for name, value in optional.items() if value}
     return jwt.encode(claims, secret, algorithm="HS256")
 
 

@@ -70,14 +70,15 @@ def import_command(
             _print(job, name)
             first = max(job.line + 1, from_line)
             flags = ["--csv"] if is_csv else []
-            again = ["import", "--mode", mode, *flags, "--from-line", str(first), *files[number:]]
-            same = "" if Path(name).is_file() else ", using the same input,"
+            command = ["import", "--mode", mode, *flags, "--from-line", str(first), *files[number:]]
+            hint = "" if Path(name).is_file() else ", using the same input,"
             raise click.ClickException(
-                f"{_sentence(failure)}. Continue{same} with\nviewing-time {shlex.join(again)}"
+                f"{_sentence(failure)}. Continue{hint} with\nviewing-time {shlex.join(command)}"
             ) from failure
         _print(job, name)
         if not job.line and not job.outcome.error_count:
-            click.echo(f"{name}: nothing to import{_from(from_line)}.", err=True)
+            start = f" from line {from_line:,}" if from_line > 1 else ""
+            click.echo(f"{name}: nothing to import{start}.", err=True)
         if job.outcome.detail:
             raise click.ClickException(f"{job.outcome.detail}.")
         refused += job.outcome.error_count
@@ -90,10 +91,10 @@ def _import(settings: Settings, job: Import, name: str, is_csv: bool, from_line:
     path = Path(name)
     with (
         _open(name) as file,
-        _progress(_size(file), path.name) as advance,
+        _progress(os.fstat(file.fileno()).st_size, path.name) as advance,
     ):
-        found = _with_progress(file, advance)
-        lines = csv_rows(found) if is_csv or path.suffix.lower() == ".csv" else json_lines(found)
+        is_csv = is_csv or path.suffix.lower() == ".csv"
+        lines = (csv_rows if is_csv else json_lines)(_with_progress(file, advance))
         remaining = dropwhile(lambda line: line.number < from_line, lines)
         asyncio.run(_merge(settings, job, remaining))
 
@@ -129,10 +130,6 @@ def _progress(size: int, label: str) -> Iterator[Callable[[int], None]]:
         yield bar.update
 
 
-def _size(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
-
-
 async def _merge(settings: Settings, job: Import, lines: Iterator[Line]) -> None:
     async with connected(settings, STATEMENT_SECONDS) as connection:
         await job.merge(connection, lines)
@@ -159,10 +156,6 @@ def _print(job: Import, name: str) -> None:
         f"{name}: {outcome.accounts:,} accounts, {outcome.profiles:,} profiles, "
         f"{outcome.titles:,} titles"
     )
-
-
-def _from(line: int) -> str:
-    return f" from line {line:,}" if line > 1 else ""
 
 
 def _sentence(failure: BaseException) -> str:

@@ -37,7 +37,7 @@ def created_secret() -> str:
 
 
 def kept_secret() -> str:
-    """The secret of `viewing-time run`, which must exist: no service accepts tokens of another."""
+    """The secret of `viewing-time run`, which must exist: no service accepts other tokens."""
     try:
         return SECRET.read_text(encoding="ascii")
     except FileNotFoundError:

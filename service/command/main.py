@@ -89,7 +89,7 @@ def run_command() -> None:
 @click.option(
     "--to", "target", metavar="NAME", help="With --rollback: roll back NAME and all later ones."
 )
-@click.option("--yes", is_flag=True, help="Do not ask before a harmful rollback.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation of a harmful rollback.")
 def migrate_command(lists: bool, rollback: bool, target: str | None, yes: bool) -> None:
     """Migrate the database at DATABASE_DIRECT_URL, else at DATABASE_URL, to this version."""
     if target is not None and not rollback:

@@ -44,7 +44,7 @@ class JwkSet(msgspec.Struct):
 
 
 class Unreadable(Exception):
-    """The published keys cannot be read; one sentence says why."""
+    """The published keys cannot be read; the message is the reason."""
 
 
 async def read_published(settings: Settings) -> dict[Jwk, PyJWK]:

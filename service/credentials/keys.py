@@ -66,9 +66,10 @@ class TooLong(jwt.InvalidTokenError):
 
 
 class Keys:
-    """The keys of one process; a withdrawn key removes the tokens it signed from `tokens`.
+    """The keys of one process. When a key is withdrawn, the tokens it signed leave the cache.
 
-    `published` are the keys of the latest successful reading; `reading` is the latest reading.
+    `tokens` is that cache. `published` are the keys of the latest successful reading, `reading` is
+    the latest reading.
     """
 
     def __init__(self, settings: Settings, tokens: dict[str, Verified]) -> None:
@@ -141,7 +142,7 @@ class Keys:
             await asyncio.sleep(pause)
 
     def read(self) -> asyncio.Task[bool]:
-        """The current reading, or a new one; its result says whether it succeeded."""
+        """The current reading, or a new one; its result is whether it succeeded."""
         if self.reading is None or self.reading.done():
             self.reading = supervised("reading of published keys", self._adopt_published())
         return self.reading
@@ -187,8 +188,8 @@ def _signed(token: str, header: JoseHeader, keys: Iterable[tuple[Jwk | None, PyJ
         raise jwt.DecodeError("The signature cannot be read") from error
     has_key = False
     for jwk, key in keys:
-        named = jwk.kid if jwk is not None else None
-        if header.alg == key.algorithm_name and (header.kid is None or named in (None, header.kid)):
+        kid = jwk.kid if jwk is not None else None
+        if header.alg == key.algorithm_name and (header.kid is None or kid in (None, header.kid)):
             has_key = True
             if key.Algorithm.verify(message, key.key, signature):
                 return Signed(_claims(token, key), jwk)

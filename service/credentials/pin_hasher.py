@@ -78,7 +78,7 @@ class Worker:
             return (await process.stdout.readuntil())[:-1]
 
     async def stop(self) -> None:
-        """Kills the process, in the middle of a hash if need be."""
+        """Kills the process, even during a hash."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -110,7 +110,7 @@ class PinHasher:
         self._servers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Starts the workers; once it returns, a hash costs no more than the hash."""
+        """Starts the workers and waits for each, so that no request pays for the start."""
         try:
             for worker in self._workers:
                 await worker.start()
@@ -141,14 +141,14 @@ class PinHasher:
         finally:
             self.waiting -= 1
             turn.is_over = True
-            self._learn(turn)
+            self._update_average(turn)
 
     def _wait(self) -> float:
         """The seconds until a worker is free for one more turn.
 
-        A turn is expected to take the average of the past turns. A hash that is being computed is
-        expected to take as long again as it has taken, if that is more; it keeps its worker busy
-        also if its request is gone.
+        A turn is expected to take the average of the past turns. A running hash is expected to need
+        the average again, or as long as it has run if that is longer. It occupies its worker even
+        after its request was cancelled.
         """
         now = time.monotonic()
         free = [max(self._turn_seconds, now - started_at) for started_at in self._running.values()]
@@ -158,13 +158,13 @@ class PinHasher:
             heapreplace(free, free[0] + self._turn_seconds)
         return free[0]
 
-    def _learn(self, turn: "Turn") -> None:
+    def _update_average(self, turn: "Turn") -> None:
         """Adds the seconds of a turn to the average, once it and its last hash are over."""
         if turn.is_over and turn.seconds and turn not in self._running:
             self._turn_seconds += SMOOTHING * (turn.seconds - self._turn_seconds)
 
     async def compute(self, turn: "Turn", secret: bytes, salt: bytes) -> bytes:
-        """Queues one hash and returns it; the second hash of a turn goes before other turns.
+        """Queues one hash and returns it; the second hash of a turn precedes other turns.
 
         Raises Overloaded if the hasher is not running, or two workers in succession were lost.
         """
@@ -175,7 +175,7 @@ class PinHasher:
         return await job.answer
 
     async def _serve(self, worker: Worker) -> None:
-        """Keeps one worker busy; the hash of a cancelled request is skipped, or its result is."""
+        """Runs queued hashes on one worker; skips those of cancelled requests."""
         while True:
             *_, job = await self._queue.get()
             if job.answer.done():
@@ -189,7 +189,7 @@ class PinHasher:
                     job.answer.set_exception(error)
             finally:
                 del self._running[job.turn]
-                self._learn(job.turn)
+                self._update_average(job.turn)
                 job.answer.cancel()
 
     async def _hash(self, worker: Worker, job: "_Job") -> bytes:

@@ -12,7 +12,7 @@ MAX_WAITING: Final = 5  # requests of an account with a PIN, and as many with a 
 
 
 class _Account:
-    """The queue of one account. Passwords wait for each other before they join it."""
+    """The queue of one account. Only one password at a time waits in it."""
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
@@ -24,8 +24,8 @@ class Turns:
     """The queues of the accounts that have requests.
 
     A child's device has the family's token, so it can send any number of requests. They delay no
-    other account. A parent's PIN waits for one password at most, and a password that is first of
-    its kind for MAX_WAITING PINs.
+    other account. A PIN waits for at most one password. The first waiting password waits for at
+    most MAX_WAITING PINs.
     """
 
     def __init__(self) -> None:

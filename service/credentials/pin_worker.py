@@ -16,7 +16,7 @@ AUTOGROUP: Final = "/proc/self/autogroup"
 MAX_GROUP_TRIES: Final = 50
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Lowers the priority of this process below all others, as leader of a session of its own.
 
     Niceness, not SCHED_IDLE: the scheduler considers a core with only idle tasks free and wakes the
@@ -41,7 +41,7 @@ def give_way() -> None:
 
 
 def serve() -> None:
-    """Answers until the input ends; Ctrl-C is the parent's business."""
+    """Hashes each line until the input ends; ignores Ctrl-C, which the parent process handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for line in sys.stdin.buffer:
@@ -52,5 +52,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    give_way()
+    lower_priority()
     serve()

@@ -1,10 +1,10 @@
 """Opens connections: their hosts, settings, TLS and keep-alive.
 
-A role or a database can have its own default for every setting. On direct connections those must
-not matter, so the settings that the statements rely on are sent with the start of each connection
-(`ALWAYS`) or set right after it (`connection_prepare`). A pooler refuses most start parameters, so
-behind one `in_force` checks the settings instead. `ops/database.md` lists every setting that can
-change the meaning or the result of a statement.
+A role or a database can have its own default for every setting. Direct connections override them:
+the settings that the statements rely on are sent at the start of each connection (`ALWAYS`) or
+right after it (`connection_prepare`). A pooler rejects most start parameters, so behind one
+`in_force` checks the settings instead. `ops/database.md` lists every setting that can change the
+meaning or the result of a statement.
 """
 
 import random
@@ -61,8 +61,8 @@ def server_settings(
 
     `lock_timeout` keeps a locked row from delaying the heartbeats that share a statement with it.
     Closing a connection does not stop its statement, so long statements also have
-    `statement_timeout`. A pooler refuses start parameters that it does not know: it gets the name
-    only.
+    `statement_timeout`. A pooler rejects unknown start parameters, so only the name is
+    sent to it.
     """
     if is_pooled(settings, direct=direct):
         return {"application_name": NAME}
@@ -135,7 +135,7 @@ def _system_trust(parameters: dict[str, str]) -> ssl.SSLContext:
 
 
 def _keep_alive(connected: socket.socket, address: Address) -> None:
-    """Lets the system detect a peer that has vanished, as libpq does."""
+    """Enables TCP keep-alive as libpq does, to detect a peer that has vanished."""
     if connected.family == socket.AF_UNIX or address.parameters.get("keepalives") == "0":
         return
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

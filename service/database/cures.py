@@ -42,8 +42,8 @@ BY_SQLSTATE_SERVING: Final = {
     "42883": MIGRATE,  # a function does not exist
     "42P01": MIGRATE,  # a table does not exist
 }
-# Remedies for errors without an SQLSTATE of their own: of PgBouncer, which has 08P01 for all, of
-# the driver, and of libpq, which gives none for a failed connection. The first match counts.
+# Remedies for errors without a specific SQLSTATE: PgBouncer reports 08P01 for all, the driver and
+# libpq none for a failed connection. The first match counts.
 BY_TEXT: Final = (
     (r"unsupported startup parameter", POOLED),
     (
@@ -53,7 +53,7 @@ BY_TEXT: Final = (
     ),
     (
         r"no such database",
-        "the pooler knows no database of that name: correct DATABASE_URL, or add it to the "
+        "the pooler has no database of that name: correct DATABASE_URL, or add it to the "
         "pooler's configuration",
     ),
     (

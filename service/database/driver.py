@@ -33,8 +33,8 @@ AnyConnection: TypeAlias = "Connection | PoolConnectionProxy[asyncpg.Record]"
 Source: TypeAlias = "Pool | AnyConnection"
 Cause: TypeAlias = Literal["own", "database", "deadline"]
 
-# The error for each SQLSTATE, or for its class where it has none of its own. Class 08 except 08P01:
-# the server reports with that one that the service broke the protocol.
+# The error for each SQLSTATE, or else for its class. 08P01 is not an outage: with it the server
+# reports that the service violated the protocol.
 KINDS: Final[dict[str, type[DatabaseError]]] = {
     "08": NoAnswer,
     "08P01": DatabaseError,
@@ -83,8 +83,8 @@ def is_outage(error: BaseException) -> bool:
 def translated(source: Source) -> Iterator[None]:
     """Raises DatabaseError for the server's errors, NoAnswer for a lost connection or a time-out.
 
-    Other errors pass unchanged. An OSError that is not the driver's is one: the connection is still
-    open after it.
+    Other errors pass unchanged, also an OSError after which the connection is still open: the
+    driver did not raise it.
     """
     try:
         yield
@@ -137,6 +137,6 @@ def _is_gone(source: Source, error: Exception) -> bool:
 def _text(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    # Of the server's errors the message only, without its hint.
+    # A server error without its hint.
     text = str(error.args[0] if isinstance(error, asyncpg.PostgresError) and error.args else error)
     return " ".join(text.split()) or type(error).__name__

@@ -26,7 +26,7 @@ SOURCES: Final = {
     "default": "by default",
 }
 Rules = dict[str, tuple[Level, str, str]]
-# For each setting: the level of a wrong one, the right value in SQL, and the harm of another.
+# For each setting: the level of a wrong value, the right value in SQL, and the harm of a wrong one.
 EVERYWHERE: Final[Rules] = {
     "default_transaction_read_only": (
         "refuse",
@@ -91,9 +91,9 @@ async def problems(connection: Connection, settings: Settings) -> list[Problem]:
     for name, (level, right, harm) in (EVERYWHERE | (POOLED if is_pooled else {})).items():
         if name in rows and not _is_right(rows[name], right, request_ms):
             row = rows[name]
-            line = _line(row, right.format(request_ms // 4))
+            remedy = _remedy(row, right.format(request_ms // 4))
             then = ", then reconnect the pooler to the server" if is_pooled else ""
-            found.append(Problem(level, f"{_shown(row)}: {harm}", line + then))
+            found.append(Problem(level, f"{_shown(row)}: {harm}", remedy + then))
     return sorted(found, key=lambda problem: LEVELS.index(problem.level))
 
 
@@ -134,8 +134,8 @@ def _shown(row: SettingRow) -> str:
     return f"{row.name} is {setting} {SOURCES.get(row.source, row.source)}"
 
 
-def _line(row: SettingRow, right: str) -> str:
-    """A line to copy. A setting of the role in the database overrides one of the role."""
+def _remedy(row: SettingRow, right: str) -> str:
+    """The statement to run. A setting of the role in the database overrides one of the role."""
     if row.source == "client":
         return f"remove {row.name} from the options in DATABASE_URL or the pooler's configuration"
     role = _quoted(row.role_name)

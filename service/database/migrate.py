@@ -171,7 +171,7 @@ def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None
 
 
 def _invalid_indexes(guard: Connection, names: list[str]) -> list[tuple[str, str]]:
-    """The name and the drop statement of each, once no build is running.
+    """The name and the drop statement of each invalid index, once no build is running.
 
     The server continues a build after the client that started it has been killed.
     """

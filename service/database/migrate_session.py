@@ -30,11 +30,11 @@ LATER_OPTIONS: Final = {140_000: "-c idle_session_timeout=0", 170_000: "-c trans
 
 
 class MigrationError(Exception):
-    """The database could not be migrated; one sentence says why."""
+    """The database could not be migrated; the message is one sentence."""
 
 
 class UnreachableError(MigrationError):
-    """No connection to the database; `reason` says why."""
+    """The database cannot be reached, for `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The database cannot be reached: {reason}.")

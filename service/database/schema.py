@@ -20,7 +20,7 @@ class MigrationRow(msgspec.Struct, frozen=True):
     migration_id: str
 
 
-LOOK: Final = Statement("schema_tables", TablesRow)
+FIND_TABLES: Final = Statement("schema_tables", TablesRow)
 APPLIED: Final = Statement("migration_applied", MigrationRow)
 SECONDS: Final = 10.0
 # A test compares them with the migrations.
@@ -42,9 +42,9 @@ TABLES: Final = (
 class State(msgspec.Struct, frozen=True):
     """The schema of a database, compared with that of this version.
 
-    `error` says why this version cannot serve from it, and is empty if it can. `unknown` are the
-    migrations of a later version, in order; none are known if the role may not read the record
-    (`is_readable`).
+    `error` is the reason this version cannot serve from it, empty if it can. `unknown` are the
+    migrations of a later version, in order; it is empty if the role may not read the record of
+    migrations (`is_readable`).
     """
 
     error: str
@@ -55,7 +55,7 @@ class State(msgspec.Struct, frozen=True):
 
 async def state(source: Source) -> State:
     """Reads the state of the schema with two short statements that need no right."""
-    tables = await LOOK.one(source, [*TABLES], timeout=SECONDS)
+    tables = await FIND_TABLES.one(source, [*TABLES], timeout=SECONDS)
     applied: frozenset[str] = frozenset()
     if tables.is_readable:
         applied = frozenset(row.migration_id for row in await APPLIED.all(source))

@@ -15,7 +15,7 @@ from service.observing.trace import count_statement
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 
-# Both are of the whole process: run times by file name, and waits for a connection.
+# Of the whole process: run times by file name, and waits for a connection.
 STATEMENT_TIMES: Final[dict[str, Histogram]] = {}
 POOL_WAIT: Final = Histogram(WAIT_SECONDS)
 

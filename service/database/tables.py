@@ -29,7 +29,7 @@ class RightsRow(msgspec.Struct, frozen=True):
     role_name: str
 
 
-LOOK: Final = Statement("check_tables", TableErrorRow)
+CHECK_TABLES: Final = Statement("check_tables", TableErrorRow)
 RIGHTS: Final = Statement("check_rights", RightsRow)
 PLATFORM: Final = ("users", "profiles", "titles")
 # A sentence and a remedy for each error that the statement finds.
@@ -72,7 +72,7 @@ SENTENCES: Final = {
         "`drop rule {name} on {table}`",
     ),
     "security": (
-        "row security of table {table} has no policy that lets role {role} read and insert",
+        "row security of table {table} has no policy that allows role {role} to read and insert",
         "`create policy viewing on {table} to {role} using (true) with check (true)`",
     ),
     "policies": (
@@ -97,7 +97,7 @@ NEW_ROWS: Final = "; PUT and import of new rows answer 409"
 
 async def problems(connection: Connection) -> list[Problem]:
     """The problems that keep the service from reading or writing rows, the worst first."""
-    return [_problem(row) for row in await LOOK.all(connection)]
+    return [_problem(row) for row in await CHECK_TABLES.all(connection)]
 
 
 def _problem(row: TableErrorRow) -> Problem:

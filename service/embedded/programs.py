@@ -29,7 +29,7 @@ SHELL_MARKS: Final = re.compile(r'["$`\\]')
 
 
 class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot run; one sentence says why and what to do."""
+    """The embedded PostgreSQL cannot run; the message has the reason and a remedy."""
 
 
 class Account(TypedDict, total=False):

@@ -131,7 +131,7 @@ class _Server(threading.Thread):
         self._make_private(self.sockets)
         try:
             if not self.cluster.exists():
-                # Made aside, so that an interrupted one is never taken for complete.
+                # Made in another folder: after an interruption, an incomplete one must not be used.
                 unfinished = self.data / "cluster.new"
                 self._make_private(unfinished)
                 with at_plain_path(self.binaries) as binaries:
@@ -143,7 +143,7 @@ class _Server(threading.Thread):
                     raise self._failed(f"was not initialised, initdb ended with {code}")
                 unfinished.rename(self.cluster)
             self._check_major()
-            self._forget_dead_server()
+            self._remove_stale_pid_file()
             settings = [f"-c{name}={value}" for name, value in self.options.items()]
             arguments = ["-k", str(self.sockets), "-p", PORT, *settings]
             with start(self.binaries / "postgres", self.cluster, arguments) as postgres:
@@ -173,8 +173,8 @@ class _Server(threading.Thread):
                 "pg_dump, and restore them into a new directory."
             )
 
-    def _forget_dead_server(self) -> None:
-        """Removes a stale pid file: PostgreSQL takes any process with that pid for its server."""
+    def _remove_stale_pid_file(self) -> None:
+        """PostgreSQL does not start while any process has the pid of a server that has died."""
         with suppress(OSError):  # no pid file, no such process, or one of another account
             pid = (self.cluster / "postmaster.pid").read_text().partition("\n")[0]
             if Path(f"/proc/{pid}/cwd").samefile(self.cluster):
@@ -208,7 +208,7 @@ class _Server(threading.Thread):
         return None
 
     def _has_database(self) -> bool:
-        """Whether the database is there, made if it was missing; False without an answer."""
+        """Creates a missing database; returns whether it exists, False without an answer."""
         if self.database in self._databases():
             return True
         made = self._client("createdb", self.database).returncode == 0

@@ -219,7 +219,11 @@ async def admin(request: Request) -> UUID:
 
 
 async def entitled(request: Request, error: FieldError | RuleError) -> None:
-    """Raises 401 or 403 if the caller may not see this error: rules come after the profile."""
+    """Raises 401 or 403 if the caller may not see this error.
+
+    A RuleError is for the owner of the profile only: fields are checked before the profile, rules
+    after it.
+    """
     context: Context = request.state.context
     account_id = await account(request)
     profile_id = None

@@ -53,9 +53,9 @@ def read(request: Request, kind: lenient_json.Body[T]) -> T:
 
 
 def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
-    """An endpoint whose body has arrived before it starts, and that must end in time.
+    """An endpoint that starts when its body has arrived.
 
-    It has `seconds`, or else REQUEST_TIMEOUT_SECONDS. Raises DeadlinePassed.
+    It raises DeadlinePassed after `seconds`, or else after REQUEST_TIMEOUT_SECONDS.
     """
 
     @wraps(endpoint)

@@ -29,7 +29,7 @@ from service.errors import (
 from service.http import auth
 from service.http.body_and_reply import reply
 from service.http.urls import ADMIN
-from service.observing.trace import blame, refuse
+from service.observing.trace import record_error, record_refusal
 
 UNQUOTED: Final = "/:@!$&'()*+,;="
 CONSTRAINTS: Final = {
@@ -38,8 +38,8 @@ CONSTRAINTS: Final = {
 
 
 async def client_error(request: Request, error: ClientError) -> Response:
-    """The client's error, in the contract's sentence; log and metrics get its reason."""
-    refuse(error.reason)
+    """The contract's sentence for a client's error; log and metrics record its reason."""
+    record_refusal(error.reason)
     if error.status == 401:
         context: Context = request.state.context
         context.metrics.unauthenticated[error.reason] += 1
@@ -59,7 +59,7 @@ async def entitled_error(request: Request, error: FieldError | RuleError) -> Res
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
-    """An unknown path or method; a path that is known without the slashes at its end redirects.
+    """404 or 405; 307 if the path exists without the slashes at its end.
 
     The target has no host: the client chooses the `Host` header, and behind a proxy it is not the
     public one.
@@ -86,8 +86,8 @@ def _methods(request: Request, path: str) -> set[str]:
 
 async def overloaded(request: Request, error: Overloaded) -> Response:
     """503 for load shedding."""
-    blame(error)
-    refuse(error.reason)
+    record_error(error)
+    record_refusal(error.reason)
     return _retry_later(error.retry_after)
 
 
@@ -98,7 +98,7 @@ async def unavailable(request: Request, error: Exception) -> Response:
         # After a failover every connection of the pool has to find the new primary.
         await context.pool.expire_connections()
     context.metrics.failures[cause(error)] += 1
-    blame(error)
+    record_error(error)
     return _retry_later(1)
 
 
@@ -107,11 +107,11 @@ async def refused(request: Request, error: Rejected) -> Response:
 
     Only the platform's calls write to its tables. Any other call that breaks a rule is a bug.
     """
-    known = CONSTRAINTS.get(error.constraint)
-    if known is None and not request.scope["path"].startswith(ADMIN):
+    conflict = CONSTRAINTS.get(error.constraint)
+    if conflict is None and not request.scope["path"].startswith(ADMIN):
         raise error
     sentence = refusals.sentence(error, is_deletion=request.method == "DELETE")
-    return await client_error(request, known or ClientError(sentence))
+    return await client_error(request, conflict or ClientError(sentence))
 
 
 async def own_error(request: Request, error: Exception) -> Response:

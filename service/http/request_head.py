@@ -22,7 +22,7 @@ TOO_LARGE: Final = "Request head too large"
 
 
 class Refused(Exception):
-    """A request to be answered 400; its text is one sentence."""
+    """A request that is answered 400; the message is the sentence."""
 
 
 class HeadProtocol(HttpToolsProtocol):

@@ -51,7 +51,7 @@ async def logged(
         _count(scope, status or 500)
     latest = CURRENT.get() or trace  # a heartbeat has made its own
     if latest.beat is not None and latest.reason:
-        _note_beat(scope, latest)
+        _count_refused_beat(scope, latest)
     else:
         _log(scope, status, trace, failure)
 
@@ -68,7 +68,7 @@ def _route(scope: Scope) -> str:
     return "unmatched" if route is None else route.path
 
 
-def _note_beat(scope: Scope, trace: Trace) -> None:
+def _count_refused_beat(scope: Scope, trace: Trace) -> None:
     """Counts a rejected heartbeat by reason; keeps the first of each report as a sample."""
     metrics: Metrics = scope["state"]["context"].metrics
     if trace.reason != Overloaded.reason:
@@ -84,7 +84,7 @@ def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> 
     has_failed = status >= 500 and not (status == 503 and is_probe)  # `readiness` logs changes
     level = logging.DEBUG if is_probe else logging.INFO
     profile_id = str(scope.get("path_params", {}).get("profile_id", ""))
-    is_named = not trace.nameless and lenient_json.UUID_FORM.fullmatch(profile_id)
+    is_named = not trace.omits_profile and lenient_json.UUID_FORM.fullmatch(profile_id)
     fields = {
         "method": scope["method"],
         "route": route,

@@ -55,11 +55,11 @@ class Cycle(RequestResponseCycle):
         self.response_started = True
         self.waiting_for_100_continue = False
         lines = [STATUS_LINE[status]]
-        says_close = False
+        has_close = False
         count = 1
-        for given, value in (*self.default_headers, *headers):
+        for raw_name, value in (*self.default_headers, *headers):
             count += 1
-            name = given.lower()
+            name = raw_name.lower()
             if name not in FRAMING:
                 pass
             elif name == b"content-length" and self.chunked_encoding is None:
@@ -70,9 +70,9 @@ class Cycle(RequestResponseCycle):
                 self.chunked_encoding = True
             elif name == b"connection" and b"close" in value.lower().replace(b" ", b"").split(b","):
                 self.keep_alive = False
-                says_close = True
+                has_close = True
             lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive and not says_close:
+        if not self.keep_alive and not has_close:
             lines.append(b"connection: close\r\n")
             count += 1
         is_bodiless = self.scope["method"] == "HEAD" or status in (204, 304)

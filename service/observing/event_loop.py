@@ -1,4 +1,4 @@
-"""Measures event-loop lag, and logs once a second what would be too much for a line each."""
+"""Measures event-loop lag, and logs frequent events together once a second."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ async def monitoring(metrics: Metrics) -> AsyncIterator[None]:
 
 
 async def _measure_lag(metrics: Metrics) -> None:
-    """Measures how late timers fire: so long something else held the event loop."""
+    """Measures how late timers fire, because something else has blocked the event loop."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_INTERVAL_SECONDS
@@ -46,7 +46,7 @@ async def _measure_lag(metrics: Metrics) -> None:
 
 
 async def _report_heartbeats(metrics: Metrics) -> None:
-    """Logs rejected heartbeats once a second: a line each costs most when most are rejected."""
+    """Logs rejected heartbeats once a second: a line for each would cost most under overload."""
     shed, refusals = 0, Counter[str]()
 
     def report() -> None:

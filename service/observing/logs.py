@@ -141,7 +141,8 @@ HANDLER: Final = QueuedHandler()
 def logging_to_stdout(level: str) -> Iterator[None]:
     """Sends all logs to standard output until the block ends.
 
-    Directly to the descriptor: Python's own buffer has a lock, which the end of the process takes.
+    It writes to the descriptor, because Python's own buffer has a lock that the interpreter needs
+    to exit.
     """
     is_open = sys.stdout is not None  # None if the process was started with it closed
     is_terminal = is_open and sys.stdout.isatty()

@@ -1,4 +1,4 @@
-"""What the kernel counts about this process, under the names that Prometheus clients share."""
+"""The kernel's counts of this process, under the names that Prometheus clients share."""
 
 import sys
 from collections.abc import Iterable

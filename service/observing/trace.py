@@ -1,4 +1,4 @@
-"""The current request: its id, its trace, how many statements it took."""
+"""The current request: its id, its trace, and the number of its statements."""
 
 import re
 from contextvars import ContextVar
@@ -16,9 +16,9 @@ class Trace:
 
     A request id is 1 to 64 visible ASCII characters without quotes and backslashes; another one
     is replaced. `traceparent` follows W3C Trace Context; an invalid one is ignored. `begun` is
-    monotonic; `cause` is the error of a failed request, `reason` the label of a refused one; the
-    log line of a `nameless` request omits its profile. `beat` is the profile id of a refused
-    heartbeat, if it could be read.
+    monotonic; `cause` is the error of a failed request, `reason` the label of a refused one. With
+    `omits_profile` the log line has no profile. `beat` is the profile id of a refused heartbeat,
+    empty if it could not be read.
     """
 
     __slots__ = (
@@ -27,7 +27,7 @@ class Trace:
         "beat",
         "begun",
         "cause",
-        "nameless",
+        "omits_profile",
         "reason",
         "statements",
     )
@@ -38,7 +38,7 @@ class Trace:
         self.cause = ""
         self.reason = ""
         self.beat: str | None = None
-        self.nameless = False
+        self.omits_profile = False
         self._request_id = request_id
         self._traceparent = traceparent
 
@@ -67,22 +67,22 @@ class Trace:
 CURRENT: Final[ContextVar[Trace | None]] = ContextVar("trace", default=None)
 
 
-def blame(error: BaseException) -> None:
+def record_error(error: BaseException) -> None:
     """Records the error that the current request fails with."""
     if trace := CURRENT.get():
         trace.cause = f"{type(error).__name__}: {error}"
 
 
-def refuse(reason: str) -> None:
+def record_refusal(reason: str) -> None:
     """Records why the current request is refused."""
     if trace := CURRENT.get():
         trace.reason = reason
 
 
-def name_nobody() -> None:
+def omit_profile() -> None:
     """Keeps the current request's profile out of its log line."""
     if trace := CURRENT.get():
-        trace.nameless = True
+        trace.omits_profile = True
 
 
 def count_statement() -> None:

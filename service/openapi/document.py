@@ -61,11 +61,11 @@ class Description:
         self._page = page.page(described).encode()
 
     async def openapi_json(self, request: Request) -> Response:
-        """GET /openapi.json: this description for programs."""
+        """GET /openapi.json: returns this description for programs."""
         return Response(self._json, 200, CACHED, "application/json")
 
     async def docs(self, request: Request) -> Response:
-        """GET /docs: this description for people, as one page that loads nothing else."""
+        """GET /docs: returns this description as one page for people, which loads nothing else."""
         return Response(self._page, 200, {**CACHED, **page.HEADERS}, "text/html")
 
 

@@ -33,7 +33,7 @@ Struct = type[msgspec.Struct]
 
 
 class Caller(Enum):
-    """Who may call: anyone, an account, the account that owns the profile, an administrator."""
+    """The permitted callers; an owner is the account that owns the profile."""
 
     ANYONE = "anyone"
     ACCOUNT = "account"
@@ -77,8 +77,8 @@ IN_BATCHES: Final = (
 )
 EVERYWHERE: Final = (
     "The response is sent when every instance has applied the change: heartbeats sent after it"
-    " follow the change. An instance that does not respond is waited for at most"
-    f" {MAX_WAIT_SECONDS * 1000:.0f} milliseconds."
+    f" follow the change. It waits at most {MAX_WAIT_SECONDS * 1000:.0f} milliseconds for an"
+    " instance that does not respond."
 )
 DELAYED: Final = "The response takes at least 200 milliseconds, whatever the outcome."
 ATTEMPTS: Final = (
@@ -92,8 +92,8 @@ PASSWORDS: Final = (
     " the PIN."
 )
 CHECKED_AGAIN: Final = (
-    "A request that is repeated with its `Idempotency-Key` checks the PIN or password again, as an"
-    " attempt; only a wrong one that is repeated with its key is not counted again."
+    "A request that is repeated with its `Idempotency-Key` checks the PIN or password again, which"
+    " counts as an attempt, unless its first response was that the PIN or password is wrong."
 )
 
 PIN_ERRORS: Final = [errors.NO_PIN, errors.PIN_LOCKED, errors.TOO_MANY_PIN_REQUESTS]
@@ -151,7 +151,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         pin.VerifyBody,
         [*PIN_ERRORS, errors.PIN_INCORRECT],
         [REQUEST_KEY],
-        f"{ATTEMPTS} {DELAYED} {CHECKED_AGAIN} Its token is a new one.",
+        f"{ATTEMPTS} {DELAYED} {CHECKED_AGAIN} Each response has a new token.",
     ),
     "pin_reset": account(
         pin.PinDone,

@@ -68,8 +68,8 @@ def _heading(method: str, path: str) -> str:
 
 
 def _group(document: Json, tag: Json) -> str:
-    found = "".join(_operation(*operation) for operation in _operations(document, tag))
-    return f"<h2>{_text(tag['name'])}</h2>{_prose(tag['description'])}{found}"
+    sections = "".join(_operation(*operation) for operation in _operations(document, tag))
+    return f"<h2>{_text(tag['name'])}</h2>{_prose(tag['description'])}{sections}"
 
 
 def _operation(method: str, path: str, operation: Json) -> str:
@@ -162,7 +162,7 @@ def _default(shape: Json) -> str:
 
 
 def _type(schema: Json) -> str:
-    """A few words for a schema."""
+    """A schema in a few words."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f'<a href="#{name}">{name}</a>'

@@ -59,7 +59,7 @@ def responses(path: str, operation: Operation) -> Json:
 
 
 def _sentences(path: str, operation: Operation) -> dict[int, list[str]]:
-    """By status, the sentences of an operation's errors; 422 also if it only has fields."""
+    """The sentences of an operation's errors by status; 422 may have none, for its field errors."""
     sentences: list[Sentence] = []
     has_path = bool(PATH_NAME.search(path))
     has_body = operation.body is not None or bool(operation.lines)

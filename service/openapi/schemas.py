@@ -64,7 +64,7 @@ class FieldError(msgspec.Struct):
 
 
 class FieldErrors(msgspec.Struct):
-    """The response if a field cannot be read."""
+    """The response to a field that cannot be read."""
 
     detail: Annotated[list[FieldError], doc("One error: the first that was found.")]
 
@@ -119,21 +119,21 @@ def _plain(form: types.StructType) -> Json:
 
 
 def _answer(form: types.StructType) -> Json:
-    """A response has every field, also those with a default."""
+    """The schema of a response, which has every field, also those with a default."""
     schema = _plain(form)
     for shape in schema["properties"].values():
         shape.pop("default", None)
-    schema["required"] = [m.encode_name for m in form.fields if _is_sure(m)]
+    schema["required"] = [m.encode_name for m in form.fields if _is_always_present(m)]
     return schema
 
 
-def _is_sure(member: types.Field) -> bool:
+def _is_always_present(member: types.Field) -> bool:
     """Whether a response always has the field: all do, except those that default to UNSET."""
     return member.required or (member.default, member.default_factory) != (NODEFAULT, NODEFAULT)
 
 
 def _body(form: types.StructType) -> Json:
-    """A body accepts everything that `lenient_json` reads."""
+    """The schema of a body, which accepts everything that `lenient_json` reads."""
     schema = _plain(form)
     for shape in schema["properties"].values():
         restricted = {key: shape.pop(key) for key in [*shape] if key not in ANNOTATIONS}
@@ -172,5 +172,5 @@ def _example(form: types.Type) -> Any:
     return {
         member.encode_name: _example(member.type)
         for member in form.fields
-        if is_body or _is_sure(member)
+        if is_body or _is_always_present(member)
     }

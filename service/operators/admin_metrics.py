@@ -73,7 +73,7 @@ class PoolCounts(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """The counts of one process: behind a load balancer, the next response can be of another."""
+    """The counts of one process; behind a load balancer, another process can answer next."""
 
     instance: Annotated[
         str, doc("The process: host, port and an id made at its start.", "vt-1:8000/3f9a0c21")
@@ -87,7 +87,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 async def admin_metrics(request: Request) -> Response:
-    """Counts since the start of the process; durations are in milliseconds."""
+    """Returns the counts since the start of the process; durations are in milliseconds."""
     await auth.admin(request)
     return reply(_counts(request.state.context))
 

@@ -28,12 +28,12 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 async def health_live(request: Request) -> Response:
-    """Always ok, without waiting for anything."""
+    """Returns ok, without waiting for anything."""
     return reply(Alive())
 
 
 async def health_ready(request: Request) -> Response:
-    """The latest result of the readiness check, without waiting for the next one."""
+    """Returns the latest result of the readiness check, without waiting for the next one."""
     context: Context = request.state.context
     checks = context.readiness.checks(is_stopping=request.app.draining)
     if checks == OK:

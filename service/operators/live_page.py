@@ -31,5 +31,5 @@ HEADERS: Final = {
 
 
 async def live(request: Request) -> Response:
-    """The page; it asks for an administrator's token and keeps it in memory only."""
+    """Returns the page, which prompts for an administrator's token and keeps it in memory only."""
     return Response(PAGE, headers=HEADERS, media_type="text/html")

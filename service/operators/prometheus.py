@@ -1,4 +1,4 @@
-"""GET /metrics: what the process counted, in Prometheus' text format.
+"""GET /metrics: the counts of the process, in Prometheus' text format.
 
 The families are built for each scrape from plain numbers, so that counting costs one addition.
 """
@@ -73,7 +73,7 @@ Values: TypeAlias = float | Histogram | Mapping[Any, float | Histogram]
 
 
 async def metrics(request: Request) -> Response:
-    """All metrics, without a token; the event loop runs other tasks between two families."""
+    """Returns all metrics, without a token; other tasks of the event loop run between families."""
     blocks = []
     for family in _families(request.state.context):
         blocks.append(generate_latest(_OneFamily(family)))
@@ -161,7 +161,7 @@ def _family(name: str, help_text: str, values: Values, labels: Iterable[str] = (
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """How many values were at most each bound, by the bound as Prometheus writes it."""
+    """Each bound as Prometheus writes it, and the number of values up to it."""
     bounds = map(floatToGoString, (*histogram.bounds, float("inf")))
     return list(zip(bounds, histogram.cumulative(), strict=True))
 

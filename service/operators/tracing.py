@@ -82,18 +82,18 @@ class Telemetry:
     async def request(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request in a span, a child of the caller's; log lines get the span's ids."""
         headers = scope["headers"]
-        sent = {
+        carrier = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in headers
             if name in CONTEXT_HEADERS
         }
         with self._tracer.start_as_current_span(
-            scope["method"], PROPAGATOR.extract(sent), SpanKind.SERVER
+            scope["method"], PROPAGATOR.extract(carrier), SpanKind.SERVER
         ) as span:
-            own: dict[str, str] = {}
-            PROPAGATOR.inject(own)
+            injected: dict[str, str] = {}
+            PROPAGATOR.inject(injected)
             others = [header for header in headers if header[0] not in CONTEXT_HEADERS]
-            added = [(name.encode(), value.encode()) for name, value in own.items()]
+            added = [(name.encode(), value.encode()) for name, value in injected.items()]
             scope = {**scope, "headers": [*others, *added]}
 
             async def send_traced(message: Message) -> None:

@@ -16,7 +16,7 @@ from service.errors import PROFILE_NOT_FOUND, ClientError
 from service.http import auth
 from service.http.body_and_reply import reply
 from service.http.fields import ProfileId, doc
-from service.observing.trace import name_nobody
+from service.observing.trace import omit_profile
 from service.platform.records import caller_and_id
 from service.settings import Settings
 
@@ -55,7 +55,7 @@ class Erased(msgspec.Struct, frozen=True):
 async def viewing_data_erase(request: Request) -> Response:
     """Deletes the viewing data of a profile; a second request deletes nothing."""
     context: Context = request.state.context
-    name_nobody()
+    omit_profile()
     caller_id, profile_id = await caller_and_id(request, "profile")
     change = context.configurations.changes.begin()
     arguments = (caller_id, False, profile_id, change.origin)

@@ -86,7 +86,9 @@ async def test_a_database_that_is_not_there(environment: dict[str, str]) -> None
     dsn = f"postgresql://vt:hunter2@127.0.0.1:{free_port()}/vt"
     (line,) = await troubles({**environment, "DATABASE_URL": dsn})
     assert line.startswith("FAULT database cannot be reached (ConnectionRefusedError")
-    assert line.endswith("check DATABASE_URL, and that the server runs and lets this machine in")
+    assert line.endswith(
+        "check DATABASE_URL, and that the server runs and accepts connections from here"
+    )
     assert "hunter2" not in line
     missing = environment["DATABASE_URL"].replace("test_", "missing_")
     (line,) = await troubles({**environment, "DATABASE_URL": missing})

@@ -322,7 +322,7 @@ async def test_row_security_is_found_where_it_is_in_force(
     await connection.execute("reset role")
     assert (found.level, found.what) == (
         "refuse",
-        f"row security of {SESSION} has no policy that lets role {role} read and insert",
+        f"row security of {SESSION} has no policy that allows role {role} to read and insert",
     )
     (line,) = re.findall("`(.*)`", found.remedy)
     await connection.execute(line)

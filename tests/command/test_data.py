@@ -125,7 +125,7 @@ async def test_delete(database: str, connection: Connection, family: Family) -> 
     )
     unsure = run(database, "delete", "title", str(family.title))
     assert (unsure.returncode, unsure.stderr) == (1, "Aborted!\n")
-    question = f"Delete title {family.title} with all sessions of it for good? [y/N]: "
+    question = f"Delete title {family.title} with all its sessions for good? [y/N]: "
     assert unsure.stdout.startswith(question)
     assert await connection.fetchval("select count(*) from viewing_sessions") == 6000
     done = run(database, "delete", "title", str(family.title), "--yes")
