@@ -20,11 +20,11 @@ quick: $(INSTALLED) ## the tests that need no PostgreSQL and start no process
 	@exec $(BIN)/python -m pytest -q -m quick $(ARGS)
 
 test: $(INSTALLED) ## the whole test suite, on WORKERS=3 processes with a PostgreSQL each
-	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'not soak' $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(WORKERS) -m 'not soak' $(ARGS)
 
 coverage: $(INSTALLED) ## the whole test suite, and the lines and branches of service/ it reaches
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadgroup -m 'not soak' $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) -m 'not soak' $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

@@ -24,6 +24,7 @@ import bcrypt
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
+from xdist.scheduler import LoadScopeScheduling
 
 from service.app import application
 from service.context import Context
@@ -42,6 +43,12 @@ ROOT = Path(__file__).parent.parent
 FILES = open_files.raise_limit()
 # Where the clock of an application in this process stands until a test moves it.
 NOW: Final = datetime.fromisoformat(os.environ.get("TEST_INSTANT", "2026-11-25T12:00:00+00:00"))
+# The files with a fixture that is made once for all their tests.
+SHARING: Final = {
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "tests").rglob("test_*.py")
+    if 'scope="module"' in path.read_text()
+}
 ROOM_BYTES: Final = 4 * 2**30
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, which the processes that
@@ -64,15 +71,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a free worker the next test, or all tests of a file that share a fixture."""
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = _unit_of
+    return scheduler
+
+
+def _unit_of(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return file if file in SHARING else nodeid
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks quick tests, and keeps those that share the fixture of a module on one worker."""
+    """Marks quick tests."""
     for item in items:
         if not isinstance(item, pytest.Function):
             continue
         fixtures = [each for name in item.fixturenames for each in _definitions(item, name)]
-        if any(fixture.scope == "module" for fixture in fixtures):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         if item.get_closest_marker("slow") or "postgres_dsn" in item.fixturenames:
             continue
         if not any(map(starts_processes, (item.function, *(each.func for each in fixtures)))):

@@ -26,7 +26,8 @@ PRIVATE: Final = {
     "tests/viewing/test_heartbeat_writer.py": {"_open"},  # a connection that cannot be opened
     "tests/viewing/test_rules.py": {"_DAYS", "_zone_names"},  # caches to clear
     # Not ours:
-    "tests/conftest.py": {"_fixtureinfo"},  # pytest shows the fixtures of a test nowhere else
+    # pytest shows the fixtures of a test, and xdist what goes to one worker, nowhere else.
+    "tests/conftest.py": {"_fixtureinfo", "_split_scope"},
     "tests/processes.py": {"_exit"},  # of `os`
 }
 # Who reads the machine's clock, and why the day of the run does not matter.
