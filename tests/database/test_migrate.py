@@ -826,7 +826,7 @@ def test_a_rollback_under_a_running_service_needs_confirmation(
     status, output = refused(tmp_path, *command, "--to", "0009_x", DATABASE_URL=empty_database)
     assert (status, output) == (1, "Error: Migration 0009_x is not applied.")
     status, output = refused(tmp_path, "migrate", *target, DATABASE_URL=empty_database)
-    assert "--to goes with --rollback." in output
+    assert "--to needs --rollback." in output
 
 
 def test_timeouts_of_the_role_do_not_end_a_migration(empty_database: str) -> None:
