@@ -5,8 +5,8 @@
 -- $3 now timestamptz
 --
 -- row: is_active bool              the account is active
--- row: is_known bool               the session exists
--- row: is_owner bool               it is of one of the account's profiles
+-- row: is_found bool               the session exists
+-- row: is_owner bool               its profile is the account's
 -- row: total_seconds int           null if nothing was done
 -- row: ended_at timestamptz        null if nothing was done
 --
@@ -33,7 +33,7 @@ ended as (
 )
 select
     o.is_active,
-    o.session_id is not null as is_known,
+    o.session_id is not null as is_found,
     o.profile_id is not null as is_owner,
     e.total_seconds,
     e.ended_at

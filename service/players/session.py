@@ -20,7 +20,7 @@ from service.http.idempotency import begin_once, repeatable
 
 class EndRow(msgspec.Struct, frozen=True):
     is_active: bool
-    is_known: bool
+    is_found: bool
     is_owner: bool
     total_seconds: int | None
     ended_at: datetime | None
@@ -49,7 +49,7 @@ async def session_end(request: Request) -> Response:
 
 async def _end(account_id: UUID, session_id: UUID, now: datetime, source: Source) -> SessionEnd:
     row = auth.active(await END.maybe(source, account_id, session_id, now))
-    if not row.is_known:
+    if not row.is_found:
         raise ClientError(SESSION_NOT_FOUND)
     if not row.is_owner:
         raise ClientError(SESSION_DENIED)
