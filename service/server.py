@@ -29,9 +29,9 @@ OPERATOR_CONNECTIONS: Final = 8  # to METRICS_PORT, in addition to those of clie
 
 
 class PortTaken(Exception):
-    """The service cannot listen on the address `where`; its text is two sentences.
+    """The service cannot listen on the address `where`; the message is two sentences.
 
-    `variable` is the setting to change, `remedy` how.
+    `variable` is the setting to change, `remedy` is how to change it.
     """
 
     def __init__(self, where: str, reason: str | None, variable: str, remedy: str) -> None:
@@ -40,14 +40,14 @@ class PortTaken(Exception):
 
 
 class BackgroundTaskDied(Exception):
-    """The service has stopped after the death of a background task; one sentence."""
+    """The service has stopped because a background task has died; the message is one sentence."""
 
 
 class Admitted(Protocol):
     """Accepts a connection, or closes it at once if too many clients are connected.
 
-    A closed client tries another instance, while one that is never accepted waits; and the process
-    keeps the open files that it needs itself.
+    A closed client tries another instance, while one that is never accepted waits. The limit also
+    keeps open files free for the process itself.
     """
 
     spare = 0
@@ -63,7 +63,7 @@ class Admitted(Protocol):
 
 
 class AdmittedOperator(Admitted):
-    """The same for METRICS_PORT, where operators can connect when clients cannot."""
+    """Admits connections to METRICS_PORT, where operators can connect when clients cannot."""
 
     spare = OPERATOR_CONNECTIONS
 
@@ -84,11 +84,11 @@ class Server(uvicorn.Server):
         self._drain = drain
         self._ready = ready
         self.has_failed = False
-        self._more: list[tuple[socket.socket, uvicorn.Config]] = []
+        self._additional: list[tuple[socket.socket, uvicorn.Config]] = []
 
     def add(self, listener: socket.socket, config: uvicorn.Config) -> None:
         """Serves another application on another socket, with the lifespan of the first."""
-        self._more.append((listener, config))
+        self._additional.append((listener, config))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
         if connections.max < context.settings.heartbeat_queue_max:
             logger.warning("connections_few", extra={"fields": {"max": connections.max}})
         self._loop = asyncio.get_running_loop()
-        for listener, config in self._more:
+        for listener, config in self._additional:
             config.load()
             protocol = partial(
                 AdmittedOperator,
@@ -127,7 +127,7 @@ class Server(uvicorn.Server):
 
 
 def _tune_garbage_collector() -> None:
-    """Excludes all that was built at start from later collections, and collects less often.
+    """Excludes the objects built at start from later collections, and collects less often.
 
     A request makes no cycles. With the default thresholds, full collections walk every connection
     and every cached token again and again, which caused latencies above a second.
@@ -160,7 +160,7 @@ def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
 
 
 def _remedy(number: int | None, variable: str) -> tuple[str, str]:
-    """The setting to change after the system's error `number` for a port, and how."""
+    """The setting to change after the system's error `number`, and how to change it."""
     if number == errno.EADDRINUSE:
         return variable, f"set {variable} to another"
     if number in (errno.EACCES, errno.EPERM):
@@ -179,7 +179,7 @@ def serve(
     scrape_listener: socket.socket | None,
     ready: Callable[[], None],
 ) -> bool:
-    """Serves until a signal stops it, metrics on `scrape_listener`; False if it could not start.
+    """Serves requests, and metrics on `scrape_listener`, until a signal; False if it did not start.
 
     Raises BackgroundTaskDied.
     """

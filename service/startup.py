@@ -54,8 +54,8 @@ async def build(
     keys = Keys(settings, tokens)
     await keys.start()
     parts.push_async_callback(keys.stop)
-    hasher = PinHasher if telemetry is None else telemetry.pin_hasher
-    pins = hasher(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
+    hasher_type = PinHasher if telemetry is None else telemetry.pin_hasher
+    pins = hasher_type(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
     await pins.start()
     parts.push_async_callback(pins.stop)
     sizes = (settings.pool_min_size, settings.pool_max_size)
@@ -72,8 +72,8 @@ async def build(
         await loads.expire_connections()
         configurations.changes.reconnect()
 
-    coalescer = HeartbeatWriter if telemetry is None else telemetry.writer
-    writer = coalescer(settings, metrics, now, handed_over)
+    writer_type = HeartbeatWriter if telemetry is None else telemetry.writer
+    writer = writer_type(settings, metrics, now, handed_over)
     await writer.start()
     parts.push_async_callback(writer.stop)
     schedule = RetentionSchedule(settings, now, metrics.retention_runs)
@@ -105,19 +105,19 @@ async def build(
 
 
 def _warmth(now: datetime) -> Warmth:
-    """The statements of requests that people wait for, with an account that does not exist."""
-    nobody, today = UUID(int=0), now.date()
+    """The statements of interactive requests, for an account that does not exist."""
+    no_id, today = UUID(int=0), now.date()
     return (
         *_load_warmth(now),
-        (balance.READ, (nobody, nobody, today)),
-        (history.LIST, (nobody, nobody, today, today, 1)),
-        (weekly_report.REPORT, (nobody, today, rules.REPORT_DAYS, 1, 1, None)),
-        (pin_attempt.ATTEMPT, (nobody, None, 1, pin_attempt.LOCK, nobody)),
+        (balance.READ, (no_id, no_id, today)),
+        (history.LIST, (no_id, no_id, today, today, 1)),
+        (weekly_report.REPORT, (no_id, today, rules.REPORT_DAYS, 1, 1, None)),
+        (pin_attempt.ATTEMPT, (no_id, None, 1, pin_attempt.LOCK, no_id)),
     )
 
 
 def _load_warmth(now: datetime) -> Warmth:
-    """The statement of the connections that only load configurations, likewise."""
-    nobody, defaults = UUID(int=0), msgspec.structs.astuple(rules.DEFAULTS)
+    """The statement that loads configurations, for an account that does not exist."""
+    no_id, defaults = UUID(int=0), msgspec.structs.astuple(rules.DEFAULTS)
     moment = (now, config_loader.LOCK_TIMEOUT, id_prefix(now))
-    return ((config_loader.LOAD, ([nobody], [nobody], False, *defaults, *moment)),)
+    return ((config_loader.LOAD, ([no_id], [no_id], False, *defaults, *moment)),)

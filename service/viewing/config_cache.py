@@ -1,8 +1,8 @@
 """Configurations in memory: loaded once at a time, dropped when a parent changes them.
 
-Keyed by account and profile together, so a stranger's request never finds the owner's entry. A
-change made here drops the entry right after its commit. Every change, also one made here whose
-request ended before the commit, arrives as a notification too. The time to live is the fallback.
+The key is the account with the profile, so a stranger's request never finds the owner's entry. An
+instance drops the entry right after the commit of its own change. Every change also arrives as a
+notification, even if its request ended before the commit. The time to live is the fallback.
 """
 
 import logging
@@ -38,8 +38,8 @@ class Entry(msgspec.Struct):
 class ConfigCache:
     """An LRU cache of configurations by account and profile, with single-flight loads.
 
-    Callers that miss one profile together share its load. If the entry is dropped during the load,
-    the callers that already wait get the value, and it is not kept. Errors are not kept.
+    Concurrent misses of one profile share a load. If the entry is dropped during the load, the
+    callers that already wait get the value, and it is not cached. Errors are not cached.
 
     An entry is valid for `config_cache_ttl_seconds`. In the second half of that time a heartbeat
     reads the configuration with its own statement and renews the entry. Renewing an entry that has
@@ -72,10 +72,10 @@ class ConfigCache:
 
     async def get(self, account_id: UUID, profile_id: UUID, is_for_beat: bool = False) -> Entry:
         """Returns the entry of a profile; raises ClientError 401 or 403 for a stranger's."""
-        begun = monotonic()
+        started_at = monotonic()
         try:
             entry = await self._cached(account_id, profile_id, is_for_beat)
-            if begun - entry.since > self._life_seconds:
+            if started_at - entry.since > self._life_seconds:
                 self.drop(account_id, profile_id)
                 entry = await self._cached(account_id, profile_id, is_for_beat)
         except Exception as error:
@@ -93,7 +93,7 @@ class ConfigCache:
         entry.since = monotonic()
 
     def trust(self, is_listening: bool) -> None:
-        """Keeps entries for their time to live while changes arrive, else not at all."""
+        """Sets the life of entries: their time to live while changes are received, else 0."""
         self._life_seconds = self._ttl_seconds if is_listening else 0.0
 
     def drop(self, account_id: UUID, profile_id: UUID) -> None:
@@ -143,7 +143,7 @@ class ConfigCache:
         return Entry(row.is_child, self._with_zone_checked(profile_id, configuration), since)
 
     def _with_zone_checked(self, profile_id: UUID, configuration: Configuration) -> Configuration:
-        """Returns it unchanged; logs once for each name that is not a zone and so counts as UTC."""
+        """Returns it unchanged; logs each unknown zone once, because it counts as UTC."""
         name = configuration.timezone
         if rules.zone(name) is None and name not in self._bad_zones:
             self._bad_zones.add(name)

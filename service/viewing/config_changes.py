@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("viewing_time.config_changes")
 
 # The payload is `origin account profile` or `origin everything`, where `origin` is an instance or
-# `instance.nonce`: a nonce asks for an acknowledgement. The statements write it.
+# `instance.nonce`; a nonce requests an acknowledgement. The statements write the payload.
 CHANNEL: Final = "viewing_config_changed"
 EVERYTHING: Final = "everything"
 # The payload is `nonce,nonce instance`.
 ACKNOWLEDGEMENT_CHANNEL: Final = "viewing_config_heard"
-LISTENER: Final = "viewing-time listener "  # followed by the id; the statements look for it
+LISTENER: Final = "viewing-time listener "  # followed by the id; the statements search for it
 MAX_WAIT_SECONDS: Final = 0.25
 MAX_ACKNOWLEDGED: Final = 100  # in one notification, of 8,000 bytes at most
 PING_INTERVAL_SECONDS: Final = 5.0
@@ -62,23 +62,23 @@ class Change:
     def __init__(self, instance: str, nonce: str) -> None:
         self.origin = f"{instance}.{nonce}"
         self.acknowledged: set[str] = set()
-        self._here = instance
-        self._news = asyncio.Event()
+        self._own_instance = instance
+        self._has_acknowledgement = asyncio.Event()
 
     def acknowledge(self, instance: str) -> None:
         self.acknowledged.add(instance)
-        self._news.set()
+        self._has_acknowledgement.set()
 
     async def wait_for(self, instances: Iterable[str], *, is_forgotten_here: bool = True) -> None:
         """Returns when all `instances` have acknowledged, or after MAX_WAIT_SECONDS."""
-        missing = (
-            set(instances) - self.acknowledged - ({self._here} if is_forgotten_here else set())
-        )
+        missing = set(instances) - self.acknowledged
+        if is_forgotten_here:
+            missing.discard(self._own_instance)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MAX_WAIT_SECONDS):
                 while missing:
-                    await self._news.wait()
-                    self._news.clear()
+                    await self._has_acknowledgement.wait()
+                    self._has_acknowledgement.clear()
                     missing -= self.acknowledged
         if missing:
             fields = {"instances": len(missing), "waited_seconds": MAX_WAIT_SECONDS}
@@ -127,7 +127,7 @@ class Changes:
             async with self._lock:
                 with translated(connection):
                     await connection.add_listener(ACKNOWLEDGEMENT_CHANNEL, self.acknowledged)
-                    # A pooler would show the name on connections that others use.
+                    # Behind a pooler, the name would stay on a connection that others use.
                     if not is_pooled(self._settings, direct=True):
                         await NAME.maybe(connection, LISTENER + self.instance)
                     await connection.add_listener(CHANNEL, self.changed)
@@ -170,7 +170,7 @@ class Changes:
             self._cache.clear("notification not understood")
             return
         if is_own:
-            self._cache.drop(account_id, profile_id)  # the request that made it counts and logs it
+            self._cache.drop(account_id, profile_id)  # its request counts and logs it
         else:
             self._cache.forget(account_id, profile_id, "changed elsewhere")
 

@@ -1,7 +1,7 @@
-"""Loads configurations: callers that wait at the same time share a statement.
+"""Loads configurations: concurrent callers share a statement.
 
-Loads have connections of their own, so that a slow report delays no heartbeat. A statement that
-fails is repeated for each caller alone, so that one bad profile fails alone.
+Loads have their own connections, so that a slow report delays no heartbeat. A statement that fails
+is repeated for each caller alone, so that one bad profile fails alone.
 """
 
 import asyncio
@@ -80,11 +80,11 @@ class ConfigLoader:
         self._waiting: list[Load] = []
         self._by_account: Counter[UUID] = Counter()
         self._sent: dict[asyncio.Task[None], float] = {}
-        self._second_look: asyncio.TimerHandle | None = None
+        self._stuck_check: asyncio.TimerHandle | None = None
 
     async def stop(self) -> None:
-        if self._second_look is not None:
-            self._second_look.cancel()
+        if self._stuck_check is not None:
+            self._stuck_check.cancel()
         await stopped(*self._sent)
 
     async def load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> ConfigurationRow:
@@ -110,16 +110,16 @@ class ConfigLoader:
 
     def _wake(self) -> None:
         """Starts a load, unless one is running and is not stuck."""
-        if not self._waiting or len(self._sent) == CONNECTIONS or self._second_look is not None:
+        if not self._waiting or len(self._sent) == CONNECTIONS or self._stuck_check is not None:
             return
         if max(self._sent.values(), default=-inf) < monotonic() - STUCK_SECONDS:
             self._sent[supervised("configuration loader", self._load_waiting())] = monotonic()
         else:
             loop = asyncio.get_running_loop()
-            self._second_look = loop.call_later(STUCK_SECONDS, self._look_again)
+            self._stuck_check = loop.call_later(STUCK_SECONDS, self._check_stuck)
 
-    def _look_again(self) -> None:
-        self._second_look = None
+    def _check_stuck(self) -> None:
+        self._stuck_check = None
         self._wake()
 
     async def _load_waiting(self) -> None:
@@ -134,9 +134,9 @@ class ConfigLoader:
             self._waiting.clear()
         finally:
             del self._sent[task]
-            if self._second_look is not None:
-                self._second_look.cancel()
-                self._second_look = None
+            if self._stuck_check is not None:
+                self._stuck_check.cancel()
+                self._stuck_check = None
 
     async def _load(self, batch: Sequence[Load]) -> None:
         accounts, profiles, _, are_for_beats = zip(*batch, strict=True)
@@ -154,9 +154,8 @@ class ConfigLoader:
                     if not load.row.done():
                         await self._load([load])
                 return
-            if (
-                cause(error) == "own"
-            ):  # logged here, because its callers get the error without the traceback
+            # Logged here, because the callers get the error without the traceback.
+            if cause(error) == "own":
                 fields = {"profiles": len(batch)}
                 logger.error("configurations_not_loaded", extra={"fields": fields}, exc_info=error)
             for load in batch:

@@ -30,7 +30,7 @@ Kind = Literal["account", "profile", "title"]
 MAX_ROWS_AT_ONCE: Final = 5_000  # of each table, in a request: about 50 ms
 BATCH_ROWS: Final = 1_000  # of each table: bounds how long a heartbeat waits for one of them
 BATCH_SECONDS: Final = 60.0
-LOOK_SECONDS: Final = 30.0
+POLL_SECONDS: Final = 30.0
 
 
 class DeletedRow(msgspec.Struct, frozen=True):
@@ -85,19 +85,19 @@ class Accepted(msgspec.Struct, frozen=True):
 async def delete(settings: Settings, kind: Kind, key: UUID, progress: Callable[[int], None]) -> int:
     """Deletes for an operator and returns the number of rows; `progress` gets the number so far.
 
-    Raises LookupError if there is nothing of that kind with that id.
+    Raises LookupError if the record does not exist.
     """
     rows = 0
 
-    def count(more: int) -> None:
+    def count(batch_rows: int) -> None:
         nonlocal rows
-        rows += more
+        rows += batch_rows
         progress(rows)
 
     async with connected(settings, BATCH_SECONDS) as connection:
         if not (await _finish(connection, kind, key)).is_found:
             raise LookupError(key)
-        # A running service may work on it too: the two take turns.
+        # A running service may work on the same deletion; batches of the two alternate.
         while not await work(connection, kind, key, count):
             await asyncio.sleep(0.1)
             if not (await _finish(connection, kind, key)).is_found:
@@ -114,7 +114,7 @@ async def work(
     took, so that the database spends at most half of its time on deletions.
     """
     while True:
-        begun = monotonic()
+        started_at = monotonic()
         row = await BATCH.one(connection, kind, key, BATCH_ROWS, timeout=BATCH_SECONDS)
         if not row.is_claimed:
             return False
@@ -123,7 +123,7 @@ async def work(
             last = await _finish(connection, kind, key)
             return bool(last.is_deleted or not last.is_found)
         progress(rows)
-        await asyncio.sleep(monotonic() - begun)
+        await asyncio.sleep(monotonic() - started_at)
 
 
 async def _finish(connection: Connection, kind: Kind, key: UUID) -> DeletedRow:
@@ -158,7 +158,7 @@ class Deletions:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(POLL_SECONDS):
                     await self._woken.wait()
             self._woken.clear()
             try:

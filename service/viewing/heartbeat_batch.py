@@ -33,12 +33,12 @@ logger = logging.getLogger("viewing_time.heartbeat_writer")
 BATCH_LOCK_SECONDS: Final = 0.1
 # Lock time-out of a single beat whose batch has already waited: free rows need no wait.
 ALONE_LOCK_SECONDS: Final = 0.02
-# For this long after held rows were found, every batch is searched for more before it is written.
+# After held rows were found, every batch is searched for held rows for this long.
 ALERT_SECONDS: Final = 30.0
 
 
 class BatchWriter:
-    """Gives every beat of a batch its outcome, except those of suspects, which wait for a probe.
+    """Sets the outcome of every beat of a batch, except those of suspects, which wait for a probe.
 
     `handed_over()` is called when the server has become read-only after a failover.
     """
@@ -53,16 +53,17 @@ class BatchWriter:
         self._handed_over = handed_over
         self._statement = HeartbeatStatement(settings, metrics, now)
         self._queue = HeartbeatQueue(settings.heartbeat_queue_max, settings.heartbeat_batch_max)
-        # A quarter of the request's time, which leaves enough of it for the answer.
-        patience = settings.request_timeout_seconds / 4
-        self._lock_seconds = min(patience, BATCH_LOCK_SECONDS)
-        self._max_probes = patience / PROBE_SECONDS
+        # A quarter of the request's time, which leaves time for the response.
+        max_wait_seconds = settings.request_timeout_seconds / 4
+        self._lock_seconds = min(max_wait_seconds, BATCH_LOCK_SECONDS)
+        self._max_probes = max_wait_seconds / PROBE_SECONDS
         self._alert_until = -inf
 
     async def _serve(self, connection: Connection, batch: Batch) -> Connection:
         """Writes a batch; returns the connection to use next.
 
-        Of a probe, and for a while after held rows were found, only beats whose rows are free.
+        In a probe, and for ALERT_SECONDS after held rows were found, only beats with free rows are
+        written.
         """
         beats = batch.beats
         if batch.is_probe or monotonic() < self._alert_until:
@@ -84,9 +85,9 @@ class BatchWriter:
     ) -> Connection:
         """Writes beats in one statement and returns the connection to use next.
 
-        When the server reports an error, nothing of the statement was applied: each beat is tried
-        again alone, so that one bad beat fails alone. When the connection was lost or the time ran
-        out, the outcome is unknown, and nothing is tried again.
+        After an error of the server, nothing was applied: each beat is retried alone, so that one
+        bad beat fails alone. After a lost connection or a time-out the outcome is unknown, and
+        nothing is retried.
         """
         try:
             if connection.is_closed():
@@ -121,8 +122,8 @@ class BatchWriter:
     def _failed(self, connection: Connection, beats: list[Waiting], error: Exception) -> None:
         """Fails beats for any error.
 
-        The task must survive it; otherwise its profiles stay marked busy and no connection is woken
-        again. A bug is logged here, because its waiters get the error without the traceback.
+        The task must survive the error; otherwise its profiles stay marked busy and no connection
+        is woken again. A bug is logged here, because callers get the error without the traceback.
         """
         if not isinstance(error, DatabaseError):
             fields = _fields(error, beats)

@@ -16,10 +16,10 @@ from service.errors import TOO_MANY_WAITING, ClientError, Overloaded
 from service.viewing.heartbeat_statement import Beat, Recorded, Waiting
 from service.viewing.shared_errors import without_frames
 
-# A player that was offline sends its buffered beats at once; a session remembers 100 keys.
+# A player that was offline sends its buffered beats at once; a session stores 100 keys.
 MAX_WAITING_PROFILE: Final = 100
 MAX_WAITING_ACCOUNT: Final = 400
-# How long beats of profiles and titles that are set aside fail at once.
+# Beats of profiles and titles that are set aside fail for this long.
 ASIDE_SECONDS: Final = 1.0
 # Pause between two probes.
 PROBE_SECONDS: Final = 0.05
@@ -27,7 +27,7 @@ FORGET_SECONDS: Final = 60.0
 
 
 class Batch(NamedTuple):
-    """Beats for one statement; those of a probe are of suspects."""
+    """Beats for one statement; a probe has beats of suspects only."""
 
     beats: list[Waiting]
     is_probe: bool
@@ -36,7 +36,8 @@ class Batch(NamedTuple):
 class Aside(NamedTuple):
     """Beats of a profile, or starts of a title, fail with `error` until `until` (monotonic).
 
-    Without an error it is a suspect: `probes` times the rows of its waiting beat were found held.
+    Without an error the profile is a suspect: `probes` counts how often the rows of its waiting
+    beat were found held.
     """
 
     until: float
@@ -164,7 +165,7 @@ class HeartbeatQueue:
         self._titles_aside[title_id] = Aside(monotonic() + ASIDE_SECONDS, error)
 
     def clear(self, beats: Iterable[Waiting]) -> None:
-        """Profiles whose beats have been written are no longer suspects."""
+        """Removes the profiles of written beats from the suspects."""
         for beat, _ in beats:
             self._profiles_aside.pop(beat.profile_id, None)
 
@@ -190,7 +191,7 @@ class HeartbeatQueue:
     def release(self, beats: Iterable[Waiting]) -> None:
         """Ends the turn of beats: the next beat of each profile is ready.
 
-        A beat without an outcome is a suspect's: it waits for the next probe.
+        A beat without an outcome belongs to a suspect and waits for the next probe.
         """
         for waiting in beats:
             beat, future = waiting
@@ -209,7 +210,7 @@ class HeartbeatQueue:
                     del self._later[beat.profile_id]
 
     def _forget_old(self) -> None:
-        """Forgets profiles and titles that were set aside long ago."""
+        """Removes entries that ended more than FORGET_SECONDS ago."""
         oldest = monotonic() - FORGET_SECONDS
         for asides in (self._profiles_aside, self._titles_aside):
             for key in [key for key, aside in asides.items() if aside.until < oldest]:

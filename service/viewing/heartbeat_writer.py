@@ -46,7 +46,7 @@ class HeartbeatWriter(BatchWriter):
         # When the statement of each lane that writes a batch was sent; probes do not count.
         self._sent: dict[int, float] = {}
         self._closing = False
-        self._second_look: asyncio.TimerHandle | None = None
+        self._stuck_check: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Opens the connections and prepares the statement on each."""
@@ -58,7 +58,7 @@ class HeartbeatWriter(BatchWriter):
         """Accepts no more beats, writes those that wait, then closes the connections."""
         self._closing = True
         while self._idle:
-            self._call_idle()
+            self._wake_one()
         await asyncio.gather(*self._lanes, return_exceptions=True)
 
     @property
@@ -87,25 +87,25 @@ class HeartbeatWriter(BatchWriter):
     def _wake(self) -> None:
         """Wakes an idle connection: for a probe, for a full batch, or if no statement is running.
 
-        A beat that shares the next statement costs less than one with its own statement, so beats
-        wait for the end of a running statement, except if it is stuck.
+        Sharing the next statement costs less than a statement of its own, so a beat waits for the
+        end of a running statement unless that is stuck.
         """
         if not self._idle:
             return
         if self._queue.has_probe or self._queue.has_batch:
-            self._call_idle()
-        elif self._queue.has_beats and self._second_look is None:
+            self._wake_one()
+        elif self._queue.has_beats and self._stuck_check is None:
             if max(self._sent.values(), default=-inf) < monotonic() - STUCK_SECONDS:
-                self._call_idle()
+                self._wake_one()
             else:
                 loop = asyncio.get_running_loop()
-                self._second_look = loop.call_later(STUCK_SECONDS, self._look_again)
+                self._stuck_check = loop.call_later(STUCK_SECONDS, self._check_stuck)
 
-    def _look_again(self) -> None:
-        self._second_look = None
+    def _check_stuck(self) -> None:
+        self._stuck_check = None
         self._wake()
 
-    def _call_idle(self) -> None:
+    def _wake_one(self) -> None:
         wake = self._idle.popleft()
         if not wake.done():  # cancelled, if its lane died while it was idle
             wake.set_result(None)
@@ -117,7 +117,7 @@ class HeartbeatWriter(BatchWriter):
                 batch = self._queue.take()
                 if batch is None:
                     if not self._closing:
-                        await self._rest()
+                        await self._wait_idle()
                     elif self._queue.has_suspects:
                         await asyncio.sleep(PROBE_SECONDS)
                     else:
@@ -142,11 +142,11 @@ class HeartbeatWriter(BatchWriter):
         if self._idle:
             self._wake()
 
-    async def _rest(self) -> None:
-        """Waits for `_wake`."""
-        if self._second_look is not None:
-            self._second_look.cancel()
-            self._second_look = None
+    async def _wait_idle(self) -> None:
+        """Waits until `_wake` has work for this connection."""
+        if self._stuck_check is not None:
+            self._stuck_check.cancel()
+            self._stuck_check = None
         wake = asyncio.get_running_loop().create_future()
         self._idle.append(wake)
         await wake

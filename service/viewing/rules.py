@@ -59,7 +59,7 @@ def stored_or_default(
 
 
 class Decision(NamedTuple):
-    """Whether playback goes on, and the seconds left (None = unlimited)."""
+    """Whether playback may continue, and the seconds left (None = unlimited)."""
 
     enforcement: Enforcement
     remaining_seconds: int | None
@@ -82,7 +82,7 @@ def _zone_names() -> frozenset[str]:
 def zone(name: str) -> ZoneInfo | None:
     """The IANA zone of this name, which is case-sensitive; None if there is no such zone.
 
-    Live rows contain names that are not zones, for example `'UTC'` including the quotes.
+    Adopted tables contain names that are not zones, for example `'UTC'` including the quotes.
     """
     try:
         return ZoneInfo(name) if name in _zone_names() else None
@@ -122,14 +122,14 @@ def next_reset(configuration: Configuration, day: date) -> datetime:
 def reset(configuration: Configuration, day: date) -> datetime:
     """The instant at which the viewing day `day` begins, as UTC.
 
-    It is the first instant at which the local clock has reached the reset hour of that date. Where
-    a change of clocks skips the hour (or the whole date), that is the instant of the change; where
-    the hour comes twice, it is the first of the two, and the day does not turn back afterwards.
+    It is the first instant at which the local clock has reached the reset hour of that date. If a
+    change of clocks skips the hour (or the whole date), that is the instant of the change. If the
+    hour occurs twice, it is the first one, and the day does not change back at the second.
     """
     hour = time(configuration.reset_hour)
     local = datetime.combine(day, hour, zone(configuration.timezone) or UTC)
     found = local.astimezone(UTC)
-    # Of a skipped hour, the two readings lie on either side of the change.
+    # For a skipped hour, the two readings lie on either side of the change.
     before = local.replace(fold=1).astimezone(UTC)
     if before >= found:
         return found

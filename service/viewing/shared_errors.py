@@ -8,8 +8,8 @@ E = TypeVar("E", bound=BaseException)
 def without_frames(error: E) -> E:
     """Removes the tracebacks of an error and of its causes.
 
-    Their frames refer to the waiters, which refer to the error: cycles that only the garbage
-    collector frees, and it is tuned to run late.
+    Their frames refer to the waiters, and the waiters to the error. Only the garbage collector
+    frees these cycles, and it is tuned to run rarely.
     """
     link: BaseException | None = error
     while link is not None:

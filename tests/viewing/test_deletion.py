@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instances look for pending deletions every 20 ms."""
-    monkeypatch.setattr(deletion, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(deletion, "POLL_SECONDS", 0.02)
 
 
 def url(kind: str, key: UUID) -> str:
