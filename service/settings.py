@@ -107,7 +107,7 @@ def _database(text: str) -> str:
 
 
 def _secret(text: str) -> str:
-    """Refuses a public key too: everybody who has it could sign tokens."""
+    """Rejects a public key too: it is known to others, who could sign tokens with it."""
     if len(text.encode()) < 32:
         raise ValueError("must be at least 32 characters long")
     try:
@@ -127,7 +127,7 @@ def _web_address(text: str) -> str:
 
 
 def _proxies(text: str) -> str:
-    """As the server reads them: it accepts no network address with host bits set."""
+    """Normalized, because the server rejects a network address with host bits set."""
     if text == "*":
         return text
     try:
@@ -193,8 +193,8 @@ def setting(name: str, environment: Mapping[str, str]) -> object:
     try:
         return _value(name, text)
     except ValueError as error:
-        given = "" if name in MASKED else f", not {text[:80]!r}"
-        raise ValueError(f"{variable} {error}{given}.") from error
+        value = "" if name in MASKED else f", not {text[:80]!r}"
+        raise ValueError(f"{variable} {error}{value}.") from error
 
 
 def _content(variable: str, path: str) -> str:

@@ -1,11 +1,11 @@
 -- Counts one attempt at an account's password, before its hash is computed.
 --
--- $1 account_id uuid               who asks
--- $2 attempt_id uuid               the attempt's own
+-- $1 account_id uuid               the caller
+-- $2 attempt_id uuid               id of the new attempt
 -- $3 free int                      this many failures in a row cause no delay
 -- $4 longest interval              the longest delay
 --
--- row: is_active bool              the account may ask
+-- row: is_active bool              the account is active
 -- row: password_hash text          null unless the attempt was counted
 -- row: retry_after_seconds int     null unless the attempt came too early
 --
@@ -14,8 +14,8 @@
 -- instances together and by the database's clock. It does not lock the PIN. The upsert serializes
 -- parallel attempts, as in `pin_attempt`. A delay that ends later than the longest possible one was
 -- set by a wrong clock, and does not count.
--- `clock_timestamp()`, because `now()` of an attempt that waited for another one is older than the
--- time that the other has written, and would be too early even without a delay.
+-- Compares with `clock_timestamp()`: after a wait for another attempt, `now()` is older than the time
+-- that the other attempt has written, so even an attempt without a delay would come too early.
 -- A counted attempt has a row in `viewing_time_attempts` until it is judged: see `attempt_judge` and
 -- `password_settle`.
 with owner as (

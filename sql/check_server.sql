@@ -2,11 +2,10 @@
 --
 -- row: version int                 as in server_version_num: 180006 is 18.6
 -- row: clock timestamptz           the server's clock
--- row: is_standby bool             it refuses to write
+-- row: is_standby bool             it rejects writes
 -- row: connections_most int        the limit for this role in this database
 -- row: connections_elsewhere int   held by other clients than this service
 --
--- Only this statement reads the server's clock; the others get the time as a parameter.
 -- A role without rights sees the connections of other roles but not their kind: they all count.
 -- A limit of -1 on a role or a database means no limit, and `least` ignores nulls.
 select

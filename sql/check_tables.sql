@@ -10,11 +10,10 @@
 -- row: role_name text
 --
 -- Reads the catalogue only, so it needs no right. An adopted table may have more columns, types
--- with the same values, and rules of the platform's own. The columns are those that statements
--- name; the statements of heartbeats name the hot ones. A word after the type means: `null`, the
+-- with the same values, and rules of the platform's own. Only columns that statements name are
+-- checked; the statements of heartbeats name the hot ones. A word after the type means: `null`, the
 -- service writes nulls; `omitted`, its inserts leave the column out. `insert_level` is the level of
--- a table that refuses every new row: new accounts, profiles and titles come by requests, which
--- answer 409.
+-- a table that rejects every new row; for accounts, profiles and titles that is a 409.
 with expected as (
     select
         to_regclass(t.name)::oid as oid,
@@ -91,7 +90,7 @@ with expected as (
     ) as t (name, insert_level, read_level, hot, others, key)
     where to_regclass(t.name) is not null
 ),
-wanted as (
+checked as (
     select
         e.oid,
         e.name,
@@ -176,7 +175,7 @@ found as (
         select
             w.level, 'missing' as error, w.name as table_name, quote_ident(w.column_name) as name,
             null as found, w.type_name as expected
-        from wanted as w
+        from checked as w
         where not exists (
             select
             from present as p
@@ -188,7 +187,7 @@ found as (
         select
             case when k.is_alike then 'fault' else w.level end, 'type', w.name,
             quote_ident(w.column_name), p.shown_type, w.type_name
-        from wanted as w
+        from checked as w
         join present as p on p.oid = w.oid and p.column_name = w.column_name
         cross join lateral (
             select
@@ -219,7 +218,7 @@ found as (
         select
             case when w.insert_level = 'refuse' then 'refuse' else 'fault' end,
             f.error, w.name, quote_ident(w.column_name), null, null
-        from wanted as w
+        from checked as w
         join present as p on p.oid = w.oid and p.column_name = w.column_name
         cross join lateral (
             values
@@ -242,7 +241,7 @@ found as (
         where f.is_so
             and not exists (
                 select
-                from wanted as w
+                from checked as w
                 where w.oid = p.oid and w.column_name = p.column_name and w.mark <> 'omitted'
             )
     )

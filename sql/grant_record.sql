@@ -1,15 +1,15 @@
 -- Grants a child more time today and records the grant.
 --
--- $1 account_id uuid               who grants
+-- $1 account_id uuid               the caller
 -- $2 profile_id uuid
--- $3 pin_mark text                mark of the PIN in the PIN token; null: any
+-- $3 pin_mark text                fingerprint of the PIN in the PIN token; null: any
 -- $4 day date                      the viewing day
 -- $5 minutes int                   null: unlimited for the day
 -- $6 is_remote bool                granted away from the device
 -- $7 now timestamptz
 -- $8 id_prefix text                24 hexadecimal digits, new for each statement, that sort by time
 --
--- row: is_active bool              the account may ask
+-- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
 -- row: is_confirmed bool           the PIN is still the one in $3 (if there is one)
 -- row: used_seconds int            the day's balance after the grant; null: nothing was done

@@ -1,7 +1,7 @@
 -- Finds the heartbeats of a batch whose rows another transaction holds.
 --
 -- $1 profile_ids uuid[]            of the viewers
--- $2 title_ids uuid[]              of the titles that are watched
+-- $2 title_ids uuid[]              of the watched titles
 -- $3 session_ids uuid[]            of the sessions that continue
 -- $4 starts bool[]                 true: the beat starts a session
 -- $5 days date[]                   the viewing days
@@ -9,7 +9,7 @@
 --
 -- row: profiles int4[]             positions in the arrays, from 1, of beats with a held profile,
 --                                  session or balance
--- row: titles int4[]               positions of beats that start a title which is held
+-- row: titles int4[]               positions of beats that start a session of a held title
 --
 -- Runs after a batch has run into its lock time-out, because the server does not report the row.
 -- It takes the locks that the batch takes (heartbeat_record, its foreign keys, the advisory lock of

@@ -2,7 +2,7 @@
 --
 -- $1  profile_ids uuid[]         of the viewers
 -- $2  account_ids uuid[]         of the tokens
--- $3  title_ids uuid[]           of the titles that are watched
+-- $3  title_ids uuid[]           of the watched titles
 -- $4  session_ids uuid[]         of the session to continue, or for a new one
 -- $5  starts bool[]              true: the beat starts a session
 -- $6  device_ids text[]          of a new session
@@ -31,7 +31,7 @@
 -- row: exemptions bool[]
 -- row: timezones text[]
 --
--- One result row of arrays: a row for each beat costs the driver more than the work itself.
+-- Returns one row of arrays: a row for each beat would cost the driver more than the work itself.
 -- A refused beat writes and locks nothing, so a stranger's beat cannot hold a lock.
 -- The lock time-out is set for this transaction only: it is shorter for a batch than for a single
 -- beat, and behind a pooler the connection has no setting of the service.
@@ -45,10 +45,9 @@
 -- beat is a repetition if its key is among them, or if it starts a session that exists (the id of
 -- the session is derived from the key). It writes nothing and returns the current state. The hash
 -- of the request is compared too, so a key that is used for another request is refused.
--- A beat can return its configuration: players come more often than a cached configuration expires,
--- and would otherwise cost a second statement every other time. A child without a configuration is
--- not renewed, because loading it stores the defaults. Beats without `renews` look for a null key,
--- which reads no page.
+-- A beat can return its configuration. By default a cached one expires after two beats, so this saves
+-- a second statement for every other beat. A child without a configuration is not renewed, because
+-- loading it stores the defaults. Beats without `renews` search for a null key, which reads no page.
 -- The upsert adds to the balance (conflicts on `uq_vtb_profile_date`); it never writes a value that
 -- was read before. Beats that do not count read the balance from the snapshot of this statement.
 -- The id of a new balance is the prefix and the beat's position: unique, sorted by time so that new

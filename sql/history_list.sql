@@ -1,12 +1,12 @@
 -- Lists a profile's sessions of a range of UTC days, newest first.
 --
--- $1 account_id uuid               who asks
+-- $1 account_id uuid               the caller
 -- $2 profile_id uuid
 -- $3 from_date date                first UTC day of `started_at`
 -- $4 to_date date                  last one, inclusive
 -- $5 max_sessions int
 --
--- row: is_active bool              the account may ask
+-- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
 -- row: session_id uuid             null (like the rest) in the one row of an empty range
 -- row: title_id uuid

@@ -4,13 +4,13 @@
 -- $2 now timestamptz
 --
 -- row: is_allowed bool             the caller is an active administrator
--- row: merged int8                 lines whose record is now stored as the line says
+-- row: merged int8                 lines whose record is now stored
 -- row: refused int8                lines that were not merged
 -- row: lines int8[]                numbers of the first 100 refused lines
 -- row: errors text[]               why, in the order of `lines`
 --
--- Only rows that differ are written. A member that the line lacks keeps its stored value, also a
--- null of an adopted table.
+-- Only rows that differ are written. An absent member keeps its stored value, also a null of an
+-- adopted table.
 -- An e-mail address is free if no other account has it, neither in the table nor on an earlier line.
 -- So moving an address from one account to another takes two imports, and the order in which rows
 -- are written cannot violate `users_email_key`.

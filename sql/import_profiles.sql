@@ -5,7 +5,7 @@
 -- $3 origin text                   id of the change, for the notification
 --
 -- row: is_allowed bool             the caller is an active administrator
--- row: merged int8                 lines whose record is now stored as the line says
+-- row: merged int8                 lines whose record is now stored
 -- row: refused int8                lines that were not merged
 -- row: lines int8[]                numbers of the first 100 refused lines
 -- row: errors text[]               why, in the order of `lines`
@@ -14,7 +14,7 @@
 --
 -- A profile never moves to another account.
 -- Only rows that differ are written, and none of their keys, so heartbeats do not wait for an import.
--- A member that the line lacks keeps its stored value, also a null of an adopted table.
+-- An absent member keeps its stored value, also a null of an adopted table.
 -- One notification invalidates every cached configuration if any profile became a child or an adult.
 -- A profile that another transaction inserts meanwhile violates `profiles_pkey`, and one whose
 -- account is deleted meanwhile `profiles_user_id_fkey`; the caller retries the batch.

@@ -4,13 +4,13 @@
 -- $2 now timestamptz
 --
 -- row: is_allowed bool             the caller is an active administrator
--- row: merged int8                 lines whose record is now stored as the line says
+-- row: merged int8                 lines whose record is now stored
 -- row: refused int8                lines that were not merged
 -- row: lines int8[]                numbers of the first 100 refused lines
 -- row: errors text[]               why, in the order of `lines`
 --
 -- Only rows that differ are written, and none of their keys, so heartbeats do not wait for an import.
--- A member that the line lacks keeps its stored value, also a null of an adopted table.
+-- An absent member keeps its stored value, also a null of an adopted table.
 -- A title that another transaction inserts meanwhile violates `titles_pkey`; the caller retries the
 -- batch.
 with caller as (

@@ -1,4 +1,4 @@
--- Takes the lock that lets one process migrate at a time, if it is free.
+-- Takes the lock that allows one migrating process at a time, if it is free.
 --
 -- row: is_taken bool               this connection holds the lock until it closes
 -- row: may_create bool             the role may create tables in the first schema of its path

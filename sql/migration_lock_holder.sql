@@ -3,13 +3,13 @@
 -- row: pid int
 -- row: application_name text
 -- row: query_start timestamptz     of its latest query; null where the role may not see it
--- row: query text                  its latest query, first 80 characters; idle ones show it too
+-- row: query text                  its latest query, first 80 characters, also if it is idle
 --
 -- No row: no such connection is left.
--- It runs just after the wait has timed out, when the server no longer knows which one was waited
--- for. The lock is held until a transaction ends, so the oldest transaction is named: first among
--- the connections with a lock on a table of the service, then among all, because the build of an
--- index waits for every older transaction.
+-- It runs after the lock time-out, when the server no longer reports the holder. A lock is held until
+-- its transaction ends, so the oldest transaction is named: first among the connections with a lock
+-- on a table of the service, then among all, because the build of an index waits for every older
+-- transaction.
 -- pg_locks shows all locks to every role; pg_stat_activity may hide the times.
 select
     a.pid,

@@ -5,7 +5,7 @@
 --
 -- A pooler can drop the options without an error. Behind one, a session lock would belong to a
 -- connection that other clients use next, and would stay after this process has ended.
--- Every role sees the application name of every connection; the address can set another for both.
+-- Every role sees the application name of every connection; the address can replace both names.
 select
     current_setting('lock_timeout') = '1min' as is_as_started,
     (

@@ -2,7 +2,7 @@
 --
 -- $1 account_id uuid
 -- $2 attempt_id uuid               an attempt that is given back at once; null: none
--- $3 unfinished interval           an older attempt has lost its request
+-- $3 unfinished interval           age at which an attempt has lost its request
 --
 -- row: is_done bool
 --

@@ -1,12 +1,12 @@
 -- Counts one attempt at an account's PIN, before its hash is computed.
 --
--- $1 account_id uuid               who asks
+-- $1 account_id uuid               the caller
 -- $2 profile_id uuid               the profile of a grant; null: no grant
 -- $3 attempts int                  this many failures in a row lock the PIN
 -- $4 lock interval                 the duration of a lock
--- $5 attempt_id uuid               the attempt's own
+-- $5 attempt_id uuid               id of the new attempt
 --
--- row: is_active bool              the account may ask
+-- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's, or $2 is null
 -- row: has_pin bool
 -- row: locked_until timestamptz    null unless a lock rejects the attempt

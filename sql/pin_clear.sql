@@ -6,7 +6,7 @@
 --
 -- row: is_done bool
 --
--- No row: the PIN was replaced while the old one was being checked, so the old one proves nothing.
+-- No row: the PIN was replaced while the old one was being checked, so the check is not valid.
 -- Other unfinished attempts are marked, so that giving them back does not lower the count.
 with cleared as (
     update users as u

@@ -4,7 +4,7 @@
 -- $2 attempt_id uuid               an attempt that is given back at once; null: none
 -- $3 attempts int                  this many failures in a row lock the PIN
 -- $4 lock interval                 the duration of a lock
--- $5 unfinished interval           an older attempt has lost its request
+-- $5 unfinished interval           age at which an attempt has lost its request
 --
 -- row: is_done bool
 --

@@ -1,8 +1,8 @@
 -- Returns whether an account has a PIN and until when it is locked.
 --
--- $1 account_id uuid               who asks
+-- $1 account_id uuid               the caller
 --
--- row: is_active bool              the account may ask
+-- row: is_active bool              the account is active
 -- row: has_pin bool
 -- row: locked_until timestamptz    end of the latest lock, which may have passed; null: no lock
 --

@@ -1,4 +1,4 @@
--- Replaces the stored response to a request, whose PIN or password is wrong by now, by the refusal.
+-- Replaces a stored response by a refusal, because the PIN or password is wrong by now.
 --
 -- $1 account_id uuid
 -- $2 mark uuid                     hash of the key

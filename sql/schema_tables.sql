@@ -1,4 +1,4 @@
--- Looks for the tables of the service, and for the record of migrations, as the role sees them.
+-- Checks which tables of the service, and which record of migrations, the role can see.
 --
 -- $1 tables text[]
 --
@@ -7,9 +7,9 @@
 -- row: is_recorded bool            there is a record of migrations
 -- row: is_readable bool            the role may read it
 --
--- Reads the catalogue only, so it needs no right and fails on no table. `migration_applied` reads
--- the record, because the server checks rights before a statement runs: for a role that may only
--- serve, one statement would fail each time, with a line in the server's log.
+-- Reads the catalogue only, so it needs no right, and a missing table is not an error.
+-- `migration_applied` reads the record: the server checks rights before a statement runs, so for a
+-- role without the right a combined statement would always fail, with a line in the server's log.
 -- A schema that the role may not use counts as outside the search path.
 select
     array(

@@ -2,7 +2,7 @@
 --
 -- $1 account_ids uuid[]            of the tokens
 -- $2 profile_ids uuid[]            in step with $1
--- $3 adults_too bool               false: an adult profile without a configuration gets none
+-- $3 adults_too bool               true: also store the defaults of adult profiles
 -- $4 weekday_limit_minutes int     the defaults
 -- $5 weekend_limit_minutes int
 -- $6 reset_hour int
@@ -25,7 +25,7 @@
 --
 -- Of two concurrent first reads one inserts. The other waits for `uq_vtc_profile` and then reads
 -- the stored row through an update that changes nothing, since its snapshot has no such row. The
--- row is looked for first, so that later reads write nothing. Rows are inserted in profile order,
+-- row is read first, so that later reads write nothing. Rows are inserted in profile order,
 -- so that two batches do not deadlock.
 with owner as materialized (
     select

@@ -1,28 +1,28 @@
 -- Sets the present members of a configuration; the others stay.
 --
--- $1  account_id uuid              who asks
+-- $1  account_id uuid              the caller
 -- $2  profile_id uuid
--- $3  pin_mark text                mark of the PIN in the PIN token; null: any
+-- $3  pin_mark text                fingerprint of the PIN in the PIN token; null: any
 -- $4  sets_weekday bool            set the next value
 -- $5  weekday_limit_minutes int    null is unlimited
 -- $6  sets_weekend bool
 -- $7  weekend_limit_minutes int    null is unlimited
--- $8  reset_hour int               null: stays
--- $9  educational_exempt bool      null: stays
--- $10 timezone text                null: stays
+-- $8  reset_hour int               null: unchanged
+-- $9  educational_exempt bool      null: unchanged
+-- $10 timezone text                null: unchanged
 -- $11 default_weekday int          the defaults, for a profile without a configuration
 -- $12 default_weekend int
 -- $13 default_reset_hour int
 -- $14 default_exempt bool
 -- $15 default_timezone text
--- $16 origin text                 the instance that asks and its change, for the notification
+-- $16 origin text                 id of the change, for the notification
 -- $17 now timestamptz
 -- $18 id uuid                     of the configuration, where the profile has none
 --
--- row: is_active bool              the account may ask
+-- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
 -- row: is_confirmed bool           the PIN is still the one in $3 (if there is one)
--- row: weekday_limit_minutes int   the configuration as it is now; null where nothing was done
+-- row: weekday_limit_minutes int   the stored configuration; null: nothing was done
 -- row: weekend_limit_minutes int
 -- row: reset_hour int
 -- row: educational_exempt bool

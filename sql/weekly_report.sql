@@ -1,15 +1,15 @@
 -- Sums the viewing of every child of an account over a range of UTC days.
 --
--- $1 account_id uuid               who asks
+-- $1 account_id uuid               the caller
 -- $2 week_start date               first UTC day of `started_at`
 -- $3 days int                      number of days
 -- $4 max_titles int                for each child
 -- $5 max_children int
 -- $6 after_id uuid                 children after this one, by name and id; null: from the first
 --
--- row: is_active bool              the account may ask
+-- row: is_active bool              the account is active
 -- row: is_owner bool               $6 is one of the account's profiles, or null
--- row: profile_id uuid             null (like the rest) in the one row of a childless account
+-- row: profile_id uuid             null (like the rest) in the one row of an account without children
 -- row: profile_name text
 -- row: has_configuration bool      false: the child has none, and the next two are null
 -- row: weekday_limit_minutes int   null is unlimited

@@ -212,5 +212,5 @@ async def _reset(
 
 
 async def _settle_password(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
-    """Gives back the unfinished attempts at a password, and `attempt_id` at once."""
+    """Gives back password attempts that have lost their request, and `attempt_id`."""
     await SETTLE_PASSWORD.maybe(context.pool, account_id, attempt_id, UNFINISHED)

@@ -92,11 +92,11 @@ async def hashing_turn(
 async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIterator[UUID]:
     """The id of a new attempt, which is given back if the block ends without a verdict.
 
-    The block counts the attempt before the hash is computed. The client learns the verdict only
+    The block counts the attempt before the hash is computed. The client receives the verdict only
     after `judge`, or the statement for a correct secret, has committed, so an attempt that is given
-    back has revealed nothing. A disconnect cancels nothing: the attempt is judged and counted. If
-    the database or the process is gone, the account's next attempt on any instance gives this one
-    back, once it is older than UNFINISHED.
+    back has revealed nothing. An attempt whose client disconnects is judged and counted. After a
+    failure of the database or the process, the account's next attempt on any instance gives this
+    one back, once it is older than UNFINISHED.
     """
     attempt_id = uuid4()
     await settle(context, account_id, None)
@@ -131,7 +131,7 @@ async def _judge(source: Source, attempt_id: UUID) -> None:
 
 
 async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
-    """Gives back the unfinished attempts at a PIN, and `attempt_id` at once."""
+    """Gives back PIN attempts that have lost their request, and `attempt_id`."""
     await SETTLE.maybe(context.pool, account_id, attempt_id, ATTEMPTS, LOCK, UNFINISHED)
 
 

@@ -87,7 +87,7 @@ class ViewingConfiguration(msgspec.Struct, frozen=True):
 
 
 async def viewing_config(request: Request) -> Response:
-    """GET the configuration; the first GET stores the defaults."""
+    """GET /viewing-time: returns the configuration; the first GET stores the defaults."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
@@ -99,7 +99,7 @@ async def viewing_config(request: Request) -> Response:
 
 
 async def viewing_config_update(request: Request) -> Response:
-    """PUT any subset of the configuration; the next heartbeat on any instance applies it."""
+    """PUT /viewing-time: sets the given members; the next heartbeat anywhere applies them."""
     context: Context = request.state.context
     body = read(request, BODY)
     account_id = await auth.account(request)
@@ -108,8 +108,8 @@ async def viewing_config_update(request: Request) -> Response:
     arguments = (account_id, profile_id, mark, *_members(body))
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
     change = context.configurations.changes.begin()
-    own = (change.origin, now := context.now(), time_ordered_id(now))
-    row = auth.owned(await UPDATE.maybe(context.pool, *arguments, *defaults, *own))
+    record = (change.origin, now := context.now(), time_ordered_id(now))
+    row = auth.owned(await UPDATE.maybe(context.pool, *arguments, *defaults, *record))
     if not row.is_confirmed:
         raise _unconfirmed(body)
     context.configurations.forget(account_id, profile_id, "updated")
@@ -132,7 +132,7 @@ def _response(profile_id: UUID, row: ConfigurationRow | UpdatedRow) -> Response:
 
 
 def _members(body: ConfigurationBody) -> tuple[object, ...]:
-    """The members as arguments; a null limit means unlimited, so a flag says if it is present."""
+    """The members as arguments; each limit has a flag, because a null limit means unlimited."""
     return (
         body.weekday_limit_minutes is not UNSET,
         stored(body.weekday_limit_minutes),
@@ -145,7 +145,7 @@ def _members(body: ConfigurationBody) -> tuple[object, ...]:
 
 
 def _pin_mark(context: Context, account_id: UUID, body: ConfigurationBody) -> str | None:
-    """The mark of the PIN that permits the change; None if the change needs no PIN.
+    """The fingerprint of the PIN that permits the change; None if it needs no PIN.
 
     Raises FieldError for an unknown time zone, RuleError for other broken rules.
     """

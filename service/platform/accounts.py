@@ -44,7 +44,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 async def account_put(request: Request) -> Response:
-    """Inserts or updates an account; a deactivated one is refused from its next request on."""
+    """Inserts or updates an account; a deactivated account is rejected from its next request on."""
     context: Context = request.state.context
     body = read(request, bodies.ACCOUNT)
     caller_id, account_id = await caller_and_id(request, "account")

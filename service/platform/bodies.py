@@ -19,7 +19,7 @@ PasswordHash = Annotated[str, Meta(max_length=60, pattern=BCRYPT)]
 EMAIL: Final = doc("The parent's address, unique; the service never writes to it.", "a@example.org")
 TIER: Final = doc("The subscription tier, in the platform's words.", "basic")
 IS_ADMIN: Final = doc("The account may use the endpoints for administrators.", False)
-IS_ACTIVE: Final = doc("The account may use the service at all.", True)
+IS_ACTIVE: Final = doc("The account may use the service.", True)
 NAME: Final = doc("The name that the parent sees.", "Ada")
 IS_KIDS: Final = doc("A child's profile, which can have limits; false for an adult's.", True)
 RATING: Final = doc("The parental rating, in the platform's words.", "TV-G")
@@ -45,7 +45,7 @@ class AccountBody(msgspec.Struct):
 
 
 class ProfileBody(msgspec.Struct):
-    """A profile of an account; `is_kids` is a child, whose viewing is limited."""
+    """A profile of an account; with `is_kids` it is a child's, whose viewing can be limited."""
 
     account_id: AccountId
     name: Annotated[str, Meta(min_length=1, max_length=100), NAME]

@@ -1,4 +1,4 @@
-"""DELETE of everything about a child. What remains is an audit line in the log without ids."""
+"""DELETE of a child's viewing data. An audit line without ids stays in the log."""
 
 import hmac
 import logging
@@ -85,6 +85,6 @@ def _erased(settings: Settings, profile_id: UUID, row: EraseRow, by: str) -> Era
 def _mark(settings: Settings, key: UUID) -> str:
     """An HMAC that replaces an id in the log: equal ids give equal marks.
 
-    With the id and the JWT_SECRET of that time, one can prove that a line is about it.
+    The id and the JWT_SECRET of that time prove that a line is about the id.
     """
     return hmac.digest(settings.jwt_secret.encode(), b"audit" + key.bytes, "sha256")[:16].hex()

@@ -1,7 +1,7 @@
 """A parent's copy of the data stored about a child: one JSON document, and a CSV file of each kind.
 
 Sessions are read page by page, so memory does not grow with the history. All files show the same
-moment. The folder appears when the copy is complete, and only its owner can read it.
+moment. The folder exists only when the copy is complete, and only its owner can read it.
 """
 
 import csv
@@ -83,7 +83,7 @@ async def export(
         profile = await EXPORT_PROFILE.one(connection, profile_id, timeout=STATEMENT_SECONDS)
         heading = {"profile_id": profile_id, "profile_name": profile.profile_name}
         with (
-            _appearing(folder) as unfinished,
+            _complete_folder(folder) as unfinished,
             (unfinished / "viewing-data.json").open("wb") as document,
         ):
             document.write(lenient_json.encode({**heading, "exported_at": now})[:-1])
@@ -138,7 +138,7 @@ async def _write(
 
 
 @contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def _complete_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder`, renamed to it on success and removed on failure."""
     if folder.exists():
         raise FileExistsError(f"{folder} already exists")
@@ -151,7 +151,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
 
 
 def _cell(value: object) -> object:
-    """A value as a CSV cell; a quote in front keeps text from becoming a formula."""
+    """A value as a CSV cell; a leading quote prevents that a spreadsheet evaluates text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and value.startswith(FORMULA):

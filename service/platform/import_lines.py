@@ -24,7 +24,7 @@ from service.viewing.deletion import Kind
 MAX_LINE_BYTES: Final = 1024 * 1024  # with the line's end
 # As for the body of a PUT. Parsing 1 MB leniently would take 100 ms, skipping it takes 2 ms.
 MAX_PARSED_BYTES: Final = 64 * 1024
-MAX_ROW_LINES: Final = 1000  # bounds how often an unclosed quote has the lines after it read again
+MAX_ROW_LINES: Final = 1000  # bounds how often lines after an unclosed quote are read again
 TOO_DEEP: Final = "Not JSON: Nested too deeply (character 0)"
 TOO_LONG: Final = f"Longer than {MAX_LINE_BYTES} bytes"
 
@@ -36,8 +36,8 @@ class BadLine(Exception):
 class Line(NamedTuple):
     """A numbered line: its text, or the error that makes it unusable.
 
-    `text` is None for a blank line and for each part of a line that is too long: nothing to import,
-    but the consumer can let other tasks run.
+    `text` is None for a blank line and for each part of a line that is too long, so that the
+    consumer can yield to other tasks.
     """
 
     number: int
@@ -97,8 +97,8 @@ def json_lines(lines: Iterator[Line]) -> Iterator[Line]:
 def csv_rows(lines: Iterator[Line]) -> Iterator[Line]:
     """The rows of CSV as lines of JSON, each with the number of its first line.
 
-    A bad row consumes its first line only: an unclosed quote swallows good rows, so the lines after
-    it are read again.
+    A bad row consumes only its first line. The lines after it are read again, because an unclosed
+    quote extends over good rows.
     """
     source = _RowSource(lines)
     cells = csv.reader(source, strict=True)
@@ -115,7 +115,7 @@ def csv_rows(lines: Iterator[Line]) -> Iterator[Line]:
                 continue
             text = _as_json(header, row)
             if len(source.row_lines) > 1:
-                # A cell of several lines, or an unclosed quote: only valid members tell them apart.
+                # A cell of several lines has valid members, an unclosed quote does not.
                 parse(text)
         except StopIteration:
             return
@@ -126,7 +126,7 @@ def csv_rows(lines: Iterator[Line]) -> Iterator[Line]:
         number = source.row_lines[0].number
         if isinstance(text, BadLine):
             source.read_again()
-            # After a bad header no later row must be taken for the header.
+            # After a bad header, no later row is the header.
             header = header or []
         yield Line(number, text)
 

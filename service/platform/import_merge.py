@@ -1,7 +1,7 @@
 """Merges the lines of an import: staged by COPY, then one statement for each table.
 
     Import.merge            a batch of lines at a time; with `whole`, all lines are one batch
-      Import._merge_batch   the transaction of a batch; waits until every instance knows of it
+      Import._merge_batch   the transaction of a batch; waits until every instance acknowledged it
         Import._stage       import_begin, import_stage, then COPY of the batch's records
         Import._merge_staged  import_accounts, import_profiles, import_titles
 
@@ -171,8 +171,8 @@ class Import:
         outcome.error_count += batch.error_count
         outcome.errors += sorted(batch.errors)[: MAX_ERRORS - len(outcome.errors)]
         if self._whole and batch.error_count:
-            in_error = f"{batch.error_count} of {batch.count} lines are in error"
-            outcome.detail = f"Nothing was imported: {in_error}"
+            errors = f"{batch.error_count} of {batch.count} lines are in error"
+            outcome.detail = f"Nothing was imported: {errors}"
 
     async def _stage(self, connection: Connection, batch: "_Batch") -> None:
         await BEGIN_IMPORT.one(connection, timeout=STATEMENT_SECONDS)
@@ -213,7 +213,7 @@ class _Batch:
     async def records(self) -> AsyncIterator[tuple[int, str, str]]:
         """The valid lines, as rows of the staging table.
 
-        An import reads lines here only, and lets other tasks run after each slice.
+        Lines are read only here; after each slice, other tasks of the event loop run.
         """
         started_at = monotonic()
         while self.count != self._max_lines:

@@ -26,7 +26,7 @@ MODES: Final = ("all", "best")
 
 
 async def import_records(request: Request) -> Response:
-    """Imports lines of JSON: all of them or none (`mode=all`), or all without errors."""
+    """Imports lines of JSON: all or none (`mode=all`), or those without errors (`mode=best`)."""
     context: Context = request.state.context
     whole = _mode(request) == "all"
     caller_id = await auth.admin(request)
@@ -56,10 +56,10 @@ def _mode(request: Request) -> str:
 
 @asynccontextmanager
 async def _received(receive: Receive) -> AsyncIterator[tuple[BinaryIO, str]]:
-    """The body in a temporary file, and its digest: the database must not wait for the client.
+    """The whole body in a temporary file, and its digest: no transaction waits for the client.
 
     Threads write and close the file, because freeing 100 MB takes 20 ms. Raises ClientError 413
-    beyond 100 MB, 408 when the body stops coming, 400 when it ends early.
+    beyond 100 MB, 408 when the body stops arriving, 400 when it ends early.
     """
     upload = await asyncio.to_thread(tempfile.TemporaryFile)
     try:

@@ -55,7 +55,8 @@ class Profile(msgspec.Struct, frozen=True):
 async def profile_put(request: Request) -> Response:
     """Inserts or updates a profile; the change applies to the next heartbeat on every instance.
 
-    A profile never moves: a wrong account id must not show a child's history to strangers.
+    A profile never moves to another account: a wrong account id would show the child's history to
+    strangers.
     """
     context: Context = request.state.context
     body = read(request, bodies.PROFILE)

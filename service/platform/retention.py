@@ -2,9 +2,9 @@
 
 Each batch is its own transaction, so an interrupted run loses nothing and the next one continues.
 
-A wrong clock or a wrong setting must not delete everything: ages count from the database's clock,
-with which this machine's must agree, and a run that would delete more than half of a table deletes
-nothing unless it is forced.
+A wrong clock or a wrong setting must not delete everything. Ages count from the database's clock,
+and a run stops if this machine's clock differs. A run that would delete more than half of a table
+deletes nothing unless it is forced.
 """
 
 import asyncio
@@ -168,7 +168,7 @@ async def locked(settings: Settings) -> AsyncIterator[tuple[Connection, Connecti
         await transaction.start()
         if not (await LOCK.one(guard, timeout=STATEMENT_SECONDS)).is_taken:
             raise RetentionRunning
-        # Until its next command, a connection keeps its last statement open, with the snapshot.
+        # A connection keeps the snapshot of its last statement until its next command.
         async with guard.transaction():
             pass
         async with connected(settings, STATEMENT_SECONDS, direct=True) as connection:

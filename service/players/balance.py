@@ -29,7 +29,7 @@ READ: Final = Statement("balance_read", BalanceRow)
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """Minutes of the viewing day; null limit or remaining is unlimited."""
+    """Minutes of the viewing day; a null limit and null remaining minutes mean unlimited."""
 
     profile_id: ProfileId
     is_child_profile: Annotated[bool, doc("A child's profile; only these have limits.", True)]
@@ -94,7 +94,7 @@ async def _today(request: Request) -> Today:
 
 
 async def balance(request: Request) -> Response:
-    """GET /balance/{profile_id}: today's minutes of a profile."""
+    """GET /balance/{profile_id}: returns the used and remaining minutes of a profile today."""
     today = await _today(request)
     if not today.row.is_child:
         return reply(Balance(today.profile_id, False, False, 0.0, 0.0, None, None, False, None))
@@ -116,7 +116,7 @@ def _of_a_child(today: Today) -> Balance:
 
 
 async def playback_eligible(request: Request) -> Response:
-    """GET /playback-eligible/{profile_id}: whether this profile may watch now."""
+    """GET /playback-eligible/{profile_id}: returns whether this profile may watch now."""
     today = await _today(request)
     if not today.row.is_child or today.remaining is None:
         return reply(Eligibility(True, None, None, None))

@@ -42,9 +42,7 @@ class HeartbeatBody(msgspec.Struct):
 
     profile_id: ProfileId
     title_id: TitleId
-    device_id: Annotated[
-        str, Meta(max_length=100), doc("The player's own name for itself.", "tv-1")
-    ]
+    device_id: Annotated[str, Meta(max_length=100), doc("The player's id.", "tv-1")]
     session_id: Annotated[
         UUID | None,
         doc("The session to continue. Null or absent: start one and end the open one.", None),
@@ -94,7 +92,7 @@ class Heartbeat:
     """Counts 30 seconds of viewing and returns the verdict."""
 
     async def refuse(self, scope: Scope, send: Send) -> None:
-        """Load shedding: answers 503 without reading the body, which costs little."""
+        """Load shedding: answers 503 without the cost of reading the body."""
         received = dict(reversed(scope["headers"])).get(b"x-request-id")
         ids = [] if received is None else [(b"x-request-id", Trace(received).request_id.encode())]
         await send({"type": "http.response.start", "status": 503, "headers": SHED_HEADERS + ids})
@@ -136,7 +134,7 @@ class Heartbeat:
                 raise
             # Fails closed: viewing that cannot be counted is blocked.
             verdict = Verdict(beat.session_id or uuid4(), "blocked", 0.0, 0.0, False)
-            # Not kept in a variable: the error would hold this frame, and this frame the error.
+            # No variable holds the error: it refers to this frame, which would be a cycle.
             _processed(context, trace, beat, verdict, error)
         else:
             _processed(context, trace, beat, verdict, None)
@@ -149,11 +147,11 @@ class Heartbeat:
 
 
 def _hashed(beat: HeartbeatBody, key: bytes) -> tuple[UUID, bytes]:
-    """Returns the id of the session that the beat may start, and the bytes to store of its key.
+    """Returns the id of the session that the beat may start, and the bytes to store.
 
-    Both are derived from the key and the profile, so a repeated first beat finds its session
-    although its player never received the id. Stored are 8 bytes of the key's hash and 2 of the
-    request's. That one leaves out the session: a player may repeat its first beat after it has
+    The id is derived from the key and the profile, so a repeated first beat finds its session
+    although its player never received the id. The stored bytes are 8 of the key's hash and 2 of the
+    request's hash, which excludes the session: a player may repeat its first beat after it has
     received the id. Raises FieldError if the key is not 1 to 64 visible ASCII characters.
     """
     if not KEY.fullmatch(key):
@@ -209,7 +207,7 @@ async def _verdict(
 def _refused(
     context: Context, trace: Trace, beat: HeartbeatBody | None, refusal: ClientError | Overloaded
 ) -> None:
-    """Counts a refused heartbeat; they are logged together once a second."""
+    """Counts a refused heartbeat; `event_loop` logs their number once a second."""
     trace.beat = "" if beat is None else str(beat.profile_id)
     is_overload = isinstance(refusal, Overloaded)
     context.metrics.heartbeats_overloaded += is_overload
