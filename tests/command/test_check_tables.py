@@ -1,4 +1,4 @@
-"""What in an adopted table keeps rows from being read or written is found before a heartbeat is."""
+"""The checks report everything in an adopted table that makes a statement fail."""
 
 import asyncio
 import re
@@ -29,23 +29,23 @@ HEARTBEATS = {"heartbeat_record", "heartbeat_held", "viewing_config_load"}
 NOT_SERVED = {"migration_applied", "demo_load", "import_stage"}
 
 
-async def said(connection: Connection) -> list[tuple[str, str]]:
+async def reported(connection: Connection) -> list[tuple[str, str]]:
     return [(one.level, one.what) for one in await tables.problems(connection)]
 
 
-async def cured(connection: Connection) -> list[Problem]:
-    """What is wrong still, after every line to copy has been run."""
+async def problems_after_remedies(connection: Connection) -> list[Problem]:
+    """Executes the SQL of every remedy; returns the problems that remain."""
     for one in await tables.problems(connection):
         for line in re.findall("`(.*?)`", one.remedy):
             await connection.execute(line)
     return await tables.problems(connection)
 
 
-async def test_nothing_is_wrong_with_new_tables(connection: Connection) -> None:
+async def test_new_tables_have_no_problems(connection: Connection) -> None:
     assert await tables.problems(connection) == []
 
 
-async def test_nothing_is_wrong_with_the_tables_of_the_existing_application(
+async def test_tables_of_the_existing_application_have_no_problems(
     empty_database: str,
 ) -> None:
     opened = await asyncpg.connect(empty_database)
@@ -57,7 +57,7 @@ async def test_nothing_is_wrong_with_the_tables_of_the_existing_application(
         await opened.close()
 
 
-async def test_wider_tables_with_types_that_hold_the_same_are_right(
+async def test_additional_columns_and_wider_types_are_accepted(
     connection: Connection,
 ) -> None:
     await connection.execute(
@@ -74,12 +74,12 @@ async def test_wider_tables_with_types_that_hold_the_same_are_right(
         alter table users add unique (created_at);
         """
     )
-    assert await said(connection) == []
+    assert await reported(connection) == []
 
 
-async def test_the_columns_are_those_that_statements_name(connection: Connection) -> None:
+async def test_every_column_that_a_statement_names_is_checked(connection: Connection) -> None:
     await connection.execute(STATEMENTS["import_stage"].text.replace("on commit drop", ""))
-    named: dict[str, set[tuple[str, str]]] = {"refuse": set(), "fault": set()}
+    named_in_sql: dict[str, set[tuple[str, str]]] = {"refuse": set(), "fault": set()}
     found: dict[str, set[tuple[str, str]]] = {"refuse": set(), "fault": set()}
     for table, column in await connection.fetch(
         "select table_name::text, column_name::text from information_schema.columns "
@@ -94,15 +94,17 @@ async def test_the_columns_are_those_that_statements_name(connection: Connection
             except asyncpg.UndefinedColumnError:
                 failing.add(name)
         if failing:
-            named["refuse" if failing & HEARTBEATS else "fault"].add((table, column))
-        for level, what in await said(connection):
+            named_in_sql["refuse" if failing & HEARTBEATS else "fault"].add((table, column))
+        for level, what in await reported(connection):
             if what == f"column {column} of table {table} is not there":
                 found[level].add((table, column))
         await connection.execute(f"alter table {table} rename renamed to {column}")
-    assert found == named
+    assert found == named_in_sql
 
 
-async def test_the_keys_are_those_that_statements_rely_on(connection: Connection) -> None:
+async def test_every_unique_key_that_a_statement_relies_on_is_checked(
+    connection: Connection,
+) -> None:
     relied_on = {
         match
         for path in files("sql").glob("*.sql")
@@ -120,7 +122,7 @@ async def test_the_keys_are_those_that_statements_rely_on(connection: Connection
             loop execute format('alter table {table} drop constraint %I cascade', k); end loop;
             end $$"""
         )
-    found = await said(connection)
+    found = await reported(connection)
     assert {what for _, what in found} == {
         f"table {table} has no unique constraint on ({key}), so no row can be written"
         for table, key in relied_on
@@ -129,7 +131,7 @@ async def test_the_keys_are_those_that_statements_rely_on(connection: Connection
         "viewing_time_balances",
         "viewing_time_configs",
     }
-    assert await cured(connection) == []
+    assert await problems_after_remedies(connection) == []
 
 
 @pytest.mark.parametrize(
@@ -155,15 +157,15 @@ async def test_the_keys_are_those_that_statements_rely_on(connection: Connection
         'check ("Tenant" is not null) not valid',
     ],
 )
-async def test_a_column_that_needs_a_value_is_named(
+async def test_additional_column_that_needs_a_value_is_reported(
     connection: Connection, table: str, level: str, more: str, change: str
 ) -> None:
     await connection.execute(change.format(table=table))
     what = f'column "Tenant" of table {table} needs a value that the service does not give{more}'
-    assert await said(connection) == [(level, what)]
+    assert await reported(connection) == [(level, what)]
     value = "set default '00000000-0000-0000-0000-000000000000'"
     await connection.execute(f'alter table {table} alter "Tenant" {value}')
-    assert await said(connection) == []
+    assert await reported(connection) == []
 
 
 SESSION, BALANCE = "table viewing_sessions", "table viewing_time_balances"
@@ -224,15 +226,15 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_what_fails_is_found_with_a_line_that_cures_it(
+async def test_each_obstacle_is_reported_with_a_remedy_that_works(
     connection: Connection, change: str
 ) -> None:
     await connection.execute(change)
-    assert await said(connection) == [CHANGES[change]]
-    assert await cured(connection) == []
+    assert await reported(connection) == [CHANGES[change]]
+    assert await problems_after_remedies(connection) == []
 
 
-async def test_a_key_of_a_part_of_the_rows_or_of_other_columns_is_not_enough(
+async def test_unique_index_on_some_rows_or_other_columns_is_not_enough(
     connection: Connection,
 ) -> None:
     await connection.execute(
@@ -244,12 +246,12 @@ async def test_a_key_of_a_part_of_the_rows_or_of_other_columns_is_not_enough(
         create unique index on viewing_time_balances (profile_id, (reset_date + 1));
         """
     )
-    assert [what for level, what in await said(connection) if level != "warn"] == [
+    assert [what for level, what in await reported(connection) if level != "warn"] == [
         f"{BALANCE} has no unique constraint on (profile_id, reset_date), so no row can be written"
     ]
 
 
-async def test_generated_columns_are_found(connection: Connection) -> None:
+async def test_generated_columns_are_reported(connection: Connection) -> None:
     await connection.execute(
         """
         alter table viewing_sessions drop is_educational;
@@ -258,7 +260,7 @@ async def test_generated_columns_are_found(connection: Connection) -> None:
             add rate int generated always as (10 / total_seconds) stored;
         """
     )
-    assert await said(connection) == [
+    assert await reported(connection) == [
         (
             "warn" if what.startswith("column rate") else "refuse",
             what,
@@ -272,7 +274,7 @@ async def test_generated_columns_are_found(connection: Connection) -> None:
 
 @pytest.mark.parametrize("table", ["viewing_sessions", "time_grants", "users"])
 @pytest.mark.parametrize("when", ["before insert", "before update", "after insert or update"])
-async def test_triggers_of_the_platforms_own_are_named_while_they_are_enabled(
+async def test_enabled_triggers_of_the_platform_are_a_warning(
     connection: Connection, table: str, when: str
 ) -> None:
     await connection.execute(
@@ -282,12 +284,12 @@ async def test_triggers_of_the_platforms_own_are_named_while_they_are_enabled(
         """
     )
     what = f"trigger audit of table {table} may change or refuse rows of the service"
-    assert await said(connection) == [("warn", what)]
+    assert await reported(connection) == [("warn", what)]
     await connection.execute(f"alter table {table} disable trigger audit")
-    assert await said(connection) == []
+    assert await reported(connection) == []
 
 
-async def test_further_unique_indexes_of_what_is_written_are_named(connection: Connection) -> None:
+async def test_additional_unique_indexes_are_a_warning(connection: Connection) -> None:
     await connection.execute(
         """
         create unique index device on viewing_sessions (device_id);
@@ -295,7 +297,7 @@ async def test_further_unique_indexes_of_what_is_written_are_named(connection: C
         create unique index name on profiles (user_id, name);
         """
     )
-    assert await said(connection) == [
+    assert await reported(connection) == [
         ("warn", f"unique index {name} of {SESSION} may refuse rows of the service")
         for name in ("device", "open")
     ]
@@ -312,11 +314,11 @@ async def role(connection: Connection, database: str) -> AsyncIterator[str]:
     await connection.execute(f"drop role {name}")
 
 
-async def test_row_security_is_found_where_it_is_in_force(
+async def test_row_security_is_reported_if_it_applies_to_the_role(
     connection: Connection, role: str
 ) -> None:
     await connection.execute("alter table viewing_sessions enable row level security")
-    assert await said(connection) == []
+    assert await reported(connection) == []
     await connection.execute(f"set role {role}")
     (found,) = await tables.problems(connection)
     await connection.execute("reset role")
@@ -327,7 +329,7 @@ async def test_row_security_is_found_where_it_is_in_force(
     (line,) = re.findall("`(.*)`", found.remedy)
     await connection.execute(line)
     await connection.execute(f"set role {role}")
-    assert await said(connection) == [
+    assert await reported(connection) == [
         (
             "warn",
             f"row security of {SESSION} is in force for role {role} and may hide or refuse rows",
@@ -335,7 +337,7 @@ async def test_row_security_is_found_where_it_is_in_force(
     ]
 
 
-async def test_check_and_serve_say_the_same_sentence(
+async def test_check_and_serve_report_the_same_sentence(
     connection: Connection, database: str, tmp_path: Path
 ) -> None:
     await connection.execute("alter table viewing_time_balances add tenant uuid not null")
@@ -355,7 +357,7 @@ async def test_check_and_serve_say_the_same_sentence(
     assert output == f"Error: Cannot use the database at DATABASE_URL: {sentence}."
 
 
-async def test_serve_starts_over_what_only_some_requests_meet_and_logs_it_once(
+async def test_serve_starts_and_logs_problems_that_affect_only_some_requests(
     connection: Connection, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     await connection.execute("alter table time_grants add tenant uuid not null")

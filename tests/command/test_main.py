@@ -1,4 +1,4 @@
-"""The command as a person uses it: run, stop, run again; what goes wrong is one clear sentence."""
+"""`run`, `serve`, `migrate` and `token` as processes; every failure is one clear sentence."""
 
 import asyncio
 import errno
@@ -35,15 +35,15 @@ COMMAND = [sys.executable, "-m", "service"]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment without what this process was told, and with `variables`."""
+    """The environment of this process without its settings, plus `variables`."""
     kept = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "JWT_SECRET")}
     return {**kept, "PYTHONUNBUFFERED": "1", "PORT": str(free_port()), **variables}
 
 
-def invoked(monkeypatch: pytest.MonkeyPatch, dsn: str, *words: str) -> tuple[int, str]:
+def invoked(monkeypatch: pytest.MonkeyPatch, dsn: str, *arguments: str) -> tuple[int, str]:
     """Exit code and output of a command in this process."""
     monkeypatch.setenv("DATABASE_URL", dsn)
-    done = CliRunner().invoke(main.main, words)
+    done = CliRunner().invoke(main.main, arguments)
     return done.exit_code, done.output
 
 
@@ -51,7 +51,7 @@ def invoked(monkeypatch: pytest.MonkeyPatch, dsn: str, *words: str) -> tuple[int
 def run(
     folder: Path, port: int, **options: Any
 ) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`viewing-time run` in `folder`, and the curl lines it printed."""
+    """A process of `viewing-time run` in `folder`, and the curl lines that it printed."""
     process = subprocess.Popen(
         [*COMMAND, "run"],
         cwd=folder,
@@ -78,7 +78,7 @@ def run(
 
 
 def answer(curl: str) -> httpx.Response:
-    """Sends what a printed curl line would send."""
+    """Sends the request of a printed curl line."""
     headers = dict(pair.split(": ", 1) for pair in re.findall(r"-H '([^']*)'", curl))
     body = re.search(r"-d '([^']*)'", curl)
     url = curl.split()[-1]
@@ -87,14 +87,14 @@ def answer(curl: str) -> httpx.Response:
 
 
 def postgres_of(process: subprocess.Popen[str]) -> list[int]:
-    """The PostgreSQL servers that a process started."""
+    """The process ids of the PostgreSQL servers that a process started."""
     children = Path(f"/proc/{process.pid}/task").glob("*/children")
     pids = [int(pid) for path in children for pid in path.read_text().split()]
     return [pid for pid in pids if b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def gone(pid: int) -> bool:
-    """Waits for a process to end."""
+    """Waits up to 15 seconds for a process to end; returns whether it has."""
     for _ in range(300):
         if not Path(f"/proc/{pid}").exists():
             return True
@@ -122,7 +122,7 @@ def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Sign
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
-def test_what_run_keeps_is_for_its_account_alone_at_any_umask(tmp_path: Path, umask: int) -> None:
+def test_files_of_run_are_private_at_any_umask(tmp_path: Path, umask: int) -> None:
     with run(tmp_path, free_port(), preexec_fn=lambda: os.umask(umask)):
         kept = [tmp_path / ".data", *(tmp_path / ".data").rglob("*")]
         modes = {path: path.lstat().st_mode for path in kept}
@@ -130,7 +130,7 @@ def test_what_run_keeps_is_for_its_account_alone_at_any_umask(tmp_path: Path, um
     assert {path: mode for path, mode in modes.items() if mode & 0o077} == {}
 
 
-def test_a_folder_that_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
+def test_data_folder_readable_by_others_is_made_private(tmp_path: Path) -> None:
     folder = tmp_path / ".data"
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
@@ -138,7 +138,7 @@ def test_a_folder_that_an_earlier_version_left_open_is_closed(tmp_path: Path) ->
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_run_loads_no_demo_family_into_a_database_of_somebody_else(
+def test_run_loads_no_demo_family_into_an_external_database(
     tmp_path: Path, empty_database: str
 ) -> None:
     port = free_port()
@@ -152,8 +152,8 @@ def test_run_loads_no_demo_family_into_a_database_of_somebody_else(
     try:
         assert process.stdout is not None
         served_at = f"Serving on http://127.0.0.1:{port} (Ctrl-C stops).\n"
-        said = list(iter(process.stdout.readline, served_at))
-        assert any(line.startswith("applied 0001_tables") for line in said)
+        printed = list(iter(process.stdout.readline, served_at))
+        assert any(line.startswith("applied 0001_tables") for line in printed)
         assert ask(empty_database, "select count(*) from users") == 0
     finally:
         process.send_signal(signal.SIGINT)
@@ -162,7 +162,7 @@ def test_run_loads_no_demo_family_into_a_database_of_somebody_else(
 
 
 def refused(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """Status and output of a command that is to fail."""
+    """Exit code and standard error of a command that is expected to fail."""
     done = subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
@@ -176,7 +176,7 @@ def refused(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     return done.returncode, done.stderr.strip()
 
 
-def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_taken_port_is_reported_in_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -186,9 +186,9 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
             "DATABASE_URL": "postgresql:///nowhere",
             "JWT_SECRET": SECRET,
         }
-        status, said = refused(tmp_path, "serve", **variables)
+        status, error = refused(tmp_path, "serve", **variables)
     assert status == 1
-    assert said == (
+    assert error == (
         f"Error: Cannot serve on 127.0.0.1:{port}: Address already in use. Set PORT to another."
     )
 
@@ -205,7 +205,9 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("variable", ["PORT", "METRICS_PORT"])
-def test_a_wrong_host_is_what_is_blamed(variable: str, host: str, reason: str) -> None:
+def test_error_of_an_unusable_host_names_the_host_setting(
+    variable: str, host: str, reason: str
+) -> None:
     with pytest.raises(PortTaken) as caught:
         bound(host, free_port(), variable)
     setting = variable.replace("PORT", "HOST")
@@ -216,13 +218,13 @@ def test_a_wrong_host_is_what_is_blamed(variable: str, host: str, reason: str) -
 
 
 @pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::1", "::"])
-def test_names_and_addresses_of_both_kinds_can_be_served_on(host: str) -> None:
+def test_host_can_be_a_name_an_ipv4_or_an_ipv6_address(host: str) -> None:
     with bound(host, 0) as listener:
         address = "::1" if ":" in host else "127.0.0.1"
         socket.create_connection((address, listener.getsockname()[1]), 5).close()
 
 
-def test_a_port_that_needs_rights_is_what_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_a_privileged_port_names_the_port_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(listener: socket.socket, address: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -231,31 +233,31 @@ def test_a_port_that_needs_rights_is_what_is_blamed(monkeypatch: pytest.MonkeyPa
         bound("127.0.0.1", 80)
 
 
-def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
+def test_all_setting_errors_are_reported_at_once(tmp_path: Path) -> None:
     variables = {
         "PORT": "http",
         "DATABASE_URL": "postgres//x",
         "JWT_SECRET": "short",
         "POOL_MAX_SIZE": "ten",
     }
-    status, said = refused(tmp_path, "serve", **variables)
+    status, error = refused(tmp_path, "serve", **variables)
     assert status == 1
-    assert len(said.splitlines()) == 4
-    assert "short" not in said
+    assert len(error.splitlines()) == 4
+    assert "short" not in error
 
 
-def test_a_database_that_is_away_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_unreachable_database_is_reported_in_one_sentence(tmp_path: Path) -> None:
     variables = {
         "PORT": str(free_port()),
         "DATABASE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/x",
         "JWT_SECRET": SECRET,
     }
-    status, said = refused(tmp_path, "serve", **variables)
+    status, error = refused(tmp_path, "serve", **variables)
     assert status == 1
-    assert said.startswith("Error: ")
+    assert error.startswith("Error: ")
 
 
-def test_a_database_that_is_not_migrated_is_one_clear_sentence(
+def test_unapplied_migrations_are_reported_in_one_sentence(
     tmp_path: Path, empty_database: str
 ) -> None:
     variables = {
@@ -271,7 +273,7 @@ def test_a_database_that_is_not_migrated_is_one_clear_sentence(
     )
 
 
-async def test_a_role_that_may_not_read_what_was_migrated_can_serve(
+async def test_role_without_access_to_the_migration_table_can_serve(
     database: str, connection: Connection
 ) -> None:
     name = f"serving_{uuid4().hex}"
@@ -291,7 +293,7 @@ async def test_a_role_that_may_not_read_what_was_migrated_can_serve(
         await connection.execute(f"drop role {name}")
 
 
-async def test_a_service_that_could_not_start_says_where_to_look(
+async def test_failed_start_refers_to_the_log(
     tmp_path: Path, database: str, connection: Connection
 ) -> None:
     await connection.execute(
@@ -307,15 +309,15 @@ async def test_a_service_that_could_not_start_says_where_to_look(
         timeout=60,
         check=False,
     )
-    said = "Error: The service could not start; the log says why.\n"
-    assert (done.returncode, done.stderr) == (1, said)
+    expected = "Error: The service could not start; the log says why.\n"
+    assert (done.returncode, done.stderr) == (1, expected)
     assert (
         "function viewing_sessions_end_open(uuid, timestamp with time zone) does not" in done.stdout
     )
 
 
 @pytest.mark.parametrize("flags", [[], ["--list"], ["--rollback"]])
-def test_migrating_a_database_that_is_away_is_one_clear_sentence(
+def test_migrate_reports_an_unreachable_database_in_one_sentence(
     tmp_path: Path, flags: list[str]
 ) -> None:
     port = free_port()
@@ -323,8 +325,8 @@ def test_migrating_a_database_that_is_away_is_one_clear_sentence(
     reason = f'connection to server at "127.0.0.1", port {port} failed: Connection refused'
     for variable in ("DATABASE_URL", "DATABASE_DIRECT_URL"):
         addresses = {"DATABASE_URL": "postgresql:///pooled", variable: dsn}
-        said = f"Error: Cannot use the database at {variable}: {reason}."
-        assert refused(tmp_path, "migrate", *flags, **addresses) == (1, said)
+        expected = f"Error: Cannot use the database at {variable}: {reason}."
+        assert refused(tmp_path, "migrate", *flags, **addresses) == (1, expected)
 
 
 def test_a_copy_of_the_example_settings_changes_nothing() -> None:
@@ -332,29 +334,31 @@ def test_a_copy_of_the_example_settings_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "run", "migrate", "token"])
-def test_help(tmp_path: Path, command: str) -> None:
+def test_help_is_printed(tmp_path: Path, command: str) -> None:
     done = subprocess.run(
         [*COMMAND, command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith(f"Usage: viewing-time {command}")
 
 
-def test_a_token_needs_the_word(tmp_path: Path) -> None:
+def test_token_needs_the_development_option(tmp_path: Path) -> None:
     account = "d0000000-0000-4000-8000-000000000001"
-    status, said = refused(tmp_path, "token", account, JWT_SECRET=SECRET)
+    status, error = refused(tmp_path, "token", account, JWT_SECRET=SECRET)
     assert status != 0
-    assert "--development" in said
+    assert "--development" in error
 
 
-def test_a_token_that_nobody_would_accept_is_not_made(tmp_path: Path) -> None:
+def test_token_needs_an_existing_secret(tmp_path: Path) -> None:
     account = "d0000000-0000-4000-8000-000000000001"
     path = Path(".data", "jwt_secret")
-    said = f"Error: JWT_SECRET is not set, and `viewing-time run` has not created one in {path}."
-    assert refused(tmp_path, "token", account, "--development") == (1, said)
+    expected = (
+        f"Error: JWT_SECRET is not set, and `viewing-time run` has not created one in {path}."
+    )
+    assert refused(tmp_path, "token", account, "--development") == (1, expected)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_token_is_signed_with_the_secret_that_was_made(
+def test_token_is_signed_with_the_created_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -362,35 +366,35 @@ def test_a_token_is_signed_with_the_secret_that_was_made(
     account = "d0000000-0000-4000-8000-000000000001"
     Path(".data").mkdir()
     secret = local_data.created_secret()
-    told = capsys.readouterr()
-    assert (told.out, told.err.partition(":")[0]) == ("", "JWT_SECRET is not set")
+    created = capsys.readouterr()
+    assert (created.out, created.err.partition(":")[0]) == ("", "JWT_SECRET is not set")
     printed = CliRunner().invoke(main.main, ["token", account, "--development"])
     assert jwt.decode(printed.stdout.strip(), secret, algorithms=["HS256"])["sub"] == account
 
 
-def test_a_kept_secret_that_cannot_be_read_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_unreadable_secret_is_reported_in_one_sentence(tmp_path: Path) -> None:
     account = "d0000000-0000-4000-8000-000000000001"
     (tmp_path / ".data" / "jwt_secret").mkdir(parents=True)
-    for words, said in (
+    for arguments, expected in (
         (["token", account, "--development"], "JWT_SECRET is not set, and "),
         (["run"], "Cannot keep data in .data: "),
     ):
-        status, error = refused(tmp_path, *words)
+        status, error = refused(tmp_path, *arguments)
         assert status == 1
-        assert error.startswith(f"Error: {said}")
+        assert error.startswith(f"Error: {expected}")
         assert error.endswith("Is a directory: '.data/jwt_secret'.")
 
 
-def test_a_folder_of_data_that_is_a_file_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_data_folder_that_is_a_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
     account = "d0000000-0000-4000-8000-000000000001"
     (tmp_path / ".data").touch()
-    for words in (["token", account, "--development"], ["run"]):
-        status, error = refused(tmp_path, *words)
+    for arguments in (["token", account, "--development"], ["run"]):
+        status, error = refused(tmp_path, *arguments)
         assert status == 1
         assert len(error.splitlines()) == 1
 
 
-def test_migrating_what_is_migrated_is_one_line(
+def test_migrate_without_pending_migrations_prints_one_line(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = (0, "Nothing is applied.\n")
@@ -400,48 +404,50 @@ def test_migrating_what_is_migrated_is_one_line(
     assert invoked(monkeypatch, empty_database, "migrate") == nothing
 
 
-def test_a_list_takes_nothing_back(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    status, said = invoked(monkeypatch, empty_database, "migrate", "--list", "--rollback")
+def test_list_and_rollback_exclude_each_other(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, output = invoked(monkeypatch, empty_database, "migrate", "--list", "--rollback")
     assert status == 2
-    assert "--list and --rollback exclude each other." in said
+    assert "--list and --rollback exclude each other." in output
 
 
-def test_a_rollback_asks_for_what_it_takes_back(
+def test_rollback_lists_its_migrations_and_asks_for_confirmation(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invoked(monkeypatch, empty_database, "migrate")
     names = [name for name, applied in listing(empty_database) if applied]
     names_back = ", ".join(reversed(names[names.index("0017_request_keys") :]))
     monkeypatch.setattr("service.command.migrate._is_interactive", lambda: True)
-    words = ("migrate", "--rollback", "--to", "0017_request_keys")
-    status, said = invoked(monkeypatch, empty_database, *words)
+    arguments = ("migrate", "--rollback", "--to", "0017_request_keys")
+    status, output = invoked(monkeypatch, empty_database, *arguments)
     assert status == 1
-    assert said.splitlines()[-2:] == [
+    assert output.splitlines()[-2:] == [
         "0017_request_keys drops what this version needs: table viewing_time_request_keys.",
         f"Roll back {names_back}? [y/N]: Aborted!",
     ]
     assert all(applied for _, applied in listing(empty_database))
 
 
-@pytest.mark.parametrize("words", [["run"], ["serve", "--migrate"]])
+@pytest.mark.parametrize("arguments", [["run"], ["serve", "--migrate"]])
 @pytest.mark.parametrize("variable", ["PORT", "METRICS_PORT"])
-def test_a_taken_port_is_noticed_before_anything_is_migrated(
-    words: list[str], variable: str, empty_database: str, tmp_path: Path
+def test_taken_port_is_reported_before_migrations_run(
+    arguments: list[str], variable: str, empty_database: str, tmp_path: Path
 ) -> None:
     variables = {"DATABASE_URL": empty_database, "JWT_SECRET": SECRET, "PORT": str(free_port())}
     with bound("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
-        status, said = refused(tmp_path, *words, **{**variables, variable: port})
+        status, error = refused(tmp_path, *arguments, **{**variables, variable: port})
     assert status == 1
-    assert said.endswith(f": Address already in use. Set {variable} to another.")
+    assert error.endswith(f": Address already in use. Set {variable} to another.")
     assert not any(applied for _, applied in listing(empty_database))
 
 
-def test_a_taken_port_is_noticed_before_postgres_is_started(tmp_path: Path) -> None:
+def test_taken_port_is_reported_before_postgresql_starts(tmp_path: Path) -> None:
     with bound("127.0.0.1", 0) as taken:
-        status, said = refused(tmp_path, "run", PORT=str(taken.getsockname()[1]))
+        status, error = refused(tmp_path, "run", PORT=str(taken.getsockname()[1]))
     assert status == 1
-    assert said.endswith(": Address already in use. Set PORT to another.")
+    assert error.endswith(": Address already in use. Set PORT to another.")
     assert [path.name for path in (tmp_path / ".data").iterdir()] == ["jwt_secret"]
 
 
@@ -463,7 +469,7 @@ EntryPoint("viewing-time", {!r}, "console_scripts").load()()
 @pytest.mark.parametrize(
     "module", ["service.command.main", "click", "asyncpg", "starlette.applications"]
 )
-def test_ctrl_c_during_the_imports_ends_quietly(module: str, tmp_path: Path) -> None:
+def test_ctrl_c_during_imports_exits_without_output(module: str, tmp_path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     code = INTERRUPTED.format(module, project["scripts"]["viewing-time"])
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Systems other than Linux: one sentence, or a service without what only Linux has."""
+"""macOS: the service works without the features of Linux. Windows: one sentence."""
 
 import os
 import subprocess
@@ -28,18 +28,18 @@ COMMANDS = [
     ["export", ACCOUNT],
     ["token", ACCOUNT, "--development"],
 ]
-# Runs before everything else in each Python process: another system, as far as Python can tell.
+# Runs first in each Python process and makes it look like one on another system.
 OTHER_SYSTEM = """
 import sys
 import sysconfig
 import types
 
-sysconfig.get_config_vars()  # of the Python that runs, from now on in memory
+sysconfig.get_config_vars()  # cached now, because it is read from files of this system
 # A module of macOS, for urllib.
 proxies = sys.modules["_scproxy"] = types.ModuleType("_scproxy")
 proxies._get_proxy_settings = proxies._get_proxies = dict
 BLOCKED = {blocked}
-sys.modules |= dict.fromkeys(BLOCKED)  # whoever imports one gets an ImportError
+sys.modules |= dict.fromkeys(BLOCKED)  # importing one raises ImportError
 sys.platform = "{platform}"
 
 
@@ -56,14 +56,14 @@ sys.addaudithook(refuse)
 
 
 def other_system(folder: Path, platform: str, *blocked: str) -> dict[str, str]:
-    """Variables for a Python that takes this machine for another one."""
+    """The environment of a Python process that looks like one on `platform`."""
     code = OTHER_SYSTEM.format(blocked=blocked, platform=platform)
     (folder / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[0])
-def test_on_windows_every_command_ends_with_one_sentence(
+def test_every_command_ends_with_one_sentence_on_windows(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -77,7 +77,7 @@ def test_on_windows_every_command_ends_with_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_database_run_is_for_linux(
+def test_run_without_a_database_needs_linux(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,10 +93,10 @@ def test_without_a_database_run_is_for_linux(
 
 
 def test_the_command_can_be_imported_without_the_modules_that_windows_lacks(tmp_path: Path) -> None:
-    lacks = ("fcntl", "grp", "pwd", "resource", "termios", "uvloop")
-    # subprocess and others take these for given where `sys.platform` is not Windows
+    missing = ("fcntl", "grp", "pwd", "resource", "termios", "uvloop")
+    # The standard library imports these modules unless `sys.platform` is Windows
     code = "import subprocess, asyncio, multiprocessing, tempfile, shutil, pathlib, getpass\n"
-    code += f"import sys; sys.modules |= dict.fromkeys({lacks})\n"
+    code += f"import sys; sys.modules |= dict.fromkeys({missing})\n"
     code += "import service.command.main, service.app, service.server; print('imported')"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
@@ -104,14 +104,14 @@ def test_the_command_can_be_imported_without_the_modules_that_windows_lacks(tmp_
     assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
 
 
-# Debian leaves out what Python itself imports on macOS.
+# Python imports this module on macOS; Debian does not install it.
 on_macos = pytest.mark.skipif(
     find_spec("ctypes.macholib") is None, reason="this Python has no ctypes.macholib"
 )
 
 
 @on_macos
-async def test_on_macos_a_service_with_a_database_does_all_its_work(
+async def test_service_with_a_database_works_on_macos(
     database: str, family: Family, connection: Connection, tmp_path: Path
 ) -> None:
     async with (
@@ -131,7 +131,7 @@ async def test_on_macos_a_service_with_a_database_does_all_its_work(
 
 @on_macos
 @pytest.mark.parametrize("command", [["migrate"], ["check"], ["retain", "--dry-run"]])
-def test_on_macos_commands_at_a_database_work(
+def test_commands_with_a_database_work_on_macos(
     command: list[str], database: str, tmp_path: Path
 ) -> None:
     variables = {"DATABASE_URL": database, "JWT_SECRET": SECRET, "PORT": str(free_port())}
