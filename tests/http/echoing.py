@@ -18,7 +18,7 @@ STREAM: Final = (b"one", b"two\r\n\r\n", b"\r\n\r\n", b"HTTP/1.1 100 Continue\r\
 
 
 class Echo(msgspec.Struct):
-    """A request as the application saw it."""
+    """A request as the application received it."""
 
     method: str
     target: str
@@ -40,7 +40,7 @@ async def body_of(receive: Receive) -> tuple[bytes, bool]:
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Responds with an Echo, or as the first part of the path says.
+    """Responds with an Echo, unless the first part of the path selects another response.
 
     /unread answers 503 without reading the body; /wait/NAME answers after /go/NAME; /hold/NAME
     reads its body after that; /stream/NAME sends a chunk for each /go/NAME; /empty/STATUS answers

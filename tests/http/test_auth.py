@@ -50,7 +50,7 @@ def tampered(headers: dict[str, str], part: int) -> dict[str, str]:
         {"Authorization": "Token x"},
     ],
 )
-async def test_without_a_bearer_token(running: Running, headers: dict[str, str]) -> None:
+async def test_missing_bearer_token_is_401(running: Running, headers: dict[str, str]) -> None:
     answer = await status(running, headers)
     assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -63,7 +63,7 @@ async def test_a_malformed_authorization_header_is_rejected(running: Running, to
     assert "www-authenticate" not in answer.headers
 
 
-async def test_the_scheme_is_read_in_any_case(running: Running, family: Family) -> None:
+async def test_scheme_is_case_insensitive(running: Running, family: Family) -> None:
     token = family.bearer["Authorization"].removeprefix("Bearer ")
     assert await accepts(running, {"Authorization": f"bEARER {token}"})
 
@@ -83,7 +83,9 @@ async def test_a_token_must_be_signed_with_the_secret(running: Running, family: 
     assert await accepts(running, family.bearer)
 
 
-async def test_a_critical_extension_is_not_passed_over(running: Running, family: Family) -> None:
+async def test_token_with_a_critical_extension_is_rejected(
+    running: Running, family: Family
+) -> None:
     claims = {"sub": str(family.account)}
     headers = {"crit": ["bound"], "bound": "tv-1"}
     token = jwt.encode(claims, SECRET, algorithm="HS256", headers=headers)
@@ -114,7 +116,7 @@ async def test_a_critical_extension_is_not_passed_over(running: Running, family:
         ({"purpose": None}, False),
     ],
 )
-async def test_claims(
+async def test_claims_decide_whether_a_token_is_accepted(
     running: Running, family: Family, claims: dict[str, Any], is_accepted: bool
 ) -> None:
     running.clock.fixed = NOW
@@ -122,7 +124,7 @@ async def test_claims(
 
 
 @pytest.mark.parametrize("subject", ["absent", None, "", "me", 7, ["x"], {}, True])
-async def test_a_subject_that_is_not_an_account(running: Running, subject: object) -> None:
+async def test_subject_that_is_not_a_uuid_is_rejected(running: Running, subject: object) -> None:
     claims: dict[str, Any] = {} if subject == "absent" else {"sub": subject}
     token = jwt.api_jws.encode(
         msgspec.json.encode(claims), SECRET, algorithm="HS256", headers={"typ": "JWT"}
@@ -131,7 +133,7 @@ async def test_a_subject_that_is_not_an_account(running: Running, subject: objec
     assert (answer.status_code, answer.json()) == (401, {"detail": "Invalid token payload"})
 
 
-async def test_a_token_without_end_is_a_question_of_settings(
+async def test_token_without_expiry_is_accepted_unless_settings_require_one(
     start: Starter, settings: Settings, family: Family
 ) -> None:
     strict = msgspec.structs.replace(settings, jwt_require_exp=True, jwt_leeway_seconds=300)
@@ -141,7 +143,7 @@ async def test_a_token_without_end_is_a_question_of_settings(
         assert await accepts(running, family.bearer)
 
 
-async def test_a_remembered_token_is_not_verified_again(
+async def test_cached_token_is_not_verified_again(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await accepts(running, family.bearer)
@@ -157,7 +159,7 @@ async def test_a_remembered_token_is_not_verified_again(
 
 
 @pytest.mark.parametrize("leeway", [0, 5])
-async def test_a_remembered_token_ends_on_time(
+async def test_cached_token_expires_on_time(
     start: Starter, settings: Settings, family: Family, leeway: int
 ) -> None:
     running = await start(msgspec.structs.replace(settings, jwt_leeway_seconds=leeway))
@@ -172,7 +174,7 @@ async def test_a_remembered_token_ends_on_time(
     assert not await accepts(running, bearer(family.account, exp=end - leeway * SECOND))
 
 
-async def test_only_so_many_tokens_are_remembered(
+async def test_number_of_cached_tokens_is_bounded(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "MAX_TOKENS", 3)
@@ -192,14 +194,14 @@ def padded(account: UUID, size: int, **claims: Any) -> str:
     raise AssertionError("no token has this size")
 
 
-async def test_a_token_beyond_8_kib_is_refused_unparsed(
+async def test_token_longer_than_8_kib_is_rejected_without_parsing(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vouching = {"purpose": "pin_verified", "exp": int(EXPIRES.timestamp())}
+    pin_claims = {"purpose": "pin_verified", "exp": int(EXPIRES.timestamp())}
     largest = {"Authorization": f"Bearer {padded(family.account, MAX_TOKEN_BYTES)}"}
     assert await accepts(running, largest)
     parental = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
-    pin_token = padded(family.account, MAX_TOKEN_BYTES, **vouching)
+    pin_token = padded(family.account, MAX_TOKEN_BYTES, **pin_claims)
 
     async def granted(token: str) -> httpx.Response:
         body = {"minutes": 15, "pin_token": token}
@@ -229,7 +231,7 @@ async def test_a_token_beyond_8_kib_is_refused_unparsed(
             headers={"Authorization": f"Bearer {token}"},
         )
         assert (beat.status_code, beat.json()) == (401, INVALID)
-        token = padded(family.account, size, **vouching)
+        token = padded(family.account, size, **pin_claims)
         answer = await granted(token)
         assert (answer.status_code, answer.json()["detail"]) == (
             403,
@@ -240,10 +242,10 @@ async def test_a_token_beyond_8_kib_is_refused_unparsed(
         assert answer.json()["detail"] == "Valid PIN token required to change: reset_hour"
 
 
-async def test_a_token_is_parsed_once_its_signature_is_right(
+async def test_token_is_parsed_only_after_its_signature_is_verified(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parsing costs a hundred times as much as the signature, and anyone can send garbage."""
+    """Parsing costs a hundred times as much as the signature, and any client can send garbage."""
     parsed: list[str] = []
     decode = jwt.decode
 
@@ -276,7 +278,7 @@ async def test_a_token_is_parsed_once_its_signature_is_right(
     assert parsed == [token]
 
 
-async def test_an_account_must_be_there_and_active(
+async def test_account_must_exist_and_be_active(
     running: Running, connection: Connection, family: Family
 ) -> None:
     beat = "/api/v1/viewing-time/heartbeat"
@@ -323,7 +325,7 @@ async def test_issuer_and_audience_are_required_when_set(
     assert await accepts(running, {"Authorization": f"Bearer {token}"}) is is_accepted
 
 
-async def test_administrators_are_so_by_the_databases_word(
+async def test_administrator_right_comes_from_the_database(
     running: Running, connection: Connection, family: Family
 ) -> None:
     url = "/api/v1/admin/metrics"

@@ -1,4 +1,4 @@
-"""A request that arrives twice with one Idempotency-Key is carried out once, on any instance."""
+"""A request that is repeated with its Idempotency-Key is executed once, on any instance."""
 
 import asyncio
 import signal
@@ -125,7 +125,7 @@ async def state(connection: Connection) -> tuple[Any, ...]:
     return tuple(row or ())
 
 
-async def kept(connection: Connection) -> int:
+async def stored_keys(connection: Connection) -> int:
     count: int = await connection.fetchval("select count(*) from viewing_time_request_keys")
     return count
 
@@ -145,7 +145,7 @@ async def watched(connection: Connection, family: Family) -> Family:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_repeated_request_gets_the_answer_and_changes_nothing_on_any_instance(
+async def test_repeated_request_gets_the_same_response_and_changes_nothing_on_any_instance(
     start: Starter, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     here, there = await start(), await start()
@@ -156,11 +156,11 @@ async def test_a_repeated_request_gets_the_answer_and_changes_nothing_on_any_ins
     for running in (here, there, here):
         assert answered(await send(running, watched, call)) == answered(first)
         assert await state(connection) == after
-    assert await kept(connection) == 1
+    assert await stored_keys(connection) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_copies_at_once_on_two_instances_are_carried_out_once(
+async def test_concurrent_copies_on_two_instances_are_executed_once(
     start: Starter, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     instances = [await start(), await start()]
@@ -178,7 +178,7 @@ async def test_copies_at_once_on_two_instances_are_carried_out_once(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again(
+async def test_request_whose_response_was_lost_is_answered_when_repeated(
     start: Starter,
     settings: Settings,
     connection: Connection,
@@ -186,7 +186,7 @@ async def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again(
     kind: Kind,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The process hangs between the commit and the response, and is abandoned."""
+    """The request fails after its commit and before its response."""
     running = await start()
     call = await kind(running, watched)
     stopped = asyncio.Event()
@@ -200,7 +200,7 @@ async def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again(
 
     endpoint = idempotency.RequestedOnce.effect
 
-    def then_lost(once: idempotency.RequestedOnce) -> Any:
+    def losing_response(once: idempotency.RequestedOnce) -> Any:
         return _Lost(endpoint(once), lose)
 
     if kind is pin_verify:
@@ -212,18 +212,18 @@ async def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again(
 
         monkeypatch.setattr(idempotency.RequestedOnce, "keep", keep_and_lose)
     else:
-        monkeypatch.setattr(idempotency.RequestedOnce, "effect", then_lost)
+        monkeypatch.setattr(idempotency.RequestedOnce, "effect", losing_response)
     assert (await send(running, watched, call)).status_code == 500
     assert stopped.is_set()
     monkeypatch.undo()
     after = await state(connection)
-    assert await kept(connection) == 1
+    assert await stored_keys(connection) == 1
     assert (await send(running, watched, call)).status_code == 200
     assert await state(connection) == after
 
 
 class _Lost:
-    """A context manager after whose end the response is lost."""
+    """A context manager that fails after its end, so that the response is lost."""
 
     def __init__(self, inner: Any, lose: Callable[..., Awaitable[None]]) -> None:
         self._inner = inner
@@ -238,7 +238,7 @@ class _Lost:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not pin_verify])
-async def test_a_request_that_broke_off_before_its_commit_is_carried_out_when_it_comes_again(
+async def test_request_that_failed_before_its_commit_is_executed_when_repeated(
     running: Running,
     connection: Connection,
     watched: Family,
@@ -253,7 +253,7 @@ async def test_a_request_that_broke_off_before_its_commit_is_carried_out_when_it
 
     monkeypatch.setattr(idempotency.KEEP, "maybe", fail)
     assert (await send(running, watched, call)).status_code >= 500
-    assert await kept(connection) == 0
+    assert await stored_keys(connection) == 0
     after = await state(connection)
     assert after[:4] == before[:4]
     assert after[4:] == before[4:] or kind in (pin_change, grant_with_pin)
@@ -263,20 +263,20 @@ async def test_a_request_that_broke_off_before_its_commit_is_carried_out_when_it
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_without_a_key_nothing_is_kept_and_every_request_is_carried_out(
+async def test_without_a_key_nothing_is_stored_and_every_request_is_executed(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     call = await kind(running, watched)
     for number in range(2):
         answer = await send(running, watched, call, None)
         assert answer.status_code == (400 if number and kind is pin_change else 200)
-    assert await kept(connection) == 0
+    assert await stored_keys(connection) == 0
     if kind is remote_grant:
         assert (await state(connection))[:2] == (2, USED_SECONDS - 3600)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_key_is_not_for_another_request(
+async def test_key_used_for_another_request_is_422(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     others = [await other(running, watched) for other in KINDS if other is not kind]
@@ -296,18 +296,18 @@ async def test_a_key_is_not_for_another_request(
         answer = await send(running, watched, msgspec.structs.replace(other, body=body))
         assert answered(answer) == (422, KEY_USED), other
         assert await state(connection) == after
-    assert await kept(connection) == 1
+    assert await stored_keys(connection) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_key_is_its_accounts_own_and_a_new_one_after_24_hours(
+async def test_key_belongs_to_its_account_and_expires_after_24_hours(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     stranger = await add_family(connection)
     for family in (watched, stranger):
         call = await kind(running, family)
         assert (await send(running, family, call)).status_code == 200
-    assert await kept(connection) == 2
+    assert await stored_keys(connection) == 2
     await connection.execute(
         "update viewing_time_request_keys set created_at = created_at - interval '24 hours'"
     )
@@ -320,7 +320,7 @@ async def test_a_key_is_its_accounts_own_and_a_new_one_after_24_hours(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_repetition_is_refused_as_the_request_would_be(
+async def test_repeated_request_is_refused_if_the_caller_has_lost_access(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     call = await kind(running, watched)
@@ -357,7 +357,7 @@ async def test_an_invalid_key_changes_nothing(
         (pin_reset, {"password": "wrong"}, 401),
     ],
 )
-async def test_a_wrong_secret_counts_once_and_another_guess_needs_another_key(
+async def test_repeated_wrong_secret_counts_once_and_the_right_one_needs_another_key(
     start: Starter,
     connection: Connection,
     watched: Family,
@@ -381,7 +381,7 @@ async def test_a_wrong_secret_counts_once_and_another_guess_needs_another_key(
     assert (await send(instances[1], watched, call, "another")).status_code == 200
 
 
-async def test_copies_of_a_wrong_pin_at_once_count_once(
+async def test_concurrent_copies_of_a_wrong_pin_count_once(
     start: Starter, connection: Connection, watched: Family
 ) -> None:
     instances = [await start(), await start()]
@@ -403,7 +403,7 @@ async def test_copies_of_a_wrong_pin_at_once_count_once(
         (pin_reset, 401, 429),
     ],
 )
-async def test_a_key_that_was_right_once_allows_no_free_guesses(
+async def test_key_of_a_successful_request_allows_no_uncounted_guesses(
     running: Running,
     connection: Connection,
     watched: Family,
@@ -411,7 +411,7 @@ async def test_a_key_that_was_right_once_allows_no_free_guesses(
     status: int,
     locked: int,
 ) -> None:
-    """Neither response nor lock differ between a guess with the key and one without."""
+    """A guess with the key has the same response and the same lock as one without."""
     call = await kind(running, watched)
     assert (await send(running, watched, call)).status_code == 200
     guess = {"password": "wrong"} if kind is pin_reset else {"pin": "0000"}
@@ -419,7 +419,7 @@ async def test_a_key_that_was_right_once_allows_no_free_guesses(
     while (refusal := await send(running, watched, call, **guess)).status_code == status:
         if "x-locked-until" in refusal.headers:
             break
-    # Now the right one is not looked at either.
+    # The right secret is rejected too while the lock lasts.
     assert refusal.status_code == locked
     assert (await send(running, watched, call)).status_code == locked
     wrong = await connection.fetchval(
@@ -441,9 +441,7 @@ async def test_a_first_pin_is_set_once(
     assert bcrypt.checkpw(NEW_PIN.encode(), stored.encode())
 
 
-async def test_a_repeated_verification_gets_a_token_that_works(
-    running: Running, watched: Family
-) -> None:
+async def test_repeated_verification_gets_a_valid_token(running: Running, watched: Family) -> None:
     call = await pin_verify(running, watched)
     tokens = [(await send(running, watched, call)).json()["pin_token"] for _ in range(2)]
     assert tokens[0] != tokens[1]
@@ -463,7 +461,7 @@ async def test_a_request_that_changed_nothing_can_be_repeated_with_its_key(
     assert (await send(running, watched, call)).status_code == 200
 
 
-async def test_the_same_request_in_other_words_is_the_same(
+async def test_equivalent_form_of_a_request_is_the_same_request(
     running: Running, connection: Connection, watched: Family
 ) -> None:
     first = await send(running, watched, Call(GRANT.format(watched.child), {"minutes": 30}, None))
@@ -473,7 +471,7 @@ async def test_the_same_request_in_other_words_is_the_same(
     assert await connection.fetchval("select count(*) from time_grants") == 1
 
 
-async def test_a_changed_secret_of_the_service_still_knows_its_requests(
+async def test_keys_stay_valid_after_a_rotation_of_the_jwt_secret(
     start: Starter, settings: Settings, connection: Connection, watched: Family
 ) -> None:
     call = await remote_grant(await start(), watched)
@@ -486,7 +484,7 @@ async def test_a_changed_secret_of_the_service_still_knows_its_requests(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_secret_is_kept(
+async def test_no_secret_is_stored_with_a_key(
     running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     call = await kind(running, watched)
@@ -502,7 +500,7 @@ async def test_no_secret_is_kept(
     assert NEW_PIN not in stored
 
 
-async def test_the_latest_keys_of_an_account_are_kept(
+async def test_only_the_latest_keys_of_an_account_are_stored(
     running: Running, connection: Connection, watched: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "MAX_KEYS", 5)
@@ -533,10 +531,10 @@ async def test_expired_keys_of_any_account_are_deleted(
     call = await remote_grant(running, watched)
     for number in range(2):
         await send(running, watched, call, f"{number}")
-    assert await kept(connection) == 2
+    assert await stored_keys(connection) == 2
 
 
-async def test_keys_go_with_their_account_and_with_an_erasure(
+async def test_account_deletion_and_erasure_delete_keys(
     running: Running, connection: Connection, watched: Family, admin: dict[str, str]
 ) -> None:
     stranger = await add_family(connection)
@@ -544,9 +542,9 @@ async def test_keys_go_with_their_account_and_with_an_erasure(
         await send(running, family, await remote_grant(running, family))
     url = f"/api/v1/admin/profiles/{watched.child}/viewing-data"
     assert (await running.client.delete(url, headers=admin)).status_code == 200
-    assert await kept(connection) == 1
+    assert await stored_keys(connection) == 1
     await connection.execute("delete from users where id = $1", stranger.account)
-    assert await kept(connection) == 0
+    assert await stored_keys(connection) == 0
 
 
 async def test_a_key_costs_three_statements_and_no_key_costs_none(
@@ -567,7 +565,7 @@ async def test_a_key_costs_three_statements_and_no_key_costs_none(
     assert counts == [1, 4, 1]
 
 
-async def test_an_import_is_carried_out_once(
+async def test_import_is_executed_once(
     start: Starter, connection: Connection, admin: dict[str, str]
 ) -> None:
     """A repeated request does not undo a later change."""
@@ -593,7 +591,7 @@ async def test_an_import_is_carried_out_once(
     assert await connection.fetchval("select title from titles") == "Second"
 
 
-async def test_an_import_that_changed_nothing_can_come_again_with_its_key(
+async def test_import_that_changed_nothing_can_be_repeated_with_its_key(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
     headers = {**admin, "Idempotency-Key": "import"}
@@ -603,7 +601,7 @@ async def test_an_import_that_changed_nothing_can_come_again_with_its_key(
     assert await connection.fetchval("select count(*) from titles") == 1
 
 
-async def test_grants_of_a_killed_process_are_carried_out_once(
+async def test_grants_of_a_killed_process_are_executed_once(
     database: str, connection: Connection, watched: Family
 ) -> None:
     """Of the requests of a killed process some are answered, some only committed."""
@@ -637,7 +635,7 @@ async def test_grants_of_a_killed_process_are_carried_out_once(
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
-async def test_requests_are_carried_out_once_behind_a_pooler(
+async def test_requests_are_executed_once_behind_a_pooler(
     start: Starter, settings: Settings, connection: Connection, watched: Family
 ) -> None:
     async with pooler(settings.database_url) as url:
@@ -651,7 +649,7 @@ async def test_requests_are_carried_out_once_behind_a_pooler(
             assert [answer.status_code for answer in answers] == [200] * 3
             assert len({str(answered(answer)) for answer in answers}) == 1
         assert (await state(connection))[0] == 2
-        assert await kept(connection) == 4
+        assert await stored_keys(connection) == 4
 
 
 SECRETS: Final = [
@@ -682,19 +680,19 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     verify = Turn.verify
 
-    async def noted(turn: Turn, secret: str, stored: str | None) -> bool:
+    async def recording(turn: Turn, secret: str, stored: str | None) -> bool:
         is_right = await verify(turn, secret, stored)
         if stored is not None:
             seen.append(secret)
         return is_right
 
-    monkeypatch.setattr(Turn, "verify", noted)
+    monkeypatch.setattr(Turn, "verify", recording)
     return seen
 
 
 @pytest.mark.parametrize("instances", [1, 2])
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
-async def test_different_secrets_at_once_with_one_key_are_all_counted(
+async def test_concurrent_secrets_with_one_key_are_all_counted(
     start: Starter,
     connection: Connection,
     watched: Family,
@@ -724,7 +722,7 @@ async def test_different_secrets_at_once_with_one_key_are_all_counted(
 @pytest.mark.parametrize("instances", [1, 2])
 @pytest.mark.parametrize("place", [0, 2, 4])
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
-async def test_a_right_secret_among_wrong_ones_with_its_key_frees_no_guess(
+async def test_right_secret_among_wrong_ones_with_the_same_key_allows_no_uncounted_guess(
     start: Starter,
     connection: Connection,
     watched: Family,
@@ -760,7 +758,7 @@ async def test_a_right_secret_among_wrong_ones_with_its_key_frees_no_guess(
 
 
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
-async def test_a_wrong_secret_counts_where_its_answer_cannot_be_stored(
+async def test_wrong_secret_counts_if_its_response_cannot_be_stored(
     running: Running,
     database: str,
     connection: Connection,
@@ -786,7 +784,7 @@ async def test_a_wrong_secret_counts_where_its_answer_cannot_be_stored(
 
 
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
-async def test_an_answered_request_whose_secret_was_changed_counts_once(
+async def test_repeated_request_with_an_outdated_secret_counts_as_one_failure(
     start: Starter,
     connection: Connection,
     watched: Family,
@@ -813,7 +811,7 @@ async def test_an_answered_request_whose_secret_was_changed_counts_once(
 
 
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
-async def test_copies_at_once_of_an_answered_request_whose_secret_was_changed_count_once(
+async def test_concurrent_copies_with_an_outdated_secret_count_as_one_failure(
     start: Starter,
     connection: Connection,
     watched: Family,
@@ -840,19 +838,19 @@ async def test_copies_at_once_of_an_answered_request_whose_secret_was_changed_co
         ),
     ],
 )
-@pytest.mark.parametrize("is_known", [False, True])
-async def test_a_process_that_stands_still_keeps_no_row_locked(
-    database: str, connection: Connection, watched: Family, is_pooled: bool, is_known: bool
+@pytest.mark.parametrize("is_cached", [False, True])
+async def test_stopped_process_keeps_no_row_locked(
+    database: str, connection: Connection, watched: Family, is_pooled: bool, is_cached: bool
 ) -> None:
     """The process is stopped while its last statement waits, so its transaction stays open.
 
-    A statement that the driver knows waits when it runs, another when it is parsed.
+    A statement in the driver's cache waits when it runs, another one when it is parsed.
     """
     await keep_today(connection, watched.child)
     grant = GRANT.format(watched.child)
     headers = {**watched.bearer, "Idempotency-Key": "k"}
-    if connection.get_server_version().major < 17 and (is_pooled or not is_known):
-        pytest.skip("the server knows no transaction_timeout")
+    if connection.get_server_version().major < 17 and (is_pooled or not is_cached):
+        pytest.skip("the server has no transaction_timeout")
     async with AsyncExitStack() as stack:
         variables = {}
         url = database
@@ -862,7 +860,7 @@ async def test_a_process_that_stands_still_keeps_no_row_locked(
                 await connection.execute(f"alter database {name} set {line}")
             url = await stack.enter_async_context(pooler(database))
             variables = {"STATEMENT_CACHE_SIZE": "0", "DATABASE_DIRECT_URL": database}
-        if is_known:
+        if is_cached:
             variables |= {"POOL_MIN_SIZE": "1", "POOL_MAX_SIZE": "1"}
         stopped = await stack.enter_async_context(served(url, **variables))
         client = await stack.enter_async_context(
@@ -870,10 +868,10 @@ async def test_a_process_that_stands_still_keeps_no_row_locked(
         )
         stack.callback(stopped.process.send_signal, signal.SIGCONT)
         before = 0
-        if is_known:
+        if is_cached:
             earlier = {**watched.bearer, "Idempotency-Key": "earlier"}
             before = (await client.post(grant, json={"minutes": 15}, headers=earlier)).is_success
-        assert before == is_known
+        assert before == is_cached
         holder = await asyncpg.connect(database)
         stack.push_async_callback(holder.close)
         transaction = holder.transaction()

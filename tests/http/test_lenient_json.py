@@ -1,4 +1,4 @@
-"""Reading bodies, paths and queries: the leniency that clients rely on, and the errors."""
+"""Bodies, paths and queries: the lenient forms that clients rely on, and the errors."""
 
 import json
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def refused(raw: bytes, content_type: str | None = "application/json") -> dict[s
     return entry(caught.value)
 
 
-def test_a_plain_body_needs_the_compiled_decoder_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_body_is_read_by_the_compiled_decoder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json, "loads", None)
     assert read() == Every(UUID(ID), "x")
     assert read(name='"é\\u00e9"', paused="true", minutes="null", hour="7") == Every(
@@ -80,7 +80,7 @@ def test_a_plain_body_needs_the_compiled_decoder_only(monkeypatch: pytest.Monkey
         {"id": f'"{ID.upper()}"', "session": f'"{HEX}"', "name": '"\\ud83d\\ude00"'},
     ],
 )
-def test_both_readings_agree(members: dict[str, str]) -> None:
+def test_compiled_and_lenient_decoder_agree(members: dict[str, str]) -> None:
     assert read(**members) == read(**members, unknown='"\\u0000"')
 
 
@@ -108,9 +108,9 @@ def test_both_readings_agree(members: dict[str, str]) -> None:
     ],
 )
 def test_scalars_are_read_leniently(name: str, text: str, value: object) -> None:
-    got = getattr(read(**{name: text}), name)
-    assert got == value
-    assert type(got) is type(value)
+    value_read = getattr(read(**{name: text}), name)
+    assert value_read == value
+    assert type(value_read) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,9 @@ def test_scalars_are_read_leniently(name: str, text: str, value: object) -> None
         ("pin_token", "string_type", ["1", "[]"]),
     ],
 )
-def test_a_value_that_cannot_be_read(name: str, kind: str, texts: list[str]) -> None:
+def test_invalid_value_is_reported_with_type_and_field(
+    name: str, kind: str, texts: list[str]
+) -> None:
     for text in texts:
         error = refused(written(PLAIN | {name: text}))
         assert (error["type"], error["loc"]) == (kind, ["body", name]), text[:100]
@@ -177,7 +179,7 @@ def test_an_error_names_the_allowed_values(
     assert (error["msg"], error["ctx"]) == (msg, ctx)
 
 
-def test_an_error_returns_a_bounded_scalar() -> None:
+def test_error_echoes_scalars_up_to_256_characters() -> None:
     sent: dict[str, list[tuple[str, object]]] = {
         "name": [("5", 5), ("true", True), ("null", None), ('["x"]', None), ("9" * 30, None)],
         "id": [('"nope"', "nope"), ('"' + "x" * 60_000 + '"', "x" * 256), ('"\\ud800"', "?")],
@@ -189,7 +191,7 @@ def test_an_error_returns_a_bounded_scalar() -> None:
 
 
 @pytest.mark.parametrize("name", ["pin", "new_pin", "current_pin", "password", "pin_token"])
-def test_a_secret_is_never_sent_back(name: str) -> None:
+def test_error_never_echoes_a_secret(name: str) -> None:
     body = lenient_json.Body(msgspec.defstruct("Secret", [(name, Pin)]))
     for text in ('"12345"', "12345", '"12a45"', '"123"', '"1\\u0000"', '["12345"]'):
         with pytest.raises(FieldError) as caught:
@@ -205,7 +207,7 @@ def test_a_secret_is_never_sent_back(name: str) -> None:
     assert "12345" not in json.dumps(entry(caught.value))
 
 
-def test_the_first_error_in_the_order_of_the_fields() -> None:
+def test_first_error_in_the_order_of_the_fields_is_reported() -> None:
     raw = written({"paused": '"?"', "minutes": "1", "name": "5"})
     assert refused(raw)["loc"] == ["body", "id"]
     assert refused(written({"minutes": "1", "paused": '"?"'} | PLAIN))["loc"] == ["body", "paused"]
@@ -213,7 +215,7 @@ def test_the_first_error_in_the_order_of_the_fields() -> None:
     assert (error["type"], error["loc"]) == ("missing", ["body", "name"])
 
 
-def test_of_equal_members_the_last_counts_and_unknown_ones_do_not() -> None:
+def test_last_of_duplicate_members_counts_and_unknown_ones_are_ignored() -> None:
     first = written({"hour": '"?"', "paused": "true"} | PLAIN)[:-1]
     body = BODY.read(first + b',"hour":5,"paused":"no","x":{"id":1e999}}', "application/json")
     assert body == Every(UUID(ID), "x", hour=5, paused=False)
@@ -239,7 +241,7 @@ def test_absent_is_not_null() -> None:
         "application/+JSON;v=1",
     ],
 )
-def test_content_types_that_are_json(content_type: str) -> None:
+def test_json_content_type_is_accepted(content_type: str) -> None:
     assert BODY.read(written(PLAIN), content_type) == Every(UUID(ID), "x")
 
 
@@ -258,7 +260,7 @@ def test_content_types_that_are_json(content_type: str) -> None:
         "application/x-www-form-urlencoded",
     ],
 )
-def test_content_types_that_are_not(content_type: str | None) -> None:
+def test_other_content_type_is_422(content_type: str | None) -> None:
     for raw in (written(PLAIN), b"null", b"{"):
         error = refused(raw, content_type)
         assert (error["type"], error["loc"]) == ("model_attributes_type", ["body"])
@@ -279,7 +281,7 @@ def test_content_types_that_are_not(content_type: str | None) -> None:
         (b"true", "model_attributes_type"),
     ],
 )
-def test_a_body_that_is_not_an_object(raw: bytes, kind: str) -> None:
+def test_body_that_is_not_an_object_is_422(raw: bytes, kind: str) -> None:
     error = refused(raw)
     assert (error["type"], error["loc"], error["input"]) == (kind, ["body"], None)
 
@@ -311,7 +313,9 @@ DEEP = 100_000
         (b'{"a":' + b"[" * DEEP + b"]" * DEEP + b"}", 0, "Nested too deeply"),
     ],
 )
-def test_a_body_that_is_not_json(raw: bytes, position: int, error: str) -> None:
+def test_body_that_is_not_json_is_422_with_the_position(
+    raw: bytes, position: int, error: str
+) -> None:
     with pytest.raises(MalformedJson) as caught:
         BODY.read(raw, "application/json")
     found = entry(caught.value)
@@ -319,7 +323,7 @@ def test_a_body_that_is_not_json(raw: bytes, position: int, error: str) -> None:
     assert found["ctx"] == {"error": error}
 
 
-def test_no_cut_or_garbled_body_does_more_than_be_refused() -> None:
+def test_truncated_or_garbled_body_raises_only_client_errors() -> None:
     raw = written(PLAIN | {"name": '"\\u00e9\\ud83d\\ude00"', "hour": '"5"', "minutes": "3e1"})
     for position in range(len(raw)):
         with pytest.raises(MalformedJson):
@@ -333,22 +337,22 @@ def test_no_cut_or_garbled_body_does_more_than_be_refused() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_other_encodings_that_the_bytes_give_away(encoding: str) -> None:
+def test_encoding_is_detected_from_the_bytes(encoding: str) -> None:
     assert BODY.read(written(PLAIN).decode().encode(encoding), "application/json").name == "x"
 
 
-def test_a_field_that_has_no_lenient_reading_is_refused_at_once() -> None:
+def test_field_of_an_unsupported_type_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="no lenient reader"):
         lenient_json.Body(msgspec.defstruct("Odd", [("when", datetime)]))
 
 
 @pytest.mark.parametrize("text", [ID, ID.upper(), HEX, f"{{{ID}}}", f"urn:uuid:{ID}"])
-def test_a_uuid_in_the_path(text: str) -> None:
+def test_path_accepts_every_form_of_a_uuid(text: str) -> None:
     assert lenient_json.path_uuid(text, "profile_id") == UUID(ID)
 
 
 @pytest.mark.parametrize("text", ["nope", "", ID[1:], f"{ID} ", HEX[:-1] + "\u0661", "\x00"])
-def test_a_path_that_is_not_a_uuid(text: str) -> None:
+def test_path_that_is_not_a_uuid_is_422(text: str) -> None:
     with pytest.raises(FieldError) as caught:
         lenient_json.path_uuid(text, "profile_id")
     error = entry(caught.value)
@@ -383,10 +387,10 @@ def test_a_path_that_is_not_a_uuid(text: str) -> None:
         ("-62135596800000", date.min),
     ],
 )
-def test_a_date_in_the_query(text: str, day: date) -> None:
-    got = query_date({"from_date": text}, "from_date")
-    assert got == day
-    assert type(got) is date
+def test_query_accepts_every_form_of_a_date(text: str, day: date) -> None:
+    value_read = query_date({"from_date": text}, "from_date")
+    assert value_read == day
+    assert type(value_read) is date
 
 
 @pytest.mark.parametrize(
@@ -411,7 +415,7 @@ def test_a_date_in_the_query(text: str, day: date) -> None:
         ("date_parsing", ["0000-01-01"]),
     ],
 )
-def test_a_query_that_is_not_a_date(kind: str, texts: list[str]) -> None:
+def test_query_that_is_not_a_date_is_422(kind: str, texts: list[str]) -> None:
     for text in texts:
         with pytest.raises(FieldError) as caught:
             query_date({"to_date": text}, "to_date")
@@ -420,7 +424,7 @@ def test_a_query_that_is_not_a_date(kind: str, texts: list[str]) -> None:
         assert error["input"] == text[:256]
 
 
-def test_a_date_that_is_not_there() -> None:
+def test_missing_date_is_422() -> None:
     with pytest.raises(FieldError) as caught:
         query_date({"from_date": "2026-01-01"}, "to_date")
     error = entry(caught.value)
@@ -446,7 +450,7 @@ class Answer(msgspec.Struct, frozen=True):
 @pytest.mark.parametrize(
     ("microsecond", "fraction"), [(0, ""), (1, ".000001"), (120_000, ".120000")]
 )
-def test_an_answer_as_clients_know_it(microsecond: int, fraction: str) -> None:
+def test_response_has_the_format_of_the_contract(microsecond: int, fraction: str) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, microsecond, UTC)
     answer = Answer(UUID(ID.upper()), at, date.min, 2.0)
     assert lenient_json.encode(answer).decode() == (

@@ -134,7 +134,7 @@ class Peer:
 
 
 async def settled(condition: Callable[[], bool]) -> None:
-    """Lets the loop turn until a condition holds, or until it clearly never will."""
+    """Runs the event loop until a condition holds, for `TURNS` turns at maximum."""
     for _ in range(TURNS):
         if condition():
             return
@@ -244,7 +244,7 @@ async def test_an_upgrade_changes_no_limit_on_the_head() -> None:
         assert is_closed
 
 
-# Requests are refused where others could read them otherwise
+# Requests that another server could parse differently are refused
 
 
 REFUSED: Final[dict[str, bytes]] = {
@@ -349,7 +349,7 @@ async def test_options_accepts_the_target_for_the_whole_server() -> None:
     assert len(answers) == 2
 
 
-async def test_an_error_waits_for_the_response_before_it() -> None:
+async def test_error_waits_for_earlier_responses() -> None:
     for invalid in (b"GARBAGE / HTTP/1.1\r\n\r\n", REFUSED["two hosts"]):
         for segments in ([NEXT + invalid], [NEXT, invalid]):
             answers, is_closed = await exchanged(*segments, number=3)
@@ -385,7 +385,7 @@ async def test_trailers_are_dropped() -> None:
 
 
 @pytest.mark.parametrize("path", ["echo", "unread"])
-async def test_a_connection_that_a_trailer_ended_is_closed(path: str) -> None:
+async def test_connection_close_in_a_trailer_closes_the_connection(path: str) -> None:
     """The parser obeys the trailer, and would leave the next request unanswered."""
     head = request(f"POST /{path} HTTP/1.1", "Transfer-Encoding: chunked")
     sent = head + chunked(BODY, 9, "Connection: close\r\n")
@@ -435,7 +435,7 @@ async def test_bytes_outside_the_body_are_bounded(head: bytes, part: bytes) -> N
         assert sent <= MAX_FRAMING_BYTES + len(part) + protocol.PIECE_BYTES
 
 
-async def test_many_headers_are_refused_and_usual_ones_are_not() -> None:
+async def test_more_headers_than_the_maximum_are_refused() -> None:
     for number, status in ((MAX_HEADERS - 1, 200), (MAX_HEADERS, 400), (5000, 400)):
         sent = request("GET / HTTP/1.1", *["X: y"] * number)
         answers, _ = await exchanged(sent)
@@ -453,8 +453,8 @@ async def test_a_body_in_small_chunks_is_read(chunk: int) -> None:
     assert answers[0].echo.body == str(len(body))
 
 
-async def test_many_small_chunks_let_others_in_between() -> None:
-    """One read of the connection can return as many as fit into 256 KB."""
+async def test_many_small_chunks_do_not_block_the_event_loop() -> None:
+    """One read of the connection can return 256 KB of them."""
     body = b"x" * 42_000
     async with peer() as client:
         await client.send(request("POST /hold/chunks HTTP/1.1", "Transfer-Encoding: chunked"))
@@ -463,14 +463,14 @@ async def test_many_small_chunks_let_others_in_between() -> None:
         while sizes[-1] < len(body):
             sizes.append(len(client.served.cycle.body))
             await asyncio.sleep(0)
-        most = protocol.TURN_BYTES / len(b"1\r\nx\r\n") + 1
-        assert max(b - a for a, b in pairwise(sizes)) <= most
+        maximum = protocol.TURN_BYTES / len(b"1\r\nx\r\n") + 1
+        assert max(b - a for a, b in pairwise(sizes)) <= maximum
         GATES["chunks"].set()
         (answer,) = await client.answers(1)
         assert answer.echo.body == str(len(body))
 
 
-async def test_a_long_body_is_read_as_fast_as_the_application_takes_it() -> None:
+async def test_reading_pauses_until_the_application_takes_the_body() -> None:
     body = b"HTTP/1.1 " * 100_000
     async with peer() as client:
         await client.send(request("POST /hold/a HTTP/1.1", body=body))
@@ -483,7 +483,7 @@ async def test_a_long_body_is_read_as_fast_as_the_application_takes_it() -> None
         assert not client.transport.is_paused
 
 
-async def test_requests_wait_unparsed_behind_one_that_is_slow() -> None:
+async def test_pipelined_requests_wait_unparsed_behind_a_slow_one() -> None:
     async with peer() as client:
         await client.send(request("GET /wait/b HTTP/1.1") + NEXT * 1000)
         for _ in range(5):
@@ -510,11 +510,11 @@ async def test_no_request_is_answered_after_one_that_ends_the_connection() -> No
         assert is_closed
 
 
-# After an answer to an unread request
+# Responses before the body has been read
 
 
 @pytest.mark.parametrize("chunk", [0, 5, 1000])
-async def test_a_connection_stays_usable_after_a_body_was_answered_unread(chunk: int) -> None:
+async def test_connection_stays_usable_after_a_response_before_the_body(chunk: int) -> None:
     sent = request("POST /unread HTTP/1.1", body=BODY * 500, chunk=chunk)
     cuts = ([sent + NEXT], [sent[:100], sent[100:] + NEXT], [sent[:200], sent[200:], NEXT])
     for segments in cuts:
@@ -533,7 +533,7 @@ async def test_a_connection_stays_usable_after_a_body_was_answered_unread(chunk:
         ("Transfer-Encoding: chunked", b"384\r\n" + b"x" * 900 + b"\r\n"),
     ],
 )
-async def test_the_rest_of_an_unread_body_has_a_bound(framing: str, part: bytes) -> None:
+async def test_rest_of_an_unread_body_is_bounded(framing: str, part: bytes) -> None:
     async with peer() as client:
         await client.send(request("POST /unread HTTP/1.1", framing))
         assert len(await client.answers(1)) == 1
@@ -579,10 +579,10 @@ async def test_http_1_0_has_no_100_continue() -> None:
         assert b"100 Continue" not in client.received
 
 
-# Answers leave as they are made
+# Responses are sent without delay
 
 
-async def test_a_head_leaves_with_the_first_chunk_and_every_later_chunk_at_once() -> None:
+async def test_head_is_sent_with_the_first_chunk_and_later_chunks_at_once() -> None:
     async with peer() as client, peer() as other:
         await client.send(request("GET /stream/c HTTP/1.1"))
         await settled(lambda: client.served.cycle.response_started)
@@ -607,7 +607,7 @@ async def test_a_head_leaves_with_the_first_chunk_and_every_later_chunk_at_once(
         "GET /empty/200 HTTP/1.1",
     ],
 )
-async def test_an_answer_is_one_write(line: str) -> None:
+async def test_response_is_one_write(line: str) -> None:
     async with peer() as client:
         await client.send(request(line))
         await settled(lambda: client.served.cycle.response_complete)
@@ -619,7 +619,7 @@ async def test_an_answer_is_one_write(line: str) -> None:
 
 
 @pytest.mark.parametrize("value", [b"a\r\nb: c", b"a\nb", b"a\rb", b"a\0b"])
-async def test_an_answer_with_a_line_break_in_a_header_is_never_sent(value: bytes) -> None:
+async def test_response_with_a_line_break_in_a_header_is_never_sent(value: bytes) -> None:
     async with peer() as client:
         await client.send(request("GET /wait/never HTTP/1.1"))
         cycle = client.served.cycle
@@ -633,7 +633,7 @@ async def test_an_answer_with_a_line_break_in_a_header_is_never_sent(value: byte
 # Half-closed clients
 
 
-async def test_a_half_closed_client_has_its_answer() -> None:
+async def test_half_closed_client_gets_its_response() -> None:
     for sent in (NEXT, request(body=BODY), request(body=BODY, chunk=5), upgraded(UPGRADES[0], {})):
         async with peer() as client:
             client.served.data_received(sent)
@@ -651,7 +651,7 @@ async def test_a_half_closed_client_without_a_request_is_closed_at_once() -> Non
             assert not client.served.eof_received()
 
 
-async def test_a_half_closed_client_hears_that_its_body_is_not_whole() -> None:
+async def test_half_closed_client_gets_400_for_an_incomplete_body() -> None:
     for sent in (request(body=BODY)[:-1], request(body=BODY, chunk=5)[:-1]):
         async with peer() as client:
             await client.send(sent)
@@ -722,7 +722,7 @@ async def test_a_body_behind_an_upgrade_is_never_a_request(process: Process) -> 
         assert (await first(reader)).echo.target == "/last"
 
 
-async def test_half_closed_sockets_have_their_answers(process: Process) -> None:
+async def test_half_closed_sockets_get_their_responses(process: Process) -> None:
     for sent in (NEXT, request(body=BODY * 5000), request(body=BODY, chunk=3), NEXT * 50):
         async with wire(process) as (reader, writer):
             writer.write(sent)
@@ -734,13 +734,13 @@ async def test_half_closed_sockets_have_their_answers(process: Process) -> None:
         assert await reader.read() == b""
 
 
-async def sent_without_end(process: Process, head: bytes, part: bytes, most: int) -> int:
-    """Sends until the connection is closed, or full for a second; returns the bytes sent."""
+async def bytes_sent(process: Process, head: bytes, part: bytes, maximum: int) -> int:
+    """Sends until the connection is closed, or blocked for a second."""
     async with wire(process) as (_, writer):
         writer.write(head)
         sent = 0
         try:
-            while sent < most:
+            while sent < maximum:
                 writer.write(part)
                 async with asyncio.timeout(1):
                     await writer.drain()
@@ -770,12 +770,12 @@ async def sent_without_end(process: Process, head: bytes, part: bytes, most: int
 async def test_an_unread_response_costs_no_memory(
     process: Process, head: bytes, part: bytes
 ) -> None:
-    """Of 20 MB on each of five connections the kernel buffers some, the process one read each."""
+    """Of the 20 MB per connection the kernel buffers a part, the process only one read."""
     async with wire(process) as (reader, writer):
         writer.write(NEXT)
         await first(reader)
         before = resident_bytes(process.pid)
-        sending = [sent_without_end(process, head, part, 20 * MEGABYTE) for _ in range(5)]
+        sending = [bytes_sent(process, head, part, 20 * MEGABYTE) for _ in range(5)]
         task = asyncio.gather(*sending)
         grown = 0
         while not task.done():

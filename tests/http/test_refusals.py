@@ -1,4 +1,4 @@
-"""Refusals are told apart in the log and the metrics, never in an answer."""
+"""The log and the metrics have the reason of a refusal; the response does not."""
 
 import logging
 from collections import Counter
@@ -51,10 +51,10 @@ CASES = [
 
 @pytest.fixture
 async def strict(start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Running:
-    """A service that asks all that it can of a token, and reports at once."""
+    """A service that requires issuer, audience and expiry of a token, and reports at once."""
     monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.02)
-    asked = {"jwt_issuer": "platform", "jwt_audience": "viewing", "jwt_require_exp": True}
-    return await start(msgspec.structs.replace(settings, **asked))
+    required = {"jwt_issuer": "platform", "jwt_audience": "viewing", "jwt_require_exp": True}
+    return await start(msgspec.structs.replace(settings, **required))
 
 
 def events(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def events(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]
 
 
 async def reported(caplog: pytest.LogCaptureFixture, beats: int) -> Counter[str]:
-    """The reasons of so many refused heartbeats."""
+    """The reasons of refused heartbeats, after `beats` of them have been logged."""
     await eventually(
         lambda: sum(line["heartbeats"] for line in events(caplog, "heartbeats_refused")) >= beats
     )
@@ -73,7 +73,7 @@ async def reported(caplog: pytest.LogCaptureFixture, beats: int) -> Counter[str]
 
 
 @pytest.mark.parametrize(("header", "reason", "body"), CASES)
-async def test_401s_are_told_apart_in_log_and_metrics_but_not_to_the_client(
+async def test_reason_of_a_401_is_in_log_and_metrics_and_not_in_the_response(
     strict: Running,
     header: str | None,
     reason: str,
@@ -112,7 +112,7 @@ async def test_refused_heartbeats_share_a_line_a_second(
     monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.02)
     running = await start(settings)
     headers = {**family.bearer, **browser, "X-Request-ID": "one-of-them"}
-    wanted: list[tuple[dict[str, Any], int, str]] = [
+    cases: list[tuple[dict[str, Any], int, str]] = [
         ({"profile_id": uuid4()}, 403, "profile_denied"),
         ({"title_id": uuid4()}, 404, "title_unknown"),
         ({"session_id": uuid4()}, 404, "session_unknown"),
@@ -121,7 +121,7 @@ async def test_refused_heartbeats_share_a_line_a_second(
     ]
     expected: Counter[str] = Counter()
     with caplog.at_level(logging.INFO, "viewing_time"):
-        for members, status, reason in wanted:
+        for members, status, reason in cases:
             for _ in range(4):
                 body = family.beat(**members)
                 answer = await running.client.post(BEAT, json=body, headers=headers)
@@ -150,7 +150,7 @@ async def test_refused_heartbeats_share_a_line_a_second(
     assert requests == {403: 4, 404: 8, 422: 5, 413: 4}
 
 
-async def test_overloaded_heartbeats_share_a_line_too(
+async def test_shed_heartbeats_share_a_line_a_second(
     running: Running, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     running.context.writer._closing = True
@@ -166,7 +166,7 @@ async def test_overloaded_heartbeats_share_a_line_too(
     assert running.context.metrics.heartbeats_overloaded == 3
 
 
-async def test_what_was_refused_last_is_reported_at_the_stop(
+async def test_last_refusals_are_logged_at_shutdown(
     settings: Settings, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "viewing_time"):
@@ -177,7 +177,9 @@ async def test_what_was_refused_last_is_reported_at_the_stop(
     assert line["sample"]["profile_id"] == str(family.child)
 
 
-async def test_a_wrong_password_is_no_bad_token(running: Running, family: Family) -> None:
+async def test_wrong_password_is_counted_separately_from_bad_tokens(
+    running: Running, family: Family
+) -> None:
     url = "/api/v1/parental-controls/pin/reset"
     wrong = {"password": "wrong", "new_pin": "4321"}
     answer = await running.client.post(url, json=wrong, headers=family.bearer)

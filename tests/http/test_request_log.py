@@ -38,7 +38,7 @@ def fields(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]
         ("", False),
     ],
 )
-async def test_a_sane_id_comes_back_and_another_is_replaced(
+async def test_valid_request_id_is_returned_and_an_invalid_one_replaced(
     running: Running, given: str, is_kept: bool
 ) -> None:
     answer = await running.client.get(LIVE, headers={"X-Request-ID": given})
@@ -46,7 +46,9 @@ async def test_a_sane_id_comes_back_and_another_is_replaced(
     assert 1 <= len(answer.headers["x-request-id"]) <= 64
 
 
-async def test_a_heartbeat_gives_back_the_id_it_was_sent(running: Running, family: Family) -> None:
+async def test_heartbeat_returns_the_request_id_of_the_client(
+    running: Running, family: Family
+) -> None:
     headers = {**family.bearer, "X-Request-ID": "beat-1"}
     answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
     refused = await running.client.post(BEAT, json={}, headers=headers)
@@ -69,13 +71,13 @@ async def test_a_heartbeat_gives_back_the_id_it_was_sent(running: Running, famil
         ("nonsense", None),
     ],
 )
-def test_a_caller_s_trace_is_read_as_the_standard_says(
+def test_traceparent_is_parsed_as_the_standard_requires(
     header: str, parent: tuple[str, str] | None
 ) -> None:
     assert Trace(None, header.encode()).parent == parent
 
 
-async def test_a_request_is_one_line(
+async def test_request_is_one_log_line(
     running: Running, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = f"/api/v1/viewing-time/balance/{family.child}"

@@ -1,4 +1,4 @@
-"""A log line is one JSON object; secrets are masked; logging waits for nobody."""
+"""A log line is one JSON object; secrets are masked; logging never blocks."""
 
 import asyncio
 import fcntl
@@ -56,7 +56,7 @@ def test_an_error_carries_its_cause() -> None:
     assert "ValueError: the cause" in ReadableLine().format(made)
 
 
-def test_a_terminal_sees_no_line_and_no_sequence_of_somebody_elses() -> None:
+def test_readable_lines_escape_line_breaks_and_terminal_sequences() -> None:
     line = ReadableLine().format(record("beat", device="\n2027 ERROR forged\x1b[31m Zoë"))
     assert line.endswith(r" INFO    beat device=\n2027 ERROR forged\x1b[31m Zoë")
     assert line.isprintable()
@@ -83,7 +83,7 @@ print(took, logs.HANDLER.dropped, file=sys.stderr)
 
 
 def run(stdout: int | None, *, closed: bool = False) -> tuple[float, int]:
-    """Logs 5,000 lines to a standard output; how many seconds that took, how many were dropped."""
+    """Logs 5,000 lines to `stdout`; returns the seconds taken and the lines dropped."""
     command = [sys.executable, "-c", SCRIPT]
     if closed:
         command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
@@ -94,18 +94,18 @@ def run(stdout: int | None, *, closed: bool = False) -> tuple[float, int]:
     return float(took), int(dropped)
 
 
-def test_a_full_pipe_that_nobody_reads_holds_nobody_up() -> None:
+def test_full_pipe_does_not_block_logging() -> None:
     unread, full = os.pipe()
     try:
         _, dropped = run(full)
     finally:
         os.close(unread)
         os.close(full)
-    # A pipe takes 64 KiB, about 200 of these lines; 50 more wait.
+    # A pipe buffers 64 KiB, about 200 of these lines; the queue holds 50 more.
     assert 4000 < dropped < 5000
 
 
-def test_a_pipe_whose_reader_has_gone_holds_nobody_up() -> None:
+def test_broken_pipe_does_not_block_logging() -> None:
     unread, broken = os.pipe()
     os.close(unread)
     try:
@@ -115,12 +115,12 @@ def test_a_pipe_whose_reader_has_gone_holds_nobody_up() -> None:
     assert dropped >= 4950
 
 
-def test_a_closed_standard_output_holds_nobody_up() -> None:
+def test_closed_standard_output_does_not_block_logging() -> None:
     _, dropped = run(None, closed=True)
     assert dropped >= 4950
 
 
-def test_what_was_dropped_is_said_when_somebody_reads_again(
+def test_number_of_dropped_lines_is_logged(
     capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = logs.QueuedHandler()
@@ -132,10 +132,10 @@ def test_what_was_dropped_is_said_when_somebody_reads_again(
     lines.start(1)
     lines.stop()
     written = [orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
-    # How much still waits when the writer looks decides after which line it says so.
-    said = [line for line in written if line["event"] == "log_lines_dropped"]
-    assert [line["number"] for line in written if line not in said] == [0, 1]
-    assert [line["lines"] for line in said] == [3]
+    # Its position depends on how many lines wait when the writer starts.
+    dropped = [line for line in written if line["event"] == "log_lines_dropped"]
+    assert [line["number"] for line in written if line not in dropped] == [0, 1]
+    assert [line["lines"] for line in dropped] == [3]
 
 
 class Unreadable:
@@ -143,7 +143,7 @@ class Unreadable:
         raise RecursionError
 
 
-def test_a_line_that_cannot_be_formatted_is_announced_and_ends_nothing(
+def test_line_that_cannot_be_formatted_is_replaced_and_logging_continues(
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     lines = logs.QueuedHandler()
@@ -182,7 +182,7 @@ def test_a_line_carries_the_request_it_belongs_to(
 
 @asynccontextmanager
 async def serving(database: str, stdout: int, *, closed: bool = False) -> AsyncIterator[str]:
-    """A service that logs all it can to `stdout`: its address; it ends in order."""
+    """The address of a service that logs every event to `stdout`; it must exit with 0."""
     port = str(free_port())
     variables = {"PORT": port, "LOG_LEVEL": "DEBUG", "HEARTBEAT_LOG_SAMPLE": "1"}
     environment = {**os.environ, "DATABASE_URL": database, "JWT_SECRET": SECRET, **variables}
@@ -201,7 +201,7 @@ async def serving(database: str, stdout: int, *, closed: bool = False) -> AsyncI
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "unread"])
-async def test_the_service_answers_whatever_becomes_of_its_log(
+async def test_service_answers_while_its_log_is_closed_or_unread(
     database: str, connection: Connection, family: Family, closed: bool
 ) -> None:
     unread, full = os.pipe()
@@ -218,7 +218,7 @@ async def test_the_service_answers_whatever_becomes_of_its_log(
     assert await session_seconds(connection, family.child) == 100 * 30
 
 
-async def test_what_a_service_writes_is_json_without_secrets(
+async def test_log_of_a_service_is_json_without_secrets(
     database: str, family: Family, tmp_path: Path
 ) -> None:
     path = tmp_path / "log"

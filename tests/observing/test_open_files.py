@@ -1,4 +1,4 @@
-"""A process that runs out of files serves the clients it has, and reports it."""
+"""A process without file descriptors serves its open connections, and reports the shortage."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ PLAYERS = open_files.for_connections(Settings(database_url="", jwt_secret=""), L
 
 
 def limits_of(code: str, soft: int, hard: int) -> str:
-    """What `code` prints in a process that is started with these limits."""
+    """The output of `code` in a process that is started with these limits."""
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -56,7 +56,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(start: str) -> None:
     assert printed == "(800, 800)\n"
 
 
-def test_a_system_without_a_hard_limit_allows_what_it_allows(
+def test_limit_without_a_hard_limit_is_raised_as_far_as_the_system_accepts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     soft = 256
@@ -80,7 +80,7 @@ def test_a_system_without_a_hard_limit_allows_what_it_allows(
         (5072, "ok", ""),
     ],
 )
-async def test_check_says_how_many_players_the_limit_allows(
+async def test_check_reports_how_many_players_the_limit_allows(
     limit: int, level: str, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_files, "raise_limit", lambda: limit)
@@ -93,18 +93,18 @@ async def test_check_says_how_many_players_the_limit_allows(
 
 @asynccontextmanager
 async def connections_to(service: RunningService, count: int) -> AsyncIterator[list[bytes]]:
-    """So many idle connections, and what the service sent on those that it closed at once."""
+    """Opens `count` idle connections; yields `connection_state` of each."""
     port = int(service.url.rsplit(":", 1)[1])
     opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
     try:
-        yield await asyncio.gather(*(answer(reader) for reader, _ in opened))
+        yield await asyncio.gather(*(connection_state(reader) for reader, _ in opened))
     finally:
         for _, writer in opened:
             writer.transport.abort()
 
 
-async def answer(reader: asyncio.StreamReader) -> bytes:
-    """Empty for a connection that was closed, `open` for one that waits for a request."""
+async def connection_state(reader: asyncio.StreamReader) -> bytes:
+    """`open` for a connection that waits for a request, empty for a closed one."""
     try:
         return await asyncio.wait_for(reader.read(1), 0.3)
     except TimeoutError:
@@ -127,7 +127,7 @@ async def beats(client: httpx.AsyncClient, family: Family) -> bool:
     return bool(answer.json()["enforcement"] == "allowed")
 
 
-async def test_too_many_clients_are_refused_at_once_and_those_at_hand_are_served(
+async def test_connections_beyond_the_limit_are_closed_and_open_ones_are_served(
     database: str, family: Family
 ) -> None:
     with tempfile.TemporaryFile() as log:
@@ -154,7 +154,7 @@ async def test_too_many_clients_are_refused_at_once_and_those_at_hand_are_served
                 assert await beats(other, family)
 
 
-async def test_a_process_without_files_closes_new_connections_and_recovers(
+async def test_process_without_file_descriptors_closes_new_connections_and_recovers(
     database: str, family: Family
 ) -> None:
     with tempfile.TemporaryFile() as log:
@@ -183,23 +183,23 @@ async def test_a_process_without_files_closes_new_connections_and_recovers(
                 assert answers == [b"open"] * 3
 
 
-async def test_a_line_comes_before_the_connections_run_out_and_only_once(
+async def test_many_connections_are_logged_once_until_their_number_falls(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.001)
     connections = Connections()
     connections.max = 10
     watching = asyncio.create_task(event_loop._watch_connections(connections))
-    told = []
+    logged = []
     for count in (7, 8, 9, 7, 8, 6, 8):
         connections.open = range(count)
         await asyncio.sleep(0.05)
-        told.append([record.message for record in caplog.records].count("connections_many"))
+        logged.append([record.message for record in caplog.records].count("connections_many"))
     watching.cancel()
-    assert told == [0, 1, 1, 1, 1, 1, 2]
+    assert logged == [0, 1, 1, 1, 1, 1, 2]
 
 
-def test_usage_is_reported_as_far_as_it_can_be_read_without_files(
+def test_usage_is_reported_in_part_without_file_descriptors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -37,7 +37,7 @@ def broken(*_: object, **__: object) -> Any:
 
 
 async def nothing(*_: object) -> None:
-    """What has been patched kills the task by itself."""
+    """Does nothing, because the patched function ends the task."""
 
 
 async def beat(running: Running, family: Family, *_: object) -> None:
@@ -99,7 +99,7 @@ async def test_a_background_task_that_dies_ends_the_process_once(
 
         monkeypatch.setattr(patched, dies)
     (tmp_path / "keys.json").write_text('{"keys":[]}')
-    chosen = msgspec.structs.replace(
+    changed = msgspec.structs.replace(
         settings,
         request_timeout_seconds=0.5,
         retention_interval_hours=1,
@@ -112,7 +112,7 @@ async def test_a_background_task_that_dies_ends_the_process_once(
         ends.append(True)
         ended.set()
 
-    async with in_process(chosen, end, now=utc_now()) as running:
+    async with in_process(changed, end, now=utc_now()) as running:
         await kill(running, family, monkeypatch)
         async with asyncio.timeout(5):
             await ended.wait()
@@ -126,17 +126,17 @@ async def test_a_background_task_that_dies_ends_the_process_once(
     assert ends == [True]
 
 
-async def test_a_service_that_stops_in_order_loses_no_task(
+async def test_graceful_shutdown_reports_no_dead_task(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    chosen = msgspec.structs.replace(settings, retention_interval_hours=1)
-    async with in_process(chosen, now=utc_now()):
+    changed = msgspec.structs.replace(settings, retention_interval_hours=1)
+    async with in_process(changed, now=utc_now()):
         pass
     assert [line.getMessage() for line in caplog.records if line.levelno >= logging.ERROR] == []
 
 
-def test_every_task_that_lives_long_is_supervised() -> None:
-    """`deadlines` waits for its own; `supervision` starts those of the others."""
+def test_every_background_task_is_supervised() -> None:
+    """`supervision` creates all tasks except those of `deadlines`, which awaits its own."""
     makers = {
         path.stem
         for path in (ROOT / "service").rglob("*.py")
@@ -152,7 +152,7 @@ async def supervising() -> AsyncIterator[tuple[Metrics, list[bool]]]:
         yield metrics, ends
 
 
-async def test_a_task_ended_by_stopped_or_by_its_return_is_no_death() -> None:
+async def test_task_that_returns_or_is_stopped_does_not_end_the_process() -> None:
     async def returns() -> int:
         return 1
 
@@ -165,7 +165,7 @@ async def test_a_task_ended_by_stopped_or_by_its_return_is_no_death() -> None:
         assert ends == []
 
 
-async def test_what_fails_in_a_callback_is_our_own_fault_and_ends_nothing(
+async def test_failed_callback_is_counted_and_does_not_end_the_process(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with supervising() as (metrics, ends):
@@ -182,7 +182,9 @@ async def test_what_fails_in_a_callback_is_our_own_fault_and_ends_nothing(
     assert kinds == [ZeroDivisionError, FileNotFoundError, RuntimeError]
 
 
-async def test_a_peer_that_fails_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+async def test_connection_reset_by_the_peer_is_not_counted_as_a_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with supervising() as (metrics, ends):
         lost = {"message": "lost", "exception": ConnectionResetError("by peer"), "transport": None}
         asyncio.get_running_loop().call_exception_handler(lost)
@@ -211,7 +213,7 @@ main(["serve"])
 """
 
 
-async def test_a_process_whose_lane_dies_ends_with_a_line_and_a_code(
+async def test_process_whose_heartbeat_lane_dies_logs_it_and_exits_with_1(
     database: str, family: Family, tmp_path: Path
 ) -> None:
     port = str(free_port())

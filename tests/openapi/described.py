@@ -1,4 +1,4 @@
-"""Compares responses with the description."""
+"""Compares responses with the OpenAPI document."""
 
 from functools import cache
 from typing import Any
@@ -42,7 +42,7 @@ def _route(method: str, path: str) -> Route | None:
     return None
 
 
-def faults(schema: Json, value: object) -> list[str]:
+def schema_errors(schema: Json, value: object) -> list[str]:
     """The errors of a value against a schema of the document."""
     validator = Draft202012Validator(
         _absolute(schema), registry=REGISTRY, format_checker=FormatChecker()
@@ -51,7 +51,7 @@ def faults(schema: Json, value: object) -> list[str]:
 
 
 def _absolute(schema: Any) -> Any:
-    """A schema whose references name the document."""
+    """A schema whose references are absolute, for the registry."""
     if isinstance(schema, dict):
         return {
             key: f"openapi{value}" if key == "$ref" else _absolute(value)
@@ -66,24 +66,24 @@ async def described(response: httpx.Response) -> None:
     if (route := _route(request.method, request.url.path)) is None:
         return
     await response.aread()
-    said = DOCUMENT["paths"][route.path][request.method.lower()]["responses"]
+    responses = DOCUMENT["paths"][route.path][request.method.lower()]["responses"]
     place = f"{request.method} {route.path} {response.status_code}"
-    assert str(response.status_code) in said, place
-    told = said[str(response.status_code)]
+    assert str(response.status_code) in responses, place
+    description = responses[str(response.status_code)]
     cors = {name for name in response.headers if name.startswith("access-control-")}
-    headers = {name.lower() for name in told.get("headers", ())}
+    headers = {name.lower() for name in description.get("headers", ())}
     assert {*response.headers} - PLAIN - cors - headers == set(), place
     if response.content:
         media_type = response.headers["content-type"].partition(";")[0]
-        assert media_type in told["content"], place
+        assert media_type in description["content"], place
         if media_type == "application/json":
-            content = told["content"][media_type]
-            assert faults(content["schema"], response.json()) == [], place
+            content = description["content"][media_type]
+            assert schema_errors(content["schema"], response.json()) == [], place
             _check_sentence(content, response.json(), place)
 
 
 def _check_sentence(content: Json, body: Json, place: str) -> None:
-    """The sentence of an error is one of the examples, word for word."""
+    """Fails if the sentence of an error is not one of the examples."""
     if isinstance(sentence := body.get("detail"), str) and "examples" in content:
-        known = [example["value"].get("detail") for example in content["examples"].values()]
-        assert sentence in known, f"{place}: {sentence}"
+        sentences = [example["value"].get("detail") for example in content["examples"].values()]
+        assert sentence in sentences, f"{place}: {sentence}"

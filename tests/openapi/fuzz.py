@@ -1,8 +1,8 @@
-"""Everything that the description allows, and much that it does not, against a live service.
+"""Sends generated requests, valid and invalid, to a live service and checks the responses.
 
 `python -m tests.openapi.fuzz` runs schemathesis twice: as a parent, and as an administrator, who
-deletes.
-It ends with schemathesis' exit code. Always the same seed, so that a finding can be repeated.
+deletes accounts. It exits with the exit code of schemathesis. The seed is fixed, so that a finding
+can be reproduced.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ from tests.family import PASSWORD_HASH, SECRET, bearer
 SECONDS: Final = "60"
 ADMINISTRATOR: Final = UUID("a1f4c2de-5b7a-4d0c-9e63-8c2b7f10d5e9")
 ADMIN_PATHS: Final = "^/api/v1/admin"
-# What it leaves out: a body that fits its schema may still break a rule (a range of dates too
-# long, a zone that does not exist), which is answered 400 or 422 as described.
+# Excluded, because a body that fits its schema can still break a rule (a range of dates that is too
+# long, an unknown time zone); the response is then the described 400 or 422.
 CHECKS: Final = ("--checks", "all", "--exclude-checks", "positive_data_acceptance")
 
 
@@ -52,7 +52,7 @@ def _fill(dsn: str) -> None:
 
 @asynccontextmanager
 async def _administrator(dsn: str) -> AsyncIterator[None]:
-    """An administrator, put back whenever schemathesis, which reads the token, deletes it."""
+    """An administrator, inserted again whenever schemathesis deletes the account of its token."""
     connection = await asyncpg.connect(dsn)
 
     async def keep() -> None:
@@ -73,7 +73,7 @@ async def _administrator(dsn: str) -> AsyncIterator[None]:
     await connection.close()
 
 
-def _command(url: str, account: UUID, *chosen: str) -> list[str]:
+def _command(url: str, account: UUID, *options: str) -> list[str]:
     return [
         str(Path(sys.executable).with_name("schemathesis")),
         "run",
@@ -81,7 +81,7 @@ def _command(url: str, account: UUID, *chosen: str) -> list[str]:
         "--header",
         f"Authorization: {bearer(account)['Authorization']}",
         *CHECKS,
-        *chosen,
+        *options,
         *("--seed", "1", "--max-time", SECONDS, "--continue-on-failure", "--no-color"),
     ]
 

@@ -1,4 +1,4 @@
-"""The description is valid and complete; `test_conformance` compares real responses with it."""
+"""The OpenAPI document is valid and complete; `test_conformance` compares responses with it."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ from service.openapi import page, schemas
 from service.openapi.document import handler_name
 from service.openapi.operations import OPERATIONS, Caller
 from tests.family import Family
-from tests.openapi.described import DOCUMENT, Json, described, faults
+from tests.openapi.described import DOCUMENT, Json, described, schema_errors
 
 DESCRIBED = {
     f"{method.upper()} {path}": operation
@@ -41,7 +41,7 @@ def contents() -> list[tuple[str, Json]]:
     return found
 
 
-def test_it_is_valid() -> None:
+def test_document_is_valid_openapi() -> None:
     validate(msgspec.to_builtins(DOCUMENT))
 
 
@@ -82,35 +82,35 @@ def test_examples_fit_their_schemas(place: str, content: Json) -> None:
     examples = [one["value"] for one in content.get("examples", {}).values()]
     if "example" in content:
         examples.append(content["example"])
-    assert [fault for one in examples for fault in faults(content["schema"], one)] == []
+    assert [error for one in examples for error in schema_errors(content["schema"], one)] == []
 
 
 def test_examples_of_parameters_fit_their_schemas() -> None:
     for operation in DESCRIBED.values():
         for one in operation.get("parameters", ()):
-            assert faults(one["schema"], one["example"]) == []
+            assert schema_errors(one["schema"], one["example"]) == []
 
 
-def test_operations_with_a_token_say_so_and_can_return_401() -> None:
+def test_operations_that_need_a_token_declare_it_and_401() -> None:
     for route in ROUTES:
         assert isinstance(route, Route)
         operation = OPERATIONS[handler_name(route)]
         [method] = route.methods or [""]
-        said = DESCRIBED[f"{method} {route.path}"]
-        assert ("security" in said) == (operation.caller is not Caller.ANYONE)
-        assert ("401" in said["responses"]) == ("security" in said)
+        description = DESCRIBED[f"{method} {route.path}"]
+        assert ("security" in description) == (operation.caller is not Caller.ANYONE)
+        assert ("401" in description["responses"]) == ("security" in description)
 
 
 @pytest.mark.parametrize(
-    ("value", "is_read"),
+    ("value", "is_accepted"),
     [(True, True), (0, True), ("Off", True), ("yEs", True), (2, False), ("", False), (None, False)],
 )
-def test_schema_of_a_boolean_accepts_what_is_read(value: object, is_read: bool) -> None:
-    assert (faults(SCHEMAS["LenientBoolean"], value) == []) == is_read
+def test_schema_of_a_boolean_accepts_the_lenient_values(value: object, is_accepted: bool) -> None:
+    assert (schema_errors(SCHEMAS["LenientBoolean"], value) == []) == is_accepted
 
 
 @pytest.mark.parametrize(
-    ("body", "is_read"),
+    ("body", "is_accepted"),
     [
         ({"weekday_limit_minutes": 30.0}, True),
         ({"weekday_limit_minutes": "30"}, True),
@@ -124,8 +124,8 @@ def test_schema_of_a_boolean_accepts_what_is_read(value: object, is_read: bool) 
         ([], False),
     ],
 )
-def test_schema_of_a_body_accepts_what_is_read(body: Any, is_read: bool) -> None:
-    assert (faults(SCHEMAS["ConfigurationBody"], body) == []) == is_read
+def test_schema_of_a_body_accepts_the_lenient_values(body: Any, is_accepted: bool) -> None:
+    assert (schema_errors(SCHEMAS["ConfigurationBody"], body) == []) == is_accepted
 
 
 async def test_document_is_served_without_a_token(client: httpx.AsyncClient) -> None:
@@ -134,7 +134,7 @@ async def test_document_is_served_without_a_token(client: httpx.AsyncClient) -> 
     assert answer.json() == msgspec.to_builtins(DOCUMENT)
 
 
-async def test_the_page_shows_everything(client: httpx.AsyncClient) -> None:
+async def test_page_shows_every_operation_and_schema(client: httpx.AsyncClient) -> None:
     answer = await client.get("/docs")
     await described(answer)
     for operation in DESCRIBED.values():
@@ -143,7 +143,7 @@ async def test_the_page_shows_everything(client: httpx.AsyncClient) -> None:
         assert f'<section id="{name}"' in answer.text
 
 
-async def test_the_page_loads_nothing_else(client: httpx.AsyncClient) -> None:
+async def test_page_loads_no_other_resource(client: httpx.AsyncClient) -> None:
     answer = await client.get("/docs")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert page.DIGEST in answer.headers["content-security-policy"]
@@ -153,7 +153,7 @@ async def test_the_page_loads_nothing_else(client: httpx.AsyncClient) -> None:
     assert {*targets} - anchors == {"/openapi.json"}
 
 
-def test_the_page_escapes() -> None:
+def test_page_escapes_html() -> None:
     shown = page.page(
         {**DOCUMENT, "info": {**DOCUMENT["info"], "title": "<script>", "description": "`<b>`"}}
     )
@@ -161,7 +161,7 @@ def test_the_page_escapes() -> None:
     assert "<code>&lt;b&gt;</code>" in shown
 
 
-async def test_answers_of_administrators_are_described(
+async def test_responses_for_administrators_are_described(
     client: httpx.AsyncClient, family: Family
 ) -> None:
     for path in ("/api/v1/admin/metrics", "/health", "/health/live"):
@@ -171,5 +171,5 @@ async def test_answers_of_administrators_are_described(
 async def test_405_allows_the_described_methods(client: httpx.AsyncClient) -> None:
     for path, methods in DOCUMENT["paths"].items():
         answer = await client.patch(path)
-        told = ", ".join(sorted(method.upper() for method in methods))
-        assert (answer.status_code, answer.headers["allow"]) == (405, told)
+        allowed = ", ".join(sorted(method.upper() for method in methods))
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
