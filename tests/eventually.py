@@ -1,4 +1,4 @@
-"""Waiting for a condition, with an end to the wait."""
+"""Waits for a condition, with a time-out."""
 
 import asyncio
 import inspect
@@ -27,11 +27,11 @@ async def eventually(
     seconds: float = MAX_SECONDS,
     until: Callable[[Any], object] = bool,
 ) -> Any:
-    """The first value of `condition` that is true, or for which `until` is.
+    """The first value of `condition` that is true, or for which `until` is true.
 
-    It is called again after pauses that grow with the wait.
+    Calls `condition` again after growing pauses.
 
-    AssertionError with the last value after `seconds`.
+    Raises AssertionError with the last value after `seconds`.
     """
     began = time.monotonic()
     while True:

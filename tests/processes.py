@@ -1,4 +1,4 @@
-"""The processes that tests start: none outlives the run, however the run ends."""
+"""Ends the processes that tests start, even if the run itself is killed."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-# Every process inherits it that a test starts without an environment of its own.
+# The variable that marks a run; processes inherit it unless a test replaces their environment.
 RUN: Final = "VIEWING_TIME_TEST_RUN"
 PR_SET_PDEATHSIG: Final = 1
 
@@ -35,7 +35,7 @@ def dying_with_parent(files: int | None = None) -> Callable[[], None]:
 
 
 def mark_run() -> None:
-    """Puts a mark of this run into the environment that its processes inherit."""
+    """Sets the variable that processes of this run inherit."""
     os.environ[RUN] = uuid4().hex
 
 

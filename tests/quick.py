@@ -1,7 +1,7 @@
-"""Which tests are quick: those that start no process, PostgreSQL included.
+"""Finds the quick tests: those that start no process, not even PostgreSQL.
 
-Found by walking from the code of a test and of its fixtures through the helpers that they name,
-and enforced while the test runs.
+A test is quick if neither it, nor its fixtures, nor the helpers that they name, name a starter of
+processes. An audit hook enforces this while the test runs.
 """
 
 import sys
@@ -24,7 +24,7 @@ STARTED: Final = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn",
 
 @cache
 def starts_processes(code: Any) -> bool:
-    """Whether a function or class of the tests names a starter, itself or in what it uses."""
+    """Whether a function or class of the tests, or a helper that it uses, names a starter."""
     seen: set[object] = set()
     waiting = [code]
     while waiting:
@@ -66,7 +66,7 @@ sys.addaudithook(_GUARD)
 
 @contextmanager
 def no_process() -> Iterator[None]:
-    """Any start of a process fails until the block ends."""
+    """Makes every start of a process fail until the block ends."""
     _GUARD.forbids = True
     try:
         yield

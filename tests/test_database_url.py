@@ -33,7 +33,7 @@ def encoded(text: str) -> str:
 
 
 @pytest.mark.parametrize("password", [*PASSWORDS, "p&ss=w+rd", "пароль"])
-def test_an_encoded_password_is_decoded(password: str) -> None:
+def test_percent_encoded_password_is_decoded(password: str) -> None:
     for url in (
         f"postgresql://us%40er:{encoded(password)}@h:1/d",
         f"postgresql://h:1/d?user=us%40er&password={encoded(password)}",
@@ -48,7 +48,7 @@ def test_an_encoded_password_is_decoded(password: str) -> None:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("rest", ["@h:1/d", "@h/d?sslmode=require", "@[::1]:2", "@h1,h2/d?x_y=1"])
-def test_a_raw_password_is_read_or_refused_without_quoting_it(password: str, rest: str) -> None:
+def test_raw_password_is_read_or_refused_without_being_shown(password: str, rest: str) -> None:
     url = f"postgresql://user:{password}{rest}"
     try:
         address = database_url.read(url)
@@ -107,7 +107,7 @@ def test_a_url_names_hosts_and_database(
         ("host=other", "must not give the host twice"),
     ],
 )
-def test_a_parameter_that_one_driver_cannot_honour_is_refused_by_name(
+def test_parameter_that_one_driver_does_not_support_is_refused_by_name(
     query: str, phrase: str
 ) -> None:
     with pytest.raises(ValueError, match="must") as raised:
@@ -119,7 +119,7 @@ def settings_for(url: str) -> Settings:
     return Settings(database_url=url, jwt_secret="", request_timeout_seconds=5)
 
 
-WORKS = (
+ACCEPTED = (
     "connect_timeout=9&keepalives=1&keepalives_idle=31&keepalives_interval=7&keepalives_count=4"
     "&tcp_user_timeout=9000&channel_binding=prefer&gssencmode=disable&sslmode=prefer"
     "&load_balance_hosts=random&target_session_attrs=read-write&application_name=us"
@@ -128,7 +128,7 @@ WORKS = (
 
 
 async def test_every_accepted_parameter_works_for_both_drivers(database_over_tcp: str) -> None:
-    url = f"{database_over_tcp}?{WORKS}"
+    url = f"{database_over_tcp}?{ACCEPTED}"
     connection = await pool.connect(settings_for(url))
     try:
         assert isinstance(connection, connector.Socketed)
@@ -137,8 +137,10 @@ async def test_every_accepted_parameter_works_for_both_drivers(database_over_tcp
         tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
         assert [kept.getsockopt(socket.IPPROTO_TCP, option) for option in tcp] == [31, 7, 4]
         assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9000
-        seen = [await connection.fetchval(f"show {name}") for name in ("search_path", "jit")]
-        assert seen == ["games", "off"]
+        shown_settings = [
+            await connection.fetchval(f"show {name}") for name in ("search_path", "jit")
+        ]
+        assert shown_settings == ["games", "off"]
         assert await connection.fetchval("show application_name") == "us"
     finally:
         await connection.close()
@@ -157,7 +159,7 @@ def shown(libpq: str) -> tuple[str, str]:
 
 @pytest.fixture
 async def database_over_tcp(database: str) -> Any:
-    """The test's database, at a TCP address."""
+    """A URL of the test's database at a TCP address, through a proxy to its socket."""
     address = database_url.read(database)
     folder, port = address.hosts[0]
 
@@ -186,7 +188,7 @@ async def test_hosts_are_shuffled_only_with_load_balance_hosts() -> None:
     assert sorted(shuffled) == sorted(in_order) != shuffled
 
 
-def test_the_systems_certificates_are_those_of_verify_full() -> None:
+def test_system_certificates_are_used_with_verify_full() -> None:
     address = database_url.read("postgresql://h/d?sslmode=verify-full&sslrootcert=system")
     (arguments,) = connector.hosts(address)
     context = arguments["ssl"]
@@ -194,7 +196,7 @@ def test_the_systems_certificates_are_those_of_verify_full() -> None:
     assert arguments["dsn"] is None
 
 
-async def test_no_error_of_connecting_quotes_the_password() -> None:
+async def test_connection_error_never_shows_the_password() -> None:
     port = free_port()
     for url in (
         f"postgresql://u:{encoded('s@c:r/e#t')}@127.0.0.1:{port}/d",

@@ -1,4 +1,4 @@
-"""Relative links and file names in the documentation lead to files that are there."""
+"""Links, files, settings and tests that the documentation names exist."""
 
 import re
 from pathlib import Path
@@ -20,13 +20,13 @@ def documents() -> list[Path]:
 
 
 def anchors(document: Path) -> set[str]:
-    """The fragments that lead to headings, as GitHub makes them."""
+    """The fragments of a document's headings, in the form of GitHub."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
-def test_relative_links_lead_somewhere(document: Path) -> None:
+def test_relative_links_have_existing_targets(document: Path) -> None:
     for path, fragment in LINK.findall(document.read_text()):
         target = document.parent / path if path else document
         assert target.exists(), f"{document.name} links to {path}"

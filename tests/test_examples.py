@@ -1,4 +1,4 @@
-"""The examples run as they are, in processes of their own, against a live service."""
+"""The examples run unchanged, as processes, against a live service."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ async def connection(service: RunningService) -> AsyncIterator[Connection]:
 async def run(
     name: str, family: Family, url: str, *arguments: str, typed: bytes = b""
 ) -> tuple[int, str]:
-    """The exit code of an example that is given `typed` as its input, and what it printed."""
+    """The exit code and the output of an example with `typed` as its standard input."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(ROOT / "examples" / name),
@@ -60,9 +60,9 @@ async def run(
 
 
 async def play(family: Family, url: str, beats: int, *arguments: str) -> list[str]:
-    """What the player shows, a line a beat; with what it says about missing answers."""
-    chosen = ("--profile", str(family.child), "--title", str(family.title), *QUICK)
-    code, output = await run("player.py", family, url, *chosen, "--beats", str(beats), *arguments)
+    """The lines that the player prints: one for each heartbeat and for each missing response."""
+    options = ("--profile", str(family.child), "--title", str(family.title), *QUICK)
+    code, output = await run("player.py", family, url, *options, "--beats", str(beats), *arguments)
     assert code == 0, output
     return output.splitlines()
 
@@ -74,7 +74,7 @@ async def parent(family: Family, url: str, *arguments: str) -> str:
 
 
 async def use(connection: Connection, family: Family, seconds: int) -> None:
-    """Lets the child have used so many seconds today."""
+    """Stores a balance of today with `seconds` used."""
     await connection.execute(
         "insert into viewing_time_balances "
         "(id, profile_id, reset_date, used_seconds, educational_seconds, "
@@ -86,7 +86,7 @@ async def use(connection: Connection, family: Family, seconds: int) -> None:
     await keep_today(connection, family.child)
 
 
-async def test_a_player_counts_and_ends_its_session(
+async def test_player_counts_and_ends_its_session(
     service: RunningService, connection: Connection
 ) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
@@ -96,7 +96,7 @@ async def test_a_player_counts_and_ends_its_session(
     assert await open_sessions(connection, family.child) == 0
 
 
-async def test_a_player_warns_blocks_and_goes_on_after_a_grant(
+async def test_player_warns_blocks_and_continues_after_a_grant(
     service: RunningService, connection: Connection
 ) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
@@ -124,7 +124,7 @@ async def test_a_player_warns_blocks_and_goes_on_after_a_grant(
 async def unreliable(
     service: RunningService, lost: set[int]
 ) -> AsyncIterator[tuple[str, list[str]]]:
-    """A way to the service that loses some answers; its address, and the keys that passed."""
+    """A proxy that drops the responses in `lost`; yields its URL and the keys of the requests."""
     keys: list[str] = []
     count = 0
 
@@ -154,7 +154,7 @@ async def unreliable(
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", keys
 
 
-async def test_a_player_repeats_with_the_same_key(
+async def test_player_retries_with_the_same_key(
     service: RunningService, connection: Connection
 ) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
@@ -166,20 +166,20 @@ async def test_a_player_repeats_with_the_same_key(
     assert first == second == third != eligible
 
 
-async def test_a_player_shows_the_block_screen_while_the_service_is_away(
+async def test_player_shows_the_block_screen_while_the_service_is_unreachable(
     connection: Connection,
 ) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
-    chosen = ("--profile", str(family.child), "--title", str(family.title), *QUICK)
+    options = ("--profile", str(family.child), "--title", str(family.title), *QUICK)
     url = f"http://127.0.0.1:{free_port()}"
-    code, output = await run("player.py", family, url, *chosen, "--beats", "2")
+    code, output = await run("player.py", family, url, *options, "--beats", "2")
     lines = output.splitlines()
     shown = [line for line in lines if not line.startswith("  no answer: ConnectError")]
     blocked = ["BLOCKED  viewing cannot be counted at the moment"] * 2
     assert (code, shown) == (1, [*blocked, "The service could not be reached"])
 
 
-async def test_a_player_goes_on_after_a_first_beat_that_could_not_be_counted(
+async def test_player_continues_after_a_first_heartbeat_that_could_not_be_counted(
     service: RunningService, connection: Connection
 ) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
@@ -190,20 +190,22 @@ async def test_a_player_goes_on_after_a_first_beat_that_could_not_be_counted(
     assert await session_seconds(connection, family.child) == 0
 
 
-async def test_a_player_that_is_refused_stops(
+async def test_player_stops_on_a_client_error(
     service: RunningService, connection: Connection
 ) -> None:
     family, stranger = (
         await add_family(connection, reset_hour=far_reset_hour()),
         await add_family(connection, reset_hour=far_reset_hour()),
     )
-    chosen = ("--profile", str(stranger.child), "--title", str(family.title), *QUICK)
-    code, output = await run("player.py", family, service.url, *chosen)
+    options = ("--profile", str(stranger.child), "--title", str(family.title), *QUICK)
+    code, output = await run("player.py", family, service.url, *options)
     assert code == 1
     assert output.startswith("BLOCKED  403 ")
 
 
-async def test_a_parent(service: RunningService, connection: Connection) -> None:
+async def test_parent_sets_pin_limits_and_grants(
+    service: RunningService, connection: Connection
+) -> None:
     family = await add_family(connection, limit=60)
     await connection.execute("update users set pin_hash = null where id = $1", family.account)
     url, child = service.url, str(family.child)
@@ -229,31 +231,33 @@ async def test_a_parent(service: RunningService, connection: Connection) -> None
         "resets    06:00 Europe/Berlin",
         "lessons   are free",
     ]
-    said = await run("parent.py", family, url, "limits", child, "--weekday", "20")
-    assert said == (1, "weekday_limit_minutes must be a multiple of 15 minutes\n")
+    printed = await run("parent.py", family, url, "limits", child, "--weekday", "20")
+    assert printed == (1, "weekday_limit_minutes must be a multiple of 15 minutes\n")
     code, output = await run("parent.py", family, url, "limits", child, "--timezone", "Mars/Base")
     assert (code, output.partition(":")[0]) == (1, "timezone")
     granted = await parent(family, url, "grant", child, "unlimited", "--pin", "4321")
     assert granted.splitlines() == ["granted   unlimited", "left      unlimited"]
 
 
-async def test_a_parent_without_a_terminal(service: RunningService, connection: Connection) -> None:
+async def test_parent_reads_a_pin_from_standard_input(
+    service: RunningService, connection: Connection
+) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
     needed = "{} is needed: type it at a terminal, or pass it as an option\n"
-    for name, words in (
+    for name, arguments in (
         ("Current PIN", ("set-pin", "--pin", "4321")),
         ("New PIN", ("set-pin",)),
         ("PIN", ("verify",)),
         ("PIN", ("limits", str(family.child), "--reset-hour", "6")),
     ):
-        said = await run("parent.py", family, service.url, *words)
-        assert said == (1, needed.format(name))
+        printed = await run("parent.py", family, service.url, *arguments)
+        assert printed == (1, needed.format(name))
     typed = f"4321\n{PIN}\n".encode()
-    said = await run("parent.py", family, service.url, "set-pin", typed=typed)
-    assert said == (0, "PIN set successfully\n")
+    printed = await run("parent.py", family, service.url, "set-pin", typed=typed)
+    assert printed == (0, "PIN set successfully\n")
 
 
-async def test_what_a_parent_sees_afterwards(
+async def test_parent_prints_history_and_report(
     service: RunningService, connection: Connection
 ) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
@@ -270,11 +274,11 @@ async def test_what_a_parent_sees_afterwards(
 
 
 @pytest.mark.parametrize("name", ["player.py", "parent.py"])
-async def test_help_and_a_missing_token(name: str) -> None:
+async def test_help_and_missing_token(name: str) -> None:
     path = str(ROOT / "examples" / name)
     environment = {n: v for n, v in os.environ.items() if n != "VIEWING_TIME_TOKEN"}
     complete = {"player.py": ["--profile", "x", "--title", "x"], "parent.py": ["report"]}
-    for arguments, is_success, said in (
+    for arguments, is_success, printed in (
         (["--help"], True, b"usage: "),
         (complete[name], False, b"VIEWING_TIME_TOKEN must hold an access token"),
     ):
@@ -288,4 +292,4 @@ async def test_help_and_a_missing_token(name: str) -> None:
         )
         output, _ = await process.communicate()
         assert (process.returncode == 0) is is_success
-        assert said in output
+        assert printed in output

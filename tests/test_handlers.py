@@ -1,4 +1,4 @@
-"""The clock has one reader, and a handler is short."""
+"""Rules about the code: one reader of the clock, and short handlers."""
 
 import ast
 from collections.abc import Iterator

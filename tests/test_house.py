@@ -1,4 +1,4 @@
-"""The rules that the tests themselves keep."""
+"""Rules for the tests: private names and the machine's clock only where they are listed."""
 
 import ast
 from collections.abc import Iterator

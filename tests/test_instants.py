@@ -1,4 +1,4 @@
-"""A part of the suite gives the same results whatever the time and the day are."""
+"""Some tests run again at midnight, at changes of clocks and at the end of a year."""
 
 import os
 import subprocess

@@ -63,7 +63,7 @@ def value_of(where: str) -> object:
 
 
 @pytest.mark.parametrize("where", LISTED)
-def test_the_value_is_the_one_in_force(where: str) -> None:
+def test_listed_value_is_the_value_in_force(where: str) -> None:
     value = value_of(where)
     if isinstance(value, timedelta):
         value = value.total_seconds()

@@ -1,4 +1,4 @@
-"""Access rights: every endpoint rejects every caller that it must, and changes nothing."""
+"""Access rights: every endpoint rejects callers without the right, and changes nothing."""
 
 import re
 import stat
@@ -27,8 +27,8 @@ Body = Callable[[Family], dict[str, Any]]
 class Row(NamedTuple):
     """The kind of caller that an endpoint accepts, and a valid body.
 
-    `anyone`; an `account`, for what is its own; the owner of the `profile` or the `session` that
-    is named; an `admin`.
+    The kinds: `anyone`; any `account`; the owner of the `profile` or `session` in the request;
+    an `admin`.
     """
 
     caller: str
@@ -138,7 +138,7 @@ def refused(
     cases = {
         "no token": ({}, NOT_AUTHENTICATED),
         "another scheme": ({"Authorization": "Basic dTpw"}, NOT_AUTHENTICATED),
-        "no token at all": ({"Authorization": "Bearer x.y.z"}, BAD_TOKEN),
+        "malformed token": ({"Authorization": "Bearer x.y.z"}, BAD_TOKEN),
         "expired": (token(sub=sub, exp=1), BAD_TOKEN),
         "PIN token": (token(sub=sub, exp=EXPIRES, purpose="pin_verified", jti="x"), BAD_TOKEN),
         "another secret": (
@@ -151,7 +151,7 @@ def refused(
     if caller in FOREIGN:
         cases["foreign account"] = (stranger.bearer, FOREIGN[caller])
         claims = bearer(stranger.account, is_admin=True)
-        cases["foreign account that says it is an administrator's"] = (claims, FOREIGN[caller])
+        cases["foreign account with an administrator claim"] = (claims, FOREIGN[caller])
     if caller == "admin":
         cases["owner"] = (family.bearer, NOT_ADMIN)
     return cases
@@ -180,7 +180,7 @@ async def call(
 
 
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if ROWS[e].caller != "anyone"])
-async def test_only_those_who_may(
+async def test_endpoint_rejects_every_caller_without_the_right(
     running: Running, connection: Connection, family: Family, endpoint: str
 ) -> None:
     stranger, inactive = await add_family(connection), await add_family(connection)
@@ -228,27 +228,27 @@ async def test_a_session_of_another_profile_or_family_is_not_continued(
 
 
 @pytest.mark.parametrize("endpoint", [*ENDPOINTS, "GET /nowhere", "PATCH /health"])
-async def test_answers_are_not_kept_and_not_guessed_at(
+async def test_responses_are_not_stored_and_not_sniffed(
     running: Running, family: Family, endpoint: str
 ) -> None:
     method, path = endpoint.split(" ")
     for headers in ({}, {"Authorization": "Bearer x"}):
         answer = await running.client.request(method, path, headers=headers)
         if answer.headers["content-type"] == "application/json":
-            kept = "max-age=300" if path == "/openapi.json" else "no-store"
-            assert answer.headers["cache-control"] == kept
-        if path != "/metrics":  # read by no browser
+            cache_control = "max-age=300" if path == "/openapi.json" else "no-store"
+            assert answer.headers["cache-control"] == cache_control
+        if path != "/metrics":  # browsers do not read it
             assert answer.headers["x-content-type-options"] == "nosniff"
         assert "server" not in answer.headers
 
 
-async def test_a_heartbeat_is_not_kept_either(running: Running, family: Family) -> None:
+async def test_heartbeat_response_is_not_stored(running: Running, family: Family) -> None:
     answer = await running.client.post(URL, json=family.beat(), headers=family.bearer)
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_only_named_origins_are_let_in(running: Running, family: Family) -> None:
+async def test_cors_allows_only_the_configured_origins(running: Running, family: Family) -> None:
     for origin, allowed in (("http://localhost:5173", True), ("https://evil.example", False)):
         headers = {**family.bearer, "Origin": origin}
         answer = await running.client.post(URL, json=family.beat(), headers=headers)
@@ -259,7 +259,7 @@ async def test_only_named_origins_are_let_in(running: Running, family: Family) -
         assert (preflight.status_code == 200) == allowed
 
 
-async def test_sql_in_every_text_is_only_text(
+async def test_sql_in_a_text_is_stored_as_text(
     running: Running, connection: Connection, family: Family
 ) -> None:
     attack = "'; drop table viewing_sessions; --"
@@ -270,14 +270,14 @@ async def test_sql_in_every_text_is_only_text(
         assert answer.status_code in (404, 405, 422)
 
 
-def test_the_embedded_database_is_reached_through_its_own_socket_only(postgres_dsn: str) -> None:
+def test_embedded_database_listens_only_on_its_private_socket(postgres_dsn: str) -> None:
     [folder] = parse_qs(urlsplit(postgres_dsn).query)["host"]
     assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
     with psycopg.connect(postgres_dsn) as connection:
         assert connection.execute("show listen_addresses").fetchall() == [("",)]
 
 
-def test_files_named_in_the_security_page_exist() -> None:
+def test_tests_named_in_the_security_page_exist() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text()))
     texts = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40

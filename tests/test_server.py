@@ -1,4 +1,4 @@
-"""The process and its sockets: graceful shutdown, and clients that are not players."""
+"""The process and its sockets: graceful shutdown, and misbehaving clients."""
 
 import asyncio
 import os
@@ -52,20 +52,20 @@ def children(pid: int) -> list[int]:
 
 
 async def gone(process: Any, seconds: float) -> float:
-    """Seconds until a process has ended; fails after `seconds`."""
+    """Waits for a process to end, `seconds` at most; returns the seconds waited."""
     begun = time.monotonic()
     await asyncio.to_thread(process.wait, seconds)
     return time.monotonic() - begun
 
 
-async def test_it_answers_while_it_drains_and_leaves_nothing_behind(
+async def test_service_answers_while_it_drains_and_leaves_nothing_behind(
     database: str, connection: Connection, family: Family
 ) -> None:
     async with served(database, **SETTINGS) as service, client_of(service.url) as client:
         answer = await client.post(BEAT, json=family.beat(), headers=family.bearer)
         assert "connection" not in answer.headers
-        family_of = children(service.process.pid)
-        assert len(family_of) > 1
+        process_ids = children(service.process.pid)
+        assert len(process_ids) > 1
         service.process.send_signal(signal.SIGTERM)
         ready = await eventually(
             lambda: client.get("/health/ready"), until=lambda ready: not ready.is_success
@@ -83,7 +83,7 @@ async def test_it_answers_while_it_drains_and_leaves_nothing_behind(
         assert service.process.returncode == 0
         with pytest.raises(httpx.ConnectError):
             await client.get("/health/live")
-    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family_of))
+    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in process_ids))
     left = await connection.fetchval(
         "select count(*) from pg_stat_activity "
         "where datname = current_database() and pid <> pg_backend_pid()"
@@ -91,7 +91,7 @@ async def test_it_answers_while_it_drains_and_leaves_nothing_behind(
     assert left == 0
 
 
-async def test_beats_in_flight_are_answered_and_counted(
+async def test_heartbeats_in_flight_are_answered_and_counted_at_shutdown(
     database: str, connection: Connection
 ) -> None:
     families = [await add_family(connection) for _ in range(20)]
@@ -133,7 +133,7 @@ async def test_a_second_signal_ends_the_drain(database: str) -> None:
         assert service.process.returncode == 0
 
 
-async def test_it_stops_in_time_though_the_database_does_not_answer(
+async def test_shutdown_is_in_time_while_the_database_does_not_answer(
     database: str, family: Family
 ) -> None:
     async with AsyncExitStack() as parts:
@@ -196,13 +196,13 @@ async def wire(service: RunningService) -> AsyncIterator[tuple[asyncio.StreamRea
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """The bytes that a service sends before it closes the connection."""
+    """The bytes that a service segments until it closes the connection."""
     received = b""
     try:
         while part := await reader.read(65536):
             received += part
     except ConnectionError:
-        pass  # it has not read all that was sent
+        pass  # the service closed the connection before it read everything
     return received
 
 
@@ -219,13 +219,13 @@ def request(family: Family, **members: Any) -> bytes:
 
 @pytest.fixture
 async def household(service: RunningService) -> AsyncIterator[tuple[Connection, Family]]:
-    """A family at the service that all tests share."""
+    """A connection to the database of the shared service, and a family in it."""
     opened = await asyncpg.connect(service.dsn)
     yield opened, await add_family(opened)
     await opened.close()
 
 
-async def test_a_long_head_is_refused(
+async def test_long_request_head_is_400(
     service: RunningService, household: tuple[Connection, Family]
 ) -> None:
     connection, family = household
@@ -244,7 +244,7 @@ async def test_a_long_head_is_refused(
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_body_without_end_is_refused(
+async def test_endless_body_is_413(
     service: RunningService, household: tuple[Connection, Family]
 ) -> None:
     _, family = household
@@ -257,7 +257,7 @@ async def test_a_body_without_end_is_refused(
     assert b"connection: close" in received.lower()
 
 
-async def test_a_body_that_stops_coming_is_given_up(
+async def test_stalled_body_is_408(
     service: RunningService, household: tuple[Connection, Family]
 ) -> None:
     connection, family = household
@@ -325,29 +325,29 @@ class Transport(asyncio.Transport):
     def pause_reading(self) -> None: ...
 
 
-async def answers_never(scope: Scope, receive: Receive, send: Send) -> None:
+async def never_responding(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize(
-    ("sends", "closes"),
+    ("segments", "is_closed"),
     [
-        ([b"GET / HTTP/1.1\r\nX: ", *[b"x"] * 100], True),  # never a whole head
-        ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"], False),  # an answer that takes its time
-        ([], True),  # never anything
+        ([b"GET / HTTP/1.1\r\nX: ", *[b"x"] * 100], True),  # never a complete head
+        ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"], False),  # a slow response
+        ([], True),  # no byte at all
     ],
 )
-async def test_the_patience_with_a_client(
-    sends: list[bytes], closes: bool, monkeypatch: pytest.MonkeyPatch
+async def test_client_without_a_complete_head_is_closed_after_a_timeout(
+    segments: list[bytes], is_closed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
-    config = uvicorn.Config(answers_never, http=Protocol, log_config=None, lifespan="off")
-    config.timeout_keep_alive = 0.2  # type: ignore[assignment]  # seconds, which may be a part
+    config = uvicorn.Config(never_responding, http=Protocol, log_config=None, lifespan="off")
+    config.timeout_keep_alive = 0.2  # type: ignore[assignment]  # a fraction of a second
     config.load()
     state, transport = ServerState(), Transport()
     served_here = Protocol(config, state, {})
     served_here.connection_made(transport)
-    for part in sends:
+    for part in segments:
         if transport.closed:
             break
         served_here.data_received(part)
@@ -356,31 +356,31 @@ async def test_the_patience_with_a_client(
     served_here.connection_lost(ConnectionResetError())
     for task in state.tasks:
         task.cancel()
-    assert transport.closed == closes
+    assert transport.closed == is_closed
 
 
-@pytest.mark.parametrize("reads_again", [False, True])
-async def test_the_patience_with_a_client_that_does_not_read(
-    reads_again: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_read_again", [False, True])
+async def test_client_that_does_not_read_is_aborted_after_a_timeout(
+    is_read_again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "UNREAD_SECONDS", 0.05)
-    config = uvicorn.Config(answers_never, http=Protocol, log_config=None, lifespan="off")
+    config = uvicorn.Config(never_responding, http=Protocol, log_config=None, lifespan="off")
     config.load()
     state, transport = ServerState(), Transport()
     served_here = Protocol(config, state, {})
     served_here.connection_made(transport)
     served_here.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     served_here.pause_writing()
-    if reads_again:
+    if is_read_again:
         served_here.resume_writing()
     await asyncio.sleep(0.2)
     served_here.connection_lost(ConnectionResetError())
     for task in state.tasks:
         task.cancel()
-    assert transport.aborted != reads_again
+    assert transport.aborted != is_read_again
 
 
-async def test_a_hang_up_cuts_no_request_off(database: str, connection: Connection) -> None:
+async def test_sighup_interrupts_no_request(database: str, connection: Connection) -> None:
     families = [await add_family(connection) for _ in range(5)]
     settings = {**SETTINGS, "SHUTDOWN_DRAIN_SECONDS": "0", "REQUEST_TIMEOUT_SECONDS": "3"}
     async with served(database, **settings) as service, client_of(service.url) as client:
@@ -411,7 +411,7 @@ os.execv(sys.executable, [sys.executable, "-m", "service", "serve"])
 """
 
 
-async def test_it_stops_when_its_terminal_is_closed(database: str) -> None:
+async def test_service_stops_when_its_terminal_is_closed(database: str) -> None:
     port = str(free_port())
     environment = {**os.environ, **SETTINGS, "DATABASE_URL": database, "PORT": port}
     ours, its = os.openpty()
@@ -437,7 +437,7 @@ async def test_it_stops_when_its_terminal_is_closed(database: str) -> None:
             await asyncio.to_thread(process.wait, 20)
 
 
-async def test_an_idle_connection_is_kept_for_the_time_that_is_set(database: str) -> None:
+async def test_idle_connection_is_closed_after_keep_alive_seconds(database: str) -> None:
     async with (
         served(database, **SETTINGS, KEEP_ALIVE_SECONDS="1") as service,
         wire(service) as (reader, writer),
@@ -451,7 +451,7 @@ async def test_an_idle_connection_is_kept_for_the_time_that_is_set(database: str
     assert 0.9 <= took < 10
 
 
-async def test_a_refused_beat_leaves_its_connection_usable(
+async def test_connection_stays_usable_after_a_shed_heartbeat(
     database: str, connection: Connection, family: Family
 ) -> None:
     """Heartbeats beyond the bound of the queue are rejected before their body is read."""

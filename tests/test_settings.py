@@ -1,4 +1,4 @@
-"""All errors are reported at once, a sentence each; secrets come from files and are never shown."""
+"""All errors are reported at once, one sentence each; secrets are never shown."""
 
 from pathlib import Path
 
@@ -31,14 +31,14 @@ def test_every_field_is_read_from_its_variable() -> None:
     assert {name for name in free_text if getattr(settings, name) == "x"} == free_text
 
 
-def test_only_two_must_be_set() -> None:
+def test_only_database_url_and_jwt_secret_are_required() -> None:
     assert read(NEEDED) == Settings(
         database_url=NEEDED["DATABASE_URL"], jwt_secret=NEEDED["JWT_SECRET"]
     )
     assert errors({}) == ["DATABASE_URL must be set.", "JWT_SECRET must be set."]
 
 
-def test_an_empty_variable_counts_as_absent() -> None:
+def test_empty_variable_is_ignored() -> None:
     assert read({**NEEDED, "PORT": "", "CORS_ORIGINS": "  "}) == read(NEEDED)
     assert errors({**NEEDED, "JWT_SECRET": " "}) == ["JWT_SECRET must be set."]
 
@@ -102,7 +102,7 @@ def test_all_errors_are_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize("number", ["ten", "-1", "1.5", "١٢", "1e3", "0x10", "9" * 5000, "+1"])
-def test_other_texts_than_whole_numbers_are_refused(number: str) -> None:
+def test_text_that_is_not_a_whole_number_is_refused(number: str) -> None:
     (error,) = errors({**NEEDED, "POOL_MAX_SIZE": number})
     assert error.startswith("POOL_MAX_SIZE must be a whole number from 1 to 1000, not ")
     assert len(error) < 200
@@ -120,7 +120,7 @@ def test_other_texts_than_whole_numbers_are_refused(number: str) -> None:
         "host=h dbname=d",
     ],
 )
-def test_other_urls_than_of_postgresql_are_refused(address: str) -> None:
+def test_url_that_is_not_of_postgresql_is_refused(address: str) -> None:
     assert errors({**NEEDED, "DATABASE_URL": address}) == [
         "DATABASE_URL must look like postgresql://user:password@host:5432/database."
     ]
@@ -144,18 +144,18 @@ def test_a_password_that_is_not_encoded_is_refused_with_a_hint(password: str) ->
         "postgresql://u@[::1]:5432/d",
     ],
 )
-def test_a_database_can_be_given_in_several_forms(address: str) -> None:
+def test_every_form_of_a_database_url_is_accepted(address: str) -> None:
     assert read({**NEEDED, "DATABASE_URL": address}).database_url == address
 
 
 @pytest.mark.parametrize("url", ["ftp://h/k", "file:///etc/passwd", "https://", "https://u:p@h/k"])
-def test_other_addresses_of_published_keys_are_refused(url: str) -> None:
+def test_url_of_published_keys_must_be_http_without_credentials(url: str) -> None:
     (error,) = errors({**NEEDED, "JWT_JWKS_URL": url})
     assert error.startswith("JWT_JWKS_URL must look like https://")
 
 
 @pytest.mark.parametrize("attributes", ["readwrite", "Primary", "any&target_session_attrs=none"])
-def test_an_unknown_kind_of_server_is_refused(attributes: str) -> None:
+def test_unknown_target_session_attrs_is_refused(attributes: str) -> None:
     address = f"postgresql://h1,h2/d?target_session_attrs={attributes}"
     (error,) = errors({**NEEDED, "DATABASE_URL": address})
     assert error == (
@@ -194,7 +194,7 @@ def test_proxies_are_read_as_networks(proxies: str, read_as: str) -> None:
 
 
 @pytest.mark.parametrize("proxies", ["proxy.example", "10.0.0.0/33", "*,10.0.0.1", "10.0.0.1,"])
-def test_other_texts_than_proxies_are_refused(proxies: str) -> None:
+def test_text_that_is_not_a_network_is_refused_as_a_proxy(proxies: str) -> None:
     assert errors({**NEEDED, "FORWARDED_ALLOW_IPS": proxies}) == [
         "FORWARDED_ALLOW_IPS must be * or addresses and networks, separated by commas, "
         f"not {proxies!r}."
@@ -211,7 +211,7 @@ def test_an_ipv6_address_is_in_brackets_in_a_url(host: str, origin: str) -> None
     assert f" {origin}/api/v1/" in demo.curls(settings)
 
 
-def test_published_keys_come_from_one_place(tmp_path: Path) -> None:
+def test_published_keys_come_from_a_url_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "jwks.json").write_text("{}")
     keys = {"JWT_JWKS_FILE": str(tmp_path / "jwks.json"), "JWT_JWKS_URL": "https://h/k"}
     assert errors({**NEEDED, **keys}) == ["JWT_JWKS_URL and JWT_JWKS_FILE must not both be set."]

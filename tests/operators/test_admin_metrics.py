@@ -52,7 +52,7 @@ async def test_counts_heartbeats_and_cache_lookups(
 async def test_statements_per_heartbeat_match_the_database(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
-    """In batches and alone, with rejected ones; a full pool opens no connection meanwhile."""
+    """In batches and alone, with rejected ones. The pool starts full, so it opens no connection."""
     running = await start(msgspec.structs.replace(settings, pool_min_size=settings.pool_max_size))
     await connection.execute("update users set is_admin = true")
     ran = await executed(connection)

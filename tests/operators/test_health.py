@@ -165,7 +165,7 @@ async def test_first_check_precedes_the_first_request(
     start: Starter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: object) -> None:
-        raise Unavailable("away")
+        raise Unavailable("unreachable")
 
     monkeypatch.setattr(readiness.ReadinessWatch, "_check_database", fails)
     running = await start(settings)
@@ -180,22 +180,22 @@ async def test_checks_time_out_and_do_not_overlap(
     monkeypatch.setattr(readiness, "TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(readiness, "RECHECK_SECONDS", 0.01)
     monkeypatch.setattr(readiness, "CHECK_SECONDS", 0.01)
-    at_once: list[int] = []
-    looks = 0
+    concurrent: list[int] = []
+    running_checks = 0
 
     async def hangs(*_: object) -> None:
-        nonlocal looks
-        looks += 1
-        at_once.append(looks)
+        nonlocal running_checks
+        running_checks += 1
+        concurrent.append(running_checks)
         try:
             await asyncio.sleep(1000)
         finally:
-            looks -= 1
+            running_checks -= 1
 
     monkeypatch.setattr(readiness.ReadinessWatch, "_check_database", hangs)
     await until(running, 503)
-    await eventually(lambda: len(at_once) >= 4)
-    assert set(at_once) == {1}
+    await eventually(lambda: len(concurrent) >= 4)
+    assert set(concurrent) == {1}
 
 
 async def test_idle_connections_to_the_old_primary_are_closed(

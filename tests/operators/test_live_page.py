@@ -39,7 +39,7 @@ def test_page_loads_nothing_and_stores_nothing(outside: str) -> None:
 
 
 def test_page_uses_existing_members_of_the_metrics() -> None:
-    """Of the answer to `GET /api/v1/admin/metrics`."""
+    """They are members of the response to `GET /api/v1/admin/metrics`."""
     counted = get_type_hints(Counts)
     used = set(re.findall(r"\b(?:a|b|body|before)\.(\w+)\.(\w+)", PAGE))
     assert len(used) > 8

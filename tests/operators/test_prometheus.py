@@ -170,10 +170,10 @@ async def test_ready_is_zero_without_a_database(
 ) -> None:
     assert value(await scrape(running.client), "ready") == 1
 
-    async def away() -> None:
-        raise Unavailable("away")
+    async def unreachable() -> None:
+        raise Unavailable("unreachable")
 
-    monkeypatch.setattr(running.context.readiness, "_check_database", away)
+    monkeypatch.setattr(running.context.readiness, "_check_database", unreachable)
     await running.context.readiness.check()
     assert (await running.client.get("/health")).status_code == 503
     assert value(await scrape(running.client), "ready") == 0

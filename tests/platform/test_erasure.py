@@ -109,12 +109,12 @@ async def test_every_instance_drops_the_cached_configuration(
     start: Starter, connection: Connection, admin: UUID
 ) -> None:
     family = await add_family(connection, limit=None)
-    here, elsewhere = await start(), await start()
-    for instance in (here, elsewhere):
+    here, there = await start(), await start()
+    for instance in (here, there):
         answer = await instance.client.post(BEAT, json=family.beat(), headers=family.bearer)
         assert answer.json()["remaining_minutes"] is None
     await ask(here, family.child, admin)
-    for instance in (here, elsewhere):
+    for instance in (here, there):
         for _ in range(200):
             if not instance.context.configurations.size:
                 break

@@ -392,7 +392,7 @@ async def test_heartbeats_do_not_wait_for_an_import(
     go_on = asyncio.Event()
     merge_staged = import_merge.Import._merge_staged
 
-    async def holding(*arguments: Any) -> Any:
+    async def merge_and_wait(*arguments: Any) -> Any:
         done = await merge_staged(*arguments)
         held.set()
         await go_on.wait()
@@ -404,7 +404,7 @@ async def test_heartbeats_do_not_wait_for_an_import(
         title(id=str(family.title)),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_merge.Import, "_merge_staged", holding)
+        patch.setattr(import_merge.Import, "_merge_staged", merge_and_wait)
         importing = asyncio.create_task(send(running, admin, changed))
         await held.wait()
         answer = await running.client.post(
@@ -449,7 +449,7 @@ GOOD = f'{{"type": "title", "id": "{uuid4()}", "title": "Planets", "is_education
 @pytest.mark.parametrize(
     "line", ["\n", " \t \r\n", "x" * 100_000 + "\n", "{\n", "[" * 60_000 + "\n", GOOD]
 )
-async def test_import_lets_other_tasks_run(
+async def test_import_does_not_block_the_event_loop(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     """The clock advances by a tenth of a slice per line, so other tasks run every ten lines."""
@@ -500,9 +500,9 @@ def test_only_known_members_of_a_long_line_are_parsed(
     parsed: list[int] = []
     loads = json.loads
 
-    def counted(raw: bytes, **how: Any) -> Any:
+    def counted(raw: bytes, **options: Any) -> Any:
         parsed.append(len(raw))
-        return loads(raw, **how)
+        return loads(raw, **options)
 
     monkeypatch.setattr(json, "loads", counted)
     with pytest.raises(BadLine, match=re.escape(error)):
@@ -588,7 +588,7 @@ def csv_titles(count: int) -> list[bytes]:
         ("Open", b'title,%s,x",true,true\n', "5 cells under a header of 4"),
     ],
 )
-def test_unclosed_quote_spoils_only_its_own_row(broken: str, end: bytes, error: str) -> None:
+def test_unclosed_quote_invalidates_only_its_own_row(broken: str, end: bytes, error: str) -> None:
     good = csv_titles(500)
     text = HEADER + f'title,{uuid4()},"{broken},false\n'.encode() + b"".join(good)
     found = rows_of(text + end.replace(b"%s", str(uuid4()).encode()))
@@ -685,7 +685,7 @@ async def test_command_reads_json_and_csv(
     assert [tuple(row) for row in stored] == [("Ada", True, "TV-MA"), ("Ben", False, "TV-Y")]
 
 
-def piped(how: str, line: str) -> str:
+def piped(pipe: str, line: str) -> str:
     """A shell command that passes `line` to the import through a pipe."""
     return {
         "standard input": f"cat {line} | $IMPORT -",
@@ -696,11 +696,11 @@ def piped(how: str, line: str) -> str:
         "a fifo": f"mkfifo pipe.csv; cat {line} > pipe.csv & $IMPORT pipe.csv",
         "a slow one": f"(head -n 1 {line}; sleep 1; tail -n +2 {line}) | $IMPORT -",
         "a compressed one": f"gzip {line}; $IMPORT --csv <(zcat {line}.gz)",
-    }[how]
+    }[pipe]
 
 
 @pytest.mark.parametrize(
-    "how",
+    "pipe",
     [
         "standard input",
         "the file of standard input",
@@ -713,17 +713,17 @@ def piped(how: str, line: str) -> str:
     ],
 )
 async def test_command_reads_pipes(
-    how: str, database: str, connection: Connection, tmp_path: Path
+    pipe: str, database: str, connection: Connection, tmp_path: Path
 ) -> None:
     parent = account()
-    if how in ("a fifo", "a compressed one"):
+    if pipe in ("a fifo", "a compressed one"):
         text = f"type,id,email,is_active\naccount,{parent['id']},a@x.test,true\n"
     else:
         text = ndjson([parent, account()]).decode()
     (tmp_path / "records").write_text(text)
     done = await asyncio.to_thread(
         subprocess.run,
-        ["bash", "-c", piped(how, "records")],
+        ["bash", "-c", piped(pipe, "records")],
         cwd=tmp_path,
         env={**environment(database), "IMPORT": f"{sys.executable} -m service import"},
         capture_output=True,
@@ -736,10 +736,10 @@ async def test_command_reads_pipes(
     assert await connection.fetchval("select count(*) from users") == count
 
 
-def test_interrupted_import_from_a_pipe_asks_for_the_same_input(
+def test_interrupted_import_from_a_pipe_prints_how_to_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first file is imported, then the database is away."""
+    """The first file is imported; then the database cannot be reached."""
 
     async def merge(settings: Settings, job: Import, lines: Iterator[import_lines.Line]) -> None:
         if jobs:

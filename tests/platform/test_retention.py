@@ -154,7 +154,7 @@ async def retain_when_unlocked(settings: Settings) -> Removed:
             return await retain(settings, CUTOFFS, lambda _: None)
         except RetentionRunning:
             await asyncio.sleep(0.01)
-    raise AssertionError("the lock is never given back")
+    raise AssertionError("the lock is never released")
 
 
 async def test_only_one_run_at_a_time(
@@ -188,11 +188,11 @@ async def test_schedule_continues_after_a_failed_run(
     scheduled = msgspec.structs.replace(settings, retention_interval_hours=1)
     runs: Counter[str] = Counter()
     schedule = RetentionSchedule(scheduled, utc_now, runs)
-    await connection.execute("alter table viewing_sessions rename to away")
+    await connection.execute("alter table viewing_sessions rename to renamed")
     schedule.start()
     try:
         await eventually(lambda: "retention_failed" in caplog.messages)
-        await connection.execute("alter table away rename to viewing_sessions")
+        await connection.execute("alter table renamed rename to viewing_sessions")
         for _ in range(2):
             await add_session(connection, family, 91)
             await until_empty(connection)
