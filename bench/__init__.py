@@ -1,7 +1,7 @@
 """Measures the cost and the speed of the service as operators run it.
 
-A real PostgreSQL that syncs every commit, real service processes, real HTTP and tokens; the peers
-to compare with run in the same minutes on the same machine. Reading order:
+It uses a PostgreSQL that syncs every commit, service processes, HTTP and signed tokens. The servers
+to compare with run at the same time on the same machine. Reading order:
 
     __main__      the command; the questions by name
     statements, heartbeat, keys, arrivals, cold, pin, reads, observing, batching

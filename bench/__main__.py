@@ -65,14 +65,14 @@ def main(questions: tuple[str, ...], quick: bool, own_client: bool, out: Path) -
     QUESTIONS are names of questions, or `against COMMIT` to compare with another commit. The exit
     code is 1 if a target is missed, and 3, with nothing written, if there were error answers.
     """
-    kind, scale, chosen = plan(questions, quick)
+    kind, scale, selected = plan(questions, quick)
     if (files := open_files.raise_limit()) < MIN_FILES:
         raise click.ClickException(
             f"{files:,} files may be open (`ulimit -Hn`), not {MIN_FILES:,}."
         )
     with_wrk = wrk.installed() and not own_client
     try:
-        result, errors = asyncio.run(run_all(kind, scale, chosen, with_wrk))
+        result, errors = asyncio.run(run_all(kind, scale, selected, with_wrk))
     except asyncio.CancelledError:
         raise SystemExit(143) from None  # SIGTERM; everything started here has been stopped
     click.echo(f"\n{result.heading()}\n\n{table(result.figures)}")
@@ -100,11 +100,10 @@ def plan(questions: tuple[str, ...], quick: bool) -> tuple[str, Scale, dict[str,
         commit = questions[1]
         return f"{AGAINST} {commit}", against.SCALE, {AGAINST: against.question(commit)}
     if unknown := set(questions) - set(ALL):
-        names = ", ".join(ALL)
-        raise click.UsageError(f"{', '.join(sorted(unknown))}: the questions are {names}.")
-    names_asked = questions or [name for name in QUESTIONS if not (quick and name in SLOW)]
-    chosen = {name: ALL[name] for name in names_asked}
-    return ("quick", QUICK, chosen) if quick else ("full", FULL, chosen)
+        raise click.UsageError(f"{', '.join(sorted(unknown))}: the questions are {', '.join(ALL)}.")
+    names = questions or [name for name in QUESTIONS if not (quick and name in SLOW)]
+    selected = {name: ALL[name] for name in names}
+    return ("quick", QUICK, selected) if quick else ("full", FULL, selected)
 
 
 async def run_all(
@@ -114,7 +113,7 @@ async def run_all(
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    where = machine()
+    host = machine()
     figures: list[Figure] = []
     async with open_bench(scale, with_wrk) as bench:
         for name, measure in questions.items():
@@ -122,7 +121,7 @@ async def run_all(
             await fresh_day(bench.connection)
             figures += await measure(bench)
         errors = verdict.errors(bench.windows, bench.unaccounted)
-        return await report(bench, where, kind, figures), errors
+        return await report(bench, host, kind, figures), errors
 
 
 def _list(title: str, sentences: list[str]) -> None:

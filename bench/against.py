@@ -1,7 +1,7 @@
 """Measures this commit beside another one: `python -m bench against COMMIT`.
 
-Both services run on one database and are loaded in turn, and the first of each round alternates.
-A figure is the median of the ratios of each round, so that a drift of the machine affects both.
+Both services run on one database and are loaded in turn; the one that is loaded first alternates.
+A figure is the median of the ratios of the rounds, so that a drift of the machine affects both.
 """
 
 import subprocess
@@ -47,7 +47,7 @@ def question(commit: str) -> Callable[[Bench], Awaitable[list[Figure]]]:
 
 @asynccontextmanager
 async def _program(bench: Bench, commit: str) -> AsyncIterator[Program]:
-    """The service of `commit` in a git worktree, with a venv of its own if it needs one."""
+    """The service of `commit` in a git worktree; it gets a venv if its dependencies differ."""
     root = bench.folder / "base"
     _run("git", "-C", str(ROOT), "worktree", "add", "--quiet", "--detach", str(root), commit)
     try:

@@ -8,18 +8,18 @@ from bench.figure import Figure, Target
 from bench.harness import Bench
 from bench.procfs import resident_bytes
 
-PROFILES: Final = 10_000  # as many as a service caches
+PROFILES: Final = 10_000  # the capacity of the cache of a service
 STARTS: Final = 5
 STEADY: Final = 300  # heartbeats one after the other, including the first
 
 
 async def measure(bench: Bench) -> list[Figure]:
     starts = [await _first_to_steady(bench) for _ in range(1 if bench.is_quick else STARTS)]
-    everybody = await seed.viewers(bench.connection, PROFILES)
+    all_viewers = await seed.viewers(bench.connection, PROFILES)
     bench.progress(f"{PROFILES:,} uncached profiles")
     async with bench.service() as service:
         empty = resident_bytes(service.pid)
-        window = await bench.each_once(service, everybody)
+        window = await bench.each_once(service, all_viewers)
         full = resident_bytes(service.pid)
     return [
         Figure("first heartbeat after start, to the median", median(starts), "x", Target(2)),
@@ -34,6 +34,7 @@ async def _first_to_steady(bench: Bench) -> float:
     """The time of the first heartbeat as a multiple of the median, one in flight."""
     bench.progress("first heartbeat after start")
     async with bench.service() as service:
-        await seed.fresh_day(bench.connection)  # five starts send more beats than a day allows
+        # Five starts send more heartbeats than the limit of a day.
+        await seed.fresh_day(bench.connection)
         window = await bench.each_once(service, bench.viewers[:1] * STEADY, connections=1)
     return window.outcome.first_ms / window.outcome.p50_ms

@@ -9,7 +9,7 @@ HEADINGS: Final = ("figure", "value", "target", "stretch", "")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A bound to keep, and an optional better one: upper bounds, or lower ones with `at_least`."""
+    """A bound to keep, and an optional better one; upper bounds, with `at_least` lower bounds."""
 
     bound: float
     stretch: float | None = None

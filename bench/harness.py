@@ -1,4 +1,4 @@
-"""The tools of a question: the database, the peers, measured windows of load."""
+"""The database, the servers and the measured windows of load that every question uses."""
 
 import asyncio
 import resource
@@ -25,19 +25,19 @@ from service.database.driver import Connection
 from service.embedded.supervisor import USER, embedded_postgres
 
 DATA: Final = Path(__file__).parent.parent / ".data"
-ROLE: Final = "served"  # the services' own role, so that their statements are counted apart
+ROLE: Final = "served"  # the role of the services, so that only their statements are counted
 WARM_SECONDS: Final = 30.0  # half the time for which a service caches a configuration
 SETTLE_SECONDS: Final = 0.2  # until requests in flight at the end of a window are done
 DEFAULTS: Final[Mapping[str, str]] = {}  # the default settings of a service
 OPTIONS: Final = {"shared_preload_libraries": "pg_stat_statements"}
-# Statements of readiness checks and of the look for deletions, which run whatever the load.
+# Statements of readiness checks and of pending deletions, which run without load too.
 # PostgreSQL replaces constants in the texts of statements, but keeps names.
 BACKGROUND: Final = "is_writable|to_regclass|_yoyo_migration|from pending_deletions"
 STATEMENTS: Final = f"""
 select coalesce(sum(calls), 0)::int8 from pg_stat_statements
 where userid = '{ROLE}'::regrole and query !~ '{BACKGROUND}'
 """
-# Each beat of the load adds 30 seconds to the open session that it continues.
+# Each heartbeat of the load adds 30 seconds to the open session that it continues.
 LEDGER: Final = """
 select coalesce(sum(total_seconds), 0) / 30 from viewing_sessions where ended_at is null
 """
@@ -95,7 +95,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 @dataclass
 class Bench:
-    """One run: the tools of its questions, and in `windows` every result."""
+    """One run: the resources of its questions, and in `windows` every result."""
 
     scale: Scale
     with_wrk: bool
@@ -145,7 +145,7 @@ class Bench:
         return await self._window(Plan(peer.port, self.requests(viewers), connections), peer)
 
     async def warm(self, peer: Peer) -> None:
-        """Fills the cache of a service with the usual viewers if that was 30 seconds ago."""
+        """Fills the cache of a service with the usual viewers, at most every 30 seconds."""
         if not peer.counter and monotonic() - self.warmed.get(peer.pid, -inf) > WARM_SECONDS:
             await self.each_once(peer, self.viewers)
             self.warmed[peer.pid] = monotonic()
@@ -161,7 +161,7 @@ class Bench:
     async def open_loop(
         self, peer: Peer, viewers: list[Viewer], connections: int, rate: float, seconds: float
     ) -> Window:
-        """Sends `rate` heartbeats a second at random moments, independent of the answers."""
+        """Sends `rate` heartbeats a second at random moments, independent of the responses."""
         return await self._window(
             Plan(peer.port, self.requests(viewers), connections, seconds, rate), peer
         )
@@ -213,7 +213,7 @@ class Bench:
 
     async def _load(self, plan: Plan) -> Outcome:
         """Runs the load in a process of its own."""
-        own = plan.rate or plan.fresh_keys or plan.seconds < 1  # wrk knows whole seconds only
+        own = plan.rate or plan.fresh_keys or plan.seconds < 1  # wrk supports whole seconds only
         if self.with_wrk and not own:
             return await wrk.closed_loop(plan)
         return await self.client(plan)
@@ -243,8 +243,8 @@ async def open_bench(scale: Scale, with_wrk: bool) -> AsyncIterator[Bench]:
     with TemporaryDirectory(prefix="bench-", dir=DATA) as name:
         folder = Path(name)
         with embedded_postgres(folder / "postgres", options=OPTIONS) as dsn:
-            note = folder / "postgres" / "cluster" / "postmaster.pid"
-            postmaster = int(note.read_text().partition("\n")[0])
+            pid_file = folder / "postgres" / "cluster" / "postmaster.pid"
+            postmaster = int(pid_file.read_text().partition("\n")[0])
             connection = await asyncpg.connect(dsn)
             bench = Bench(scale, with_wrk, folder, dsn, postmaster, connection, [], "seed")
             try:

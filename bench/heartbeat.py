@@ -19,8 +19,8 @@ from bench.harness import Bench, Window
 from bench.peer import Peer
 from bench.seed import Viewer, fresh_day
 
-# One statement for each heartbeat, on as many connections as the pool would have. With 1,000 in
-# flight a slow machine needs more than the usual 2 seconds for each, which would be errors.
+# One statement for each heartbeat, on as many connections as the pool has. The time-out is longer,
+# because with 1,000 in flight a heartbeat takes more than the usual 2 seconds on a slow machine.
 BATCHES_OF_ONE: Final = {
     "HEARTBEAT_BATCH_MAX": "1",
     "HEARTBEAT_CONNECTIONS": "8",
@@ -150,13 +150,14 @@ async def _window(bench: Bench, peer: Peer, load: int) -> Window:
 
 async def _cache_rounds(bench: Bench, service: Peer) -> list[CacheRound]:
     adults = await seed.viewers(bench.connection, len(bench.viewers), only_adults=True)
-    everybody = await seed.viewers(bench.connection, bench.scale.profiles)
+    all_viewers = await seed.viewers(bench.connection, bench.scale.profiles)
     rounds = []
     for number in range(1, bench.scale.rounds + 1):
         bench.progress(f"adults and uncached profiles, round {number} of {bench.scale.rounds}")
         await fresh_day(bench.connection)
         usual, grown_up, uncached = [
-            await _loaded(bench, service, viewers) for viewers in (bench.viewers, adults, everybody)
+            await _loaded(bench, service, viewers)
+            for viewers in (bench.viewers, adults, all_viewers)
         ]
         rounds.append(CacheRound(usual, grown_up, uncached))
     bench.warmed.clear()
@@ -164,6 +165,6 @@ async def _cache_rounds(bench: Bench, service: Peer) -> list[CacheRound]:
 
 
 async def _loaded(bench: Bench, service: Peer, viewers: list[Viewer]) -> Window:
-    """A window after one heartbeat of each viewer: all of them are cached, as far as they fit."""
+    """A window after one heartbeat of each viewer, which fills the cache."""
     await bench.each_once(service, viewers)
     return await bench.closed_loop(service, MANY, viewers=viewers)

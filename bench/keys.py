@@ -1,4 +1,4 @@
-"""Measures the cost of an idempotency key in a session that already keeps 100 keys."""
+"""Measures the cost of an idempotency key in a session that already stores 100 keys."""
 
 from statistics import median
 from typing import Final
@@ -8,12 +8,12 @@ from bench.harness import Bench
 from bench.seed import fresh_day
 
 LOADS: Final = (64, 1000)
-KEPT: Final = 100  # keys of a session
+MAX_STORED: Final = 100  # keys of a session
 FILL_SECONDS: Final = 10.0
 MAX_FILLS: Final = 6
 MAX_RATIO: Final = Target(1.1)
 TOLERANCE: Final = 0.1
-FEWEST: Final = """
+FEWEST_STORED: Final = """
 select min(length(recent_keys)) / 10 from viewing_sessions
 where ended_at is null and profile_id = any ($1::uuid[])
 """
@@ -29,8 +29,8 @@ async def measure(bench: Bench) -> list[Figure]:
             bench.progress("filling the sessions with keys")
             seconds = 1.0 if bench.is_quick else FILL_SECONDS
             await bench.keyed(service, with_keys, 1000, seconds, keys=True)
-            kept = await bench.connection.fetchval(FEWEST, profiles)
-            if kept >= KEPT:
+            stored = await bench.connection.fetchval(FEWEST_STORED, profiles)
+            if stored >= MAX_STORED:
                 break
         for number in range(1, bench.scale.rounds + 1):
             for load in LOADS:
@@ -47,5 +47,5 @@ async def measure(bench: Bench) -> list[Figure]:
             Figure(f"{load:,} {name}", median(found), "x", MAX_RATIO, TOLERANCE)
             for load, found in ratios.items()
         ),
-        Figure("keys kept in a session before the measurement, at least", kept),
+        Figure("keys stored in a session before the measurement, at least", stored),
     ]

@@ -1,4 +1,4 @@
-"""Our own client: a process that keeps requests in flight, or sends them by the clock.
+"""Our own client: a process that keeps requests in flight, or sends them at a fixed rate.
 
 `python -m bench.load PLAN` takes a Plan as JSON and prints an Outcome. A response with another
 status than 200, or with the enforcement `blocked`, is an error.
@@ -31,9 +31,9 @@ class Plan(msgspec.Struct, frozen=True):
     """The load for a port of 127.0.0.1.
 
     `requests` is a file of requests, each followed by a zero byte. With `seconds`, every connection
-    always has one of its own share in flight; with a `rate` too, that many are sent a second at
-    random moments, independent of the responses. With neither, each request is sent once. With
-    `fresh_keys` each request gets a new idempotency key.
+    always has one request in flight. With `seconds` and `rate`, `rate` requests are sent a second
+    at random moments, independent of the responses. With neither, each request is sent once. With
+    `fresh_keys`, each request gets a new idempotency key.
     """
 
     port: int
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
     async def probe(self) -> None:
         """Sends a health check and waits for the response, so that the server has accepted.
 
-        Servers accept one connection at a time between requests; a waiting one would be no load.
+        Servers accept one connection at a time between requests; one that waits causes no load.
         """
         self._probed = asyncio.get_running_loop().create_future()
         self.send(PROBE, 0.0)

@@ -36,7 +36,7 @@ OURS: Final = Program()
 
 @dataclass(frozen=True)
 class Peer:
-    """A server on a port of 127.0.0.1; `counter` is the path of its own count of answers."""
+    """A server on a port of 127.0.0.1; `counter` is the path of its count of requests."""
 
     name: str
     port: int
@@ -44,7 +44,7 @@ class Peer:
     counter: str = ""
 
     async def get(self, path: str, token: str = "") -> Any:
-        """The JSON at a path; raises RuntimeError if the answer is not 200."""
+        """The JSON at a path; raises RuntimeError if the status is not 200."""
         return await asyncio.to_thread(self._get, path, token)
 
     def _get(self, path: str, token: str) -> Any:

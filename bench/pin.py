@@ -1,9 +1,9 @@
 """Measures the latency that PIN verification adds to heartbeats.
 
-Heartbeats are sent at a fixed rate by the clock, alone and beside parents who verify their PIN
-without pause. The added latency is the difference of neighbouring windows, the median of the
-rounds. The question `pin_ways` compares other numbers of parents, two workers, other priorities,
-threads, and hashing on the event loop; it runs only by name, because it takes ten minutes.
+Heartbeats are sent at a fixed rate, alone and beside parents who verify their PIN without pause.
+The added latency is the difference of two neighbouring windows, as the median of the rounds. The
+question `pin_ways` compares other numbers of parents, two workers, other priorities, threads, and
+hashing on the event loop; it runs only by name, because it takes ten minutes.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ CONNECTIONS: Final = 64
 PARENTS: Final = (1, 6, 50)
 USUAL: Final = 6
 PIN: Final = "1234"
-SETTLE: Final = 1.0
+SETTLE_SECONDS: Final = 1.0
 GIVE_PINS: Final = "update users set pin_hash = $2 where id = any ($1::uuid[])"
 ADDED_P99: Final = Target(3, 1)
 ADDED_MAX: Final = Target(10)
@@ -84,7 +84,7 @@ async def _beside(
         alone = await _heartbeats(bench, peer)
         heartbeats = asyncio.create_task(_heartbeats(bench, peer))
         # Heartbeats connect first: a server that hashes on its loop hardly accepts connections.
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(SETTLE_SECONDS)
         verification = await _verify(bench, peer, parents)
         beside = await heartbeats
         verified.append((verification.completed - verification.errors) / verification.seconds)

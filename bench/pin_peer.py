@@ -37,7 +37,7 @@ class OnTheLoop(InThreads):
 
 
 def choose(way: str) -> None:
-    """Makes the service hash in this way: one of the hashers here, or a policy of `pin_policy`."""
+    """Replaces the hasher of the service, or the command of its workers, for this way."""
     hashers = {"threads": InThreads, "on the loop": OnTheLoop}
     if way in hashers:
         vars(service.startup)["PinHasher"] = hashers[way]

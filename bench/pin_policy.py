@@ -17,7 +17,7 @@ def sched_batch() -> None:
 
 
 def nice_in_session() -> None:
-    """Lowers only the niceness, which does not count between sessions."""
+    """Lowers only the niceness, which has no effect across autogroups of the scheduler."""
     os.setpriority(os.PRIO_PROCESS, 0, 19)
 
 

@@ -1,7 +1,7 @@
 """Measures weekly reports and histories, and whether their cost grows with the table.
 
 Two databases hold the same children; one has ten times as many sessions of other profiles. Both
-are queried in turn: the buffers that are read must be the same, and the time too.
+are queried in turn: the buffers read and the time must be the same.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ select of('viewer ' || n), of('other ' || n), 'Viewer ' || n, true
 from generate_series(1, 5000) as n;
 """
 # $1 sessions of each child, 200 a day in the last week and the others evenly over the year before;
-# $2 sessions of everybody else; $3 noon of today. In the order of time, as they would come.
+# $2 sessions of all other profiles; $3 noon of today. Rows are in order of time, as in production.
 VIEWING: Final = """
 insert into viewing_sessions (
     id, profile_id, title_id, device_id, device_type, is_educational, started_at,

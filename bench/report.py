@@ -1,4 +1,4 @@
-"""The results of a run as JSON, with the facts that are needed to judge them."""
+"""The results of a run as JSON, with the machine, the versions and the scale."""
 
 import os
 import platform
@@ -100,7 +100,7 @@ def git(*arguments: str) -> str:
         return ""
 
 
-async def report(bench: Bench, where: Machine, kind: str, figures: Sequence[Figure]) -> Report:
+async def report(bench: Bench, host: Machine, kind: str, figures: Sequence[Figure]) -> Report:
     server = await bench.connection.fetchval("show server_version")
     versions = {"python": platform.python_version(), "postgresql": server}
     return Report(
@@ -109,7 +109,7 @@ async def report(bench: Bench, where: Machine, kind: str, figures: Sequence[Figu
         kind=kind,
         client="wrk" if bench.with_wrk else "our own client",
         scale=bench.scale,
-        machine=where,
+        machine=host,
         versions=versions | {name: version(name) for name in PACKAGES},
         figures=[*figures],
         windows=bench.windows,

@@ -1,4 +1,4 @@
-"""The families in the database, and the requests that their players send."""
+"""The rows of the database, and the requests of their players."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,8 +16,8 @@ MONTH: Final = 30
 ADULTS: Final = 4  # every fourth profile is an adult, without a configuration or balances
 KEY_PLACEHOLDER: Final = "key-of-this-beat"  # as long as the keys that replace it
 
-# Ids are hashes, so that neighbours in the tables are far apart in the indexes. Limits are the
-# longest allowed: a child can watch 960 beats a day before the answer is `blocked`.
+# Ids are hashes, so that neighbouring rows are far apart in the indexes. Limits are the highest
+# allowed: a child can send 960 heartbeats a day before the response is `blocked`.
 FAMILIES: Final = """
 insert into users (id, email, password_hash, is_admin, is_active)
 values ('00000000-0000-0000-0000-000000000001', 'admin@bench.example', '-', true, true);
@@ -84,7 +84,7 @@ order by p.id
 limit $1
 """
 
-# Sets today's viewing to zero, so that no answer is `blocked` because of a limit.
+# Sets today's viewing to zero, so that no response is `blocked` because of a limit.
 FRESH_DAY: Final = """
 update viewing_time_balances
 set used_seconds = 0
@@ -132,7 +132,7 @@ async def seed(
 
 
 async def fresh_day(connection: Connection) -> None:
-    """Sets today's viewing of every child to zero, and vacuums the rows of that."""
+    """Sets today's viewing of every child to zero, and vacuums the updated tables."""
     await connection.execute(FRESH_DAY)
     await connection.execute("vacuum viewing_time_balances, viewing_sessions")
 
@@ -153,7 +153,7 @@ def token(account_id: UUID) -> str:
 def heartbeats(viewers: Sequence[Viewer], *, keyed: bool = False) -> bytes:
     """The bytes of a heartbeat request of each viewer, each followed by a zero byte.
 
-    With `keyed` it carries a placeholder, which the client replaces by a new idempotency key.
+    With `keyed` each has a placeholder, which the client replaces with a new idempotency key.
     """
     return b"".join(_heartbeat(viewer, keyed) + b"\0" for viewer in viewers)
 

@@ -1,7 +1,6 @@
-"""Finds the faults of a run: error answers, missed targets, ratios worse than the committed run's.
+"""Finds what is wrong with a run: error responses, missed targets, worse ratios.
 
-A run with error answers is refused: an error is often faster than an answer, so its figures mean
-nothing.
+A run with error responses is refused: errors are often faster, so the figures would be wrong.
 """
 
 from collections.abc import Sequence

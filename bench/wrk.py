@@ -1,7 +1,7 @@
 """Runs wrk, a load generator that needs less CPU than our own client, if it is installed.
 
-Its script cannot tell connections apart, so requests are sent in turn and a profile comes again
-after all others. It closes its connections at the end without counting requests in flight.
+Its script does not know the connection of a request, so all connections share one sequence of
+requests. At the end wrk closes its connections without counting requests in flight.
 """
 
 import asyncio

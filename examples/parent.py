@@ -6,7 +6,7 @@ export VIEWING_TIME_TOKEN=…
 .venv/bin/python examples/parent.py grant PROFILE 30
 .venv/bin/python examples/parent.py report
 
-It needs httpx, as the tests do.
+It needs httpx, a dependency of the service.
 """
 
 import argparse
@@ -27,13 +27,13 @@ class Parent:
         self.client = client
 
     def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
-        """Returns the response; exits with the service's own sentence if it is an error."""
+        """Returns the response; exits with the service's sentence if it is an error."""
         answer = self.client.request(method, path, **content)
         if not answer.is_success:
             until = answer.headers.get("X-Locked-Until")
             sys.exit(f"{_detail(answer)}{f', until {until}' if until else ''}")
-        said: dict[str, Any] = answer.json()
-        return said
+        body: dict[str, Any] = answer.json()
+        return body
 
     def set_pin(self, options: argparse.Namespace) -> None:
         body = {"new_pin": options.pin or typed("New PIN")}
@@ -121,13 +121,13 @@ def minutes(value: float | None) -> str:
 
 
 def _detail(answer: httpx.Response) -> str:
-    """The service's own sentence; for an invalid field, its name and the reason."""
+    """The service's sentence; for an invalid field, its name and the reason."""
     if "json" not in answer.headers.get("Content-Type", ""):
         return f"The service answered {answer.status_code}"
     detail = answer.json()["detail"]
     if isinstance(detail, str):
         return detail
-    return "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in detail)
+    return "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in detail)
 
 
 def _arguments() -> argparse.Namespace:
@@ -136,8 +136,8 @@ def _arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True)
     absent = argparse.SUPPRESS
 
-    def command(call: Any, name: str, meaning: str, *, profile: bool) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=meaning)
+    def command(call: Any, name: str, help_text: str, *, profile: bool) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help_text)
         added.set_defaults(call=call)
         if profile:
             added.add_argument("profile", help="id of the child's profile")
@@ -148,15 +148,15 @@ def _arguments() -> argparse.Namespace:
     verify = command(Parent.verify, "verify", "is this the PIN?", profile=False)
     limits = command(Parent.limits, "limits", "show the limits, or change them", profile=True)
     for days in ("weekday", "weekend"):
-        meaning = "minutes (15 to 480 by 15), or unlimited"
+        help_text = "minutes (15 to 480 by 15), or unlimited"
         name = f"{days}_limit_minutes"
-        limits.add_argument(f"--{days}", dest=name, default=absent, type=amount, help=meaning)
+        limits.add_argument(f"--{days}", dest=name, default=absent, type=amount, help=help_text)
     limits.add_argument("--timezone", default=absent, help="such as Europe/Berlin")
     limits.add_argument("--reset-hour", default=absent, type=int, help="0 to 23; needs the PIN")
     grant = command(Parent.grant, "grant", "grant more time today", profile=True)
     grant.add_argument("minutes", type=amount, help="15 to 120, or unlimited")
-    for asking in (pin, verify, limits, grant):
-        asking.add_argument("--pin", help="prefer the prompt: other users can see arguments")
+    for secured in (pin, verify, limits, grant):
+        secured.add_argument("--pin", help="prefer the prompt: other users can see arguments")
     history = command(Parent.history, "history", "sessions by day", profile=True)
     history.add_argument("--days", type=int, default=7)
     command(Parent.report, "report", "the last seven days of every child", profile=False)

@@ -1,10 +1,9 @@
-"""A player: sends a heartbeat every 30 seconds while a title plays, and follows the verdict.
+"""A player: sends a heartbeat every 30 seconds while a title plays, and obeys the verdict.
 
     VIEWING_TIME_TOKEN=… .venv/bin/python examples/player.py --profile ID --title ID
 
-It needs httpx, as the tests do.
-
-It shows the block screen while the service cannot be reached, because viewing is not counted.
+It needs httpx, a dependency of the service. It shows the block screen while the service cannot be
+reached, because viewing is not counted.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from uuid import uuid4
 import httpx
 
 WARNINGS = {"warning_15": "15 minutes left", "warning_5": "5 minutes left"}
-AWAY: dict[str, Any] = {"enforcement": "blocked"}
+UNREACHABLE: dict[str, Any] = {"enforcement": "blocked"}
 NOTHING_LEFT: dict[str, Any] = {"enforcement": "blocked"}
 MAX_PAUSE_SECONDS = 8.0
 
@@ -61,19 +60,19 @@ class Player:
     def beat(self) -> dict[str, Any]:
         """Sends one heartbeat and returns the verdict.
 
-        Before the first heartbeat, and while the block screen shows, it only asks whether playback
-        may start: nothing is watched, so nothing is counted. Then it starts a new session.
+        Before the first heartbeat, and while the block screen shows, it only queries whether
+        playback may start: nothing is watched, so nothing is counted. Then it starts a new session.
         """
         if self.body["session_id"] is None:
             eligibility = self.call("GET", f"playback-eligible/{self.profile}")
             if eligibility is None or not eligibility["eligible"]:
-                return AWAY if eligibility is None else NOTHING_LEFT
+                return UNREACHABLE if eligibility is None else NOTHING_LEFT
         verdict = self.call("POST", "heartbeat", json=self.body)
         if verdict is not None:
             self.body["session_id"] = verdict["session_id"]
         if verdict is None or verdict["enforcement"] == "blocked":
             self.end()
-        return verdict or AWAY
+        return verdict or UNREACHABLE
 
     def end(self) -> None:
         """Ends the session. A failure does no harm: the next session to start ends it too.
@@ -126,7 +125,7 @@ def pauses() -> Iterator[float]:
 
 def show(verdict: dict[str, Any]) -> None:
     """Prints the line that the child sees."""
-    if verdict is AWAY:
+    if verdict is UNREACHABLE:
         print("BLOCKED  viewing cannot be counted at the moment", flush=True)
     elif verdict["enforcement"] == "blocked":
         print("BLOCKED  no viewing time left today; ask a parent for more", flush=True)

@@ -1,4 +1,4 @@
-"""A benchmark run with errors, missed targets or worse ratios says so."""
+"""A benchmark run reports errors, missed targets and worse ratios."""
 
 import json
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ def run(
     return Report(date, "abc", kind, client, FULL, machine, versions, figures, [window()])
 
 
-def test_error_answers_are_named_with_the_first_of_them() -> None:
+def test_error_responses_are_reported_with_the_first_of_them() -> None:
     assert verdict.errors([window(), window(errors=3)], unaccounted=0) == [
         "heartbeat: 3 of 100 answers of service were errors, the first: "
         'HTTP/1.1 200 OK {"enforcement":"blocked"}'
@@ -116,17 +116,17 @@ def test_the_committed_run_is_the_latest_of_its_kind_and_client(results: Path) -
 def make_bench(
     monkeypatch: pytest.MonkeyPatch, out: Path, figures: list[Figure], errors: list[str]
 ) -> tuple[int, str]:
-    """The exit code and the output of the command when a run gives these."""
+    """The exit code and the output of the command for a run with these results."""
 
     async def measured(*_: object) -> tuple[Report, list[str]]:
         return run(figures), errors
 
     monkeypatch.setattr(command, "run_all", measured)
-    ended = CliRunner().invoke(command.main, ["statements", "--out", str(out)])
-    return ended.exit_code, ended.output
+    result = CliRunner().invoke(command.main, ["statements", "--out", str(out)])
+    return result.exit_code, result.output
 
 
-def test_a_run_that_keeps_its_targets_ends_with_0(
+def test_run_within_its_targets_exits_with_0(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, output = make_bench(monkeypatch, results, [CPU], [])
@@ -134,7 +134,7 @@ def test_a_run_that_keeps_its_targets_ends_with_0(
     assert [*results.glob("*.json")]
 
 
-def test_a_missed_target_ends_with_1_and_is_named(
+def test_missed_target_is_reported_and_exits_with_1(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, output = make_bench(monkeypatch, results, [Figure("p95", 250, "ms", Target(200))], [])
@@ -142,7 +142,7 @@ def test_a_missed_target_ends_with_1_and_is_named(
     assert output.endswith("targets missed:\n  p95: 250 ms, target ≤ 200\n")
 
 
-def test_a_run_with_errors_ends_with_3_and_is_not_written(
+def test_run_with_errors_is_not_written_and_exits_with_3(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, output = make_bench(monkeypatch, results, [CPU], ["heartbeat: 1 of 2 answers …"])
@@ -167,21 +167,21 @@ def test_a_ratio_worse_than_the_committed_run_is_named(
     [["against"], ["against", "abc", "pin"], ["pin", "against"], ["--quick", "against", "abc"]],
 )
 def test_against_takes_one_commit_and_nothing_else(arguments: list[str]) -> None:
-    ended = CliRunner().invoke(command.main, arguments)
-    assert ended.exit_code == 2
-    assert "takes one commit" in ended.output
+    result = CliRunner().invoke(command.main, arguments)
+    assert result.exit_code == 2
+    assert "takes one commit" in result.output
 
 
-def test_unknown_questions_are_refused_with_the_names_of_all() -> None:
-    ended = CliRunner().invoke(command.main, ["speed"])
-    assert ended.exit_code == 2
-    assert "speed: the questions are statements, heartbeat, " in ended.output
+def test_unknown_question_is_refused_with_a_list_of_all() -> None:
+    result = CliRunner().invoke(command.main, ["speed"])
+    assert result.exit_code == 2
+    assert "speed: the questions are statements, heartbeat, " in result.output
 
 
-def test_a_quick_run_leaves_out_slow_questions_unless_they_are_named() -> None:
+def test_quick_run_skips_slow_questions_unless_they_are_named() -> None:
     def planned(*questions: str, quick: bool) -> tuple[str, Scale, list[str]]:
-        kind, scale, chosen = command.plan(questions, quick)
-        return kind, scale, [*chosen]
+        kind, scale, selected = command.plan(questions, quick)
+        return kind, scale, [*selected]
 
     assert planned(quick=False) == ("full", FULL, [*command.QUESTIONS])
     kind, scale, names = planned(quick=True)

@@ -196,7 +196,7 @@ async def wire(service: RunningService) -> AsyncIterator[tuple[asyncio.StreamRea
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """The bytes that a service segments until it closes the connection."""
+    """The bytes that a service sends until it closes the connection."""
     received = b""
     try:
         while part := await reader.read(65536):
