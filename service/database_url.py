@@ -1,8 +1,8 @@
 """Parses DATABASE_URL, the same way for both drivers.
 
-asyncpg serves and psycopg (libpq) migrates. Each parses a URL in its own way: asyncpg passes
-unknown parameters to the server as settings, libpq refuses them, and both quote parts of a URL,
-passwords too, in their errors. So neither receives the URL. The parameters that are accepted here
+asyncpg serves and psycopg (libpq) migrates, and they parse a URL differently: asyncpg passes
+unknown parameters to the server as settings, libpq rejects them. Both quote parts of a URL in their
+errors, even passwords. So neither receives the URL. The parameters that are accepted here
 work for both; all others are refused with a sentence that quotes only the names of parameters.
 """
 

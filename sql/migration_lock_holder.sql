@@ -7,8 +7,8 @@
 --
 -- No row: no such connection is left.
 -- It runs after the lock time-out, when the server no longer reports the holder. A lock is held until
--- its transaction ends, so the oldest transaction is named: first among the connections with a lock
--- on a table of the service, then among all, because the build of an index waits for every older
+-- its transaction ends, so the oldest transaction is named. Connections with a lock on a table of the
+-- service come first. The others count too, because the build of an index waits for every older
 -- transaction.
 -- pg_locks shows all locks to every role; pg_stat_activity may hide the times.
 select

@@ -4,8 +4,8 @@
 -- row: balances int8
 --
 -- Tables below 64 MB are counted, which takes milliseconds. Larger ones use the estimate of the last
--- vacuum or analyze (migration 0011 keeps it close), or are counted if there was none yet: reltuples
--- is then -1, or 0 before PostgreSQL 14.
+-- vacuum or analyze; migration 0011 keeps it close. A table without an estimate is counted: its
+-- reltuples is -1, or 0 before PostgreSQL 14.
 select
     case
         when pg_relation_size(s.oid) >= 67108864 and s.reltuples > 0 then s.reltuples::int8

@@ -39,21 +39,21 @@ def findings(
 def _players(settings: Settings) -> Findings:
     limit = open_files.raise_limit()
     maximum, needed = open_files.for_connections(settings, limit), settings.heartbeat_queue_max
-    what = f"players: {maximum:,} can be connected at once, because {limit:,} files may be open"
+    text = f"players: {maximum:,} can be connected at once, because {limit:,} files may be open"
     if maximum < needed:
         remedy = (
             f"raise the hard limit to {needed + limit - maximum:,} or more (`ulimit -Hn`, "
             "LimitNOFILE= of systemd), or lower HEARTBEAT_QUEUE_MAX"
         )
-        yield Finding("FAULT", f"{what}; HEARTBEAT_QUEUE_MAX is {needed:,}", remedy)
+        yield Finding("FAULT", f"{text}; HEARTBEAT_QUEUE_MAX is {needed:,}", remedy)
     else:
-        yield Finding("ok", what)
+        yield Finding("ok", text)
 
 
 def _zones() -> Findings:
     if unknown := [name for name in ZONES if rules.zone(name) is None]:
-        what = f"time zones are unknown ({', '.join(unknown)})"
-        yield Finding("FAULT", what, "install the Python package tzdata")
+        text = f"time zones are unknown ({', '.join(unknown)})"
+        yield Finding("FAULT", text, "install the Python package tzdata")
     else:
         yield Finding("ok", "time zones are known")
 
@@ -73,10 +73,10 @@ def _port(variable: str, host: str, port: int, path: str, prefix: bytes) -> Find
         bound(host, port, variable).close()
     except PortTaken as error:
         if _answer(host, port, path).startswith(prefix):
-            what = f"{subject}: a service answers on {where}"
-            return Finding("warn", what, "stop it to serve there")
-        what = f"{_subject(error.variable)}: {error.where} cannot be served on ({error.reason})"
-        return Finding("FAULT", what, error.remedy)
+            text = f"{subject}: a service answers on {where}"
+            return Finding("warn", text, "stop it to serve there")
+        text = f"{_subject(error.variable)}: {error.where} cannot be served on ({error.reason})"
+        return Finding("FAULT", text, error.remedy)
     return Finding("ok", f"{subject}: {where} is free")
 
 
@@ -107,11 +107,11 @@ def _published_keys(settings: Settings) -> Findings:
         yield Finding("FAULT", f"published keys cannot be read ({error})", remedy)
         return
     algorithms = ", ".join(sorted(key.algorithm_name for key in published))
-    what = f"published keys can be read ({algorithms})"
+    text = f"published keys can be read ({algorithms})"
     address = urlsplit(settings.jwt_jwks_url)
     if address.scheme == "http" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
         yield Finding(
-            "warn", what, "use https: an attacker who changes them in transit can sign tokens"
+            "warn", text, "use https: an attacker who changes them in transit can sign tokens"
         )
     else:
-        yield Finding("ok", what)
+        yield Finding("ok", text)

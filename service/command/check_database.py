@@ -19,7 +19,7 @@ logger = logging.getLogger("viewing_time.check")
 
 VERSIONS: Final = (13, 18)
 SKEW_WARN_SECONDS: Final = 1.0
-# The length of one heartbeat: beyond it, two machines disagree about what is counted.
+# The length of one heartbeat: beyond it, two machines disagree about the counted seconds.
 SKEW_FAULT_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0
 
@@ -39,11 +39,11 @@ class Finding(msgspec.Struct, frozen=True):
     """A sentence about one subject, and a remedy unless it is ok."""
 
     level: Literal["ok", "warn", "FAULT"]
-    what: str
+    text: str
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:<5} {self.what}" + (f": {self.remedy}" if self.remedy else "")
+        return f"{self.level:<5} {self.text}" + (f": {self.remedy}" if self.remedy else "")
 
 
 Findings = Iterator[Finding]
@@ -65,11 +65,12 @@ async def database(
         server = await SERVER.one(connection, timeout=ANSWER_SECONDS)
         middle = sent_at + (now() - sent_at) / 2
         found = await in_force.problems(connection, settings)
+        missing = await tables.missing_rights(connection)
         return [
             *_version(server),
             *_findings(found, "settings of the connection are correct"),
             *await _schema(connection),
-            *await _rights(connection),
+            *_findings(missing, "the role has all rights that the service needs"),
             *_clock((server.clock - middle).total_seconds()),
             *_connections(settings, server, instances),
             *await _listening(settings),
@@ -100,36 +101,31 @@ def _first_refusal(event: str, found: list[cures.Problem]) -> str:
     """The first finding that stops the service from starting; the others are logged."""
     for problem in found:
         if problem.level == "refuse":
-            return f"{problem.what}: {problem.remedy}"
-        fields = {"what": problem.what, "remedy": problem.remedy}
+            return f"{problem.text}: {problem.remedy}"
+        fields = {"what": problem.text, "remedy": problem.remedy}
         logger.warning(event, extra={"fields": fields})
     return ""
 
 
 def _version(server: ServerRow) -> Findings:
     major = server.version // 10_000
-    what = f"database is PostgreSQL {major}.{server.version % 10_000}"
+    text = f"database is PostgreSQL {major}.{server.version % 10_000}"
     if server.is_standby:
         remedy = "point DATABASE_URL at the primary"
-        yield Finding("FAULT", f"{what}, a standby that only reads", remedy)
+        yield Finding("FAULT", f"{text}, a standby that only reads", remedy)
     elif major < VERSIONS[0]:
-        yield Finding("FAULT", what, f"upgrade it to {VERSIONS[0]} or later")
+        yield Finding("FAULT", text, f"upgrade it to {VERSIONS[0]} or later")
     elif major > VERSIONS[1]:
-        yield Finding("warn", what, f"{VERSIONS[0]} to {VERSIONS[1]} are tested; try a copy first")
+        yield Finding("warn", text, f"{VERSIONS[0]} to {VERSIONS[1]} are tested; try a copy first")
     else:
-        yield Finding("ok", what)
+        yield Finding("ok", text)
 
 
 def _findings(found: list[cures.Problem], otherwise: str) -> list[Finding]:
     """A finding for each problem; `otherwise` if there is none."""
     return [
-        Finding("warn" if one.level == "warn" else "FAULT", one.what, one.remedy) for one in found
+        Finding("warn" if one.level == "warn" else "FAULT", one.text, one.remedy) for one in found
     ] or [Finding("ok", otherwise)]
-
-
-async def _rights(connection: Connection) -> list[Finding]:
-    missing = await tables.missing_rights(connection)
-    return _findings(missing, "the role has all rights that the service needs")
 
 
 async def _schema(connection: Connection) -> list[Finding]:
@@ -146,8 +142,8 @@ async def _schema(connection: Connection) -> list[Finding]:
 def _migrations(state: schema.State) -> list[Finding]:
     count = len(schema.ours())
     if state.unknown:
-        what = f"migrations: {state.unknown[-1]} belongs to another version"
-        return [Finding("warn", what, "run the version that migrated the database, or a later one")]
+        text = f"migrations: {state.unknown[-1]} belongs to another version"
+        return [Finding("warn", text, "run the version that migrated the database, or a later one")]
     if not state.is_readable:
         return [Finding("ok", "migrations: all tables exist; the role may not read more")]
     return [Finding("ok", f"migrations: all {count} are applied")]
@@ -158,16 +154,13 @@ def _clock(skew: float) -> Findings:
     level: Literal["ok", "warn", "FAULT"] = "ok"
     if abs(skew) > SKEW_WARN_SECONDS:
         level = "FAULT" if abs(skew) > SKEW_FAULT_SECONDS else "warn"
-    what = f"clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} the database's"
-    yield Finding(level, what, "" if level == "ok" else "synchronize both by NTP")
+    text = f"clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} the database's"
+    yield Finding(level, text, "" if level == "ok" else "synchronize both by NTP")
 
 
 def connections(settings: Settings) -> int:
-    """The most connections that one instance opens.
-
-    Besides those of the pool and the heartbeats: those that load configurations, one that listens,
-    one for readiness checks, one for an import, one for background deletions, two for retention.
-    """
+    """The most connections that one instance opens."""
+    # Also one each to listen, for readiness checks, for an import and for background deletions.
     others = config_loader.CONNECTIONS + 4 + 2 * bool(settings.retention_interval_hours)
     return settings.pool_max_size + settings.heartbeat_connections + others
 
@@ -178,15 +171,15 @@ def _connections(settings: Settings, server: ServerRow, instances: int) -> Findi
         return
     each, maximum = connections(settings), server.connections_most
     needed, free = each * instances, maximum - server.connections_elsewhere
-    what = f"connections: {instances} x {each}, of {maximum} that the server allows"
+    text = f"connections: {instances} x {each}, of {maximum} that the server allows"
     remedy = "lower POOL_MAX_SIZE, raise max_connections, or put a pooler between"
     if needed > maximum:
-        yield Finding("FAULT", what, remedy)
+        yield Finding("FAULT", text, remedy)
     elif needed > free:
         others = f", of which other clients use {server.connections_elsewhere}"
-        yield Finding("warn", what + others, remedy)
+        yield Finding("warn", text + others, remedy)
     else:
-        yield Finding("ok", what)
+        yield Finding("ok", text)
 
 
 async def _listening(settings: Settings) -> list[Finding]:
@@ -194,8 +187,8 @@ async def _listening(settings: Settings) -> list[Finding]:
         await reach(settings, direct=True)
         return [Finding("ok", "database can be reached at DATABASE_DIRECT_URL too")]
     if settings.statement_cache_size == 0:
-        what = "changes made by other instances are not received through a pooler"
-        return [Finding("warn", what, "set DATABASE_DIRECT_URL to the server's own address")]
+        text = "changes made by other instances are not received through a pooler"
+        return [Finding("warn", text, "set DATABASE_DIRECT_URL to the server's own address")]
     return []
 
 

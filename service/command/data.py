@@ -94,8 +94,8 @@ def _print(event: str, removed: Removed) -> None:
 @click.pass_obj
 def erase_command(set_up: SetUp, profile: UUID, yes: bool) -> None:
     """Erase the sessions, balances, grants and limits of PROFILE; the profile itself stays."""
-    what = f"all sessions, balances, grants and limits of profile {profile}"
-    _confirm(f"Remove {what} for good (the profile itself stays)?", yes)
+    viewing_data = f"all sessions, balances, grants and limits of profile {profile}"
+    _confirm(f"Remove {viewing_data} for good (the profile itself stays)?", yes)
     settings = set_up()
     with _one_sentence(), logging_to_stdout(settings.log_level):
         erased = asyncio.run(erasure.erase(settings, profile))
@@ -163,7 +163,7 @@ def _confirm(question: str, yes: bool) -> None:
 
 @contextmanager
 def _one_sentence(
-    what: str = "use the database at DATABASE_URL",
+    action: str = "use the database at DATABASE_URL",
     errors: tuple[type[Exception], ...] = (DatabaseError,),
 ) -> Iterator[None]:
     """Turns errors into one sentence and exit code 1."""
@@ -172,4 +172,4 @@ def _one_sentence(
     except retention.RetentionRefused as refusal:
         raise click.ClickException(str(refusal)) from refusal
     except errors as error:
-        raise click.ClickException(f"Cannot {what}: {cures.sentence(error)}.") from error
+        raise click.ClickException(f"Cannot {action}: {cures.sentence(error)}.") from error

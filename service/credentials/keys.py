@@ -98,8 +98,8 @@ class Keys:
     async def signed(self, token: str) -> Signed:
         """The claims of a token signed with any key; raises jwt.InvalidTokenError.
 
-        For an unknown key it waits at most 2 seconds: for the current reading and, because that may
-        have begun before the key was published, for another one, at most once a minute.
+        For an unknown key it waits at most 2 seconds for the current reading. That may have begun
+        before the key was published, so at most once a minute it also waits for another reading.
         """
         header = _header(token)
         while True:

@@ -71,7 +71,7 @@ class Worker:
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
-        if process.stdin.is_closing():  # uvloop's RuntimeError would not tell that it is lost
+        if process.stdin.is_closing():  # uvloop raises RuntimeError, which is not in LOST
             raise EOFError
         process.stdin.write(b"%b %b\n" % (salt, secret.hex().encode()))
         async with asyncio.timeout(MAX_SECONDS):

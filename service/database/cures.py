@@ -15,7 +15,7 @@ class Problem(msgspec.Struct, frozen=True):
     """A finding about a database; at the level `refuse` the service does not start."""
 
     level: Level
-    what: str
+    text: str
     remedy: str
 
 

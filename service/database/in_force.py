@@ -111,19 +111,19 @@ def _is_right(row: SettingRow, right: str, request_ms: int) -> bool:
 def _of_database(row: SettingRow) -> list[Problem]:
     if row.setting == "UTF8":
         return []
-    what = f"database {row.database_name} has the encoding {row.setting}, not UTF8"
-    return [Problem("refuse", what, cures.NEW_DATABASE)]
+    text = f"database {row.database_name} has the encoding {row.setting}, not UTF8"
+    return [Problem("refuse", text, cures.NEW_DATABASE)]
 
 
 def _of_direct(rows: dict[str, SettingRow]) -> list[Problem]:
     found = []
     if rows["plan_cache_mode"].setting != connector.ALWAYS["plan_cache_mode"]:
-        what = "the settings that a connection is started with are not in force"
+        text = "the settings that a connection is started with are not in force"
         remedy = "a pooler is between: set STATEMENT_CACHE_SIZE=0"
-        found.append(Problem("refuse", what, remedy))
+        found.append(Problem("refuse", text, remedy))
     if rows["synchronous_commit"].reset_value == "off":
-        what = "synchronous_commit is off for the role, the database or the server"
-        found.append(Problem("warn", what, "the service sets it to on for its own connections"))
+        text = "synchronous_commit is off for the role, the database or the server"
+        found.append(Problem("warn", text, "the service sets it to on for its own connections"))
     return found
 
 

@@ -103,14 +103,14 @@ def _holder(connection: Connection) -> str:
 def address(dsn: str) -> str:
     """`dsn` in the driver's own form, with the options of every connection here."""
     try:
-        given = database_url.read(dsn).libpq if "://" in dsn else conninfo_to_dict(dsn)
+        parameters = database_url.read(dsn).libpq if "://" in dsn else conninfo_to_dict(dsn)
     except (ValueError, psycopg.ProgrammingError) as error:
         # libpq's own text can quote a part of the password.
         reason = f": it {error}" if isinstance(error, ValueError) else ""
         raise MigrationError(
             f"The database's address is not one that libpq can read{reason}."
         ) from None
-    parameters = {name: str(value) for name, value in given.items()}
+    parameters = {name: str(value) for name, value in parameters.items()}
     options = f"{parameters.get('options', '')} {OPTIONS}".strip()
     _trust_the_system(parameters)
     return make_conninfo(

@@ -101,11 +101,11 @@ async def problems(connection: Connection) -> list[Problem]:
 
 
 def _problem(row: TableErrorRow) -> Problem:
-    what, remedy = SENTENCES[row.error]
+    text, remedy = SENTENCES[row.error]
     if row.error == "value" and row.table_name in PLATFORM:
-        what += NEW_ROWS
+        text += NEW_ROWS
     names = {**msgspec.structs.asdict(row), "table": row.table_name, "role": row.role_name}
-    return Problem(row.level, what.format(**names), remedy.format(**names))
+    return Problem(row.level, text.format(**names), remedy.format(**names))
 
 
 async def missing_rights(connection: Connection) -> list[Problem]:

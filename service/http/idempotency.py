@@ -124,7 +124,7 @@ class RequestedOnce:
     async def read_stored(self, profile_id: UUID | None) -> None:
         """Reads the stored response; raises ClientError 401, 403, or the stored refusal.
 
-        `require_same` raises 422 for the key of another request, after the PIN is checked: an
+        `require_same` raises 422 for the key of another request only after the PIN is checked. An
         earlier 422 would reveal that this PIN differs from the one of the stored request.
         """
         if not self._has_key:

@@ -51,9 +51,9 @@ async def _report_heartbeats(metrics: Metrics) -> None:
 
     def report() -> None:
         nonlocal shed
-        if more := metrics.heartbeats_overloaded - shed:
-            shed += more
-            logger.error("heartbeats_shed", extra={"fields": {"heartbeats": more}})
+        if count := metrics.heartbeats_overloaded - shed:
+            shed += count
+            logger.error("heartbeats_shed", extra={"fields": {"heartbeats": count}})
         if reasons := metrics.refusals - refusals:
             refusals.update(reasons)
             sample, metrics.refused_sample = metrics.refused_sample, {}
@@ -74,9 +74,9 @@ async def _watch_connections(connections: Connections) -> None:
     while True:
         await asyncio.sleep(REPORT_SECONDS)
         count = {"open": len(connections.open), "max": connections.max}
-        if more := connections.refused - refused:
-            refused += more
-            logger.error("connections_refused", extra={"fields": {"connections": more, **count}})
+        if new := connections.refused - refused:
+            refused += new
+            logger.error("connections_refused", extra={"fields": {"connections": new, **count}})
         connections.is_out_of_files = open_files.are_exhausted()
         if connections.is_out_of_files:
             connections.out_of_files_checks += 1

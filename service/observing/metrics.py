@@ -52,13 +52,13 @@ class Durations:
         self.max_ms = 0.0
         self._window: deque[tuple[float, float]] = deque(maxlen=MAX_WINDOW)
 
-    def add(self, ended: float, seconds: float) -> None:
-        """Adds one duration; `ended` is monotonic."""
-        took = seconds * 1000
+    def add(self, ended_at: float, seconds: float) -> None:
+        """Adds one duration; `ended_at` is monotonic."""
+        ms = seconds * 1000
         self.count += 1
-        if took > self.max_ms:
-            self.max_ms = took
-        self._window.append((ended, took))
+        if ms > self.max_ms:
+            self.max_ms = ms
+        self._window.append((ended_at, ms))
         self.histogram.add(seconds)
 
     @property
@@ -68,7 +68,7 @@ class Durations:
     def quantiles_ms(self, *percents: int) -> list[float]:
         """Quantiles of the window by nearest rank, so each is a measured value."""
         oldest = monotonic() - WINDOW_SECONDS
-        latest = sorted(took for ended, took in self._window if ended >= oldest)
+        latest = sorted(ms for ended_at, ms in self._window if ended_at >= oldest)
         count = len(latest)
         return [latest[-(-count * percent // 100) - 1] if count else 0.0 for percent in percents]
 

@@ -101,8 +101,8 @@ async def _pin_mark(
         async with delayed_response():
             auth.owned(await auth.CHECK.maybe(context.pool, account_id, profile_id))
             async with hashing_turn(context, account_id) as turn:
-                wrong = ClientError(PIN_INCORRECT)
-                proof = (account_id, body.pin, wrong, profile_id)
+                refusal = ClientError(PIN_INCORRECT)
+                proof = (account_id, body.pin, refusal, profile_id)
                 return auth.pin_mark(await attempt(context, turn, once, *proof))
     if body.pin_token is not None and not once.is_repeated:
         refusal = RuleError(PIN_TOKEN_INVALID)

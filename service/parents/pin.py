@@ -144,16 +144,16 @@ async def _set(
     new_pin: str,
 ) -> None:
     """Changes the PIN; `current` is None if there is none yet."""
-    wrong = ClientError(CURRENT_PIN_INCORRECT)
+    refusal = ClientError(CURRENT_PIN_INCORRECT)
     old_hash = None
     if current is not None:
-        old_hash = await attempt(context, turn, once, account_id, current, wrong)
+        old_hash = await attempt(context, turn, once, account_id, current, refusal)
     once.require_same()
     if not once.is_repeated:
         new_hash = await turn.hash(new_pin)
         async with once.effect() as source:
             if await SET.maybe(source, account_id, old_hash, new_hash) is None:
-                raise wrong
+                raise refusal
             await once.keep(source, 200, NOTHING)
 
 
@@ -166,8 +166,8 @@ async def pin_verify(request: Request) -> Response:
         account_id = await auth.account(request)
         once = await begin_once(request, account_id, body)
         async with hashing_turn(context, account_id) as turn:
-            wrong = ClientError(PIN_INCORRECT)
-            pin_hash = await attempt(context, turn, once, account_id, body.pin, wrong)
+            refusal = ClientError(PIN_INCORRECT)
+            pin_hash = await attempt(context, turn, once, account_id, body.pin, refusal)
         once.require_same()
         await once.keep(context.pool, 200, NOTHING)
     return reply(PinVerified(True, auth.pin_token(context, account_id, pin_hash)))
@@ -190,7 +190,7 @@ async def _reset(
     context: Context, turn: Turn, once: RequestedOnce, account_id: UUID, body: ResetBody
 ) -> None:
     """Checks the password as one counted attempt; raises ClientError 401, or 429 if too early."""
-    wrong = ClientError(PASSWORD_INCORRECT)
+    refusal = ClientError(PASSWORD_INCORRECT)
     async with counted(context, account_id, _settle_password) as attempt_id:
         arguments = (account_id, attempt_id, FREE_FAILURES, LONGEST_DELAY)
         row = auth.active(await PASSWORD.maybe(context.pool, *arguments))
@@ -207,8 +207,8 @@ async def _reset(
                 if await RESET.maybe(source, account_id, row.password_hash, new_hash, attempt_id):
                     await once.keep(source, 200, NOTHING)
                     return
-        await judge(context.pool, once, attempt_id, wrong)
-    raise wrong
+        await judge(context.pool, once, attempt_id, refusal)
+    raise refusal
 
 
 async def _settle_password(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:

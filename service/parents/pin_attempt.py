@@ -111,8 +111,8 @@ async def counted(context: Context, account_id: UUID, settle: Settle) -> AsyncIt
         raise
 
 
-async def judge(pool: Pool, once: RequestedOnce, attempt_id: UUID, wrong: ClientError) -> None:
-    """Counts a wrong attempt for good, and stores `wrong` as the response to a repetition.
+async def judge(pool: Pool, once: RequestedOnce, attempt_id: UUID, refusal: ClientError) -> None:
+    """Counts a wrong attempt for good, and stores `refusal` as the response to a repetition.
 
     A key that was used for another request, or that another request holds locked, does not undo the
     count. Raises Overloaded if the attempt was given back, Overtaken if a copy was answered.
@@ -120,7 +120,7 @@ async def judge(pool: Pool, once: RequestedOnce, attempt_id: UUID, wrong: Client
     try:
         async with once.effect() as source:
             await _judge(source, attempt_id)
-            await once.refuse(source, wrong)
+            await once.refuse(source, refusal)
     except (LockTimeout, Deadlock):
         await _judge(pool, attempt_id)
 
@@ -141,12 +141,12 @@ async def attempt(
     once: RequestedOnce,
     account_id: UUID,
     pin: str,
-    wrong: ClientError,
+    refusal: ClientError,
     profile_id: UUID | None = None,
 ) -> str:
     """Checks a PIN as one counted attempt and returns the hash that it matched.
 
-    `profile_id` is the profile of a grant. Raises `wrong`, and ClientError: 401, 403 for another
+    `profile_id` is the profile of a grant. Raises `refusal`, and ClientError: 401, 403 for another
     account's profile or a lock (`X-Locked-Until`), 400 if no PIN is set.
     """
     started_at, outcome = monotonic(), "failed"
@@ -163,10 +163,10 @@ async def attempt(
             if is_correct and await CLEAR.maybe(context.pool, account_id, row.pin_hash, attempt_id):
                 outcome = "right"
                 return row.pin_hash
-            await judge(context.pool, once, attempt_id, wrong)
+            await judge(context.pool, once, attempt_id, refusal)
             outcome = "wrong"
             context.metrics.pin_lockouts += row.locks
-            raise wrong
+            raise refusal
     except ClientError:
         if outcome == "failed":
             outcome = "refused"

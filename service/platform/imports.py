@@ -63,9 +63,9 @@ async def _received(receive: Receive) -> AsyncIterator[tuple[BinaryIO, str]]:
     """
     upload = await asyncio.to_thread(tempfile.TemporaryFile)
     try:
-        size, digest, more = 0, sha256(), True
-        while more:
-            part, more = await _next_part(receive)
+        size, digest, has_more = 0, sha256(), True
+        while has_more:
+            part, has_more = await _next_part(receive)
             size += len(part)
             if size > MAX_UPLOAD_BYTES:
                 raise ClientError(BODY_TOO_LARGE, CLOSE)

@@ -1,7 +1,7 @@
 """POST /heartbeat, the most frequent request.
 
-An ASGI application in the route table, not a Starlette endpoint: it reads the scope and writes
-bytes, which saves a Request and a Response for every beat.
+It is an ASGI application in the route table, not a Starlette endpoint. It reads the scope and
+writes bytes, which saves a Request and a Response for every beat.
 """
 
 import logging
@@ -151,8 +151,9 @@ def _hashed(beat: HeartbeatBody, key: bytes) -> tuple[UUID, bytes]:
 
     The id is derived from the key and the profile, so a repeated first beat finds its session
     although its player never received the id. The stored bytes are 8 of the key's hash and 2 of the
-    request's hash, which excludes the session: a player may repeat its first beat after it has
-    received the id. Raises FieldError if the key is not 1 to 64 visible ASCII characters.
+    request's. The latter hash excludes the session, because a player may repeat its first beat
+    after it has received the id. Raises FieldError if the key is not 1 to 64 visible ASCII
+    characters.
     """
     if not KEY.fullmatch(key):
         raise invalid_idempotency_key()
@@ -223,19 +224,19 @@ def _processed(
 ) -> None:
     """Counts a heartbeat; logs it if it failed or was slow, and a sample of the others."""
     metrics = context.metrics
-    ended = monotonic()
-    took = ended - trace.begun
-    metrics.heartbeats.add(ended, took)
+    ended_at = monotonic()
+    seconds = ended_at - trace.begun
+    metrics.heartbeats.add(ended_at, seconds)
     if failure is None:
         metrics.verdicts[verdict.enforcement] += 1
         sample = context.settings.heartbeat_log_sample
-        if took <= SLOW_SECONDS and metrics.heartbeats.count % sample:
+        if seconds <= SLOW_SECONDS and metrics.heartbeats.count % sample:
             return
     fields = {
         "profile_id": str(beat.profile_id),
         "enforcement": verdict.enforcement,
         "db_ops": trace.statements,
-        "duration_ms": round(took * 1000, 3),
+        "duration_ms": round(seconds * 1000, 3),
     }
     if failure is None:
         logger.info("heartbeat_processed", extra={"fields": fields})

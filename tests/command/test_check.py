@@ -66,7 +66,7 @@ async def problems(
 async def test_all_checks_pass(environment: dict[str, str]) -> None:
     report = await all_findings(environment)
     assert [finding.level for finding in report] == ["ok"] * 11
-    words = [finding.what.split()[0] for finding in report]
+    words = [finding.text.split()[0] for finding in report]
     assert words == [
         "settings", "players:", "database", "settings", "migrations:", "tables", "the",
         "clock", "connections:", "time", "port:",

@@ -30,7 +30,7 @@ NOT_SERVED = {"migration_applied", "demo_load", "import_stage"}
 
 
 async def reported(connection: Connection) -> list[tuple[str, str]]:
-    return [(one.level, one.what) for one in await tables.problems(connection)]
+    return [(one.level, one.text) for one in await tables.problems(connection)]
 
 
 async def problems_after_remedies(connection: Connection) -> list[Problem]:
@@ -322,7 +322,7 @@ async def test_row_security_is_reported_if_it_applies_to_the_role(
     await connection.execute(f"set role {role}")
     (found,) = await tables.problems(connection)
     await connection.execute("reset role")
-    assert (found.level, found.what) == (
+    assert (found.level, found.text) == (
         "refuse",
         f"row security of {SESSION} has no policy that allows role {role} to read and insert",
     )
@@ -344,7 +344,7 @@ async def test_check_and_serve_report_the_same_sentence(
     await connection.execute("alter table titles add genre text not null")
     environment = {"DATABASE_URL": database, "JWT_SECRET": SECRET, "PORT": str(free_port())}
     found = await asyncio.to_thread(lambda: [*findings(environment, 1, utc_now)])
-    lines = [str(finding) for finding in found if "of table" in finding.what]
+    lines = [str(finding) for finding in found if "of table" in finding.text]
     sentence = (
         "column tenant of table viewing_time_balances needs a value that the service does not "
         "give: give it a default: `alter table viewing_time_balances alter column tenant set "

@@ -122,7 +122,7 @@ async def test_a_setting_that_breaks_the_service_refuses_the_start_with_a_line_t
         return
     right = right or "default_transaction_isolation = 'read committed'"
     assert found[0].level == "refuse"
-    assert found[0].what.startswith(setting.partition(" ")[0])
+    assert found[0].text.startswith(setting.partition(" ")[0])
     (line,) = re.findall("`(.*)`", found[0].remedy)
     assert line.endswith(f"set {right}")
     await role.operator.execute(line)
@@ -149,7 +149,7 @@ async def test_behind_a_pooler_each_wrong_setting_is_found_with_a_line_to_copy(
     assert await problems(role, pooled=True) == []
     await role.set(setting)
     (found,) = await problems(role, pooled=True)
-    assert (found.level, found.what.split()[0]) == (level, setting.split()[0])
+    assert (found.level, found.text.split()[0]) == (level, setting.split()[0])
     (line,) = re.findall("`(.*)`", found.remedy)
     await role.operator.execute(line)
     assert await problems(role, pooled=True) == []
@@ -187,7 +187,7 @@ async def test_an_encoding_that_cannot_hold_every_name_is_refused(
             await asyncio.to_thread(migrate.migrate, there.database_url)
     finally:
         await role.operator.execute(f"drop database {name}")
-    assert (found.level, found.what) == (
+    assert (found.level, found.text) == (
         "refuse",
         f"database {name} has the encoding {encoding}, not UTF8",
     )

@@ -111,7 +111,7 @@ async def test_defaults_of_the_database_are_seen_through_the_pooler(
         )
         async with pooler(database) as url:
             (found,) = await problems(msgspec.structs.replace(pooled, database_url=url))
-        assert (found.level, found.what) == (
+        assert (found.level, found.text) == (
             "refuse",
             f"default_transaction_isolation is {isolation} for the database: "
             "heartbeats of two instances fail each other",

@@ -46,7 +46,7 @@ class Narrow:
             assert await tables.missing_rights(opened) == []
         finally:
             await opened.close()
-        return [problem.what.removeprefix(f"role {self.name} may not ") for problem in found]
+        return [problem.text.removeprefix(f"role {self.name} may not ") for problem in found]
 
 
 @pytest.fixture

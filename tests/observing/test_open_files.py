@@ -86,7 +86,7 @@ async def test_check_reports_how_many_players_the_limit_allows(
     monkeypatch.setattr(open_files, "raise_limit", lambda: limit)
     (finding,) = check._players(Settings(database_url="", jwt_secret=""))
     assert finding.level == level
-    assert finding.what.startswith(f"players: {limit - 72:,} can be connected at once, because ")
+    assert finding.text.startswith(f"players: {limit - 72:,} can be connected at once, because ")
     assert finding.remedy.endswith(end)
     assert ("raise the hard limit to 5,072 or more" in finding.remedy) == (level == "FAULT")
 
