@@ -9,7 +9,7 @@
 -- row: is_kept bool
 --
 -- No row: a copy of the request has been refused already, or the key is now another request's.
--- Of two copies at once, the second waits at the row until the first has ended.
+-- If two copies run at once, the second waits for the row lock until the first has ended.
 update viewing_time_request_keys as k
 set
     status = $4::int,

@@ -23,10 +23,10 @@
 -- row: timezone text
 -- row: updated_at timestamptz
 --
--- Of two concurrent first reads one inserts. The other waits for `uq_vtc_profile` and then reads
--- the stored row through an update that changes nothing, since its snapshot has no such row. The
--- row is read first, so that later reads write nothing. Rows are inserted in profile order,
--- so that two batches do not deadlock.
+-- If two first reads run at once, one inserts. The other waits for `uq_vtc_profile`. Its snapshot
+-- does not have the new row, so it returns the row through an update that changes nothing. The
+-- statement looks for a stored row first, so that later reads write nothing. Rows are inserted in
+-- profile order, so that two batches do not deadlock.
 with owner as materialized (
     select
         a.position::int as position,
