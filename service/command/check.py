@@ -28,7 +28,7 @@ def findings(
     except SettingsError as error:
         yield from (Finding("FAULT", "settings", sentence) for sentence in error.errors)
         return
-    yield Finding("ok", "settings can all be read")
+    yield Finding("ok", "settings are valid")
     yield from _players(settings)
     yield from asyncio.run(database(settings, instances, now))
     yield from _zones()

@@ -159,7 +159,7 @@ class PinHasher:
         return free[0]
 
     def _update_average(self, turn: "Turn") -> None:
-        """Adds the seconds of a turn to the average, once it and its last hash are over."""
+        """Adds the seconds of a turn to the average, after it and its last hash have ended."""
         if turn.is_over and turn.seconds and turn not in self._running:
             self._turn_seconds += SMOOTHING * (turn.seconds - self._turn_seconds)
 

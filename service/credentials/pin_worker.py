@@ -17,12 +17,12 @@ MAX_GROUP_TRIES: Final = 50
 
 
 def lower_priority() -> None:
-    """Lowers the priority of this process below all others, as leader of a session of its own.
+    """Gives this process, which has called `setsid`, the lowest priority.
 
     Niceness, not SCHED_IDLE: the scheduler considers a core with only idle tasks free and wakes the
     heartbeats' processes there (`python -m bench pin_ways` measures it). With sched_autogroup, the
-    kernel schedules each session as a group and niceness counts only inside it, so the group's own
-    niceness is set too.
+    kernel schedules a group for each `setsid`, and niceness counts only inside it, so the group's
+    own niceness is set too.
     """
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     if sys.platform != "linux":

@@ -80,7 +80,7 @@ IN_FORCE: Final = Statement("session_in_force", SettingRow)
 
 
 async def problems(connection: Connection, settings: Settings) -> list[Problem]:
-    """The wrong settings of a connection to DATABASE_URL, those that refuse the start first."""
+    """The wrong settings of a connection to DATABASE_URL; those that stop the start come first."""
     names = ["server_encoding", *EVERYWHERE, *POOLED]
     rows = {row.name: row for row in await IN_FORCE.all(connection, names)}
     is_pooled = connector.is_pooled(settings)

@@ -223,7 +223,7 @@ class RequestedOnce:
         try:
             await self.keep(self._context.pool, 200, answer)
         except KeyUsed:
-            return _response(answer)  # the work is done
+            return _response(answer)  # the work was done before the key was found in use
         except Overtaken:
             await self.read_stored(None)
         return _response(self._stored_answer or answer)

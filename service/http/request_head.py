@@ -80,9 +80,8 @@ class HeadProtocol(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS:
             raise Refused(TOO_LARGE)
         if self._is_answering():
-            raise Refused(
-                "The request came out of turn"
-            )  # never happens, because pieces end before it
+            # Never happens, because the data is cut before a request that must wait.
+            raise Refused("The request came out of turn")
         path, query = _target(method, self.url)
         plain = path.decode("ascii")
         self.scope["method"] = method.decode("ascii")

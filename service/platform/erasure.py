@@ -43,7 +43,7 @@ ERASE: Final = Statement("viewing_data_erase", EraseRow)
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """How many rows of each kind were deleted."""
+    """The number of deleted rows of each kind."""
 
     profile_id: ProfileId
     sessions: Annotated[int, doc("Sessions deleted.", 12)]

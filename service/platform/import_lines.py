@@ -192,7 +192,7 @@ def _without_unknown_members(text: bytes) -> bytes:
     """A long line reduced to the members that `parse` reads; raises BadLine."""
     try:
         text.decode()
-        msgspec.json.decode(text, type=Raw)  # the syntax of the whole line, before its type
+        msgspec.json.decode(text, type=Raw)  # checks the syntax of the whole line before its type
         members = msgspec.json.decode(text, type=Members)
     except RecursionError as error:
         raise BadLine(TOO_DEEP) from error
