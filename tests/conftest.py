@@ -139,7 +139,7 @@ async def copied(dsn: str, template: str) -> AsyncIterator[str]:
     name = f"test_{uuid4().hex}"
     server = await asyncpg.connect(dsn)
     try:
-        # Before version 15 there was no other strategy.
+        # PostgreSQL 13 and 14 have no other strategy, and no such option.
         strategy = "strategy file_copy" if server.get_server_version().major >= 15 else ""
         await server.execute(f"create database {name} template {template} {strategy}")
         yield named(dsn, name)
@@ -348,7 +348,7 @@ async def served(
 
 
 def needs_files(count: int) -> None:
-    """Skips a test that opens so many files, where the machine does not let it."""
+    """Skips a test that opens `count` files if the machine allows fewer."""
     if count > FILES:
         pytest.skip(f"the test opens {count:,} files, and the hard limit is {FILES:,}")
 

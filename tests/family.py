@@ -118,7 +118,7 @@ async def keep_today(connection: Connection, profile: UUID) -> None:
 
 
 async def session_seconds(connection: Connection, profile: UUID) -> int:
-    """What all sessions of a profile have counted."""
+    """The seconds that all sessions of a profile have counted."""
     seconds: int = await connection.fetchval(
         "select coalesce(sum(total_seconds), 0)::int from viewing_sessions where profile_id = $1",
         profile,
@@ -127,7 +127,7 @@ async def session_seconds(connection: Connection, profile: UUID) -> int:
 
 
 async def used_seconds(connection: Connection, profile: UUID, day: date | None = None) -> int:
-    """What a profile has used, on one viewing day or on all."""
+    """The seconds that a profile has used, on one viewing day or on all."""
     seconds: int = await connection.fetchval(
         "select coalesce(sum(used_seconds), 0)::int from viewing_time_balances "
         "where profile_id = $1 and ($2::date is null or reset_date = $2)",
@@ -138,7 +138,7 @@ async def used_seconds(connection: Connection, profile: UUID, day: date | None =
 
 
 async def open_sessions(connection: Connection, profile: UUID) -> int:
-    """How many sessions of a profile have not ended."""
+    """The number of sessions of a profile that have not ended."""
     count: int = await connection.fetchval(
         "select count(*) from viewing_sessions where profile_id = $1 and ended_at is null", profile
     )

@@ -183,7 +183,7 @@ async def test_an_open_loop_does_not_omit_who_waited(tmp_path: Path) -> None:
 
 
 async def test_an_open_loop_opens_closed_connections_again(tmp_path: Path) -> None:
-    """The server hangs up after every second request, so some of them find nobody there."""
+    """The server closes the connection after every second request, so some requests fail."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer):

@@ -1,4 +1,4 @@
-"""What is delivered: a wheel that works far from the checkout, and dependencies that are locked."""
+"""The delivery: a wheel that works far from the checkout, and dependencies that are locked."""
 
 import asyncio
 import os

@@ -15,7 +15,7 @@ MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 
 
 def errors(environment: dict[str, str]) -> list[str]:
-    """The sentences about an environment that cannot be used."""
+    """The error sentences for an invalid environment."""
     with pytest.raises(SettingsError) as caught:
         read(environment)
     assert str(caught.value) == "\n".join(caught.value.errors)

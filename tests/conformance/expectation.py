@@ -1,4 +1,4 @@
-"""What a scenario expects of a reply, and the first difference from it.
+"""The expected response of a step, and the first difference from it.
 
 Numbers compare by value, everything else by type and value.
 """

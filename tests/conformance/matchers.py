@@ -18,7 +18,7 @@ JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 @dataclass(frozen=True)
 class Moment:
-    """What a reply is judged by: the time right before its request, the values saved so far."""
+    """The time right before a request and the values saved so far, to judge its response."""
 
     now: datetime
     saved: dict[str, object] = field(default_factory=dict)
@@ -28,7 +28,7 @@ Judge = Callable[[object, Moment], bool]
 
 
 def matcher(expected: object) -> Judge | None:
-    """What judges a value by the matcher `expected`; None for a plain value.
+    """The function for the matcher `expected`; None for a plain value.
 
     ValueError for an unknown matcher, TypeError for one with too many or too few arguments.
     """

@@ -26,7 +26,7 @@ class Mismatch(AssertionError):
 
 
 class Database(Protocol):
-    """What a replay needs of a database connection."""
+    """The part of a database connection that a replay uses."""
 
     def execute(self, query: str, /) -> Awaitable[object]: ...
     def fetch(self, query: str, /) -> Awaitable[Sequence[Any]]: ...

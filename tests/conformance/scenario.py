@@ -104,7 +104,7 @@ class Scenario:
         return msgspec.json.decode(text, type=Document)
 
     def place(self, number: int) -> str:
-        """What a message calls the step with that number, counted from 1."""
+        """The name of step `number`, counted from 1, in messages."""
         return f"{self.file}: {self.name}: step {number}"
 
 

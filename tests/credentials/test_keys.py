@@ -101,7 +101,7 @@ async def test_published_keys_from_a_file(
     )
     assert await accepts(running, platform.bearer("first", family.account))
     platform.add("second", "EdDSA")
-    # At once, as it should be: what is half written would be read again only a little later.
+    # Replaced in one step: half a document would be an error, and delay the next reading.
     new = path.with_suffix(".new")
     new.write_bytes(platform.document())
     new.replace(path)

@@ -87,7 +87,7 @@ async def abandoned(task: asyncio.Task[bool]) -> None:
 
 
 def room(hasher: PinHasher) -> int:
-    """How many more turns are admitted."""
+    """The number of further turns that are admitted."""
     before = hasher.waiting
     with ExitStack() as places:
         while True:

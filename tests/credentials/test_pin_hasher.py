@@ -268,7 +268,7 @@ async def test_a_full_queue_admits_no_turn_until_one_ends() -> None:
 
 
 def room(hasher: PinHasher) -> int:
-    """How many turns are admitted at once."""
+    """The number of turns that are admitted at once."""
     with ExitStack() as places:
         while True:
             try:

@@ -439,7 +439,7 @@ async def test_a_statement_reads_no_more_than_its_rows_need(
     assert read <= case.each * rows + case.beside
 
 
-# Columns that any index has.
+# Every column of any index.
 INDEXED = "id|profile_id|user_id|granted_by_user_id|started_at|ended_at|reset_date|email"
 COLUMN = rf"\b(?:{INDEXED})\b"
 KEYWORD = r"(?:in|any|all|from|and|or|not|exists|when|then|else|values)\b"

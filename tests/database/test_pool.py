@@ -26,7 +26,7 @@ PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/s
 
 
 async def executed(connection: Connection) -> dict[str, int]:
-    """How often each statement ran in this database."""
+    """The number of runs of each statement in this database."""
     rows = await connection.fetch(
         "select s.query, s.calls from pg_stat_statements as s "
         "join pg_database as d on d.oid = s.dbid where d.datname = current_database() "

@@ -1,4 +1,4 @@
-"""What stands before the instances: a small TCP balancer of the tests, or haproxy."""
+"""The load balancer before the instances: a small one for TCP, or haproxy."""
 
 import asyncio
 import subprocess

@@ -38,7 +38,7 @@ class Session:
 
 @dataclass
 class Day:
-    """What a child has used of one viewing day."""
+    """The seconds that a child has used on one viewing day."""
 
     used: int = 0
     educational: int = 0
@@ -134,7 +134,7 @@ class Life:
         raise AssertionError("never answered")
 
     async def _once(self, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
-        """The answer, or None when there was none and nobody knows what was done."""
+        """The response; None for a 503, after which it is unknown what was done."""
         headers = self.model.family.bearer
         answer = await self.running.client.request(method, path, json=body, headers=headers)
         if answer.status_code == 503:
@@ -216,13 +216,13 @@ class Life:
             day.used, day.unlimited = used, unlimited
 
     async def _was_done(self, day: Day) -> bool:
-        """Does the balance say so, once the database has done all that it was still asked to do?"""
+        """Whether the balance agrees with `day`, after statements that still run have ended."""
         path = f"{VIEWING}/balance/{self.model.family.child}"
         await self.request("GET", path)
         await asyncio.sleep(SETTLE_SECONDS)
         balance = await self.request("GET", path)
-        said = (balance["used_minutes"], balance["is_unlimited_override"])
-        return said == (round(day.used / 60, 2), day.unlimited)
+        stored = (balance["used_minutes"], balance["is_unlimited_override"])
+        return stored == (round(day.used / 60, 2), day.unlimited)
 
     async def configure(self) -> None:
         """Any of the members, with a PIN token as some of them need one."""

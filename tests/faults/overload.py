@@ -36,7 +36,7 @@ KNOCK: Final = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Held(NamedTuple):
-    """What a process holds at one moment."""
+    """The memory, files, threads and children of a process at one moment."""
 
     bytes: int
     files: int
@@ -91,7 +91,7 @@ async def flood(server: Server) -> bool:
 
 
 async def crowd(server: Server) -> bool:
-    """Thousands of connections that say no more; whether they cost little and hold nobody up."""
+    """Whether thousands of silent connections cost little and delay no other client."""
     async with AsyncExitStack() as parts:
         service = await parts.enter_async_context(served(server.dsn, **SETTINGS))
         client = await parts.enter_async_context(client_of(service.url))
@@ -99,7 +99,7 @@ async def crowd(server: Server) -> bool:
         parts.callback(connection.terminate)
         viewers = await add_viewers(connection, CROWD_VIEWERS)
         before = Held.by(service.process.pid)
-        idle = []  # a stream that nobody holds closes its connection
+        idle = []  # a stream without a reference closes its connection
         for _ in range(CROWD):
             reader, writer = await asyncio.open_connection("127.0.0.1", _port(service))
             idle.append((reader, writer))
@@ -143,7 +143,7 @@ def _tell(name: str, *outcomes: Outcome) -> None:
 
 
 async def _requests(server: Server, parts: AsyncExitStack, families: int) -> str:
-    """A file with a heartbeat of each of so many families, for as long as `parts` are open."""
+    """A file with a heartbeat of each family; it exists as long as `parts` are open."""
     connection = await asyncpg.connect(server.dsn)
     added = [await add_family(connection, limit=None) for _ in range(families)]
     await connection.close()

@@ -43,8 +43,8 @@ VIEWERS: Final = 30
 LIVES: Final = 8
 REST_SECONDS: Final = 0.1
 GROWTH: Final = 0.05
-# Of each instance the pool, the heartbeats' connections, the listener's, the one of readiness;
-# one may be on its way out.
+# Each instance has a pool, two connections for heartbeats, one for the listener, one for readiness,
+# and perhaps one that is being closed.
 CONNECTIONS: Final = 2 * (int(SETTINGS["POOL_MAX_SIZE"]) + 2 + 1 + 1 + 1)
 
 

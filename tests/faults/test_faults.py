@@ -1,7 +1,7 @@
-"""Whatever becomes of the database, requests end in time, nobody is counted wrong, all heals.
+"""In every fault of the database, requests end in time, counts stay right, the service recovers.
 
-One service process lives through all faults of one PostgreSQL, which is this module's own because
-most of them would hurt whoever shared it. Between the two lies a proxy.
+One service process lives through all faults of one PostgreSQL, which no other module uses,
+because most faults would break its tests. A proxy stands between the two.
 """
 
 import asyncio
@@ -277,7 +277,7 @@ async def test_a_server_that_starts_again(scene: Scene) -> None:
 
 @asynccontextmanager
 async def crash(scene: Scene) -> AsyncIterator[None]:
-    """One backend is killed, whereupon the server ends all others and recovers."""
+    """Kills one backend, so that the server ends all others and recovers."""
     async with scene.connection() as connection:
         pid = await connection.fetchval(f"select max(pid) from pg_stat_activity where {SERVICE}")
     os.kill(pid, signal.SIGKILL)
@@ -350,7 +350,7 @@ COUNTED: Final = ("viewing_sessions", "viewing_time_balances")
 
 
 async def copy(tables: tuple[str, ...], source: Connection, target: Connection) -> None:
-    """What replication would have done."""
+    """Copies rows in place of replication."""
     for table in tables:
         rows = await source.fetch(f"select * from {table}")
         await target.copy_records_to_table(table, records=[tuple(row) for row in rows])
@@ -368,7 +368,7 @@ async def reads_only(connection: Connection, word: str) -> None:
 
 @asynccontextmanager
 async def handover(old: Connection, new: Connection, before: Proxy) -> AsyncIterator[None]:
-    """A planned one: the old server stops to write, the new one catches up and takes over."""
+    """A planned failover: the old server becomes read-only, then the new one takes over."""
     await reads_only(old, "on")
     yield
     await _take_over(old, new)
@@ -376,7 +376,7 @@ async def handover(old: Connection, new: Connection, before: Proxy) -> AsyncIter
 
 @asynccontextmanager
 async def failover(old: Connection, new: Connection, before: Proxy) -> AsyncIterator[None]:
-    """The old server is not heard of any more, and the new one takes over."""
+    """The old server does not respond any more, and the new one takes over."""
     before.turn("black hole")
     yield
     await _take_over(old, new)

@@ -1,4 +1,4 @@
-"""Children who watch all the time, and what they were told: the other side of the ledger."""
+"""Children who watch all the time, and their verdicts: the other side of the ledger."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ BEAT: Final = "/api/v1/viewing-time/heartbeat"
 BALANCE: Final = "/api/v1/viewing-time/balance"
 PAUSE_SECONDS: Final = 0.03
 PATIENCE_SECONDS: Final = 30.0
-# What refuses a connection or breaks it without a word is sent again by any player.
+# A request whose connection is refused or breaks without a response is sent again, as players do.
 LIMITS: Final = httpx.Limits(max_keepalive_connections=None, max_connections=None)
 
 

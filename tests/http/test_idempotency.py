@@ -604,7 +604,7 @@ async def test_import_that_changed_nothing_can_be_repeated_with_its_key(
 async def test_grants_of_a_killed_process_are_executed_once(
     database: str, connection: Connection, watched: Family
 ) -> None:
-    """Of the requests of a killed process some are answered, some only committed."""
+    """Some requests of the killed process are answered, others are only committed."""
     await keep_today(connection, watched.child)
     keys = [f"{number}" for number in range(60)]
     killed = asyncio.Event()

@@ -98,7 +98,7 @@ async def test_a_cached_entry_of_a_deleted_profile_counts_no_beat(
 async def test_no_beat_after_the_answer_is_judged_by_the_old_limit(
     database: str, connection: Connection, family: Family
 ) -> None:
-    """Of two processes, the first changes the limits; the second is notified late and counts."""
+    """One process changes the limits; another is notified late and counts beats."""
     old = 0
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(database))
