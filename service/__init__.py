@@ -3,13 +3,14 @@
 The packages of the callers import one core, in the order of `[tool.importlinter]`.
 
     command/      the command `viewing-time`: serve, run, migrate, check, import, erase, export …
-    server.py     the process and its sockets; app.py every URL; startup.py what is opened, in order
+    server.py     the process and its sockets; app.py every URL; startup.py opens the parts in order
+    errors.py     every error sentence; settings.py every setting
     players/  parents/  platform/  operators/    a module for each URL, by who calls it
     openapi/      the description of the API, from the routes and their types
     http/         between the socket and a handler: requests, identity, bodies, error responses
     viewing/      the core: rules, cached configurations, heartbeats written in batches
     database/     pool, statements, migrations, and checks of the server, the schema and the rights
-    credentials/  keys of tokens, hashing of PINs
-    observing/    metrics, logs, traces, the event loop, supervised tasks
+    credentials/  signatures and keys of tokens, hashing of PINs
+    observing/    counts, logs, traces, the event loop, supervised tasks
     embedded/     the PostgreSQL of `make run` and the tests
 """
