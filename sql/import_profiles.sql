@@ -13,7 +13,7 @@
 -- row: listeners text[]            instances that must acknowledge the notification
 --
 -- A profile never moves to another account.
--- Only rows that differ are written, and none of their keys, so heartbeats do not wait for an import.
+-- Writes only rows that differ, and never a key column, so heartbeats do not wait for an import.
 -- An absent member keeps its stored value, also a null of an adopted table.
 -- One notification invalidates every cached configuration if any profile became a child or an adult.
 -- A profile that another transaction inserts meanwhile violates `profiles_pkey`, and one whose

@@ -9,7 +9,7 @@
 -- row: lines int8[]                numbers of the first 100 refused lines
 -- row: errors text[]               why, in the order of `lines`
 --
--- Only rows that differ are written, and none of their keys, so heartbeats do not wait for an import.
+-- Writes only rows that differ, and never a key column, so heartbeats do not wait for an import.
 -- An absent member keeps its stored value, also a null of an adopted table.
 -- A title that another transaction inserts meanwhile violates `titles_pkey`; the caller retries the
 -- batch.

@@ -3,7 +3,7 @@
 -- $1 caller_id uuid                null for an operator
 -- $2 is_operator bool              true: an operator at the command line, who needs no account
 -- $3 profile_id uuid
--- $4 max_rows int                  with this many rows in any table, the deletion is scheduled
+-- $4 max_rows int                  if any table has this many rows, the deletion is scheduled
 --
 -- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator

@@ -108,9 +108,9 @@ def _definitions(item: pytest.Function, name: str) -> Sequence[Any]:
 
 @pytest.fixture(scope="session")
 def postgres_dsn() -> Iterator[str]:
-    """A PostgreSQL of this worker: nothing in it survives, so nothing is synced to disk.
+    """The PostgreSQL of this worker. It is deleted at the end, so nothing is synced to disk.
 
-    TEST_POSTGRES names the one of a run that has started this one.
+    TEST_POSTGRES is the address of a running one, for tests that start pytest themselves.
     """
     if dsn := os.environ.get("TEST_POSTGRES"):
         yield dsn

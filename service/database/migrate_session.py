@@ -55,7 +55,7 @@ def connected(address: str) -> Iterator[Connection]:
 
 @contextmanager
 def guarding(dsn: str) -> Iterator[tuple[Connection, str, int]]:
-    """A connection for locks, yoyo's address of the database, and the count of services.
+    """A connection for locks, yoyo's address of the database, and the number of connected services.
 
     Raises MigrationError behind a pooler, and for a database that cannot store every name.
     """

@@ -331,7 +331,7 @@ CASES = {
 }
 
 
-# One inserts rows and reads none, one counts a small table.
+# `demo_load` inserts rows and reads none; `retention_totals` counts small tables.
 WITHOUT_CASE = {"demo_load", "retention_totals"}
 
 

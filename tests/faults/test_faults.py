@@ -93,7 +93,7 @@ async def server_of_its_own() -> AsyncIterator[Server]:
 
 @dataclass(frozen=True)
 class Probe:
-    """One request that is no heartbeat."""
+    """A request that is not a heartbeat."""
 
     path: str
     sent: float
