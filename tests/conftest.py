@@ -41,7 +41,7 @@ from tests.quick import no_process, starts_processes
 
 ROOT = Path(__file__).parent.parent
 FILES = open_files.raise_limit()
-# Where the clock of an application in this process stands until a test moves it.
+# The time of an application in this process until a test changes it.
 NOW: Final = datetime.fromisoformat(os.environ.get("TEST_INSTANT", "2026-11-25T12:00:00+00:00"))
 # The files with a fixture that is made once for all their tests.
 SHARING: Final = {
@@ -49,10 +49,9 @@ SHARING: Final = {
     for path in (ROOT / "tests").rglob("test_*.py")
     if 'scope="module"' in path.read_text()
 }
-ROOM_BYTES: Final = 4 * 2**30
+MIN_FREE_BYTES: Final = 4 * 2**30
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, which the processes that
-# they start would inherit; some tests send it.
+# A shell ignores SIGINT in background jobs, and child processes inherit that; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -63,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Kills what the tests have left behind, and fails the run for it."""
+    """Kills processes that the tests have left behind, and fails the run because of them."""
     if hasattr(session.config, "workerinput"):
         return
     for line in kill_left_behind():
@@ -122,14 +121,14 @@ def postgres_dsn() -> Iterator[str]:
 
 
 def _in_memory() -> str | None:
-    """A directory in memory where there is room: a copy of the template costs a third there."""
+    """A directory in memory, if it has room: copying the template takes a third of the time."""
     shared = Path("/dev/shm")
-    has_room = shared.is_dir() and shutil.disk_usage(shared).free > ROOM_BYTES
+    has_room = shared.is_dir() and shutil.disk_usage(shared).free > MIN_FREE_BYTES
     return str(shared) if has_room else None
 
 
 def named(dsn: str, database: str) -> str:
-    """The same server, another database."""
+    """The URL of another database on the same server."""
     return re.sub(r"^(postgresql://[^/]*/)[^?]*", rf"\g<1>{database}", dsn)
 
 
@@ -172,7 +171,7 @@ async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def database(postgres_dsn: str, template: str) -> AsyncIterator[str]:
-    """A migrated database of the test's own."""
+    """A migrated database for one test."""
     async with copied(postgres_dsn, template) as dsn:
         yield dsn
 
@@ -227,7 +226,7 @@ class Clock:
 
 
 class ThreadWorker(pin_hasher.Worker):
-    """Hashes PINs in threads: cheap to start, and the hashes of the tests cost a millisecond."""
+    """Hashes PINs in threads, which start faster than processes."""
 
     async def start(self) -> None:
         """There is no process to start."""
@@ -254,7 +253,7 @@ async def in_process(
 ) -> AsyncIterator[Running]:
     """An application in this process, over ASGI, until the block ends; its clock stands at `now`.
 
-    None of its background tasks may die, unless `end` takes that.
+    The test fails if a background task dies, unless `end` is given.
     """
     clock = Clock(now)
     died: list[bool] = []
@@ -310,7 +309,7 @@ class RunningService:
 async def served(
     dsn: str, log: IO[bytes] | None = None, files: int | None = None, /, **variables: str
 ) -> AsyncIterator[RunningService]:
-    """A service process on `dsn`, on a free port; stopped also when the test fails.
+    """A service process with the database `dsn` on a free port; stopped even if the test fails.
 
     It writes to `log`, and may open `files`.
     """
@@ -318,7 +317,7 @@ async def served(
         **os.environ,
         "DATABASE_URL": dsn,
         "JWT_SECRET": SECRET,
-        "BCRYPT_ROUNDS": "4",  # a busy machine leaves the workers, at the lowest priority, no core
+        "BCRYPT_ROUNDS": "4",  # workers have the lowest priority and get no core on a busy machine
         "CORS_ORIGINS": "http://localhost:5173",
         "PORT": str(free_port()),
         **variables,
@@ -354,7 +353,7 @@ def needs_files(count: int) -> None:
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
+    """A port on which no process listens at the moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -362,7 +361,7 @@ def free_port() -> int:
 
 
 async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Returns once the service at `url` answers; AssertionError when it ends instead."""
+    """Returns when the service at `url` answers; AssertionError if it ends instead."""
 
     async with httpx.AsyncClient(base_url=url) as asking:
 
@@ -378,6 +377,6 @@ async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 async def service(postgres_dsn: str, template: str) -> AsyncIterator[RunningService]:
-    """One service process for all the tests that only need some service over real HTTP."""
+    """One service process, shared by all tests that need a service over HTTP."""
     async with copied(postgres_dsn, template) as dsn, served(dsn) as running:
         yield running

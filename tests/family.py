@@ -1,4 +1,4 @@
-"""A family to test with, and the tokens its parent would hold."""
+"""A family for tests, its tokens, and queries of its rows."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -104,7 +104,7 @@ def far_reset_hour() -> int:
 async def keep_today(connection: Connection, profile: UUID) -> None:
     """Makes a profile's viewing day last for eleven hours or more, by the machine's clock.
 
-    The profile has used on this day all that it has used. For services with the machine's clock.
+    Moves all used seconds of the profile to this day. For services with the machine's clock.
     """
     reset_hour, now = far_reset_hour(), datetime.now(UTC)
     today = now.date() - timedelta(days=now.hour < reset_hour)

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, on data that the service accepts."""
+"""The benchmark measures correctly, on data that the service accepts."""
 
 import asyncio
 import os
@@ -40,7 +40,9 @@ def test_percentile_is_a_measured_value() -> None:
         (1, Target(0), "MISSED"),
     ],
 )
-def test_verdict(value: float, target: Target, verdict: str) -> None:
+def test_verdict_compares_a_value_with_its_target(
+    value: float, target: Target, verdict: str
+) -> None:
     assert target.verdict(value) == verdict
 
 
@@ -71,7 +73,7 @@ def test_chart_is_xml_with_a_bar_for_each_target() -> None:
 
 
 def test_cpu_time_includes_children_that_have_ended() -> None:
-    """A grandchild works for 0.3 s of CPU and ends before its parent is looked at."""
+    """A grandchild uses 0.3 s of CPU and ends before the time of its parent is read."""
     work = "import time\nwhile time.process_time() < 0.3: pass"
     parent = (
         "import subprocess, sys\n"
@@ -92,7 +94,7 @@ def test_cpu_time_includes_children_that_have_ended() -> None:
 
 @asynccontextmanager
 async def answering(answer: Answer) -> AsyncIterator[int]:
-    """A server whose `answer` gives status and body to the nth request; status 0 hangs up."""
+    """A server that sends status and body from `answer(n)`; status 0 closes the connection."""
     seen = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -132,7 +134,7 @@ async def played(plan: Plan) -> Outcome:
         return await main(plan)
 
 
-async def test_each_request_once(tmp_path: Path) -> None:
+async def test_each_request_is_sent_once(tmp_path: Path) -> None:
     async def allowed(_: int) -> tuple[int, bytes]:
         return 200, ALLOWED
 
@@ -141,7 +143,7 @@ async def test_each_request_once(tmp_path: Path) -> None:
     assert (outcome.completed, outcome.errors) == (50, 0)
 
 
-async def test_errors_blocked_answers_and_lost_connections_are_told(tmp_path: Path) -> None:
+async def test_errors_blocked_responses_and_lost_connections_are_counted(tmp_path: Path) -> None:
     async def faulty(number: int) -> tuple[int, bytes]:
         answers = {2: (500, b"{}"), 5: (200, b'{"enforcement":"blocked"}'), 7: (0, b"")}
         return answers.get(number, (200, ALLOWED))
@@ -168,8 +170,8 @@ async def test_a_closed_loop_ends_in_time(tmp_path: Path) -> None:
     assert outcome.seconds >= 0.2
 
 
-async def test_an_open_loop_does_not_omit_who_waited(tmp_path: Path) -> None:
-    """One slow answer holds up those behind it, and each of them counts from when it was due."""
+async def test_open_loop_counts_the_wait_of_delayed_requests(tmp_path: Path) -> None:
+    """A slow response delays those behind it; the latency of each counts from when it was due."""
 
     async def slow_once(number: int) -> tuple[int, bytes]:
         await asyncio.sleep(0.5 if number == 1 else 0)
@@ -199,7 +201,7 @@ async def test_an_open_loop_opens_closed_connections_again(tmp_path: Path) -> No
     assert outcome.completed == 15
 
 
-async def test_seeded_players_are_answered(
+async def test_heartbeats_of_seeded_players_are_accepted(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:
     keys = await connection.fetch(seed.KEYS)

@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment with the wheel and, behind it, what it depends on."""
+    """The programs of an environment with the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
@@ -50,38 +50,38 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without what leads back to the checkout."""
+    """The environment of this process without variables that point to the checkout."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {**kept, **variables}
 
 
-def test_the_wheel_carries_every_file_it_needs(wheel: Path) -> None:
-    carried = set(zipfile.ZipFile(wheel).namelist())
+def test_wheel_contains_every_file_it_needs(wheel: Path) -> None:
+    contained = set(zipfile.ZipFile(wheel).namelist())
     for folder in FOLDERS:
         ours = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
-        assert {f"service/{path.relative_to(ROOT)}" for path in ours} <= carried
+        assert {f"service/{path.relative_to(ROOT)}" for path in ours} <= contained
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.py")}
-    assert modules <= carried
-    assert "service/py.typed" in carried
-    others = [name for name in carried if not name.startswith("service/")]
+    assert modules <= contained
+    assert "service/py.typed" in contained
+    others = [name for name in contained if not name.startswith("service/")]
     assert all(".dist-info/" in name for name in others)
 
 
-async def test_the_wheel_serves_from_an_empty_directory(
+async def test_service_of_the_wheel_runs_in_an_empty_directory(
     programs: Path, empty_database: str, tmp_path: Path
 ) -> None:
     code = "import service; print(service.__file__)"
-    _, where = await run(programs / "python", "-c", code, cwd=tmp_path, env=environment())
-    assert where.startswith(str(programs.parent))
+    _, location = await run(programs / "python", "-c", code, cwd=tmp_path, env=environment())
+    assert location.startswith(str(programs.parent))
     port = str(free_port())
-    chosen = environment(
+    variables = environment(
         DATABASE_URL=empty_database, JWT_SECRET=SECRET, PORT=port, HEARTBEAT_QUEUE_MAX="500"
     )
     with (tmp_path.parent / f"{tmp_path.name}.log").open("w+") as log:
         process = subprocess.Popen(
             [programs / "viewing-time", "serve", "--migrate"],
             cwd=tmp_path,
-            env=chosen,
+            env=variables,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -96,8 +96,8 @@ async def test_the_wheel_serves_from_an_empty_directory(
             print(log.read())
     assert answer.json() == {"status": "ok", "checks": {"database": "ok"}}
     assert list(tmp_path.iterdir()) == []
-    exit_code, said = await run(programs / "viewing-time", "check", cwd=tmp_path, env=chosen)
-    assert exit_code == 0, said
+    exit_code, output = await run(programs / "viewing-time", "check", cwd=tmp_path, env=variables)
+    assert exit_code == 0, output
 
 
 UNINSTALLED = """
@@ -114,14 +114,14 @@ print(VERSION)
 """
 
 
-async def test_a_checkout_that_is_not_installed_can_be_imported(tmp_path: Path) -> None:
-    chosen = environment(PYTHONPATH=str(ROOT))
-    exit_code, said = await run(sys.executable, "-c", UNINSTALLED, cwd=tmp_path, env=chosen)
-    assert (exit_code, said) == (0, "unknown\n")
+async def test_checkout_without_installation_can_be_imported(tmp_path: Path) -> None:
+    variables = environment(PYTHONPATH=str(ROOT))
+    exit_code, output = await run(sys.executable, "-c", UNINSTALLED, cwd=tmp_path, env=variables)
+    assert (exit_code, output) == (0, "unknown\n")
 
 
 async def run(*command: str | Path, cwd: Path, env: dict[str, str]) -> tuple[int, str]:
-    """The exit code of a program, and what it printed."""
+    """The exit code and the output of a program."""
     process = await asyncio.create_subprocess_exec(
         *command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -131,7 +131,7 @@ async def run(*command: str | Path, cwd: Path, env: dict[str, str]) -> tuple[int
 
 
 async def ready(url: str, process: subprocess.Popen[bytes]) -> httpx.Response:
-    """The first answer that says the service is ready."""
+    """The first response of the readiness check."""
     async with httpx.AsyncClient() as client, asyncio.timeout(25):
         while True:
             assert process.poll() is None, f"the service ended with {process.returncode}"
@@ -151,12 +151,12 @@ def locked() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("text", PROJECT["project"]["dependencies"])
-def test_the_lock_is_within_the_ranges(text: str) -> None:
+def test_locked_version_is_within_the_range(text: str) -> None:
     requirement = Requirement(text)
     assert requirement.specifier.contains(locked()[canonicalize_name(requirement.name)])
 
 
-def test_the_lock_pins_everything_by_hash_and_names_no_place() -> None:
+def test_lock_pins_every_package_by_hash_and_names_no_url() -> None:
     entries = [entry for entry in re.split(r"\n(?=\S)", LOCK.strip()) if entry[0] != "#"]
     assert len(entries) == len(locked())
     for entry in entries:
@@ -168,8 +168,8 @@ def test_the_lock_pins_everything_by_hash_and_names_no_place() -> None:
     assert not re.search(r"://|index-url|find-links|file:|@ ", LOCK)
 
 
-def test_the_lock_is_resolved_and_installed_from_wheels_alone() -> None:
-    """A package that exists as source only runs its build script, which no hash vouches for."""
+def test_lock_is_resolved_and_installed_from_wheels_only() -> None:
+    """A source package runs its build script, whose downloads have no locked hash."""
     header = LOCK.splitlines()[1]
     (target,) = re.findall(r"^lock:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     (install,) = re.findall(
@@ -179,7 +179,7 @@ def test_the_lock_is_resolved_and_installed_from_wheels_alone() -> None:
         assert "--only-binary :all:" in command
 
 
-# Each of these lets in no version with a fault that is known and concerns a service like this one.
+# An excluded version, which has a known error that concerns the service, and an accepted one.
 FLOORS = {
     "pyjwt": ("2.13.0", "2.14.0"),  # a public key in DER passed for an HMAC secret
     "orjson": ("3.11.5", "3.11.6"),  # CVE-2025-67221: no limit on recursion
@@ -190,8 +190,8 @@ FLOORS = {
 
 
 @pytest.mark.parametrize("name", FLOORS)
-def test_the_ranges_let_in_no_version_that_is_known_to_be_wrong(name: str) -> None:
+def test_ranges_exclude_versions_with_known_vulnerabilities(name: str) -> None:
     requirements = map(Requirement, PROJECT["project"]["dependencies"])
     (found,) = (each for each in requirements if canonicalize_name(each.name) == name)
-    refused, taken = FLOORS[name]
-    assert (found.specifier.contains(refused), found.specifier.contains(taken)) == (False, True)
+    refused, accepted = FLOORS[name]
+    assert (found.specifier.contains(refused), found.specifier.contains(accepted)) == (False, True)

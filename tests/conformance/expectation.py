@@ -12,12 +12,12 @@ import msgspec
 
 from tests.conformance.matchers import Moment, equal, matcher
 
-# A time in a header ends in `+00:00` where one in JSON ends in `Z`.
+# A time ends in `+00:00` in a header and in `Z` in JSON.
 TIMES = ("<now>", "<in:", "<datetime>", "<next_reset:")
 
 
 class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The reply; a header expected as null must be absent. `only`: just the members named count."""
+    """The expected reply; a header of null must be absent; `only` ignores other members."""
 
     status: int
     headers: dict[str, str | None] = {}
@@ -26,7 +26,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def reply_difference(expect: Expect, reply: httpx.Response, moment: Moment) -> str | None:
-    """The first difference of `reply` from what is expected, None if there is none."""
+    """The first difference of `reply` from the expected one; None if they are equal."""
     if reply.status_code != expect.status:
         return f"status: expected {expect.status}, got {reply.status_code} {reply.text}"
     for name, expected in expect.headers.items():
@@ -38,8 +38,8 @@ def reply_difference(expect: Expect, reply: httpx.Response, moment: Moment) -> s
         actual = json.loads(reply.text, parse_constant=_refuse_constant)
     except ValueError as error:
         return f"body: no JSON ({error}): {reply.text!r}"
-    if expect.status == 422 and _is_fault_list(expect.json):
-        return faults_difference(expect.json["detail"], actual)
+    if expect.status == 422 and _is_error_list(expect.json):
+        return errors_difference(expect.json["detail"], actual)
     return difference(expect.json, actual, moment, only=expect.only)
 
 
@@ -54,9 +54,9 @@ def header_difference(
     if expected is not None and actual is not None:
         if name.lower() == "content-type":
             same = expected == actual.partition(";")[0].strip().lower()
-        elif judge := matcher(expected):
+        elif matches := matcher(expected):
             is_spelled = actual.endswith("+00:00") or not expected.startswith(TIMES)
-            same = is_spelled and judge(actual.replace("+00:00", "Z"), moment)
+            same = is_spelled and matches(actual.replace("+00:00", "Z"), moment)
         else:
             same = expected == actual
         if same:
@@ -66,34 +66,38 @@ def header_difference(
     return f"header {name}: expected {expected!r}, got {actual!r}"
 
 
-def _is_fault_list(expected: object) -> bool:
+def _is_error_list(expected: object) -> bool:
     return isinstance(expected, dict) and isinstance(expected.get("detail"), list)
 
 
-def faults_difference(recorded: list[dict[str, Any]], actual: object) -> str | None:
-    """The difference of a list of validation faults.
+def errors_difference(recorded: list[dict[str, Any]], actual: object) -> str | None:
+    """The difference of a list of validation errors.
 
-    The first fault reported has the `loc` and `type` of a recorded one; each has its three members.
+    The first one must have the `loc` and `type` of a recorded one; each must have three members.
     """
     if not isinstance(actual, dict) or actual.keys() != {"detail"}:
         return f"body: expected `detail` alone, got {actual!r}"
-    faults = actual["detail"]
-    if not isinstance(faults, list) or not faults:
-        return f"detail: expected a list of faults, got {faults!r}"
-    for fault in faults:
-        if not isinstance(fault, dict) or not {"type", "loc", "msg"} <= fault.keys():
-            return f"detail: expected type, loc and msg, got {fault!r}"
-    first = (faults[0]["loc"], faults[0]["type"])
-    known = [(fault["loc"], fault["type"]) for fault in recorded]
-    return None if first in known else f"detail: expected one of {known}, got {first}"
+    errors = actual["detail"]
+    if not isinstance(errors, list) or not errors:
+        return f"detail: expected a list of errors, got {errors!r}"
+    for error in errors:
+        if not isinstance(error, dict) or not {"type", "loc", "msg"} <= error.keys():
+            return f"detail: expected type, loc and msg, got {error!r}"
+    first = (errors[0]["loc"], errors[0]["type"])
+    recorded_pairs = [(error["loc"], error["type"]) for error in recorded]
+    return (
+        None
+        if first in recorded_pairs
+        else f"detail: expected one of {recorded_pairs}, got {first}"
+    )
 
 
 def difference(
     expected: Any, actual: Any, moment: Moment, *, only: bool = False, at: str = "body"
 ) -> str | None:
-    """The first difference of a JSON value, named by its place; None if there is none."""
-    if judge := matcher(expected):
-        same = judge(actual, moment)
+    """The first difference of a JSON value, with its place; None if they are equal."""
+    if matches := matcher(expected):
+        same = matches(actual, moment)
     elif isinstance(expected, dict) and isinstance(actual, dict):
         return _members_difference(expected, actual, moment, only, at)
     elif isinstance(expected, list) and isinstance(actual, list):
@@ -101,8 +105,8 @@ def difference(
             return f"{at}: expected {len(expected)} elements, got {len(actual)}"
         pairs = enumerate(zip(expected, actual, strict=True))
         return _first(
-            difference(wanted, got, moment, only=only, at=f"{at}[{index}]")
-            for index, (wanted, got) in pairs
+            difference(expected_value, actual_value, moment, only=only, at=f"{at}[{index}]")
+            for index, (expected_value, actual_value) in pairs
         )
     else:
         same = equal(expected, actual)
@@ -117,8 +121,8 @@ def _members_difference(
     if not only and (extra := actual.keys() - expected.keys()):
         return f"{at}: not expected {sorted(extra)}"
     return _first(
-        difference(wanted, actual[name], moment, only=only, at=f"{at}.{name}")
-        for name, wanted in expected.items()
+        difference(expected_value, actual[name], moment, only=only, at=f"{at}.{name}")
+        for name, expected_value in expected.items()
     )
 
 

@@ -24,13 +24,13 @@ class Moment:
     saved: dict[str, object] = field(default_factory=dict)
 
 
-Judge = Callable[[object, Moment], bool]
+Match = Callable[[object, Moment], bool]
 
 
-def matcher(expected: object) -> Judge | None:
+def matcher(expected: object) -> Match | None:
     """The function for the matcher `expected`; None for a plain value.
 
-    ValueError for an unknown matcher, TypeError for one with too many or too few arguments.
+    Raises ValueError for an unknown matcher, TypeError for a wrong number of arguments.
     """
     found = SPELLING.fullmatch(expected) if isinstance(expected, str) else None
     if found is None:
@@ -61,15 +61,15 @@ def _instant(value: object) -> datetime | None:
         return None
 
 
-def is_uuid() -> Judge:
+def is_uuid() -> Match:
     """A UUID in its canonical spelling."""
     return lambda actual, moment: isinstance(actual, str) and bool(UUID.fullmatch(actual))
 
 
-def is_jwt() -> Judge:
+def is_jwt() -> Match:
     """A signed JWT; the signature itself is not verified."""
 
-    def judge(actual: object, moment: Moment) -> bool:
+    def matches(actual: object, moment: Moment) -> bool:
         if not isinstance(actual, str) or not JWT.fullmatch(actual):
             return False
         try:
@@ -78,81 +78,81 @@ def is_jwt() -> Judge:
             return False
         return True
 
-    return judge
+    return matches
 
 
-def is_datetime() -> Judge:
+def is_datetime() -> Match:
     """A UTC time in ISO 8601 that ends in `Z`, with six fractional digits or none."""
     return lambda actual, moment: _instant(actual) is not None
 
 
-def is_in(seconds: str = "0") -> Judge:
-    """A UTC time that many seconds from now, within 30 s."""
+def is_in(seconds: str = "0") -> Match:
+    """A UTC time within 30 s of `seconds` from now."""
     distance = timedelta(seconds=int(seconds))
 
-    def judge(actual: object, moment: Moment) -> bool:
+    def matches(actual: object, moment: Moment) -> bool:
         instant = _instant(actual)
         return instant is not None and abs(instant - moment.now - distance) <= NEAR
 
-    return judge
+    return matches
 
 
 def utc_day(now: datetime, days: int = 0) -> date:
-    """The UTC date that many days from now."""
+    """The UTC date in `days` days."""
     return now.astimezone(UTC).date() + timedelta(days=days)
 
 
-def is_date(days: str) -> Judge:
-    """The UTC date that many days from now."""
+def is_date(days: str) -> Match:
+    """The UTC date in `days` days."""
     return lambda actual, moment: actual == utc_day(moment.now, int(days)).isoformat()
 
 
 def viewing_day(now: datetime, hour: int, zone: ZoneInfo) -> date:
-    """The date in `zone`, before `hour` still yesterday's."""
+    """The date in `zone`; before `hour` it is the day before."""
     local = now.astimezone(zone)
     return local.date() - timedelta(days=local.hour < hour)
 
 
-def is_next_reset(hour: str, zone: str) -> Judge:
+def is_next_reset(hour: str, zone: str) -> Match:
     """`hour` o'clock in `zone` on the day after the viewing day, as UTC."""
     place = ZoneInfo(zone)
 
-    def judge(actual: object, moment: Moment) -> bool:
+    def matches(actual: object, moment: Moment) -> bool:
         tomorrow = viewing_day(moment.now, int(hour), place) + timedelta(days=1)
         return _instant(actual) == datetime.combine(tomorrow, time(int(hour)), place).astimezone(
             UTC
         )
 
-    return judge
+    return matches
 
 
-def is_weekday_or_weekend(weekday: str, weekend: str) -> Judge:
+def is_weekday_or_weekend(weekday: str, weekend: str) -> Match:
     """One number or the other, by the viewing day of the default configuration (UTC, hour 6)."""
     numbers = float(weekday), float(weekend)
 
-    def judge(actual: object, moment: Moment) -> bool:
+    def matches(actual: object, moment: Moment) -> bool:
         day = viewing_day(moment.now, 6, ZoneInfo("UTC"))
         return equal(numbers[day.weekday() >= SATURDAY], actual)
 
-    return judge
+    return matches
 
 
-def is_saved(name: str) -> Judge:
-    """Any text that is not empty, from now on known as `{{name}}`."""
+def is_saved(name: str) -> Match:
+    """Any text that is not empty; saves it as `{{name}}`."""
 
-    def judge(actual: object, moment: Moment) -> bool:
+    def matches(actual: object, moment: Moment) -> bool:
         moment.saved[name] = actual
         return isinstance(actual, str) and actual != ""
 
-    return judge
+    return matches
 
 
-def is_any() -> Judge:
-    """Any value, null too; but the member is there."""
+def is_any() -> Match:
+    """Any value, including null; the member must exist."""
     return lambda actual, moment: True
 
 
-MATCHERS: dict[str, Callable[..., Judge]] = {
+MATCHERS: dict[str, Callable[..., Match]] = {
     "uuid": is_uuid,
     "jwt": is_jwt,
     "datetime": is_datetime,

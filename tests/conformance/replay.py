@@ -22,7 +22,7 @@ TODAY = re.compile(r"today([+-]\d+)?")
 
 
 class Mismatch(AssertionError):
-    """The service did not do what a step expects: file, scenario, step, request, difference."""
+    """The difference between the result and a step; names file, scenario, step and request."""
 
 
 class Database(Protocol):
@@ -33,7 +33,7 @@ class Database(Protocol):
 
 
 def render(value: Any, moment: Moment) -> Any:
-    """`value` with its templates filled in; ValueError for a name that nothing was saved under."""
+    """`value` with its templates filled in; ValueError for a name without a saved value."""
     if isinstance(value, str):
         return TEMPLATE.sub(lambda match: _filled(match[1], moment), value)
     if isinstance(value, dict):
@@ -70,7 +70,7 @@ def authorization(caller: str | Caller, secret: str, now: datetime) -> str | Non
     }
     key = "" if caller.alg == "none" else caller.secret or secret
     with warnings.catch_warnings():
-        # A key too short for the algorithm is what some scenarios are about.
+        # Some scenarios use a key that is too short for the algorithm.
         warnings.simplefilter("ignore", InsecureKeyLengthWarning)
         return f"Bearer {jwt.encode(claims, key, algorithm=caller.alg)}"
 
@@ -87,10 +87,10 @@ async def replay(
     secret: str,
     clock: Callable[[], datetime] = utc_now,
 ) -> None:
-    """Runs a scenario; Mismatch at the first step whose outcome is not the expected one.
+    """Runs a scenario; raises Mismatch at the first step with another result than expected.
 
-    A run that a day's change may have spoiled is repeated once: somewhere on earth midnight or a
-    reset hour comes at every full quarter of an hour.
+    A failed run across a full quarter of an hour is repeated once, because in some time zone a
+    viewing day may have ended during it.
     """
     quarter = clock().timestamp() // QUARTER_SECONDS
     try:

@@ -1,8 +1,8 @@
-"""The format of the scenarios of the HTTP API, read strictly: what is not known is an error.
+"""The format of the scenarios of the HTTP API, read strictly: unknown members are errors.
 
-A file is a list of scenarios: `name`, `rows` (SQL that inserts what it needs), `steps`, and `undo`
-(SQL that takes it away, run also after a failure). A step is a statement, a query with its single
-value, a request with the reply expected, or a token: `Sql`, `Check`, `Request`, `Token` below.
+A file is a list of scenarios: `name`, `rows` (SQL that inserts rows), `steps`, and `undo` (SQL that
+deletes them, also after a failure). A step is a statement, a query with its single value, a request
+with the expected reply, or a token: `Sql`, `Check`, `Request`, `Token` below.
 
 In every string of a step `{{name}}` is a value saved by an earlier step, `{{today-3}}` a UTC date.
 """
@@ -20,7 +20,7 @@ import msgspec
 from tests.conformance.expectation import Expect
 from tests.conformance.matchers import matcher
 
-# An id in any spelling that the service reads: upper-case and without hyphens too.
+# An id in every form that the service accepts, including upper case and without hyphens.
 ID = re.compile(
     r"(?<![0-9a-z])[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}(?![0-9a-z])",
     re.IGNORECASE,
@@ -34,14 +34,14 @@ class Sql(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A query and the single value it answers."""
+    """A query and the single value that it returns."""
 
     check: str
     equals: Any
 
 
 class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose token, and what is odd about it; `exp` in seconds from now, `raw` the whole header."""
+    """The claims and the key of a token; `exp` in seconds from now, `raw` the whole header."""
 
     account: str | None = None
     exp: int = 3600
@@ -54,7 +54,7 @@ class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request; `as` is an account, "none" (also when left out), or a `Caller`."""
+    """A request; `as` is an account, a `Caller`, or "none", the default."""
 
     method: str
     path: str
@@ -67,7 +67,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A token made for a caller and saved under a name, for requests that carry one elsewhere."""
+    """A token of a caller, saved under a name, for requests that carry it in the body."""
 
     token: str
     caller: str | Caller = msgspec.field(name="as")
@@ -94,9 +94,9 @@ class Scenario:
     text: str
 
     def fresh(self) -> Document:
-        """The scenario with every id replaced, so that no row or cache of another run is met.
+        """The scenario with new ids, so that rows and cache entries of other runs do not matter.
 
-        The new ids sort as the old ones did and are spelled as they were.
+        The new ids have the order and the form of the old ones.
         """
         old = sorted({_hex(match) for match in ID.finditer(self.text)})
         new = dict(zip(old, sorted(uuid4().hex for _ in old), strict=True))
@@ -137,7 +137,7 @@ def load(directory: Path) -> list[Scenario]:
 
 
 def read_step(step: dict[str, Any]) -> Step:
-    """The step that an object of the file spells; ValueError if it is none."""
+    """Converts an object of the file to a step; ValueError if it is not a step."""
     if "sql" in step:
         return msgspec.convert(step, Sql)
     if "check" in step:

@@ -14,7 +14,7 @@ from tests.conftest import RunningService
 from tests.family import PASSWORD_HASH, PIN_HASH, cheap_hash
 from tests.openapi.described import described
 
-# The recorded hashes, at a quarter of a second for each check, and cheap ones of the same secrets.
+# The recorded hashes, which take 250 ms each to check, and cheap hashes of the same secrets.
 HASHES: Final = {
     "$2b$12$YoG4b449C4UoHr36EJjxKubBY3Ies/pqA4UB.DOktrZqaUpQJ4LFW": PASSWORD_HASH,
     "$2b$12$rGX0FioDJUD2YvEaHnOh7uwrZz.PUug9IYfblgibyharVFCUJ3uKG": PIN_HASH,
@@ -32,7 +32,9 @@ def cheap(scenario: Scenario) -> Scenario:
 @pytest.mark.parametrize(
     "scenario", load(Path(__file__).parent), ids=lambda scenario: scenario.name
 )
-async def test_scenario(scenario: Scenario, service: RunningService) -> None:
+async def test_scenario_has_the_expected_replies(
+    scenario: Scenario, service: RunningService
+) -> None:
     connection = await asyncpg.connect(service.dsn)
     try:
         async with httpx.AsyncClient(

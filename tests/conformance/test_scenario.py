@@ -1,4 +1,4 @@
-"""The interpreter of the scenarios: what it accepts, and above all what it refuses."""
+"""The interpreter of the scenarios accepts valid replies and refuses all others."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tests.conformance.expectation import difference, faults_difference, header_difference
+from tests.conformance.expectation import difference, errors_difference, header_difference
 from tests.conformance.matchers import Moment
 from tests.conformance.replay import Mismatch, authorization, render, replay
 from tests.conformance.scenario import Caller, Scenario, load
@@ -78,7 +78,9 @@ def moment(**saved: object) -> Moment:
         ("<any>", [None, 0, "", [], {"a": 1}], []),
     ],
 )
-def test_matchers(expected: str, accepted: list[object], refused: list[object]) -> None:
+def test_matcher_accepts_only_its_values(
+    expected: str, accepted: list[object], refused: list[object]
+) -> None:
     for value in accepted:
         assert difference(expected, value, moment()) is None, value
     for value in refused:
@@ -100,7 +102,7 @@ def test_weekend_begins_at_the_reset_hour() -> None:
         (True, True),
     ],
 )
-def test_values_that_are_equal(expected: object, actual: object) -> None:
+def test_equal_values_have_no_difference(expected: object, actual: object) -> None:
     assert difference(expected, actual, moment()) is None
 
 
@@ -128,13 +130,15 @@ def test_values_that_are_equal(expected: object, actual: object) -> None:
         ("a", "A", "body"),
     ],
 )
-def test_values_that_differ(expected: object, actual: object, place: str) -> None:
+def test_different_values_are_reported_with_their_place(
+    expected: object, actual: object, place: str
+) -> None:
     found = difference(expected, actual, moment())
     assert found is not None
     assert place in found
 
 
-def test_only_leaves_other_members_out_of_account() -> None:
+def test_only_ignores_other_members() -> None:
     reply = {"a": 1, "b": {"c": 2, "d": 3}}
     assert difference({"b": {"c": 2}}, reply, moment(), only=True) is None
     assert difference({"b": {"c": 3}}, reply, moment(), only=True) is not None
@@ -164,7 +168,9 @@ def test_only_leaves_other_members_out_of_account() -> None:
         ("x-request-id", "<any>", None, False),
     ],
 )
-def test_headers(name: str, expected: str | None, actual: str | None, same: bool) -> None:
+def test_headers_are_compared(
+    name: str, expected: str | None, actual: str | None, same: bool
+) -> None:
     assert (header_difference(name, expected, actual, moment()) is None) is same
 
 
@@ -172,9 +178,9 @@ FAULT = {"type": "missing", "loc": ["body", "pin"], "msg": "Field required", "in
 OTHER = {"type": "string_type", "loc": ["body", "new_pin"], "msg": "no string"}
 
 
-@pytest.mark.parametrize("faults", [[FAULT], [OTHER], [OTHER, FAULT], [FAULT | {"msg": "else"}]])
-def test_faults_that_pass(faults: list[dict[str, Any]]) -> None:
-    assert faults_difference([FAULT, OTHER], {"detail": faults}) is None
+@pytest.mark.parametrize("errors", [[FAULT], [OTHER], [OTHER, FAULT], [FAULT | {"msg": "else"}]])
+def test_expected_validation_errors_are_accepted(errors: list[dict[str, Any]]) -> None:
+    assert errors_difference([FAULT, OTHER], {"detail": errors}) is None
 
 
 @pytest.mark.parametrize(
@@ -192,11 +198,11 @@ def test_faults_that_pass(faults: list[dict[str, Any]]) -> None:
         [FAULT],
     ],
 )
-def test_faults_that_do_not_pass(body: object) -> None:
-    assert faults_difference([FAULT, OTHER], body) is not None
+def test_other_validation_errors_are_a_difference(body: object) -> None:
+    assert errors_difference([FAULT, OTHER], body) is not None
 
 
-def test_templates() -> None:
+def test_templates_are_filled_in() -> None:
     saved = moment(s1="abc")
     template = {"a": ["/x/{{s1}}/end", "{{today}}", "{{today-7}}", "{{today+1}}"], "b": 1}
     filled = {"a": ["/x/abc/end", "2026-03-07", "2026-02-28", "2026-03-08"], "b": 1}
@@ -206,7 +212,7 @@ def test_templates() -> None:
 
 
 def claims(header: str | None, secret: str = SECRET, alg: str = "HS256") -> dict[str, Any]:
-    """The verified claims of a header; the time at which it is verified is that of the test."""
+    """The claims of a header, verified at the time of the test."""
     assert header is not None
     scheme, _, token = header.partition(" ")
     assert scheme == "Bearer"
@@ -214,7 +220,7 @@ def claims(header: str | None, secret: str = SECRET, alg: str = "HS256") -> dict
     return jwt.decode(token, secret, algorithms=[alg], options=options)
 
 
-def test_callers() -> None:
+def test_callers_have_their_authorization_header() -> None:
     at = int(NOW.timestamp())
     full = {"sub": ACCOUNT, "iat": at, "exp": at + 3600}
     assert authorization("none", SECRET, NOW) is None
@@ -277,14 +283,14 @@ STEP = {"method": "GET", "path": "/", "expect": {"status": 200}}
         {},
     ],
 )
-def test_steps_that_cannot_be_interpreted(step: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_step_is_refused(step: dict[str, Any], tmp_path: Path) -> None:
     document = {"name": "odd", "rows": [], "steps": [STEP, step], "undo": []}
     (tmp_path / "a.json").write_text(json.dumps([document]))
     with pytest.raises(ValueError, match=r"a\.json: odd: step 2: "):
         load(tmp_path)
 
 
-def test_two_scenarios_of_one_name(tmp_path: Path) -> None:
+def test_two_scenarios_with_one_name_are_refused(tmp_path: Path) -> None:
     document = {"name": "same", "rows": [], "steps": [], "undo": []}
     (tmp_path / "a.json").write_text(json.dumps([document]))
     assert [loaded.name for loaded in load(tmp_path)] == ["same"]
@@ -294,7 +300,7 @@ def test_two_scenarios_of_one_name(tmp_path: Path) -> None:
 
 
 class Statements:
-    """Stands for a database: keeps the statements and knows the answers to two queries."""
+    """A fake database that records statements and answers two queries."""
 
     answers: ClassVar[dict[str, list[tuple[int, ...]]]] = {
         "select 120": [(120,)],
@@ -312,7 +318,7 @@ class Statements:
 
 
 async def echo(request: Request) -> Response:
-    """Answers what it was sent, and an id that counts the requests."""
+    """Returns the request, and an id that counts the requests."""
     request.app.state.count += 1
     return JSONResponse(
         {
@@ -363,13 +369,13 @@ def play(client: httpx.AsyncClient) -> Play:
 
 
 def get(path: str = "/echo", **members: Any) -> dict[str, Any]:
-    """A request whose expectation names what is given of status, headers, json, only."""
+    """A request that expects the given status, headers, json and only."""
     named = ("status", "headers", "json", "only")
     expect = {"status": 200} | {name: members.pop(name) for name in named if name in members}
     return {"method": "GET", "path": path, "expect": expect} | members
 
 
-async def test_a_scenario_that_holds(play: Play) -> None:
+async def test_scenario_without_a_difference_passes(play: Play) -> None:
     sent = {"method": "POST", "path": "/echo", "query": {"a": "{{today}}"}}
     await play(
         get(json={"id": "<save:first>", "token": None}, only=True),
@@ -428,7 +434,9 @@ async def test_a_scenario_that_holds(play: Play) -> None:
         ({"check": "select 120, 1", "equals": 120}, "expected one row of one value"),
     ],
 )
-async def test_a_scenario_that_does_not_hold(play: Play, step: dict[str, Any], found: str) -> None:
+async def test_scenario_with_a_difference_fails(
+    play: Play, step: dict[str, Any], found: str
+) -> None:
     with pytest.raises(Mismatch) as raised:
         await play(get(json={"id": "<save:first>"}, only=True), step)
     text = str(raised.value)
@@ -438,7 +446,7 @@ async def test_a_scenario_that_does_not_hold(play: Play, step: dict[str, Any], f
 
 
 @pytest.mark.parametrize("status", [200, 201])
-async def test_undo_runs_whatever_happens(client: httpx.AsyncClient, status: int) -> None:
+async def test_undo_runs_even_after_a_failure(client: httpx.AsyncClient, status: int) -> None:
     database = Statements()
     played = scenario({"sql": "update"}, get(status=status), {"sql": "last"}, rows=("insert",))
     try:

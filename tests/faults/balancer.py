@@ -12,7 +12,7 @@ from typing import Final
 from tests.conftest import free_port
 
 CHECK_SECONDS: Final = 0.1
-PART: Final = 64 * 1024
+PART_BYTES: Final = 64 * 1024
 
 HAPROXY: Final = """
 defaults
@@ -35,7 +35,7 @@ backend instances
 
 
 class Balancer:
-    """Connections go in turn to the instances that say they are ready."""
+    """Forwards connections in turn to the instances whose readiness check passes."""
 
     def __init__(self, ports: list[int]) -> None:
         self._ports = ports
@@ -77,7 +77,7 @@ async def _is_ready(port: int) -> bool:
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
-        while part := await reader.read(PART):
+        while part := await reader.read(PART_BYTES):
             writer.write(part)
             await writer.drain()
     except OSError:

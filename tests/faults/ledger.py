@@ -1,7 +1,7 @@
-"""A family's viewing in plain Python, and a generator that lets families live at random.
+"""A model of a family's viewing in plain Python, and a generator of random requests.
 
-Written from the contract and from nothing of the service, so that both must agree: every answer
-while they live, and every row at the end.
+The model is written from the contract without code of the service. Both must agree in every
+response, and in every row at the end.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ START: Final = datetime(2026, 10, 24, 20, tzinfo=UTC)  # the clocks go back in E
 ZONES: Final = ("UTC", "Europe/Vienna", "America/New_York", "Asia/Kathmandu", "Pacific/Auckland")
 VIEWING: Final = "/api/v1/viewing-time"
 PARENTAL: Final = "/api/v1/parental-controls/profiles"
-TRIES: Final = 500
+MAX_ATTEMPTS: Final = 500
 PAUSE_SECONDS: Final = 0.02
 SETTLE_SECONDS: Final = 0.3
 
 
 @dataclass
 class Session:
-    """Seconds counted, and since when it is paused."""
+    """A viewing session: seconds counted, and since when it is paused."""
 
     seconds: int = 0
     paused: datetime | None = None
@@ -96,13 +96,15 @@ class Model:
 
     def enforcement(self, now: datetime) -> str:
         left = self.remaining(now)
-        words = ((0, "blocked"), (5, "warning_5"), (15, "warning_15"))
-        return next((word for most, word in words if left is not None and left <= most), "allowed")
+        levels = ((0, "blocked"), (5, "warning_5"), (15, "warning_15"))
+        return next(
+            (level for bound, level in levels if left is not None and left <= bound), "allowed"
+        )
 
 
 @dataclass
 class Life:
-    """A child's life at random; each step is one request, compared with the model."""
+    """Random requests of one child and its parent; each response is compared with the model."""
 
     running: Running
     model: Model
@@ -121,12 +123,12 @@ class Life:
             (self.configure, 2),
             (self.look, 2),
         ]
-        chosen = self.random.choices([s for s, _ in steps], [weight for _, weight in steps])
-        await chosen[0]()
+        selected = self.random.choices([s for s, _ in steps], [weight for _, weight in steps])
+        await selected[0]()
 
     async def request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """The answer to what may be sent as often as it takes."""
-        for _ in range(TRIES):
+        """The response to an idempotent request, which is retried after a 503."""
+        for _ in range(MAX_ATTEMPTS):
             answer = await self._once(method, path, body)
             if answer is not None:
                 return answer
@@ -145,7 +147,7 @@ class Life:
         return verdict
 
     async def beat(self) -> None:
-        """One beat, sent until it is acknowledged and at random once more, with one key."""
+        """One heartbeat, retried with one key until it is acknowledged, sometimes once more."""
         session_id = None
         if self.model.sessions and self.random.random() < 0.9:
             recent = [*self.model.sessions][-3:]
@@ -173,8 +175,8 @@ class Life:
             assert await self._acknowledged(body, headers) == expected
 
     async def _acknowledged(self, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-        """The first answer that says the beat was counted: only a failure is blocked at zero."""
-        for _ in range(TRIES):
+        """The first response of a counted heartbeat; a failure is `blocked` with nothing used."""
+        for _ in range(MAX_ATTEMPTS):
             answer = await self.running.client.post(
                 f"{VIEWING}/heartbeat", json=body, headers=headers
             )
@@ -196,7 +198,7 @@ class Life:
             assert ended["total_seconds"] == self.model.sessions[session_id].seconds
 
     async def grant(self) -> None:
-        """One grant: where its fate is unknown, the balance tells, and it is not sent again."""
+        """One grant, without a retry; after a 503 the balance shows whether it was committed."""
         minutes = self.random.choice([15, 30, 60, None])
         path = f"{PARENTAL}/{self.model.family.child}/viewing-time/grant"
         granted = await self._once("POST", path, {"minutes": minutes})
@@ -225,7 +227,7 @@ class Life:
         return stored == (round(day.used / 60, 2), day.unlimited)
 
     async def configure(self) -> None:
-        """Any of the members, with a PIN token as some of them need one."""
+        """Changes random members, with a PIN token, which some of them need."""
         family = self.model.family
         change: dict[str, Any] = {
             "weekday_limit_minutes": self.random.choice([None, 15, 30, 45, 120]),
@@ -268,7 +270,7 @@ async def add_lives(
 
 
 async def live(lives: list[Life], random: Random) -> None:
-    """A step of each, side by side, some time after the last ones."""
+    """Moves the clock, then runs one step of each concurrently."""
     clock = lives[0].running.clock
     clock.fixed += timedelta(seconds=random.choice([30, 30, 30, 60, 290, 301, 3600, 6 * 3600]))
     await asyncio.gather(*(life.step() for life in lives))
@@ -283,7 +285,7 @@ async def cut(connection: Connection) -> None:
 
 
 async def settle(connection: Connection, model: Model) -> None:
-    """Asserts that the tables say of a child what the model says."""
+    """Asserts that the rows of a child are those of the model."""
     child = model.family.child
     sessions = await connection.fetch(
         "select id, total_seconds, paused_at, ended_at is null as is_open "

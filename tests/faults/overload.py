@@ -1,4 +1,4 @@
-"""More than the service can do, and more clients than say anything."""
+"""Overload: more heartbeats than the service can process, and thousands of idle clients."""
 
 import asyncio
 import sys
@@ -23,19 +23,19 @@ GROWTH: Final = 0.05
 P99_MS: Final = 1000.0
 RUSH: Final = Plan(port=0, requests="", connections=3000, seconds=20)
 QUEUE: Final = 300
-# By a network that is slow to answer and batches that are small, some 400 heartbeats a second.
+# With a slow network and small batches the service does about 400 heartbeats a second.
 SLOW: Final = {**SETTINGS, "HEARTBEAT_QUEUE_MAX": "100", "HEARTBEAT_BATCH_MAX": "10"}
 FEW: Final = Plan(port=0, requests="", connections=100, seconds=5)
 FLOOD: Final = Plan(port=0, requests="", connections=500, seconds=20)
 TEN_TIMES: Final = 10.0
-CROWD: Final = min(5000, FILES - 200)  # fewer where few files may be open
+CROWD: Final = min(5000, FILES - 200)  # fewer with a low limit of open files
 CROWD_BYTES: Final = 40 * 1024
 CROWD_VIEWERS: Final = 10
 CROWD_SECONDS: Final = 15.0
-KNOCK: Final = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+REQUEST: Final = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Held(NamedTuple):
+class Resources(NamedTuple):
     """The memory, files, threads and children of a process at one moment."""
 
     bytes: int
@@ -44,50 +44,50 @@ class Held(NamedTuple):
     children: int
 
     @classmethod
-    def by(cls, pid: int) -> "Held":
+    def by(cls, pid: int) -> "Resources":
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         files, threads = (len([*Path(f"/proc/{pid}/{kind}").iterdir()]) for kind in ("fd", "task"))
         return cls(resident_bytes(pid), files, threads, len(children))
 
 
 async def rush(server: Server) -> bool:
-    """Ten times as many heartbeats in flight as may wait; whether it stayed quick and small."""
+    """Ten times as many heartbeats as the queue holds; whether time and memory stay low."""
     async with AsyncExitStack() as parts:
         settings = {**SETTINGS, "HEARTBEAT_QUEUE_MAX": str(QUEUE), "LOG_LEVEL": "ERROR"}
         service = await parts.enter_async_context(served(server.dsn, **settings))
         requests = await _requests(server, parts, RUSH.connections)
-        await _load(service, requests, RUSH, connections=20, seconds=0)  # everybody is known
+        await _load(service, requests, RUSH, connections=20, seconds=0)  # fills the caches
         first = await _load(service, requests, RUSH)
-        warm = Held.by(service.process.pid)
+        warm = Resources.by(service.process.pid)
         second = await _load(service, requests, RUSH)
         normal = await _normal(server, service)
-        growth = Held.by(service.process.pid).bytes / warm.bytes - 1
-        _tell("rush", first, second)
+        growth = Resources.by(service.process.pid).bytes / warm.bytes - 1
+        _print_outcomes("rush", first, second)
         print(f"normal after {normal:.2f} s, memory {growth:+.1%} in the second rush")
         return max(first.p99_ms, second.p99_ms) < P99_MS and growth < GROWTH
 
 
 async def flood(server: Server) -> bool:
-    """Ten times the heartbeats a second that it can do, whatever the answers do."""
+    """Ten times the possible rate of heartbeats, independent of the responses."""
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(server.dsn))
         service = await parts.enter_async_context(served(proxy.dsn, **SLOW, LOG_LEVEL="ERROR"))
         requests = await _requests(server, parts, FLOOD.connections)
         await _load(service, requests, FEW, seconds=0)
         proxy.turn("slow")
-        able = await _load(service, requests, FEW)
-        rate = TEN_TIMES * able.per_second
+        baseline = await _load(service, requests, FEW)
+        rate = TEN_TIMES * baseline.per_second
         first = await _load(service, requests, FLOOD, rate=rate)
-        warm = Held.by(service.process.pid)
+        warm = Resources.by(service.process.pid)
         second = await _load(service, requests, FLOOD, rate=rate)
         normal = await _normal(server, service)
-        growth = Held.by(service.process.pid).bytes / warm.bytes - 1
-        _tell("alone", able)
-        _tell(f"{rate:.0f}/s", first, second)
+        growth = Resources.by(service.process.pid).bytes / warm.bytes - 1
+        _print_outcomes("alone", baseline)
+        _print_outcomes(f"{rate:.0f}/s", first, second)
         print(f"normal after {normal:.2f} s, memory {growth:+.1%} in the second flood")
-        # One in ten is accepted, so that one in a thousand bounds a hundredth of those.
+        # One in ten is accepted, so p99.9 of all bounds p99 of the accepted ones.
         slowest = max(first.p999_ms, second.p999_ms)
-        return able.errors == 0 and slowest < P99_MS and growth < GROWTH
+        return baseline.errors == 0 and slowest < P99_MS and growth < GROWTH
 
 
 async def crowd(server: Server) -> bool:
@@ -98,27 +98,27 @@ async def crowd(server: Server) -> bool:
         connection = await asyncpg.connect(server.dsn)
         parts.callback(connection.terminate)
         viewers = await add_viewers(connection, CROWD_VIEWERS)
-        before = Held.by(service.process.pid)
+        before = Resources.by(service.process.pid)
         idle = []  # a stream without a reference closes its connection
         for _ in range(CROWD):
             reader, writer = await asyncio.open_connection("127.0.0.1", _port(service))
             idle.append((reader, writer))
             parts.callback(writer.transport.abort)
-            writer.write(KNOCK)
+            writer.write(REQUEST)
             await reader.readuntil(b"}")
         async with all_watching(client, viewers):
             await asyncio.sleep(CROWD_SECONDS)
         for viewer in viewers:
             await viewer.settle(connection)
-        held = Held.by(service.process.pid)
-        each = (held.bytes - before.bytes) / CROWD
+        after = Resources.by(service.process.pid)
+        each = (after.bytes - before.bytes) / CROWD
         took = sorted(answer.took * 1000 for viewer in viewers for answer in viewer.answers)
         p99 = percentile(took, 99)
         print(
-            f"{held.files - before.files} connections, {each / 1024:.1f} KiB each; "
+            f"{after.files - before.files} connections, {each / 1024:.1f} KiB each; "
             f"{len(took)} heartbeats meanwhile, p99 {p99:.0f} ms"
         )
-        return held.files - before.files >= CROWD and each < CROWD_BYTES and p99 < P99_MS
+        return after.files - before.files >= CROWD and each < CROWD_BYTES and p99 < P99_MS
 
 
 async def _normal(server: Server, service: RunningService) -> float:
@@ -133,7 +133,7 @@ async def _normal(server: Server, service: RunningService) -> float:
         return time.monotonic() - begun
 
 
-def _tell(name: str, *outcomes: Outcome) -> None:
+def _print_outcomes(name: str, *outcomes: Outcome) -> None:
     for outcome in outcomes:
         print(
             f"{name}: {outcome.per_second:.0f} answers/s, {outcome.errors} of "

@@ -9,21 +9,21 @@ from urllib.parse import parse_qs, urlsplit
 Mode = Literal["ok", "slow", "black hole", "reset"]
 
 SLOW_SECONDS: Final = 0.05
-PART: Final = 64 * 1024
+PART_BYTES: Final = 64 * 1024
 
 
 class Proxy:
     """Forwards connections on a port of 127.0.0.1 to the socket of a PostgreSQL.
 
-    `ok` forwards, `slow` waits 50 ms before each part, `black hole` takes connections and bytes
-    and gives nothing back, `reset` cuts every connection off. A change holds for open connections
-    too; what fell into the black hole stays lost, and its connection never works again.
+    `ok` forwards, `slow` waits 50 ms before each part, `black hole` accepts connections and drops
+    all bytes, `reset` closes every connection. A change also applies to open connections; one that
+    has lost bytes in the black hole stays silent.
     """
 
     def __init__(self, dsn: str) -> None:
-        where = parse_qs(urlsplit(dsn).query)
-        self._socket = f"{where['host'][0]}/.s.PGSQL.{where['port'][0]}"
-        self._name = f"{where['user'][0]}@127.0.0.1"
+        query = parse_qs(urlsplit(dsn).query)
+        self._socket = f"{query['host'][0]}/.s.PGSQL.{query['port'][0]}"
+        self._name = f"{query['user'][0]}@127.0.0.1"
         self._database = urlsplit(dsn).path
         self._mode: Mode = "ok"
         self._writers: set[asyncio.StreamWriter] = set()
@@ -32,11 +32,11 @@ class Proxy:
 
     @property
     def dsn(self) -> str:
-        """The same database, by way of the proxy."""
+        """The URL of the same database through the proxy."""
         return f"postgresql://{self._name}:{self.port}{self._database}"
 
     def turn(self, mode: Mode) -> None:
-        """Makes the network behave otherwise from now on."""
+        """Changes the behaviour of the network."""
         self._mode = mode
         if mode == "reset":
             for writer in [*self._writers]:
@@ -67,9 +67,9 @@ class Proxy:
                 each.transport.abort()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Raises ConnectionError when one side closes, so that both do."""
+        """Raises ConnectionError when one side closes, so that the other is closed too."""
         lost = False
-        while part := await reader.read(PART):
+        while part := await reader.read(PART_BYTES):
             if self._mode == "slow":
                 await asyncio.sleep(SLOW_SECONDS)
             lost = lost or self._mode == "black hole"
@@ -86,7 +86,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxied(dsn: str) -> AsyncIterator[Proxy]:
-    """A proxy before the PostgreSQL at `dsn`, whose host is the directory of its socket."""
+    """A proxy in front of the PostgreSQL at `dsn`, whose host is the directory of its socket."""
     proxy = Proxy(dsn)
     server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]

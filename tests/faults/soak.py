@@ -1,8 +1,8 @@
-"""`python -m tests.faults.soak MINUTES [SEED]`: a real process, a fault every five seconds.
+"""`python -m tests.faults.soak MINUTES [SEED]`: a service process with a fault every five seconds.
 
-Beside it, on the same database, an instance in this process whose clock runs fast: families live
-there at random. At the end the tables must hold what was acknowledged and what the model says, and
-the process must be no larger than it was. Then overload.
+An instance in this process, whose clock runs fast, gets random requests of families in the same
+database. At the end the tables must hold every acknowledged heartbeat and the rows of the model,
+and the process must not use more memory than before. Overload follows.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from service import settings
 from tests.conftest import in_process, served
 from tests.family import SECRET
 from tests.faults.ledger import Life, add_lives, live, settle
-from tests.faults.overload import Held, crowd, flood, rush
+from tests.faults.overload import Resources, crowd, flood, rush
 from tests.faults.proxy import proxied
 from tests.faults.test_faults import (
     SERVICE,
@@ -67,7 +67,7 @@ def faults(scene: Scene) -> list[Callable[[], Fault]]:
 
 
 async def soak(server: Server, minutes: float, seed: int) -> bool:
-    """Faults of up to three seconds; whether every promise was kept."""
+    """Faults of up to three seconds; returns whether memory and connections stayed in bounds."""
     random = Random(seed)
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(server.dsn))
@@ -88,8 +88,8 @@ async def soak(server: Server, minutes: float, seed: int) -> bool:
                 recoveries.append(await _one_fault(scene, random))
                 await asyncio.sleep(next_at - time.monotonic())
                 if before is None and time.monotonic() > warm:
-                    before = Held.by(pid)
-        after = Held.by(pid)
+                    before = Resources.by(pid)
+        after = Resources.by(pid)
         before = before or after
         async with scene.connection() as connection:
             for viewer in scene.viewers:
@@ -98,7 +98,7 @@ async def soak(server: Server, minutes: float, seed: int) -> bool:
                 await settle(connection, life.model)
             count = f"select count(*) from pg_stat_activity where {SERVICE}"
             held: int = await connection.fetchval(count)
-        _tell(scene.viewers, recoveries)
+        _print_summary(scene.viewers, recoveries)
         print(
             f"{len(lives)} lives until {lives[0].now:%Y-%m-%d}, "
             f"{sum(life.model.counted for life in lives) // 30} beats counted, "
@@ -111,16 +111,16 @@ async def soak(server: Server, minutes: float, seed: int) -> bool:
 
 @asynccontextmanager
 async def all_living(lives: list[Life], random: Random) -> AsyncIterator[None]:
-    """Lets families live while the block runs, and waits for their last step."""
+    """Sends random requests while the block runs, and waits for the last ones."""
     stop = asyncio.Event()
 
-    async def go_on() -> None:
+    async def keep_living() -> None:
         while not stop.is_set():
             await live(lives, random)
             await asyncio.sleep(REST_SECONDS)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(go_on())
+        group.create_task(keep_living())
         try:
             yield
         finally:
@@ -128,7 +128,7 @@ async def all_living(lives: list[Life], random: Random) -> AsyncIterator[None]:
 
 
 async def _one_fault(scene: Scene, random: Random) -> float:
-    """Seconds until every viewer was counted again after it."""
+    """Seconds from the end of a random fault until every viewer was counted again."""
     async with random.choice(faults(scene))():
         await asyncio.sleep(random.uniform(0.1, 3))
     ended = time.monotonic()
@@ -139,7 +139,7 @@ async def _one_fault(scene: Scene, random: Random) -> float:
     return slowest
 
 
-def _tell(viewers: list[Viewer], recoveries: list[float]) -> None:
+def _print_summary(viewers: list[Viewer], recoveries: list[float]) -> None:
     print(
         f"{len(recoveries)} faults, {sum(v.acknowledged for v in viewers)} beats counted, "
         f"{sum(v.unknown for v in viewers)} unknown, slowest {max(v.worst for v in viewers):.2f} s,"
@@ -151,13 +151,13 @@ async def main(minutes: float, seed: int) -> bool:
     print(f"{minutes:g} minutes, seed {seed}", flush=True)
     allow_open_files()
     async with server_of_its_own() as server:
-        kept = [await soak(server, minutes, seed)]
-        kept += [await overload(server) for overload in (rush, flood, crowd)]
-    return all(kept)
+        results = [await soak(server, minutes, seed)]
+        results += [await overload(server) for overload in (rush, flood, crowd)]
+    return all(results)
 
 
 if __name__ == "__main__":
-    # The instance in this process would tell of every fault.
+    # The instance in this process logs every fault.
     logging.getLogger().addHandler(logging.NullHandler())
-    chosen = int(sys.argv[2]) if len(sys.argv) > 2 else SystemRandom().randrange(10**9)
-    sys.exit(0 if asyncio.run(main(float(sys.argv[1]), chosen)) else 1)
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else SystemRandom().randrange(10**9)
+    sys.exit(0 if asyncio.run(main(float(sys.argv[1]), seed)) else 1)

@@ -35,11 +35,11 @@ from tests.faults.proxy import Mode, Proxy, proxied
 from tests.faults.watching import BALANCE, Viewer, add_viewers, all_watching, client_of
 
 TIMEOUT_SECONDS: Final = 1.0
-# For the scheduler of a busy machine, on top of what is promised.
+# Allowed on top of the promised times, for the scheduler of a busy machine.
 SLACK_SECONDS: Final = 1.0
 RECOVERY_SECONDS: Final = 4.0
 TRUTH_SECONDS: Final = 5.0
-# Readiness falls within 3 seconds: the service looks once a second and waits 2 for an answer.
+# Readiness fails within 3 seconds: the service checks once a second, with a time-out of 2.
 LONG_SECONDS: Final = 3.5
 FALL_SECONDS: Final = 3.0
 SHORT_SECONDS: Final = 1.5
@@ -54,7 +54,7 @@ SERVICE: Final = "application_name like 'viewing-time%'"
 
 
 class Server:
-    """A PostgreSQL that a test may hurt, with a migrated database in it."""
+    """A PostgreSQL that a test may stop or break, with a migrated database in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Server:
         self._running = ExitStack()
 
     async def start(self) -> None:
-        """Starts it, at the same address each time; what it has committed survives a crash."""
+        """Starts it, at the same address each time; committed rows survive a crash."""
         options = {"synchronous_commit": "on"}
         started = embedded_postgres(self.folder, durable=False, options=options, database="hurt")
         self.dsn = await asyncio.to_thread(self._running.enter_context, started)
@@ -103,7 +103,7 @@ class Probe:
 
 @dataclass
 class Scene:
-    """A service, the server behind it, the network between them, and who watches."""
+    """A service, its PostgreSQL, the proxy between them, the probes and the viewers."""
 
     server: Server
     proxy: Proxy
@@ -113,7 +113,7 @@ class Scene:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Around the proxy, as the superuser."""
+        """A connection of the superuser that bypasses the proxy."""
         opened = await asyncpg.connect(self.server.dsn)
         try:
             yield opened
@@ -121,7 +121,7 @@ class Scene:
             opened.terminate()
 
     async def probe(self, path: str, headers: dict[str, str]) -> None:
-        """Asks again and again, until it is cancelled."""
+        """Sends requests in a loop until it is cancelled."""
         while True:
             sent = time.monotonic()
             status = (await self.client.get(path, headers=headers)).status_code
@@ -129,7 +129,7 @@ class Scene:
             await asyncio.sleep(0.05)
 
     async def recovered(self, since: float, *, ready: bool = False) -> None:
-        """Waits until every viewer has been counted again, and the service is found `ready`."""
+        """Waits until every viewer has been counted again; with `ready`, also for readiness."""
         while time.monotonic() < since + RECOVERY_SECONDS:
             counted = all(
                 any(a.is_counted and a.sent > since for a in viewer.answers)
@@ -140,14 +140,14 @@ class Scene:
             await asyncio.sleep(0.05)
 
     def answers(self, path: str, status: int, since: float) -> list[float]:
-        """When after `since` a path was answered with a status."""
+        """The seconds after `since` at which a path was answered with this status."""
         ends = ((p.sent + p.took, p) for p in self.probes if p.path.startswith(path))
         return [end - since for end, p in ends if p.status == status and end > since]
 
 
 @pytest.fixture(scope="module")
-async def place() -> AsyncIterator[Scene]:
-    """One service for every fault of this module: it never starts again."""
+async def shared_scene() -> AsyncIterator[Scene]:
+    """One service for every fault of this module; it is not restarted."""
     async with AsyncExitStack() as parts:
         server = await parts.enter_async_context(server_of_its_own())
         admin = await asyncpg.connect(server.dsn)
@@ -162,10 +162,10 @@ async def place() -> AsyncIterator[Scene]:
 
 
 @pytest.fixture
-async def scene(place: Scene) -> Scene:
-    async with place.connection() as connection:
+async def scene(shared_scene: Scene) -> Scene:
+    async with shared_scene.connection() as connection:
         viewers = await add_viewers(connection, VIEWERS)
-    return Scene(place.server, place.proxy, place.client, [], viewers)
+    return Scene(shared_scene.server, shared_scene.proxy, shared_scene.client, [], viewers)
 
 
 Fault = AbstractAsyncContextManager[None]
@@ -174,7 +174,7 @@ Fault = AbstractAsyncContextManager[None]
 async def survive(
     scene: Scene, fault: Fault, *, ready_falls: bool, seconds: float | None = None
 ) -> None:
-    """Lets a fault happen to a service under load, and checks every promise."""
+    """Runs a service under load through a fault, and checks every promise."""
     seconds = seconds or (LONG_SECONDS if ready_falls else SHORT_SECONDS)
     bearer = scene.viewers[0].family.bearer
     paths = (f"{BALANCE}/{scene.viewers[0].family.child}", "/health/ready", "/health/live")
@@ -205,8 +205,8 @@ async def survive(
     assert ready <= TRUTH_SECONDS
     assert bool(fell and fell[0] <= FALL_SECONDS + SLACK_SECONDS) or not ready_falls
     for probe in scene.probes:
-        most = 0.0 if probe.path.startswith("/health") else TIMEOUT_SECONDS
-        assert probe.took <= most + SLACK_SECONDS, probe
+        maximum = 0.0 if probe.path.startswith("/health") else TIMEOUT_SECONDS
+        assert probe.took <= maximum + SLACK_SECONDS, probe
         assert probe.status == 200 or (probe.status == 503 and probe.path != "/health/live"), probe
     async with scene.connection() as connection:
         for viewer in scene.viewers:
@@ -221,7 +221,7 @@ async def network(proxy: Proxy, mode: Mode) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("mode", ["black hole", "reset"])
-async def test_a_network_that_fails(scene: Scene, mode: Mode) -> None:
+async def test_network_failure(scene: Scene, mode: Mode) -> None:
     await survive(scene, network(scene.proxy, mode), ready_falls=True)
 
 
@@ -299,7 +299,7 @@ async def statements(scene: Scene, begin: str, end: str) -> AsyncIterator[None]:
             await connection.execute(end)
 
 
-async def test_too_many_connections(scene: Scene) -> None:
+async def test_server_without_free_connections(scene: Scene) -> None:
     fault = statements(
         scene,
         "alter role player connection limit 0; "
@@ -309,7 +309,7 @@ async def test_too_many_connections(scene: Scene) -> None:
     await survive(scene, fault, ready_falls=True)
 
 
-async def test_a_full_disk(scene: Scene) -> None:
+async def test_full_disk(scene: Scene) -> None:
     fault = statements(
         scene,
         "create function full_disk() returns trigger language plpgsql as $$ begin "
@@ -322,7 +322,7 @@ async def test_a_full_disk(scene: Scene) -> None:
     assert sum(viewer.unknown for viewer in scene.viewers) > 0
 
 
-async def test_a_session_that_is_locked_for_ten_seconds(scene: Scene) -> None:
+async def test_session_locked_for_ten_seconds_delays_no_other(scene: Scene) -> None:
     locked, *others = scene.viewers
     fault = statements(
         scene,
@@ -338,7 +338,7 @@ async def test_a_session_that_is_locked_for_ten_seconds(scene: Scene) -> None:
         assert len(held_up) <= len(viewer.answers) / 20
 
 
-async def test_a_table_that_is_locked(scene: Scene) -> None:
+async def test_locked_table(scene: Scene) -> None:
     fault = statements(
         scene, "begin; lock table viewing_time_balances in access exclusive mode", "rollback"
     )
@@ -356,12 +356,12 @@ async def copy(tables: tuple[str, ...], source: Connection, target: Connection) 
         await target.copy_records_to_table(table, records=[tuple(row) for row in rows])
 
 
-async def reads_only(connection: Connection, word: str) -> None:
-    await connection.execute(f"alter system set default_transaction_read_only = {word}")
+async def reads_only(connection: Connection, value: str) -> None:
+    await connection.execute(f"alter system set default_transaction_read_only = {value}")
     await connection.execute("select pg_reload_conf()")
     await eventually(
         lambda: connection.fetchval(
-            "select current_setting('default_transaction_read_only') = $1", word
+            "select current_setting('default_transaction_read_only') = $1", value
         )
     )
 
@@ -371,7 +371,7 @@ async def handover(old: Connection, new: Connection, before: Proxy) -> AsyncIter
     """A planned failover: the old server becomes read-only, then the new one takes over."""
     await reads_only(old, "on")
     yield
-    await _take_over(old, new)
+    await _promote(old, new)
 
 
 @asynccontextmanager
@@ -379,10 +379,10 @@ async def failover(old: Connection, new: Connection, before: Proxy) -> AsyncIter
     """The old server does not respond any more, and the new one takes over."""
     before.turn("black hole")
     yield
-    await _take_over(old, new)
+    await _promote(old, new)
 
 
-async def _take_over(old: Connection, new: Connection) -> None:
+async def _promote(old: Connection, new: Connection) -> None:
     async with new.transaction():
         await new.execute("set transaction read write")
         await copy(COUNTED, old, new)
@@ -390,7 +390,7 @@ async def _take_over(old: Connection, new: Connection) -> None:
 
 
 @pytest.mark.parametrize("change", [handover, failover])
-async def test_another_server_takes_over(change: Callable[..., Fault]) -> None:
+async def test_handover_and_failover_to_another_server(change: Callable[..., Fault]) -> None:
     async with AsyncExitStack() as parts:
         servers = [await parts.enter_async_context(server_of_its_own()) for _ in range(2)]
         proxies = [await parts.enter_async_context(proxied(s.dsn)) for s in servers]
@@ -398,7 +398,7 @@ async def test_another_server_takes_over(change: Callable[..., Fault]) -> None:
         for connection in (old, new):
             parts.callback(connection.terminate)
         if change is handover and old.get_server_version().major < 14:
-            pytest.skip("PostgreSQL 13 does not tell who connects that it takes no writes")
+            pytest.skip("PostgreSQL 13 does not report to clients that it is read-only")
         viewers = await add_viewers(old, VIEWERS)
         await copy(TABLES, old, new)
         await reads_only(new, "on")

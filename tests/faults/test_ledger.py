@@ -1,4 +1,4 @@
-"""The tables, a model in plain Python and the sum of all answers say the same."""
+"""The tables, a model in plain Python and all responses agree."""
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
@@ -20,7 +20,9 @@ from tests.faults.ledger import ZONES, Model, add_lives, cut, live, settle
 
 
 @pytest.mark.parametrize("seed", [1, 2, pytest.param(SystemRandom().randrange(10**9), id="any")])
-async def test_random_lives(running: Running, connection: Connection, seed: int) -> None:
+async def test_random_requests_have_the_results_of_the_model(
+    running: Running, connection: Connection, seed: int
+) -> None:
     print(f"seed {seed}")
     random = Random(seed)
     lives = await add_lives(running, connection, random, families=6)
@@ -34,7 +36,7 @@ async def test_random_lives(running: Running, connection: Connection, seed: int)
     assert sum(life.repeats for life in lives) > 0
 
 
-# A busy machine is slow now and then, and examples found once belong in a test.
+# No deadline, because a machine can be slow. No database, because found examples become tests.
 steady = settings(deadline=None, database=None)
 limits = st.none() | st.integers(1, 32).map(lambda quarters: quarters * 15)
 configurations = st.builds(
@@ -50,7 +52,7 @@ def modelled(configuration: Configuration) -> Model:
 
 @steady
 @given(configurations, instants)
-def test_the_viewing_day_is_the_models(configuration: Configuration, now: datetime) -> None:
+def test_viewing_day_is_that_of_the_model(configuration: Configuration, now: datetime) -> None:
     model, day = modelled(configuration), rules.viewing_day(configuration, now)
     assert day == model.today(now)
     assert rules.limit_minutes(configuration, day) == model.limit(now)
@@ -67,7 +69,7 @@ def test_the_next_reset_is_the_end_of_the_day(configuration: Configuration, now:
 
 
 class Evening(RuleBasedStateMachine):
-    """A child watches while the clock runs and a parent changes their mind."""
+    """A child watches, time passes, and a parent changes the configuration."""
 
     @initialize(configuration=configurations, now=instants)
     def begin(self, configuration: Configuration, now: datetime) -> None:
@@ -106,12 +108,12 @@ class Evening(RuleBasedStateMachine):
         self.model.day(self.now).unlimited = True
 
     @invariant()
-    def both_say_the_same(self) -> None:
+    def rules_and_model_agree(self) -> None:
         limit = rules.limit_minutes(self.configuration, self.day)
         used = self.used.get(self.day, 0)
-        judged = rules.decide(limit, used, self.day in self.override)
-        assert judged.enforcement == self.model.enforcement(self.now)
-        left = judged.remaining_seconds
+        decision = rules.decide(limit, used, self.day in self.override)
+        assert decision.enforcement == self.model.enforcement(self.now)
+        left = decision.remaining_seconds
         assert (None if left is None else round(left / 60, 2)) == self.model.remaining(self.now)
 
 

@@ -16,14 +16,14 @@ from tests.family import Family, add_family, session_seconds, used_seconds
 BEAT: Final = "/api/v1/viewing-time/heartbeat"
 BALANCE: Final = "/api/v1/viewing-time/balance"
 PAUSE_SECONDS: Final = 0.03
-PATIENCE_SECONDS: Final = 30.0
+MAX_WAIT_SECONDS: Final = 30.0
 # A request whose connection is refused or breaks without a response is sent again, as players do.
 LIMITS: Final = httpx.Limits(max_keepalive_connections=None, max_connections=None)
 
 
 @dataclass
 class Answer:
-    """One heartbeat: when it was sent, how long it took (seconds), what came back."""
+    """One heartbeat: when it was sent, its seconds, its status and whether it was counted."""
 
     sent: float
     took: float
@@ -33,10 +33,10 @@ class Answer:
 
 @dataclass
 class Viewer:
-    """A child without a limit whose player beats without rest, so `blocked` means `unknown`.
+    """A child without a limit, whose player sends heartbeats without pause; `blocked` is a failure.
 
-    With `keyed`, each beat has an idempotency key, and one that was not acknowledged is repeated
-    until it is; without, it is given up.
+    With `keyed`, each heartbeat has an idempotency key and is retried until it is acknowledged.
+    Without, it is not retried, and a failed one counts as unknown.
     """
 
     family: Family
@@ -45,7 +45,7 @@ class Viewer:
     acknowledged: int = 0
     unknown: int = 0
     answers: list[Answer] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     worst: float = 0.0
     _key: str = ""
 
@@ -61,7 +61,7 @@ class Viewer:
             return
         self._note(sent, response.status_code, response.json(), response.text)
 
-    def _note(self, sent: float, status: int, verdict: dict[str, Any], said: str) -> None:
+    def _note(self, sent: float, status: int, verdict: dict[str, Any], text: str) -> None:
         is_counted = verdict.get("enforcement") == "allowed"
         took = time.monotonic() - sent
         self.answers.append(Answer(sent, took, status, is_counted))
@@ -72,7 +72,7 @@ class Viewer:
         elif verdict.get("enforcement") == "blocked" and not self.keyed:
             self.unknown += 1
         elif verdict.get("enforcement") != "blocked" and status != 503:
-            self.faults.append(f"{status} {said}")
+            self.errors.append(f"{status} {text}")
         if is_counted or not self.keyed:
             self._key = ""
 
@@ -80,13 +80,13 @@ class Viewer:
         while not stop.is_set():
             await self.beat(client)
             await asyncio.sleep(PAUSE_SECONDS)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(MAX_WAIT_SECONDS):
             while self.keyed and self._key:
                 await self.beat(client)
 
     async def settle(self, connection: Connection) -> None:
-        """Asserts that the tables hold what was acknowledged, and at most what is unknown."""
-        assert self.faults == []
+        """Asserts that the tables hold all acknowledged heartbeats, plus at most the unknown."""
+        assert self.errors == []
         seconds = await session_seconds(connection, self.family.child)
         assert await used_seconds(connection, self.family.child) == seconds
         assert self.acknowledged * 30 <= seconds <= (self.acknowledged + self.unknown) * 30
@@ -100,26 +100,26 @@ class Viewer:
         )
 
     def forget(self, before: float) -> None:
-        """Keeps only the answers to what was sent since."""
+        """Removes the answers to heartbeats that were sent before."""
         self.answers = [answer for answer in self.answers if answer.sent >= before]
 
 
 async def add_viewers(connection: Connection, count: int) -> list[Viewer]:
-    """Every second one with idempotency keys."""
+    """Adds viewers; every second one has idempotency keys."""
     families = [await add_family(connection, limit=None) for _ in range(count)]
     return [Viewer(family, keyed=n % 2 == 0) for n, family in enumerate(families)]
 
 
 @asynccontextmanager
 async def client_of(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that waits longer than any answer may take."""
+    """A client with a time-out that is longer than any response may take."""
     async with httpx.AsyncClient(base_url=url, limits=LIMITS, timeout=20) as client:
         yield client
 
 
 @asynccontextmanager
 async def all_watching(client: httpx.AsyncClient, viewers: list[Viewer]) -> AsyncIterator[None]:
-    """Lets them watch while the block runs, and waits until each knows of its last beat."""
+    """Viewers watch while the block runs; then waits until their last heartbeats are answered."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for viewer in viewers:

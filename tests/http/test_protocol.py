@@ -134,7 +134,7 @@ class Peer:
 
 
 async def settled(condition: Callable[[], bool]) -> None:
-    """Runs the event loop until a condition holds, for `TURNS` turns at maximum."""
+    """Runs the event loop until a condition holds, for `TURNS` turns at most."""
     for _ in range(TURNS):
         if condition():
             return
