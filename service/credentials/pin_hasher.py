@@ -147,7 +147,7 @@ class PinHasher:
         """The seconds until a worker is free for one more turn.
 
         A turn is expected to take the average of the past turns. A running hash is expected to need
-        the average again, or as long as it has run if that is longer. It occupies its worker even
+        that time, or as long again as it has run if that is longer. It occupies its worker even
         after its request was cancelled.
         """
         now = time.monotonic()

@@ -86,7 +86,7 @@ class HeartbeatQueue:
         """Whether a probe may start: one at a time, with a pause after each."""
         return bool(self._suspect) and not self._is_probing
 
-    def may_probe(self) -> None:
+    def end_pause(self) -> None:
         """Ends the pause after a probe."""
         self._is_probing = False
 

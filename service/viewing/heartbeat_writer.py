@@ -138,7 +138,7 @@ class HeartbeatWriter(BatchWriter):
             connection.terminate()
 
     def _probe_again(self) -> None:
-        self._queue.may_probe()
+        self._queue.end_pause()
         if self._idle:
             self._wake()
 
