@@ -63,7 +63,11 @@ class Worker:
         self._process = await asyncio.create_subprocess_exec(
             *COMMAND, stdin=PIPE, stdout=PIPE, env=environment, start_new_session=True
         )
-        await self.hash(b"", bcrypt.gensalt(4))
+        try:
+            await self.hash(b"", bcrypt.gensalt(4))
+        except BaseException:
+            await self.stop()  # a late answer would be taken for that of the next hash
+            raise
 
     async def hash(self, secret: bytes, salt: bytes) -> bytes:
         """The bcrypt hash; raises one of LOST."""
@@ -200,7 +204,8 @@ class PinHasher:
             except LOST:
                 self.restarts += 1
                 logger.warning("pin_worker_lost", extra={"fields": {"restarts": self.restarts}})
-                await worker.start()
+                with suppress(*LOST):  # the next hash finds the worker lost
+                    await worker.start()
             else:
                 self.hashed += 1
                 job.turn.seconds += time.monotonic() - started_at

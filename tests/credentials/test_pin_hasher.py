@@ -14,6 +14,7 @@ from pathlib import Path
 
 import bcrypt
 import pytest
+import uvloop
 
 from service.credentials import pin_hasher
 from service.credentials.pin_hasher import PinHasher
@@ -236,6 +237,38 @@ async def test_an_idle_worker_that_was_killed_is_replaced_at_the_next_turn() -> 
             await eventually(lambda: not processes.pids())
             assert await verify(hasher, PIN, FAST) is True
             assert hasher.restarts == restarts
+
+
+def test_an_idle_worker_that_was_killed_is_replaced_on_uvloop_too() -> None:
+    uvloop.run(test_an_idle_worker_that_was_killed_is_replaced_at_the_next_turn())
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/nowhere"])
+async def test_a_worker_that_cannot_be_replaced_is_an_overload(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started() as (hasher, processes):
+        with monkeypatch.context() as broken:
+            broken.setattr(pin_hasher, "COMMAND", [program])
+            (worker,) = processes.pids()
+            os.kill(worker, signal.SIGKILL)
+            for _ in range(2):
+                with pytest.raises(Overloaded):
+                    await verify(hasher, PIN, FAST)
+        assert await verify(hasher, PIN, FAST) is True
+
+
+async def test_a_late_answer_is_not_taken_for_that_of_the_next_hash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with started() as (hasher, _):
+        with monkeypatch.context() as slow:
+            slow.setattr(pin_hasher, "MAX_SECONDS", 0.001)
+            with pytest.raises(Overloaded):
+                await verify(hasher, PIN, BUSY)
+        assert await verify(hasher, PIN, FAST) is True
+        with hasher.admit() as turn:
+            assert bcrypt.checkpw(PIN.encode(), (await turn.hash(PIN)).encode())
 
 
 async def test_a_second_lost_worker_fails_the_request_and_the_next_succeeds() -> None:
