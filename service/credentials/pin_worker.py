@@ -8,12 +8,23 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Final
 
 import bcrypt
 
 AUTOGROUP: Final = "/proc/self/autogroup"
 MAX_GROUP_TRIES: Final = 50
+
+
+def close_inherited() -> None:
+    """Closes all files except the standard streams; uvloop starts a process with inherited ones."""
+    with os.scandir("/dev/fd") as entries:
+        descriptors = [int(entry.name) for entry in entries]
+    for descriptor in descriptors:
+        if descriptor > 2:
+            with suppress(OSError):  # that of the listing is closed
+                os.close(descriptor)
 
 
 def lower_priority() -> None:
@@ -52,5 +63,6 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    close_inherited()
     lower_priority()
     serve()

@@ -426,12 +426,13 @@ from tests.conftest import ROOT, served
 from tests.eventually import eventually
 
 async def serve():
-    with socket.create_server(("127.0.0.1", 0)):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.set_inheritable(True)
         await PinHasher(workers=1, rounds=4).start()
         print("started", flush=True)
         await asyncio.sleep(60)
 
-asyncio.run(serve())
+uvloop.run(serve())
 """
 
 
