@@ -65,7 +65,7 @@ async def _fetched(url: str) -> bytes:
 
     # Without compression, a small response cannot become a large document.
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-    document = b""
+    document = bytearray()
     try:
         async with asyncio.timeout(FETCH_SECONDS):
             context = await asyncio.to_thread(ssl.create_default_context)  # takes 50 ms
@@ -79,12 +79,13 @@ async def _fetched(url: str) -> bytes:
                     document += part
                     if len(document) > MAX_DOCUMENT_BYTES:
                         break
+                    await asyncio.sleep(0)  # one read can return ten thousand chunks
     except TimeoutError as error:
         raise Unreadable(f"its URL did not respond in {FETCH_SECONDS:g} seconds") from error
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:
         # The last two: proxies of the environment that httpx cannot use.
         raise Unreadable(f"{type(error).__name__}: {error}") from error
-    return document
+    return bytes(document)
 
 
 def _content(path: Path) -> bytes:

@@ -376,6 +376,31 @@ async def test_a_response_that_arrives_byte_by_byte_meets_the_deadline(
         assert await reading is False
 
 
+async def test_a_response_in_small_chunks_does_not_block_the_event_loop(
+    settings: Settings, platform: Platform
+) -> None:
+    document = platform.document()
+    turns = 0
+
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.writelines(b"1\r\n%c\r\n" % byte for byte in document + b" " * 5_000)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        nonlocal turns
+        closed = asyncio.create_task(reader.read())  # the request, until the client closes
+        while not closed.done():
+            await asyncio.sleep(0)
+            turns += 1
+        writer.close()
+
+    async with await asyncio.start_server(send, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        assert len(await jwks.read_published(replace(settings, jwt_jwks_url=url))) == 1
+        await eventually(lambda: turns)
+    assert turns > 5_000
+
+
 async def test_a_key_published_during_a_reading_is_found_by_the_next(
     trusting: Trusting, platform: Platform, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
