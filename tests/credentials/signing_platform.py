@@ -1,4 +1,4 @@
-"""A platform that signs tokens with keys of its own and publishes them over HTTP."""
+"""A platform that signs tokens with its own keys and publishes them over HTTP."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 
 @cache
 def private_key(algorithm: str, number: int = 0, bits: int = 2048) -> PrivateKey:
-    """A key for an algorithm; another number is another key."""
+    """A key for an algorithm; each number has its own key."""
     if algorithm == "RS256":
         return rsa.generate_private_key(65537, bits)
     if algorithm == "ES256":
@@ -29,13 +29,13 @@ def private_key(algorithm: str, number: int = 0, bits: int = 2048) -> PrivateKey
 
 
 def jwk(algorithm: str, key: Any, **members: Any) -> dict[str, Any]:
-    """The JWK of a public key, or of a private one."""
+    """The JWK of a public or private key."""
     encoded: dict[str, Any] = get_default_algorithms()[algorithm].to_jwk(key, as_dict=True)
     return {**encoded, **members}
 
 
 class Platform:
-    """Its published keys by id; `answer`, when set, is sent in place of them."""
+    """Published keys by id; `answer`, if set, is sent instead of them."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
@@ -80,7 +80,7 @@ class Platform:
             await reader.readuntil(b"\r\n\r\n")
             self.readings += 1
             if self.is_hanging:
-                await reader.read()  # until the client has had enough
+                await reader.read()  # until the client closes the connection
                 return
             body = self.document() if self.answer is None else self.answer
             head = f"HTTP/1.1 {self.status}\r\n{self.headers}Content-Length: {len(body)}\r\n\r\n"
@@ -90,7 +90,7 @@ class Platform:
 
 @asynccontextmanager
 async def publishing(platform: Platform) -> AsyncIterator[Platform]:
-    """Serves what a platform publishes, on its port or on a free one."""
+    """Serves the keys of a platform on its port, or on a free one."""
     async with await asyncio.start_server(platform.reply, "127.0.0.1", platform.port) as server:
         platform.port = server.sockets[0].getsockname()[1]
         yield platform

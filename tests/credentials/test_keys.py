@@ -25,7 +25,7 @@ from tests.family import PIN, SECRET, Family, bearer
 
 STATUS = "/api/v1/parental-controls/pin/status"
 OLD = "a secret from before, long enough for HS256"
-OFTEN = 0.02
+REFRESH_SECONDS = 0.02
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def accepts(running: Running, headers: dict[str, str]) -> bool:
 
 
 def forged(header: dict[str, Any], family: Family, key: bytes) -> dict[str, str]:
-    """The header with a token of the account, signed with HMAC whatever its algorithm claims."""
+    """The header with a token of the account, signed with HMAC for any algorithm in its header."""
 
     def part(content: bytes) -> bytes:
         return base64.urlsafe_b64encode(content).rstrip(b"=")
@@ -73,7 +73,7 @@ def forged(header: dict[str, Any], family: Family, key: bytes) -> dict[str, str]
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-async def test_a_published_key_of_each_algorithm(
+async def test_published_key_of_each_algorithm_is_accepted(
     trusting: Trusting, platform: Platform, family: Family, algorithm: str
 ) -> None:
     platform.add("mine", algorithm)
@@ -89,7 +89,7 @@ async def test_a_published_key_of_each_algorithm(
     assert answer.json()["enforcement"] == "allowed"
 
 
-async def test_published_keys_from_a_file(
+async def test_published_keys_are_read_from_a_file_again(
     start: Starter, settings: Settings, family: Family, tmp_path: Path
 ) -> None:
     platform = Platform()
@@ -97,7 +97,7 @@ async def test_published_keys_from_a_file(
     path = tmp_path / "jwks.json"
     path.write_bytes(platform.document())
     running = await start(
-        replace(settings, jwt_jwks_file=str(path), jwt_jwks_refresh_seconds=OFTEN)
+        replace(settings, jwt_jwks_file=str(path), jwt_jwks_refresh_seconds=REFRESH_SECONDS)
     )
     assert await accepts(running, platform.bearer("first", family.account))
     platform.add("second", "EdDSA")
@@ -108,7 +108,7 @@ async def test_published_keys_from_a_file(
     assert await accepts(running, platform.bearer("second", family.account))
 
 
-async def test_keys_without_ids_and_tokens_without_ids(
+async def test_keys_without_ids_and_tokens_without_ids_are_accepted(
     trusting: Trusting, platform: Platform, family: Family
 ) -> None:
     platform.add("second", number=1)
@@ -124,7 +124,9 @@ async def test_keys_without_ids_and_tokens_without_ids(
     assert await accepts(named, {"Authorization": f"Bearer {unnamed}"})
 
 
-async def test_two_secrets_at_once(start: Starter, settings: Settings, family: Family) -> None:
+async def test_previous_secret_is_accepted_beside_the_current_one(
+    start: Starter, settings: Settings, family: Family
+) -> None:
     before = await start(replace(settings, jwt_secret=OLD))
     claims = {"sub": str(family.account)}
     old = {"Authorization": f"Bearer {jwt.encode(claims, OLD, algorithm='HS256')}"}
@@ -191,26 +193,26 @@ async def test_other_bad_tokens_cause_no_reading(
     assert platform.readings == 1
 
 
-async def test_a_removed_key_ends_its_remembered_tokens(
+async def test_removed_key_invalidates_its_cached_tokens(
     trusting: Trusting, platform: Platform, family: Family
 ) -> None:
     platform.add("second", "EdDSA")
-    running = await trusting(platform, OFTEN)
+    running = await trusting(platform, REFRESH_SECONDS)
     first, second = (platform.bearer(kid, family.account) for kid in ("first", "second"))
     for headers in (first, second, family.bearer):
         assert await accepts(running, headers)
     del platform.keys["first"]
     await platform.read_again()
-    remembered = [headers["Authorization"][7:] for headers in (second, family.bearer)]
-    assert [*running.context.tokens] == remembered
+    cached = [headers["Authorization"][7:] for headers in (second, family.bearer)]
+    assert [*running.context.tokens] == cached
     assert not await accepts(running, first)
     assert await accepts(running, second)
 
 
-async def test_another_key_of_the_same_id_is_another_key(
+async def test_key_replaced_under_its_id_is_no_longer_accepted(
     trusting: Trusting, platform: Platform, family: Family
 ) -> None:
-    running = await trusting(platform, OFTEN)
+    running = await trusting(platform, REFRESH_SECONDS)
     before = platform.bearer("first", family.account)
     assert await accepts(running, before)
     platform.add("first", number=1)
@@ -243,7 +245,7 @@ async def test_malformed_documents_keep_the_keys(
     answer: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    running = await trusting(platform, OFTEN)
+    running = await trusting(platform, REFRESH_SECONDS)
     first = platform.bearer("first", family.account)
     assert await accepts(running, first)
     caplog.clear()
@@ -266,14 +268,14 @@ async def test_error_responses_keep_the_keys(
     other = Platform()
     other.add("first", number=50)
     async with publishing(other):
-        running = await trusting(platform, OFTEN)
+        running = await trusting(platform, REFRESH_SECONDS)
         platform.status, platform.headers = status, f"Location: {other.url}\r\n"
         await platform.read_again(3)
     assert other.readings == 0
     assert await accepts(running, platform.bearer("first", family.account))
 
 
-async def test_keys_that_rotate_at_every_reading(
+async def test_keys_can_rotate_at_every_reading(
     trusting: Trusting, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Rotating(Platform):
@@ -302,7 +304,7 @@ async def test_keys_that_are_unreachable_at_start_are_read_later(
 ) -> None:
     platform = Platform(free_port())
     platform.add("first")
-    running = await trusting(platform, OFTEN)
+    running = await trusting(platform, REFRESH_SECONDS)
     assert await accepts(running, family.bearer)
     assert not await accepts(running, platform.bearer("first", family.account))
     async with publishing(platform):
@@ -466,14 +468,14 @@ async def test_keys_inside_a_token_are_ignored(
     other = Platform()
     other.add("first", number=50)
     async with publishing(other):
-        brought: list[dict[str, Any]] = [
+        embedded: list[dict[str, Any]] = [
             {"jwk": jwk("ES256", own.public_key())},
             {"jku": other.url, "kid": "first"},
             {"x5u": other.url, "kid": "unknown"},
             {"kid": other.url},
             {"kid": "../../etc/passwd"},
         ]
-        for header in brought:
+        for header in embedded:
             token = jwt.encode({"sub": str(family.account)}, own, algorithm="ES256", headers=header)
             assert not await accepts(running, {"Authorization": f"Bearer {token}"})
     assert other.readings == 0

@@ -12,7 +12,7 @@ from service.errors import Overloaded
 
 
 class Workers:
-    """Workers that compute nothing until the test says that they are done."""
+    """Workers that compute nothing until the test ends a hash."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -26,7 +26,7 @@ class Workers:
         self.now += self.start_seconds
 
     async def stop(self) -> None:
-        """There is no process to kill."""
+        """Does nothing, because there is no process."""
 
     async def hash(self, secret: bytes, salt: bytes) -> bytes:
         digest: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -34,7 +34,7 @@ class Workers:
         return await digest
 
     async def finish(self, seconds: float) -> None:
-        """Lets `seconds` pass, then the oldest hash ends."""
+        """Advances the clock by `seconds`, then ends the oldest hash."""
         self.now += seconds
         self.at_work.pop(0).set_result(b"")
         await settled()
@@ -46,7 +46,7 @@ class Workers:
 
 
 async def settled() -> None:
-    """Lets the tasks go as far as they can."""
+    """Runs the event loop until all tasks wait."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -71,7 +71,7 @@ async def hasher(workers: Workers, request: pytest.FixtureRequest) -> AsyncItera
 two_workers = pytest.mark.parametrize("hasher", [2], indirect=True)
 
 
-async def ask(hasher: PinHasher) -> asyncio.Task[bool]:
+async def start_hash(hasher: PinHasher) -> asyncio.Task[bool]:
     async def verify() -> bool:
         with hasher.admit() as turn:
             return await turn.verify("1234", None)
@@ -81,7 +81,7 @@ async def ask(hasher: PinHasher) -> asyncio.Task[bool]:
     return task
 
 
-async def abandoned(task: asyncio.Task[bool]) -> None:
+async def cancelled(task: asyncio.Task[bool]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -99,7 +99,7 @@ def room(hasher: PinHasher) -> int:
 
 async def test_the_queue_holds_five_seconds_of_hashes(hasher: PinHasher, workers: Workers) -> None:
     assert room(hasher) == 5 / 0.25 + 1
-    await ask(hasher)
+    await start_hash(hasher)
     assert room(hasher) == 5 / 0.25
     await workers.finish(0.25)
     assert room(hasher) == 5 / 0.25 + 1
@@ -111,7 +111,7 @@ async def test_two_workers_double_the_queue(hasher: PinHasher) -> None:
 
 
 async def test_a_running_hash_counts_with_its_age(hasher: PinHasher, workers: Workers) -> None:
-    await ask(hasher)
+    await start_hash(hasher)
     workers.now += 4
     assert room(hasher) == 5
     workers.now += 2
@@ -127,7 +127,7 @@ async def test_a_running_hash_counts_with_its_age(hasher: PinHasher, workers: Wo
 async def test_a_slow_hash_does_not_fill_the_queue_of_another_worker(
     hasher: PinHasher, workers: Workers
 ) -> None:
-    await ask(hasher)
+    await start_hash(hasher)
     workers.now += 50
     assert room(hasher) == 5 / 0.25 + 1
 
@@ -135,7 +135,7 @@ async def test_a_slow_hash_does_not_fill_the_queue_of_another_worker(
 async def test_a_running_hash_of_a_cancelled_request_counts(
     hasher: PinHasher, workers: Workers
 ) -> None:
-    await abandoned(await ask(hasher))
+    await cancelled(await start_hash(hasher))
     assert hasher.waiting == 0
     assert room(hasher) == 5 / 0.25
     workers.now += 6
@@ -147,12 +147,12 @@ async def test_a_running_hash_of_a_cancelled_request_counts(
 async def test_a_slow_hash_of_a_cancelled_request_enters_the_average_and_fades(
     hasher: PinHasher, workers: Workers
 ) -> None:
-    await abandoned(await ask(hasher))
+    await cancelled(await start_hash(hasher))
     await workers.finish(10)
     learned = room(hasher)
     assert 1 <= learned <= 5
     for _ in range(30):
-        task = await ask(hasher)
+        task = await start_hash(hasher)
         await workers.finish(0.25)
         assert await task is False
     assert room(hasher) > 18
@@ -161,18 +161,18 @@ async def test_a_slow_hash_of_a_cancelled_request_enters_the_average_and_fades(
 async def test_a_cancelled_request_in_the_queue_is_not_hashed(
     hasher: PinHasher, workers: Workers
 ) -> None:
-    first, second = await ask(hasher), await ask(hasher)
-    await abandoned(second)
+    first, second = await start_hash(hasher), await start_hash(hasher)
+    await cancelled(second)
     assert (hasher.waiting, room(hasher)) == (1, 20)
     await workers.finish(0.25)
     assert await first is False
     assert (workers.at_work, hasher.hashed) == ([], 1)
 
 
-async def test_a_new_worker_begins_anew_and_its_start_is_not_measured(
+async def test_replaced_worker_frees_the_queue_and_its_start_is_not_measured(
     hasher: PinHasher, workers: Workers
 ) -> None:
-    task = await ask(hasher)
+    task = await start_hash(hasher)
     workers.now += 50
     assert room(hasher) == 0
     workers.start_seconds = 3

@@ -30,7 +30,7 @@ SALT = FAST[7:29]
 
 
 def stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat after the name: state, parent, …; empty when it is gone."""
+    """The fields of /proc/<pid>/stat after the name: state, parent, …; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -38,7 +38,7 @@ def stat(pid: int) -> list[str]:
 
 
 def children(of: int) -> set[int]:
-    """The child processes, zombies too."""
+    """The child processes, including zombies."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and stat(int(entry.name))[1:2] == [str(of)]:
@@ -60,7 +60,7 @@ def loaded(pid: int, library: str) -> bool:
 
 
 class Workers:
-    """The workers of one hasher: the children this process has got since."""
+    """The workers of one hasher: the new children of this process."""
 
     def __init__(self) -> None:
         self._before = children(os.getpid())
@@ -76,7 +76,7 @@ class Workers:
 async def started(
     workers: int = 1, rounds: int = 4, longest_wait: float = 5.0
 ) -> AsyncIterator[tuple[PinHasher, Workers]]:
-    """A running hasher; whatever the test did to it, it must leave no process."""
+    """A running hasher, which must leave no process at the end of the test."""
     processes = Workers()
     hasher = PinHasher(workers=workers, rounds=rounds, longest_wait=longest_wait)
     await hasher.start()
@@ -175,11 +175,11 @@ async def test_workers_have_the_lowest_priority() -> None:
     async with started(workers=2) as (_, processes):
         pids = processes.pids()
         assert len(pids) == 2
-        await eventually(lambda: all(gives_way(pid) for pid in pids))
+        await eventually(lambda: all(has_lowest_priority(pid) for pid in pids))
 
 
-def gives_way(pid: int) -> bool:
-    """By its own niceness, and by that of its session where the kernel schedules sessions."""
+def has_lowest_priority(pid: int) -> bool:
+    """Whether niceness and autogroup, if the kernel has them, give the lowest priority."""
     group = Path(f"/proc/{pid}/autogroup")
     if group.exists() and not (os.getsid(pid) == pid and group.read_text().endswith("nice 19\n")):
         return False
@@ -310,7 +310,7 @@ def room(hasher: PinHasher) -> int:
                 return hasher.waiting
 
 
-async def test_the_slower_a_hash_the_shorter_the_queue() -> None:
+async def test_queue_is_shorter_if_hashes_are_slower() -> None:
     async def rooms(rounds: int) -> int:
         async with started(rounds=rounds, longest_wait=0.1) as (hasher, _):
             return room(hasher)

@@ -12,7 +12,7 @@ ACCOUNT = uuid4()
 
 
 class Requests:
-    """Requests of one account that take a turn each and note that they had it."""
+    """Requests of one account; each takes a turn and records it."""
 
     def __init__(self) -> None:
         self.turns = Turns()
@@ -38,7 +38,7 @@ class Requests:
         return self.served
 
 
-async def test_a_pin_goes_before_passwords_that_wait() -> None:
+async def test_pin_precedes_waiting_passwords() -> None:
     requests = Requests()
     for number in range(3):
         await requests.add(f"password {number}", is_password=True)
@@ -95,7 +95,7 @@ async def test_a_request_cancelled_while_it_waits_delays_no_other() -> None:
     assert await requests.finish() == ["first", "last"]
 
 
-async def test_a_request_cancelled_as_its_turn_comes_passes_it_on() -> None:
+async def test_request_cancelled_at_the_start_of_its_turn_passes_it_on() -> None:
     requests = Requests()
     async with requests.turns.turn(ACCOUNT):
         leaving = await requests.add("leaving")

@@ -84,7 +84,7 @@ async def test_defaults_of_a_role_do_not_matter_on_a_direct_connection(
 
 
 @pytest.mark.parametrize("value", ["remote_apply", "remote_write", "local"])
-async def test_another_synchronous_commit_than_off_stays(role: Role, value: str) -> None:
+async def test_synchronous_commit_other_than_off_is_kept(role: Role, value: str) -> None:
     await role.set(f"synchronous_commit = {value}")
     opened = await pool.connect(settings_for(role))
     try:
@@ -141,7 +141,7 @@ async def test_a_setting_that_breaks_the_service_refuses_the_start_with_a_line_t
         ("plan_cache_mode = auto", "warn"),
     ],
 )
-async def test_behind_a_pooler_each_wrong_setting_is_found_with_a_line_to_copy(
+async def test_each_wrong_setting_behind_a_pooler_is_reported_with_a_line_to_copy(
     role: Role, setting: str, level: str
 ) -> None:
     for right in ("jit = off", "plan_cache_mode = force_generic_plan", "lock_timeout = 500"):
@@ -208,7 +208,7 @@ async def test_serve_refuses_in_one_sentence(role: Role, tmp_path: Path) -> None
     assert "default_transaction_read_only is on for the role" in output
 
 
-async def test_a_pooler_that_ignores_start_parameters_is_noticed(role: Role) -> None:
+async def test_pooler_that_ignores_start_parameters_is_reported(role: Role) -> None:
     settings = settings_for(role)
     opened = await asyncpg.connect(role.url, server_settings={"jit": "off"})
     try:

@@ -27,7 +27,7 @@ TABLES = (
     "viewing_sessions",
     "time_grants",
 )
-# 200 children of 100 accounts with 1,000 sessions each; ids come from the application.
+# 200 children of 100 accounts with 1,000 sessions each; the application generates the ids.
 ROWS = """
 set local session_replication_role = replica;
 
@@ -194,7 +194,7 @@ def beaten(dsn: str) -> list[tuple[str, int, int]]:
         return [(unchanged, total, used) for unchanged, total, used in rows]
 
 
-async def went_on(application: Application, beats: int = 20) -> None:
+async def continued(application: Application, beats: int = 20) -> None:
     """Waits until every player has sent `beats` more heartbeats."""
     goal = [count + beats for count in application.beats]
     while any(count < target for count, target in zip(application.beats, goal, strict=True)):
@@ -202,17 +202,17 @@ async def went_on(application: Application, beats: int = 20) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_heartbeats_go_on_while_the_database_is_migrated(live: str) -> None:
+async def test_heartbeats_continue_while_the_database_is_migrated(live: str) -> None:
     old_columns = columns(live)
     before, counted = checksums(live, old_columns), beaten(live)
     assert before["viewing_sessions"][0] == 200_000 - PLAYERS
     with playing(live) as application:
-        await went_on(application)
+        await continued(application)
         for run in (migrate, rollback, migrate):
             at_begin = [*application.beats]
             assert await asyncio.to_thread(run, live)
             assert all(now > then for now, then in zip(application.beats, at_begin, strict=True))
-        await went_on(application)
+        await continued(application)
     assert all(is_applied for _, is_applied in listing(live))
     assert checksums(live, old_columns) == before
     assert beaten(live) == [
@@ -242,7 +242,7 @@ async def test_the_service_and_the_existing_application_work_side_by_side(live: 
             for answer in (going_on, started):
                 assert (answer.status_code, answer.json()["enforcement"]) == (200, "allowed")
             assert going_on.json()["session_id"] == str(session)
-            await went_on(application)
+            await continued(application)
             with connected(live) as connection, connection.transaction():
                 new = {"new": uuid4(), "profile": profile, "title": title}
                 connection.execute(START, new)

@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,6 +22,7 @@ from service.database.migrate import MigrationError, Plan, listing, migrate, rol
 from service.database.statement import files
 from tests.command.test_main import refused
 from tests.conftest import ROOT
+from tests.eventually import eventually_blocking
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -213,12 +214,7 @@ def legacy_database(empty_database: str) -> str:
     return empty_database
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    """Waits until `condition` holds; 30 seconds are enough for any machine."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
+eventually = partial(eventually_blocking, seconds=30)
 
 
 def columns(connection: Connection, table: str) -> list[str]:
@@ -322,7 +318,7 @@ def test_an_empty_database_gets_the_tables_of_the_contract(empty_database: str) 
         assert indexes(connection) == INDEXES
 
 
-def test_the_defaults_of_an_empty_database(empty_database: str) -> None:
+def test_empty_database_gets_the_defaults_of_the_contract(empty_database: str) -> None:
     migrate(empty_database)
     with connected(empty_database) as connection:
         account, profile, title = uuid4(), uuid4(), uuid4()
@@ -369,7 +365,7 @@ def test_a_live_database_is_adopted_without_touching_a_row(legacy_database: str)
         assert old_rows.fetchall() == [("'UTC'",)]
 
 
-def test_the_existing_application_goes_on_after_the_adoption(legacy_database: str) -> None:
+def test_existing_application_works_after_the_adoption(legacy_database: str) -> None:
     migrate(legacy_database)
     with connected(legacy_database) as connection:
         for _ in range(2):
@@ -430,7 +426,7 @@ def test_rolling_back_and_forward_gives_the_same_schema(empty_database: str) -> 
     assert catalogue(empty_database) == before
 
 
-def test_the_hot_tables_are_vacuumed_after_a_number_of_rows_whatever_their_size(
+def test_hot_tables_are_vacuumed_after_a_fixed_number_of_rows(
     empty_database: str,
 ) -> None:
     migrate(empty_database)
@@ -557,7 +553,7 @@ def test_an_invalid_index_is_built_again_even_if_recorded_as_applied(legacy_data
         assert indexes(operator) == INDEXES
 
 
-def test_writers_go_on_while_a_live_database_is_migrated(
+def test_writers_continue_while_a_live_database_is_migrated(
     legacy_database: str, meanwhile: ThreadPoolExecutor
 ) -> None:
     """A writer that waits longer for a lock than a migration may is cancelled by the server."""
@@ -751,10 +747,10 @@ def test_a_user_without_a_name_can_migrate(
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setitem(os.environ, name, "")
 
-    def nobody(uid: int) -> None:
+    def unknown_user(uid: int) -> None:
         raise KeyError(uid)
 
-    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("pwd.getpwuid", unknown_user)
     with pytest.raises(KeyError):
         getpass.getuser()
     assert migrate(empty_database) == IDS

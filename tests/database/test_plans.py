@@ -1,7 +1,7 @@
 """On two million sessions each statement reads no more than its rows need and sorts in memory.
 
-Planned as the service does, with one plan for whatever parameters, and as a connection without
-that setting does once the driver has run the statement five times.
+Each is planned twice: with a generic plan, as in the service, and without that setting after five
+runs of the prepared statement.
 """
 
 import json
@@ -105,7 +105,7 @@ where i.indrelid in ('viewing_sessions'::regclass, 'viewing_time_balances'::regc
     and not exists (select from pg_constraint as c where c.conindid = i.indexrelid)
 """
 
-PREFIX = "019ac0de0000700080000000"  # of ids that a statement makes
+PREFIX = "019ac0de0000700080000000"  # of the ids that a statement generates
 
 HOT = ("viewing_sessions", "viewing_time_balances")
 READING = {"Index Scan", "Index Only Scan", "Bitmap Index Scan", "Bitmap Heap Scan"}

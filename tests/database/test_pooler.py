@@ -32,7 +32,7 @@ async def test_migrating_through_a_pooler_names_the_direct_address(empty_databas
     assert not any(applied for _, applied in listing(empty_database))
 
 
-async def test_a_pooler_that_drops_the_options_is_noticed(empty_database: str) -> None:
+async def test_pooler_that_drops_the_options_is_reported(empty_database: str) -> None:
     async with pooler(empty_database, ignore_startup_parameters="options") as url:
         with pytest.raises(MigrationError) as raised:
             await asyncio.to_thread(migrate, url)
@@ -51,7 +51,7 @@ async def test_migrate_bypasses_the_pooler(empty_database: str, tmp_path: Path) 
 
 
 async def test_serve_bypasses_the_pooler_to_migrate(empty_database: str, tmp_path: Path) -> None:
-    """It ends after that, because no setting says that there is a pooler."""
+    """It exits after the migrations, because no setting declares the pooler."""
     async with pooler(empty_database) as url:
         status, output = await asyncio.to_thread(
             refused,
@@ -81,7 +81,7 @@ async def test_an_undeclared_pooler_is_reported(
 
 
 def shown(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """The status of a command, and its output."""
+    """The exit code and the output of a command."""
     done = subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
@@ -95,7 +95,7 @@ def shown(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-async def test_defaults_of_the_database_are_seen_through_the_pooler(
+async def test_defaults_of_the_database_are_reported_through_the_pooler(
     database: str, connection: Connection, settings: Settings
 ) -> None:
     name = await connection.fetchval("select current_database()")

@@ -37,7 +37,7 @@ class Narrow:
         await self.operator.execute(f"{change} {self.name}")
 
     async def missing(self, settings: Settings) -> list[str]:
-        """The rights that are found to be missing; the lines to copy grant them all."""
+        """The reported missing rights; executes the remedies, which must grant all of them."""
         opened = await connect(msgspec.structs.replace(settings, database_url=self.url))
         try:
             found = await tables.missing_rights(opened)
@@ -130,7 +130,7 @@ async def test_the_statements_need_only_these_rights(
         ("execute on function viewing_sessions_end_open", None),
     ],
 )
-async def test_a_right_that_is_missing_is_named_with_its_grant(
+async def test_missing_right_is_reported_with_its_grant(
     narrow: Narrow, settings: Settings, revoked: str, missing: str | None
 ) -> None:
     assert await narrow.missing(settings) == []
@@ -140,7 +140,7 @@ async def test_a_right_that_is_missing_is_named_with_its_grant(
     ]
 
 
-async def test_an_import_without_the_right_to_temporary_tables_is_a_sentence(
+async def test_import_without_the_right_to_temporary_tables_is_reported_in_one_sentence(
     narrow: Narrow, start: Starter, settings: Settings, admin: dict[str, str]
 ) -> None:
     here = await narrow.operator.fetchval("select current_database()")

@@ -1,4 +1,4 @@
-"""A schema that is missing or older than the code is noticed, by any role."""
+"""A schema that is missing or older than the code is reported, for any role."""
 
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -24,7 +24,7 @@ async def test_an_empty_database_lacks_every_migration(empty_database: str) -> N
     assert state.error == f"{count} of {count} migrations are not applied, from 0001_tables on"
 
 
-async def test_a_schema_older_than_the_code_is_noticed(connection: Connection) -> None:
+async def test_schema_older_than_the_code_is_reported(connection: Connection) -> None:
     last = max(schema.ours())
     await connection.execute("delete from _yoyo_migration where migration_id = $1", last)
     assert (await schema.state(connection)).error == (
@@ -35,14 +35,14 @@ async def test_a_schema_older_than_the_code_is_noticed(connection: Connection) -
 @pytest.mark.parametrize(
     "change", ["drop table time_grants", "alter table time_grants rename to x"]
 )
-async def test_a_missing_table_is_noticed(connection: Connection, change: str) -> None:
+async def test_missing_table_is_reported(connection: Connection, change: str) -> None:
     await connection.execute(change)
     assert (await schema.state(connection)).error == "table time_grants is not there"
 
 
 @pytest.fixture
 async def stranger(connection: Connection) -> AsyncIterator[str]:
-    """A role without a right."""
+    """A role without any right."""
     name = f"stranger_{uuid4().hex}"
     await connection.execute(f"create role {name}")
     yield name
@@ -50,7 +50,7 @@ async def stranger(connection: Connection) -> AsyncIterator[str]:
     await connection.execute(f"drop role {name}")
 
 
-async def test_a_role_that_may_not_read_the_record_still_sees_missing_tables(
+async def test_missing_table_is_reported_to_a_role_without_access_to_the_migration_table(
     connection: Connection, stranger: str
 ) -> None:
     await connection.execute(f"set role {stranger}")

@@ -32,7 +32,7 @@ def statements() -> dict[str, Statement[Any]]:
 
 
 def header(name: str) -> tuple[str, list[tuple[str, str]], list[tuple[str, str]]]:
-    """A file's purpose, its parameters and its columns as the header tells them."""
+    """The purpose, the parameters and the columns in a file's header."""
     lines = (FOLDER / f"{name}.sql").read_text().splitlines()
     comment = lines[: next(n for n, line in enumerate(lines) if not line.startswith("--"))]
     parameters = [match.groups() for line in comment if (match := PARAMETER.match(line))]
@@ -56,7 +56,7 @@ def declared(kind: str) -> str:
 
 NAMES_OF_FILES = sorted(path.stem for path in FOLDER.glob("*.sql"))
 STATEMENTS = statements()
-# Read by the migration command, which is not asyncpg's.
+# The migration command runs these with psycopg, not through `Statement`.
 COMMAND = sorted(name for name in NAMES_OF_FILES if name.startswith("migration_"))
 
 
@@ -92,7 +92,7 @@ def test_row_type_is_the_select_list(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES_OF_FILES)
-def test_the_style_of_a_statement(name: str) -> None:
+def test_statement_keeps_the_style_rules(name: str) -> None:
     text = (FOLDER / f"{name}.sql").read_text()
     code = re.sub(r"--[^\n]*|'[^']*'|\"[^\"]*\"", "", text)
     assert len(text) < 15 * 1024, "the driver caches no longer statement"

@@ -80,7 +80,7 @@ def issue(folder: Path, authority: tuple[x509.Certificate, ec.EllipticCurvePriva
 
 @pytest.fixture
 async def encrypted(database: str, tmp_path: Path) -> AsyncIterator[str]:
-    """A server at 127.0.0.1 that takes TLS only, with the certificates in `tmp_path`."""
+    """A server at 127.0.0.1 that accepts only TLS, with the certificates in `tmp_path`."""
     issue(tmp_path, authority(tmp_path, "ours"))
     authority(tmp_path, "other")
     below_tmp = takewhile(lambda folder: folder != Path(gettempdir()), tmp_path.parents)

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, with real servers in real processes on directories of their own."""
+"""The embedded PostgreSQL, with server processes in temporary directories."""
 
 import asyncio
 import fcntl
@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +21,7 @@ from service.embedded import programs, supervisor
 from service.embedded.programs import Account, EmbeddedPostgresError
 from service.embedded.supervisor import embedded_postgres
 from tests.conftest import ROOT
+from tests.eventually import eventually_blocking
 
 OTHER_PROCESS = """
 import sys
@@ -36,7 +37,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become 
 
 @contextmanager
 def own_directory(parent: str = "/tmp") -> Iterator[Path]:
-    """A short directory that must be free of processes when the test is done with it."""
+    """A directory with a short path; no process may run in it at the end of the test."""
     directory = Path(tempfile.mkdtemp(dir=parent, prefix="vt"))
     try:
         yield directory
@@ -116,11 +117,7 @@ def socket_directory(dsn: str) -> Path:
     return Path(parse_qs(urlsplit(dsn).query)["host"][0])
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited for 30 seconds"
-        time.sleep(0.01)
+wait_until = partial(eventually_blocking, seconds=30)
 
 
 def answers(dsn: str) -> bool:

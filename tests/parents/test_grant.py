@@ -26,7 +26,7 @@ async def grant(running: Running, family: Family, **members: Any) -> httpx.Respo
 
 
 async def use(connection: Connection, family: Family, seconds: int) -> None:
-    """Has the child use so much of its viewing day."""
+    """Stores the balance of the viewing day with `seconds` used."""
     await connection.execute(
         "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds, "
         "educational_seconds, is_unlimited_override, updated_at) "
@@ -36,8 +36,8 @@ async def use(connection: Connection, family: Family, seconds: int) -> None:
     )
 
 
-async def kept(connection: Connection) -> list[tuple[Any, ...]]:
-    """The record of grants, oldest first."""
+async def stored_grants(connection: Connection) -> list[tuple[Any, ...]]:
+    """All grants, oldest first."""
     rows = await connection.fetch(
         "select profile_id, granted_by_user_id, granted_minutes, is_remote, granted_at "
         "from time_grants order by granted_at"
@@ -68,7 +68,7 @@ async def test_minutes_lower_used_seconds_but_not_below_zero(
         },
     )
     assert await used_seconds(connection, family.child) == left_used
-    assert await kept(connection) == [(family.child, family.account, minutes, True, NOON)]
+    assert await stored_grants(connection) == [(family.child, family.account, minutes, True, NOON)]
 
 
 @pytest.mark.parametrize("body", [{}, {"minutes": None}])
@@ -87,7 +87,7 @@ async def test_a_grant_without_minutes_lifts_todays_limit(
     assert (await beat(running, family))["enforcement"] == "allowed"
     later = await grant(running, family, minutes=15)
     assert later.json() == {**unlimited, "granted_minutes": 15}
-    assert [row[2] for row in await kept(connection)] == [None, 15]
+    assert [row[2] for row in await stored_grants(connection)] == [None, 15]
     running.clock.fixed = datetime(2027, 3, 4, 12, tzinfo=UTC)
     assert (await beat(running, family))["remaining_minutes"] == 119.5
 
@@ -102,16 +102,16 @@ async def test_concurrent_heartbeats_are_kept(
         *(grant(running, family, minutes=15) for _ in range(4)),
     )
     assert await used_seconds(connection, family.child) == 7200 + 20 * 30 - 4 * 15 * 60
-    assert len(await kept(connection)) == 4
+    assert len(await stored_grants(connection)) == 4
 
 
-async def test_on_the_childs_device_with_the_pin_or_its_token(
+async def test_grant_on_the_childs_device_takes_the_pin_or_its_token(
     running: Running, connection: Connection, family: Family
 ) -> None:
     assert (await grant(running, family, minutes=15, pin=PIN)).status_code == 200
     token = await pin_token(running, family)
     assert (await grant(running, family, minutes=15, pin_token=token)).status_code == 200
-    assert [row[3] for row in await kept(connection)] == [False, False]
+    assert [row[3] for row in await stored_grants(connection)] == [False, False]
 
 
 async def test_with_a_wrong_pin_or_token_nothing_is_granted(
@@ -126,11 +126,11 @@ async def test_with_a_wrong_pin_or_token_nothing_is_granted(
     ):
         answer = await grant(running, family, minutes=15, **members)
         assert (answer.status_code, answer.json()) == (403, {"detail": detail})
-    assert await kept(connection) == []
+    assert await stored_grants(connection) == []
     assert await connection.fetchval("select count(*) from viewing_time_balances") == 0
 
 
-async def test_only_a_childs_own_parent_grants(
+async def test_only_the_childs_own_parent_can_grant(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = await add_family(connection)
@@ -138,7 +138,7 @@ async def test_only_a_childs_own_parent_grants(
         answer = await running.client.post(url(family.child), json=members, headers=stranger.bearer)
         assert answer.status_code == 403
         assert answer.json() == {"detail": "Profile not found or access denied"}
-    assert await kept(connection) == []
+    assert await stored_grants(connection) == []
 
 
 @pytest.mark.parametrize("minutes", [14, 121, 0, -15, 15.5, 1e9, "abc", [15]])
@@ -148,4 +148,4 @@ async def test_bad_minutes_grant_nothing(
     answer = await grant(running, family, minutes=minutes)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["body", "minutes"]
-    assert await kept(connection) == []
+    assert await stored_grants(connection) == []

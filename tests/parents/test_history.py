@@ -45,7 +45,7 @@ async def test_days_are_utc_days(running: Running, connection: Connection, famil
     assert started == ["2026-05-01T23:59:59Z", "2026-05-01T00:00:00Z"]
 
 
-async def test_at_most_five_hundred_newest_first(
+async def test_at_most_five_hundred_sessions_newest_first(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await add_sessions(connection, family, datetime(2026, 5, 1, tzinfo=UTC), 501)
@@ -71,7 +71,7 @@ async def test_at_most_five_hundred_newest_first(
         ("2026-01-01\0", "2026-01-01", 422),
     ],
 )
-async def test_ranges(
+async def test_range_is_91_days_at_most(
     running: Running, family: Family, from_date: str, to_date: str, status: int
 ) -> None:
     answer = await history(running, family, from_date=from_date, to_date=to_date)

@@ -124,10 +124,10 @@ async def test_after_a_lock_one_more_wrong_pin_locks_again(
     assert locked.json() == LOCKED
     until = await lock(connection, family)
     assert locked.headers["x-locked-until"] == until.isoformat()
-    await run_out(connection)
+    await expire_locks(connection)
     assert (await verify(running, family, "0000")).json() == {"detail": "Incorrect PIN"}
     assert (await verify(running, family, PIN)).json() == LOCKED
-    await run_out(connection)
+    await expire_locks(connection)
     assert (await verify(running, family, PIN)).status_code == 200
     assert await failures(connection, family.account) == 0
     assert (await verify(running, family, "0000")).json() == {"detail": "Incorrect PIN"}
@@ -141,7 +141,7 @@ async def lock(connection: Connection, family: Family) -> Any:
     )
 
 
-async def run_out(connection: Connection) -> None:
+async def expire_locks(connection: Connection) -> None:
     """Moves the end of every lock to this moment."""
     await connection.execute("update users set pin_lockout_until = now()")
 
@@ -157,7 +157,7 @@ async def test_a_lock_uses_the_clock_of_the_database(
     assert await connection.fetchval(
         "select pin_lockout_until - now() between '29 minutes' and '30 minutes' from users"
     )
-    await run_out(connection)
+    await expire_locks(connection)
     assert (await verify(running, family, PIN)).status_code == 200
 
 
@@ -200,7 +200,7 @@ async def test_a_lock_is_reported_before_a_missing_pin(
     locked = await verify(running, family, PIN)
     assert (locked.status_code, locked.json()) == (403, LOCKED)
     assert locked.headers["x-locked-until"] == until.isoformat()
-    await run_out(connection)
+    await expire_locks(connection)
     assert (await verify(running, family, PIN)).json() == {"detail": "No PIN set"}
 
 
@@ -229,7 +229,7 @@ async def test_no_response_is_sent_before_200_ms(
         assert loop.time() - begun >= FLOOR_SECONDS
 
 
-async def test_a_first_pin_set_twice_at_once_is_set_once(
+async def test_first_pin_set_concurrently_is_set_once(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("update users set pin_hash = null")

@@ -56,8 +56,8 @@ async def state(connection: Connection, family: Family) -> tuple[int, bool, int]
     return row[0], row[1], row[2]
 
 
-async def grow_old(connection: Connection) -> None:
-    """Lets the time pass after which an attempt has lost its request."""
+async def expire_attempts(connection: Connection) -> None:
+    """Makes every unfinished attempt old enough to be given back."""
     await connection.execute(
         "update viewing_time_attempts set begun_at = begun_at - $1::interval",
         UNFINISHED + timedelta(seconds=1),
@@ -74,7 +74,7 @@ async def state_becomes(
 
 
 class Broken:
-    """Breaks what an attempt needs; a test mends it again."""
+    """Makes the steps of an attempt fail until `repair` is called."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -93,7 +93,7 @@ class Broken:
             self._monkeypatch.setattr(statement, "maybe", fail)
 
     def giving_back(self) -> None:
-        """Settling before an attempt still works; giving one back does not."""
+        """Makes giving back fail; settling before an attempt still works."""
         settled = pin_attempt.SETTLE.maybe
 
         async def fail(source: Any, account_id: UUID, attempt_id: UUID | None, *rest: Any) -> Any:
@@ -103,7 +103,7 @@ class Broken:
 
         self._monkeypatch.setattr(pin_attempt.SETTLE, "maybe", fail)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._monkeypatch.undo()
 
 
@@ -141,7 +141,7 @@ async def test_five_correct_pins_that_could_not_be_checked_do_not_lock(
     for _ in range(ATTEMPTS + 1):
         assert (await post(running, family, where, body)).status_code >= 500
     assert await state(connection, family) == (0, False, 0)
-    broken.mend()
+    broken.repair()
     assert (await post(running, family, where, body)).status_code == 200
 
 
@@ -180,10 +180,10 @@ async def test_attempts_kept_by_an_outage_are_given_back_later_by_any_instance(
     broken.giving_back()
     for _ in range(ATTEMPTS):
         assert (await verify(first, family)).status_code == 503
-    broken.mend()
+    broken.repair()
     assert await state(connection, family) == (5, True, 5)
     assert (await verify(other, family)).json() == LOCKED
-    await grow_old(connection)
+    await expire_attempts(connection)
     status = await other.client.get(f"{PARENTAL}/pin/status", headers=family.bearer)
     assert status.json() == {"has_pin": True, "locked_until": None}
     assert await state(connection, family) == (0, False, 0)
@@ -206,10 +206,10 @@ async def test_connections_lost_during_hashes_cost_no_attempt(
     answers = [(await verify(running, family)).status_code for _ in range(2 * ATTEMPTS)]
     assert set(answers) <= {200, 503}
     monkeypatch.undo()
-    await grow_old(connection)
+    await expire_attempts(connection)
     async with asyncio.timeout(10):
         while (await verify(running, family)).status_code != 200:
-            await grow_old(connection)
+            await expire_attempts(connection)
     assert await state(connection, family) == (0, False, 0)
 
 
@@ -232,7 +232,7 @@ async def test_a_row_locked_by_another_application_costs_no_attempt(
     monkeypatch.undo()
     await holder.rollback()
     assert await state(connection, family) == (1, False, 1)
-    await grow_old(connection)
+    await expire_attempts(connection)
     assert (await verify(running, family, "0000")).json() == WRONG
     assert await state(connection, family) == (1, False, 0)
 
@@ -273,7 +273,7 @@ async def test_counting_and_giving_back_work_through_a_pooler(
         broken.hashes(Overloaded(1))
         assert (await verify(running, family)).status_code == 503
         assert (await reset(running, family)).status_code == 503
-        broken.mend()
+        broken.repair()
         assert await state(connection, family) == (2, False, 0)
         assert (await delay(connection))[0] == 2
         assert (await verify(running, family)).status_code == 200
@@ -289,14 +289,14 @@ async def test_an_attempt_takes_only_its_own_failure_and_lock_back(
     broken.hashes(Overloaded(1))
     assert (await verify(running, family)).status_code == 503
     assert await state(connection, family) == (4, False, 0)
-    broken.mend()
+    broken.repair()
     assert (await verify(running, family, "0000")).json() == WRONG
     assert await state(connection, family) == (5, True, 0)
     await connection.execute("update users set pin_lockout_until = now()")
     broken.hashes(Overloaded(1))
     assert (await verify(running, family)).status_code == 503
     assert await state(connection, family) == (5, False, 0)
-    broken.mend()
+    broken.repair()
     assert (await verify(running, family, "0000")).json() == WRONG
     assert (await verify(running, family)).json() == LOCKED
 
@@ -307,7 +307,7 @@ async def test_the_verdict_of_an_attempt_that_was_given_back_is_not_returned(
     check = Turn.verify
 
     async def slowly(turn: Turn, secret: str, hashed: str | None) -> bool:
-        await grow_old(connection)
+        await expire_attempts(connection)
         await pin_attempt.settle_pin(running.context, family.account, None)
         return await check(turn, secret, hashed)
 
@@ -319,7 +319,7 @@ async def test_the_verdict_of_an_attempt_that_was_given_back_is_not_returned(
 async def test_a_right_pin_leaves_nothing_to_give_back(
     start: Starter, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else failures that come after it would be taken back."""
+    """Otherwise later failures would be taken back."""
     first, other = await start(), await start()
     begun, go_on = asyncio.Event(), asyncio.Event()
     check = Turn.verify
@@ -369,7 +369,7 @@ async def test_a_guess_is_counted_although_its_client_disconnects(
 
 
 async def delay(connection: Connection) -> tuple[int, float]:
-    """Wrong passwords in a row, and the seconds until the next is looked at."""
+    """Wrong passwords in a row, and the seconds until the next one is checked."""
     row = await connection.fetchrow(
         "select failures, extract(epoch from next_attempt_at - now())::float "
         "from viewing_time_password_failures"
@@ -377,7 +377,7 @@ async def delay(connection: Connection) -> tuple[int, float]:
     return (0, 0.0) if row is None else (row[0], max(0.0, row[1]))
 
 
-async def wait_it_out(connection: Connection) -> None:
+async def end_delay(connection: Connection) -> None:
     await connection.execute("update viewing_time_password_failures set next_attempt_at = now()")
 
 
@@ -402,7 +402,7 @@ async def test_wrong_passwords_are_slowed_down_on_all_instances_and_never_lock_t
     assert sum(instance.context.pins.hashed for instance in instances) == hashed
     assert (await delay(connection))[0] == 6
     assert (await verify(instances[0], family)).status_code == 200
-    await wait_it_out(connection)
+    await end_delay(connection)
     assert (await reset(instances[0], family)).status_code == 200
     assert await delay(connection) == (0, 0.0)
     assert await state(connection, family) == (0, False, 0)
@@ -414,7 +414,7 @@ async def test_each_wrong_password_doubles_the_delay_up_to_the_longest(
     assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
     for before, longest in ((4, 0), (5, 1), (6, 2), (9, 16), (14, 512), (15, 900), (10_000, 900)):
         await connection.execute("update viewing_time_password_failures set failures = $1", before)
-        await wait_it_out(connection)
+        await end_delay(connection)
         assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
         failed, seconds = await delay(connection)
         assert failed == before + 1
@@ -454,7 +454,7 @@ async def test_correct_passwords_that_could_not_be_checked_cause_no_delay(
     for _ in range(10):
         assert (await reset(running, family)).status_code >= 500
     assert await delay(connection) == (0, 0.0)
-    broken.mend()
+    broken.repair()
     assert (await reset(running, family)).status_code == 200
 
 
@@ -470,10 +470,10 @@ async def test_a_password_attempt_that_lost_its_process_is_given_back_by_the_nex
         "select gen_random_uuid(), account_id, true, now(), next_attempt_at from late"
     )
     assert (await reset(running, family)).status_code == 429
-    await grow_old(connection)
+    await expire_attempts(connection)
     assert (await reset(running, family, "wrong")).json() == WRONG_PASSWORD
     assert (await delay(connection))[0] == 9
-    await wait_it_out(connection)
+    await end_delay(connection)
     assert (await reset(running, family)).status_code == 200
 
 
@@ -507,7 +507,7 @@ FLOODS: dict[str, tuple[str, dict[str, Any], set[int]]] = {
 async def test_floods_of_requests_without_attempts_do_not_delay_a_pin(
     running: Running, connection: Connection, family: Family, name: str
 ) -> None:
-    """A child with the family's token sends as many as it can."""
+    """A client with the family's token sends requests without pause."""
     where, body, expected = FLOODS[name]
     statuses: list[int] = []
 

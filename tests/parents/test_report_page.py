@@ -32,7 +32,7 @@ def week(
 
 
 class Tree(HTMLParser):
-    """Checks that what is opened is closed, and keeps tags and text."""
+    """Checks that every tag is closed, and collects tags and text."""
 
     def __init__(self, document: str) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ def test_dates_are_english_with_machine_readable_values() -> None:
     assert document.of("time")[0] == {"datetime": "2026-11-18"}
 
 
-def test_nothing_watched_and_no_children() -> None:
+def test_page_without_viewing_or_children_has_a_sentence() -> None:
     nothing = shown(week(seconds=(0,) * 7, educational=(0,) * 7))
     assert "Nothing was watched." in nothing.text
     assert "This account has no child profiles." in shown().text

@@ -30,7 +30,7 @@ async def pin_token(running: Running, family: Family) -> str:
     return token
 
 
-async def test_defaults_are_stored_once_for_first_reads_at_once(
+async def test_concurrent_first_reads_store_the_defaults_once(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("delete from viewing_time_configs")
@@ -61,7 +61,7 @@ async def test_absent_members_stay_unchanged(
     assert tuple(row or ()) == (60, None, 0, "Asia/Kathmandu")
 
 
-async def test_parents_who_change_different_members_at_once_both_succeed(
+async def test_concurrent_changes_of_different_members_both_succeed(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("delete from viewing_time_configs")
@@ -112,7 +112,7 @@ async def test_a_pin_token_is_invalid_after_the_pin_has_changed(
     assert answer.json() == {"detail": f"Valid PIN token required to change: {member}"}
 
 
-async def test_a_pin_token_with_the_contracts_claims_alone_will_do(
+async def test_pin_token_with_only_the_claims_of_the_contract_is_accepted(
     running: Running, family: Family
 ) -> None:
     claims = {"purpose": "pin_verified", "jti": "1", "exp": int(running.clock().timestamp()) + 300}

@@ -16,7 +16,7 @@ def week(*days: tuple[int, int, int | None]) -> Week:
     return Week(uuid4(), "Ada", dated, [])
 
 
-def test_sums() -> None:
+def test_week_sums_its_days() -> None:
     some = week((600, 60, 120), (0, 0, 120), (1200, 1200, None))
     assert (some.seconds, some.educational_seconds) == (1800, 1260)
 

@@ -31,7 +31,7 @@ async def test_a_child_without_configuration_is_reported_with_the_defaults(
     assert await connection.fetchval("select count(*) from viewing_time_configs") == 0
 
 
-async def test_children_by_name_then_id_without_adults(
+async def test_children_are_sorted_by_name_then_id_without_adults(
     running: Running, connection: Connection, family: Family
 ) -> None:
     twins = sorted(uuid4() for _ in range(2))
@@ -45,7 +45,7 @@ async def test_children_by_name_then_id_without_adults(
     assert shown == [("Ada", str(family.child)), *(("Zoe", str(twin)) for twin in twins)]
 
 
-async def test_one_statement_whatever_the_number_of_children(
+async def test_report_is_one_statement_for_any_number_of_children(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute(
@@ -130,7 +130,7 @@ async def add_children(connection: Connection, family: Family, count: int) -> No
     )
 
 
-async def test_every_child_of_an_ordinary_account_without_asking_for_pages(
+async def test_report_without_page_parameters_has_every_child(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await add_children(connection, family, MAX_CHILDREN - 1)

@@ -65,7 +65,7 @@ async def test_eligibility_ends_with_the_last_second(
     }
 
 
-async def test_strangers_learn_nothing_and_store_nothing(
+async def test_other_accounts_get_403_and_store_nothing(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("delete from viewing_time_configs")

@@ -29,7 +29,7 @@ async def beat(running: Running, family: Family, **members: Any) -> dict[str, An
     return verdict
 
 
-async def test_counts_in_both_tables(
+async def test_heartbeat_counts_in_both_tables(
     running: Running, connection: Connection, family: Family
 ) -> None:
     first = await beat(running, family)
@@ -49,7 +49,7 @@ async def test_counts_in_both_tables(
 async def test_the_first_of_a_repeated_header_counts(running: Running, family: Family) -> None:
     good, bad = family.bearer["Authorization"], "Bearer bad"
     origin = ("Origin", "http://localhost:5173")
-    for usual in ((), (origin,)):  # the short path of heartbeats, and the common one
+    for usual in ((), (origin,)):  # the fast path of heartbeats, and the general one
         for values, status in (((good, bad), 200), ((bad, good), 401)):
             headers = [*usual, *(("Authorization", value) for value in values)]
             answer = await running.client.post(URL, json=family.beat(), headers=headers)
@@ -57,7 +57,7 @@ async def test_the_first_of_a_repeated_header_counts(running: Running, family: F
 
 
 @pytest.mark.parametrize("mode", ["reset", "black hole"])
-async def test_an_invalid_field_is_answered_503_while_the_database_is_away(
+async def test_invalid_field_is_503_while_the_database_is_unreachable(
     settings: Settings, family: Family, mode: Literal["reset", "black hole"]
 ) -> None:
     """A field error is shown to active accounts only, and that needs the database."""

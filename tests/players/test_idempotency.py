@@ -297,7 +297,7 @@ async def test_one_statement_a_beat_and_updates_are_heap_only(
         await keyed(running, family, f"{number}", session_id=session)
     assert await statements() - before == 200
     assert await counted(connection, family) == 101 * 30
-    await running.context.writer.stop()  # a connection that ends tells what it has done
+    await running.context.writer.stop()  # a connection reports its statistics when it ends
     updated = hot = 0
     while updated < 100:
         row = await connection.fetchrow(

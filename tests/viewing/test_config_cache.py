@@ -47,7 +47,7 @@ async def test_concurrent_misses_share_one_statement(
     assert await loads(connection) - before == 1
 
 
-async def test_an_entry_lives_for_its_time(
+async def test_entry_expires_after_its_time_to_live(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
     running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=0.2))
@@ -57,7 +57,7 @@ async def test_an_entry_lives_for_its_time(
     await eventually(lambda: limit(running, family), until=lambda minutes: minutes == 60)
 
 
-async def test_the_least_recently_used_leaves_first(
+async def test_least_recently_used_entry_is_evicted_first(
     start: Starter, settings: Settings, connection: Connection
 ) -> None:
     running = await start(msgspec.structs.replace(settings, config_cache_max_size=2))
@@ -72,7 +72,7 @@ async def test_the_least_recently_used_leaves_first(
     assert running.context.configurations.misses == misses + 1
 
 
-async def test_failures_are_not_kept(
+async def test_failures_are_not_cached(
     running: Running, connection: Connection, family: Family
 ) -> None:
     stranger = uuid4()
@@ -87,7 +87,7 @@ async def test_failures_are_not_kept(
     assert await limit(running, family) == 120
 
 
-async def test_a_load_in_flight_during_a_change_is_not_kept(
+async def test_load_in_flight_during_a_change_is_not_cached(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this order: the load reads the old row, the change commits, the load returns."""
@@ -361,7 +361,7 @@ async def test_one_profile_whose_load_fails_fails_alone(
     assert failed == [poisoned]
 
 
-async def test_a_profile_that_is_held_delays_no_other_load(
+async def test_locked_profile_delays_no_other_load(
     running: Running, connection: Connection
 ) -> None:
     families = [await add_family(connection) for _ in range(40)]

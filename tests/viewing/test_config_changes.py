@@ -151,10 +151,10 @@ async def test_a_frozen_instance_delays_a_change_by_the_bound_only(
 async def test_a_single_instance_waits_for_no_acknowledgement(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nobody(*_: object) -> None:
+    def unexpected(*_: object) -> None:
         raise AssertionError("it waits")
 
-    monkeypatch.setattr(asyncio.Event, "wait", nobody)
+    monkeypatch.setattr(asyncio.Event, "wait", unexpected)
     statements = (
         "select sum(calls)::int from pg_stat_statements as s join pg_database as d "
         "on d.oid = s.dbid where d.datname = current_database() and s.query not like '%pg_stat_st%'"
@@ -234,7 +234,7 @@ async def test_concurrent_changes_share_acknowledgements(
     assert await connection.fetchval(statements) - before == 3
 
 
-async def test_an_instance_that_does_not_listen_trusts_no_entry(
+async def test_instance_that_does_not_listen_uses_no_cached_entry(
     start: Starter, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, deaf = await start(), await start()

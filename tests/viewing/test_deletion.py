@@ -223,7 +223,7 @@ async def test_another_instance_completes_a_deletion(
     assert await counts(connection, family) == LEFT[kind]
 
 
-async def test_instances_take_turns(
+async def test_instances_delete_in_parallel_and_each_row_once(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     """Each skips the rows that another holds; together they delete each row once."""
@@ -266,14 +266,14 @@ async def test_a_held_row_delays_no_batch(
     assert sessions == [3, 2, 0]
 
 
-async def test_heartbeats_go_on_while_their_title_is_deleted(
+async def test_heartbeats_continue_while_their_title_is_deleted(
     running: Running,
     connection: Connection,
     admin: dict[str, str],
     family: Family,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Until the title is gone. No beat fails closed, and counted seconds stay counted."""
+    """No heartbeat fails closed before the title is deleted; counted seconds stay counted."""
     monkeypatch.setattr(deletion, "BATCH_ROWS", 20)
     families = [family, *[await add_family(connection) for _ in range(3)]]
     watching = [replace(one, title=family.title) for one in families]
@@ -300,7 +300,7 @@ async def test_heartbeats_go_on_while_their_title_is_deleted(
         assert await used_seconds(connection, one.child) == seconds
 
 
-async def test_an_account_with_many_profiles_goes_profile_by_profile(
+async def test_account_with_many_profiles_is_deleted_profile_by_profile(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
     await connection.execute(
@@ -345,7 +345,7 @@ async def test_a_row_of_another_table_delays_a_deletion_and_nothing_else(
 
 
 @pytest.mark.usefixtures("soon")
-async def test_a_failure_is_logged_and_tried_again(
+async def test_failed_deletion_is_logged_and_retried(
     running: Running,
     connection: Connection,
     admin: dict[str, str],
@@ -363,7 +363,7 @@ async def test_a_failure_is_logged_and_tried_again(
     assert (await counts(connection, family))[5] == 0
 
 
-async def test_an_operator_needs_no_service(
+async def test_operator_can_delete_without_a_running_service(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     await add_years(connection, family)

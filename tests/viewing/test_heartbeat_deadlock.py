@@ -63,7 +63,7 @@ async def test_beats_of_a_deadlocked_statement_are_repeated_alone_and_counted_on
     await other.execute(SESSION, families[-1].child)
     beats = [asyncio.create_task(beat(running, f, session_id=sessions[f])) for f in families]
     await until_waiting(connection)
-    # The statement holds the last session but one and waits for the last, in any batch.
+    # In any batch, the statement has locked the second-last session and waits for the last.
     await other.execute(SESSION, families[-2].child)
     await other.execute("rollback; begin")
     verdicts = await asyncio.gather(*beats)

@@ -110,7 +110,7 @@ async def test_a_locked_title_delays_only_its_new_sessions(
         "profiles where id = $1",
     ],
 )
-async def test_a_held_row_slows_only_its_own_child(
+async def test_locked_row_delays_only_its_own_child(
     start: Starter,
     settings: Settings,
     connection: Connection,
@@ -152,7 +152,7 @@ async def test_a_held_row_slows_only_its_own_child(
 
 
 @pytest.mark.parametrize("kind", ["balances", "titles", "uncommitted balances"])
-async def test_many_held_rows_slow_nobody_else(
+async def test_many_locked_rows_delay_no_other_profile(
     running: Running, connection: Connection, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     held = [*await watching(running, connection, 20)]
@@ -202,7 +202,7 @@ async def test_many_held_rows_slow_nobody_else(
         await eventually(partial(beat, running, family), until=is_allowed)
 
 
-async def test_a_row_held_for_a_moment_delays_its_beat_and_counts_it(
+async def test_heartbeat_on_a_briefly_locked_row_is_delayed_and_counted(
     running: Running, connection: Connection
 ) -> None:
     sessions = await watching(running, connection, 10)
@@ -335,7 +335,7 @@ async def test_a_statement_killed_in_flight_counts_nothing_and_is_not_repeated(
     assert {verdict["enforcement"] for verdict in again} == {"allowed"}
 
 
-async def test_lost_connections_are_opened_again(
+async def test_lost_connections_are_reopened(
     running: Running, connection: Connection, family: Family
 ) -> None:
     session = (await beat(running, family))["session_id"]

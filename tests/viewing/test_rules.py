@@ -86,7 +86,7 @@ def utc(text: str) -> datetime:
         # Kwajalein had no 1993-08-21.
         ("Pacific/Kwajalein", 0, "1993-08-21 11:59:59", "1993-08-20", "1993-08-21 12:00"),
         ("Pacific/Kwajalein", 0, "1993-08-21 12:00:00", "1993-08-22", "1993-08-22 12:00"),
-        # Alaska went from 1867-10-19 15:30 back to 10-18 15:30: the day that had begun goes on.
+        # Alaska went from 1867-10-19 15:30 back to 10-18 15:30: the viewing day continues.
         ("America/Sitka", 6, "1867-10-18 15:01:12", "1867-10-18", "1867-10-18 15:01:13"),
         ("America/Sitka", 6, "1867-10-18 15:01:13", "1867-10-19", "1867-10-20 15:01:13"),
         ("America/Sitka", 6, "1867-10-19 00:31:13", "1867-10-19", "1867-10-20 15:01:13"),
@@ -180,7 +180,7 @@ def test_viewing_days_follow_each_other_through_a_whole_year() -> None:
                 day, now = day + timedelta(days=1), reset_at
 
 
-def test_the_days_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_cached_days_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "MAX_DAYS", 3)
     for number in range(10):
         day = rules.viewing_day(configured(f"Mars/{number}", 6), utc("2026-11-24 06:00"))
@@ -213,7 +213,7 @@ def test_the_weekend_limit_follows_the_viewing_day() -> None:
         (None, 9999, False, "allowed", None),
     ],
 )
-def test_decision(
+def test_decision_follows_limit_and_used_seconds(
     limit: int | None, used: int, override: bool, enforcement: str, remaining: int | None
 ) -> None:
     assert rules.decide(limit, used, override) == (enforcement, remaining)
