@@ -346,6 +346,11 @@ async def served(
             await asyncio.to_thread(process.wait, 20)
 
 
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """The fields of each log line of an event."""
+    return [vars(line)["fields"] for line in caplog.records if line.getMessage() == event]
+
+
 def needs_files(count: int) -> None:
     """Skips a test that opens `count` files if the machine allows fewer."""
     if count > FILES:

@@ -10,6 +10,7 @@ import jwt
 
 from service.database.driver import Connection
 
+HEARTBEAT = "/api/v1/viewing-time/heartbeat"
 SECRET = "a secret of the tests, long enough for HS256"
 EXPIRES = datetime(2100, 1, 1, tzinfo=UTC)
 PIN = "1234"

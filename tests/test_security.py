@@ -18,8 +18,8 @@ from starlette.routing import Route
 from service.app import LIVE, ROUTES, SCRAPE
 from service.database.driver import Connection
 from tests.conftest import ROOT, Running
-from tests.family import EXPIRES, PASSWORD, PIN, SECRET, Family, add_family, bearer
-from tests.players.test_heartbeat import URL, beat
+from tests.family import EXPIRES, HEARTBEAT, PASSWORD, PIN, SECRET, Family, add_family, bearer
+from tests.players.test_heartbeat import beat
 
 Body = Callable[[Family], dict[str, Any]]
 
@@ -220,7 +220,7 @@ async def test_a_session_of_another_profile_or_family_is_not_continued(
         (stranger.beat(session_id=session), stranger.bearer),
         (family.beat(profile_id=family.adult, session_id=session), family.bearer),
     ):
-        answer = await running.client.post(URL, json=body, headers=headers)
+        answer = await running.client.post(HEARTBEAT, json=body, headers=headers)
         assert answer.status_code == 403
         assert answer.json() == {"detail": "Session does not belong to this profile"}
     assert await stored(connection) == before
@@ -242,7 +242,7 @@ async def test_responses_are_not_stored_and_not_sniffed(
 
 
 async def test_heartbeat_response_is_not_stored(running: Running, family: Family) -> None:
-    answer = await running.client.post(URL, json=family.beat(), headers=family.bearer)
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
@@ -250,11 +250,11 @@ async def test_heartbeat_response_is_not_stored(running: Running, family: Family
 async def test_cors_allows_only_the_configured_origins(running: Running, family: Family) -> None:
     for origin, allowed in (("http://localhost:5173", True), ("https://evil.example", False)):
         headers = {**family.bearer, "Origin": origin}
-        answer = await running.client.post(URL, json=family.beat(), headers=headers)
+        answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
         assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
         headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         headers["Access-Control-Request-Headers"] = "Idempotency-Key"
-        preflight = await running.client.options(URL, headers=headers)
+        preflight = await running.client.options(HEARTBEAT, headers=headers)
         assert (preflight.status_code == 200) == allowed
 
 

@@ -27,10 +27,10 @@ from service.http import protocol
 from service.http.protocol import Protocol
 from tests.conftest import ROOT, RunningService, answering, free_port, needs_files, served
 from tests.eventually import eventually
-from tests.family import PIN, SECRET, Family, add_family, session_seconds
+from tests.family import HEARTBEAT, PIN, SECRET, Family, add_family, session_seconds
 from tests.faults.balancer import balanced, haproxied
 from tests.faults.proxy import proxied
-from tests.faults.watching import BEAT, add_viewers, all_watching, client_of
+from tests.faults.watching import add_viewers, all_watching, client_of
 
 GRACE_SECONDS = 4.0
 SETTINGS = {
@@ -62,7 +62,7 @@ async def test_service_answers_while_it_drains_and_leaves_nothing_behind(
     database: str, connection: Connection, family: Family
 ) -> None:
     async with served(database, **SETTINGS) as service, client_of(service.url) as client:
-        answer = await client.post(BEAT, json=family.beat(), headers=family.bearer)
+        answer = await client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
         assert "connection" not in answer.headers
         process_ids = children(service.process.pid)
         assert len(process_ids) > 1
@@ -75,7 +75,7 @@ async def test_service_answers_while_it_drains_and_leaves_nothing_behind(
         assert (await client.get("/health/live")).status_code == 200
         session = answer.json()["session_id"]
         answer = await client.post(
-            BEAT, json=family.beat(session_id=session), headers=family.bearer
+            HEARTBEAT, json=family.beat(session_id=session), headers=family.bearer
         )
         assert (answer.status_code, answer.json()["used_minutes"]) == (200, 1.0)
         assert answer.headers["connection"] == "close"
@@ -100,7 +100,7 @@ async def test_heartbeats_in_flight_are_answered_and_counted_at_shutdown(
 
         async def beat(family: Family, session: Any = None) -> dict[str, Any]:
             body = family.beat(session_id=session)
-            answer = await client.post(BEAT, json=body, headers=family.bearer)
+            answer = await client.post(HEARTBEAT, json=body, headers=family.bearer)
             verdict: dict[str, Any] = answer.json()
             return verdict
 
@@ -142,7 +142,9 @@ async def test_shutdown_is_in_time_while_the_database_does_not_answer(
         client = await parts.enter_async_context(client_of(service.url))
         assert (await client.get("/health/ready")).status_code == 200
         proxy.turn("black hole")
-        beats = [client.post(BEAT, json=family.beat(), headers=family.bearer) for _ in range(10)]
+        beats = [
+            client.post(HEARTBEAT, json=family.beat(), headers=family.bearer) for _ in range(10)
+        ]
         waiting = asyncio.gather(*beats)
         await asyncio.sleep(0.2)
         service.process.send_signal(signal.SIGTERM)
@@ -207,7 +209,7 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
 
 
 def head(family: Family, *lines: str) -> bytes:
-    lines = (f"POST {BEAT} HTTP/1.1", "Host: service.test", *lines)
+    lines = (f"POST {HEARTBEAT} HTTP/1.1", "Host: service.test", *lines)
     headers = {**family.bearer, "Content-Type": "application/json"}
     return "\r\n".join([*lines, *(f"{n}: {v}" for n, v in headers.items()), "", ""]).encode()
 
@@ -296,7 +298,7 @@ async def test_a_thousand_idle_connections_cost_little_and_delay_no_request(
             await idle.enter_async_context(wire(service))
         async with client_of(service.url) as client:
             for _ in range(20):
-                answer = await client.post(BEAT, json=family.beat(), headers=family.bearer)
+                answer = await client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
                 assert answer.json()["enforcement"] != "blocked"
         grown = resident_bytes(service.process.pid) - before
     print(f"{grown / 1000 / 1024:.1f} KiB each")
@@ -388,7 +390,10 @@ async def test_sighup_interrupts_no_request(database: str, connection: Connectio
         async with connection.transaction():
             await connection.execute("lock table viewing_sessions")
             beats = asyncio.gather(
-                *(client.post(BEAT, json=each.beat(), headers=each.bearer) for each in families)
+                *(
+                    client.post(HEARTBEAT, json=each.beat(), headers=each.bearer)
+                    for each in families
+                )
             )
             await eventually(
                 lambda: client.get("/metrics"), until=lambda shown: waiting.search(shown.text)
@@ -460,7 +465,9 @@ async def test_connection_stays_usable_after_a_shed_heartbeat(
         async with connection.transaction(), wire(service) as (reader, writer):
             await connection.execute("lock table viewing_sessions")
             waiting = re.compile(r"^viewing_time_heartbeat_queue_length 1(\.0)?$", re.MULTILINE)
-            beat = asyncio.create_task(client.post(BEAT, json=family.beat(), headers=family.bearer))
+            beat = asyncio.create_task(
+                client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+            )
             await eventually(
                 lambda: client.get("/metrics"), until=lambda shown: waiting.search(shown.text)
             )

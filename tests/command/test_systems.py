@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from service.command.main import main
 from service.database.driver import Connection
 from tests.conftest import ROOT, free_port, served
-from tests.family import PIN, SECRET, Family
+from tests.family import HEARTBEAT, PIN, SECRET, Family
 from tests.operators.exposition import scrape, value
 
 ACCOUNT = "d0000000-0000-4000-8000-000000000001"
@@ -118,7 +118,7 @@ async def test_service_with_a_database_works_on_macos(
         served(database, **other_system(tmp_path, "darwin")) as service,
         httpx.AsyncClient(base_url=service.url) as client,
     ):
-        url = "/api/v1/viewing-time/heartbeat"
+        url = HEARTBEAT
         answer = await client.post(url, json=family.beat(), headers=family.bearer)
         assert answer.json()["used_minutes"] == 0.5
         url = "/api/v1/parental-controls/pin/verify"

@@ -21,7 +21,7 @@ from service.settings import Settings
 from tests.conftest import Running, Starter, free_port
 from tests.credentials.signing_platform import Platform, jwk, private_key, publishing
 from tests.eventually import eventually
-from tests.family import PIN, SECRET, Family, bearer
+from tests.family import HEARTBEAT, PIN, SECRET, Family, bearer
 
 STATUS = "/api/v1/parental-controls/pin/status"
 OLD = "a secret from before, long enough for HS256"
@@ -83,9 +83,8 @@ async def test_published_key_of_each_algorithm_is_accepted(
     assert await accepts(running, family.bearer)
     platform.keys["mine"] = (algorithm, private_key(algorithm, 99))
     assert not await accepts(running, platform.bearer("mine", family.account))
-    beat = "/api/v1/viewing-time/heartbeat"
     headers = platform.bearer("first", family.account, jti="another")
-    answer = await running.client.post(beat, json=family.beat(), headers=headers)
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
     assert answer.json()["enforcement"] == "allowed"
 
 

@@ -32,9 +32,8 @@ from service.errors import (
 from service.observing.logs import JsonLine
 from service.settings import Settings
 from tests.conftest import Running, free_port
-from tests.family import Family
+from tests.family import HEARTBEAT, Family
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 PIN_STATUS = "/api/v1/parental-controls/pin/status"
 
 
@@ -299,7 +298,8 @@ async def test_a_bug_behind_many_callers_is_logged_with_the_place_where_it_is(
         monkeypatch.setattr(f"{place}.{method}", the_buggy_function)
     with caplog.at_level("INFO", "viewing_time"):
         beats = [
-            running.client.post(BEAT, json=family.beat(), headers=family.bearer) for _ in range(3)
+            running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+            for _ in range(3)
         ]
         answers = await asyncio.gather(*beats)
     assert {answer.json()["enforcement"] for answer in answers} == {"blocked"}
@@ -322,7 +322,7 @@ async def test_a_bug_in_a_heartbeat_fails_closed_with_its_traceback_in_the_log(
 
     monkeypatch.setattr(running.context.writer, "record", broken)
     with caplog.at_level("INFO", "viewing_time"):
-        answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+        answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert (answer.status_code, answer.json()["enforcement"]) == (200, "blocked")
     [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert line.exc_info is not None

@@ -15,7 +15,7 @@ import pytest
 
 from service.database.migrate import listing, migrate, rollback
 from tests.conftest import ROOT, served
-from tests.family import bearer
+from tests.family import HEARTBEAT, bearer
 
 Row = tuple[Any, ...]
 TABLES = (
@@ -234,7 +234,7 @@ async def test_the_service_and_the_existing_application_work_side_by_side(live: 
         async with served(live) as service, httpx.AsyncClient(base_url=service.url) as client:
 
             async def beat(**members: str) -> httpx.Response:
-                url, headers = "/api/v1/viewing-time/heartbeat", bearer(account)
+                url, headers = HEARTBEAT, bearer(account)
                 return await client.post(url, json={**body, **members}, headers=headers)
 
             going_on = await beat(session_id=str(session))

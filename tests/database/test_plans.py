@@ -488,5 +488,5 @@ def test_no_condition_wraps_an_indexed_column(name: str) -> None:
         "select 1 from t where exists (select from s where s.id::text = $1)",
     ],
 )
-def test_a_wrapped_column_is_found(text: str) -> None:
+def test_wrapped_column_is_reported(text: str) -> None:
     assert wrapped(text) != []

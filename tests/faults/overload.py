@@ -14,10 +14,10 @@ import msgspec
 from bench.load import Outcome, Plan, percentile
 from bench.procfs import resident_bytes
 from tests.conftest import FILES, RunningService, served
-from tests.family import Family, add_family
+from tests.family import HEARTBEAT, Family, add_family
 from tests.faults.proxy import proxied
 from tests.faults.test_faults import SETTINGS, Server
-from tests.faults.watching import BEAT, add_viewers, all_watching, client_of
+from tests.faults.watching import add_viewers, all_watching, client_of
 
 GROWTH: Final = 0.05
 P99_MS: Final = 1000.0
@@ -154,7 +154,7 @@ async def _requests(server: Server, parts: AsyncExitStack, families: int) -> str
 
 def _request(family: Family) -> bytes:
     body = msgspec.json.encode(family.beat())
-    lines = [f"POST {BEAT} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
+    lines = [f"POST {HEARTBEAT} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
     headers = {**family.bearer, "Content-Type": "application/json"}
     return "\r\n".join([*lines, *(f"{n}: {v}" for n, v in headers.items()), "", ""]).encode() + body
 

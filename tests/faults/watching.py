@@ -11,9 +11,8 @@ from uuid import uuid4
 import httpx
 
 from service.database.driver import Connection
-from tests.family import Family, add_family, session_seconds, used_seconds
+from tests.family import HEARTBEAT, Family, add_family, session_seconds, used_seconds
 
-BEAT: Final = "/api/v1/viewing-time/heartbeat"
 BALANCE: Final = "/api/v1/viewing-time/balance"
 PAUSE_SECONDS: Final = 0.03
 MAX_WAIT_SECONDS: Final = 30.0
@@ -55,7 +54,7 @@ class Viewer:
         body = self.family.beat(session_id=self.session)
         sent = time.monotonic()
         try:
-            response = await client.post(BEAT, json=body, headers=headers)
+            response = await client.post(HEARTBEAT, json=body, headers=headers)
         except httpx.TransportError as error:
             self._note(sent, 0, {}, repr(error))
             return

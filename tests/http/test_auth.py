@@ -14,7 +14,7 @@ from service.database.driver import Connection
 from service.http import auth
 from service.settings import Settings
 from tests.conftest import Running, Starter
-from tests.family import EXPIRES, SECRET, Family, bearer
+from tests.family import EXPIRES, HEARTBEAT, SECRET, Family, bearer
 
 STATUS = "/api/v1/parental-controls/pin/status"
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -153,8 +153,7 @@ async def test_cached_token_is_not_verified_again(
 
     monkeypatch.setattr(auth, "verified", unexpected)
     assert await accepts(running, family.bearer)
-    beat = "/api/v1/viewing-time/heartbeat"
-    answer = await running.client.post(beat, json=family.beat(), headers=family.bearer)
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert answer.json()["enforcement"] == "allowed"
 
 
@@ -226,7 +225,7 @@ async def test_token_longer_than_8_kib_is_rejected_without_parsing(
         assert not await accepts(running, {"Authorization": f"bearer {'x' * size}"})
         assert max(map(len, running.context.tokens)) == MAX_TOKEN_BYTES
         beat = await running.client.post(
-            "/api/v1/viewing-time/heartbeat",
+            HEARTBEAT,
             json=family.beat(),
             headers={"Authorization": f"Bearer {token}"},
         )
@@ -281,15 +280,14 @@ async def test_token_is_parsed_only_after_its_signature_is_verified(
 async def test_account_must_exist_and_be_active(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    beat = "/api/v1/viewing-time/heartbeat"
     assert await accepts(running, family.bearer)
-    await running.client.post(beat, json=family.beat(), headers=family.bearer)
+    await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     await connection.execute("update users set is_active = false where id = $1", family.account)
     inactive = (401, {"detail": "User not found or inactive"})
     for answer in (
         await status(running, family.bearer),
         await status(running, bearer(uuid4())),
-        await running.client.post(beat, json=family.beat(), headers=family.bearer),
+        await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer),
     ):
         assert (answer.status_code, answer.json()) == inactive
 

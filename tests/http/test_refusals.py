@@ -12,12 +12,11 @@ import pytest
 from service.database.driver import Connection
 from service.observing import event_loop
 from service.settings import Settings
-from tests.conftest import Running, Starter, in_process
+from tests.conftest import Running, Starter, in_process, logged
 from tests.eventually import eventually
-from tests.family import EXPIRES, SECRET, Family, bearer
+from tests.family import EXPIRES, HEARTBEAT, SECRET, Family, bearer
 from tests.operators.exposition import scrape, value
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 STATUS = "/api/v1/parental-controls/pin/status"
 OTHER_SECRET = "another secret of the tests, long enough"
 INVALID = {"detail": "Invalid or expired token"}
@@ -57,17 +56,13 @@ async def strict(start: Starter, settings: Settings, monkeypatch: pytest.MonkeyP
     return await start(msgspec.structs.replace(settings, **required))
 
 
-def events(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    return [vars(line)["fields"] for line in caplog.records if line.getMessage() == event]
-
-
 async def reported(caplog: pytest.LogCaptureFixture, beats: int) -> Counter[str]:
     """The reasons of refused heartbeats, after `beats` of them have been logged."""
     await eventually(
-        lambda: sum(line["heartbeats"] for line in events(caplog, "heartbeats_refused")) >= beats
+        lambda: sum(line["heartbeats"] for line in logged(caplog, "heartbeats_refused")) >= beats
     )
     reasons: Counter[str] = Counter()
-    for line in events(caplog, "heartbeats_refused"):
+    for line in logged(caplog, "heartbeats_refused"):
         reasons.update(line["reasons"])
     return reasons
 
@@ -84,8 +79,8 @@ async def test_reason_of_a_401_is_in_log_and_metrics_and_not_in_the_response(
     with caplog.at_level(logging.INFO, "viewing_time"):
         answers = [
             await strict.client.get(STATUS, headers=headers),
-            await strict.client.post(BEAT, json=Family().beat(), headers=headers),
-            await strict.client.post(BEAT, json={}, headers=headers),
+            await strict.client.post(HEARTBEAT, json=Family().beat(), headers=headers),
+            await strict.client.post(HEARTBEAT, json={}, headers=headers),
             await strict.client.get("/api/v1/admin/metrics", headers=headers),
         ]
         assert await reported(caplog, 2) == {reason: 2}
@@ -96,7 +91,7 @@ async def test_reason_of_a_401_is_in_log_and_metrics_and_not_in_the_response(
     shown = await scrape(strict.client)
     assert value(shown, "requests_unauthenticated_total", reason=reason) == 4
     assert value(shown, "heartbeats_refused_total", reason=reason) == 2
-    assert [line["reason"] for line in events(caplog, "request_processed")] == [reason] * 2
+    assert [line["reason"] for line in logged(caplog, "request_processed")] == [reason] * 2
 
 
 @pytest.mark.parametrize("browser", [{}, {"Origin": "http://localhost:5173"}])
@@ -124,17 +119,17 @@ async def test_refused_heartbeats_share_a_line_a_second(
         for members, status, reason in cases:
             for _ in range(4):
                 body = family.beat(**members)
-                answer = await running.client.post(BEAT, json=body, headers=headers)
+                answer = await running.client.post(HEARTBEAT, json=body, headers=headers)
                 assert answer.status_code == status
                 assert answer.headers["x-request-id"] == "one-of-them"
                 expected[reason] += 1
         as_json = {**headers, "Content-Type": "application/json"}
-        malformed = await running.client.post(BEAT, content=b"{", headers=as_json)
+        malformed = await running.client.post(HEARTBEAT, content=b"{", headers=as_json)
         assert malformed.status_code == 422
         expected["json_malformed"] += 1
         assert await reported(caplog, 21) == expected
-    assert events(caplog, "request_processed") == []
-    lines = events(caplog, "heartbeats_refused")
+    assert logged(caplog, "request_processed") == []
+    lines = logged(caplog, "heartbeats_refused")
     assert all(line["heartbeats"] == sum(line["reasons"].values()) for line in lines)
     first = lines[0]["sample"]
     assert (first["reason"], first["request_id"]) == ("profile_denied", "one-of-them")
@@ -157,12 +152,12 @@ async def test_shed_heartbeats_share_a_line_a_second(
     headers = {**family.bearer, "Origin": "http://localhost:5173"}
     with caplog.at_level(logging.INFO, "viewing_time"):
         for _ in range(3):
-            answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
+            answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
             assert answer.status_code == 503
         await eventually(
-            lambda: sum(line["heartbeats"] for line in events(caplog, "heartbeats_shed")) >= 3
+            lambda: sum(line["heartbeats"] for line in logged(caplog, "heartbeats_shed")) >= 3
         )
-    assert events(caplog, "request_failed") == []
+    assert logged(caplog, "request_failed") == []
     assert running.context.metrics.heartbeats_overloaded == 3
 
 
@@ -171,8 +166,8 @@ async def test_last_refusals_are_logged_at_shutdown(
 ) -> None:
     with caplog.at_level(logging.INFO, "viewing_time"):
         async with in_process(settings) as running:
-            await running.client.post(BEAT, json=family.beat(), headers=bearer(uuid4()))
-    [line] = events(caplog, "heartbeats_refused")
+            await running.client.post(HEARTBEAT, json=family.beat(), headers=bearer(uuid4()))
+    [line] = logged(caplog, "heartbeats_refused")
     assert line["reasons"] == {"account_inactive": 1}
     assert line["sample"]["profile_id"] == str(family.child)
 

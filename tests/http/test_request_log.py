@@ -1,7 +1,6 @@
 """Every request has an id, and every failure is logged once."""
 
 import logging
-from typing import Any
 
 import msgspec
 import pytest
@@ -11,19 +10,13 @@ from service.observing import event_loop
 from service.observing.trace import Trace
 from service.players import heartbeat
 from service.settings import Settings
-from tests.conftest import Running, Starter
+from tests.conftest import Running, Starter, logged
 from tests.eventually import eventually
-from tests.family import Family
+from tests.family import HEARTBEAT, Family
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 LIVE = "/health/live"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
-
-
-def fields(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    """The fields of each line of an event."""
-    return [vars(line)["fields"] for line in caplog.records if line.getMessage() == event]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +43,9 @@ async def test_heartbeat_returns_the_request_id_of_the_client(
     running: Running, family: Family
 ) -> None:
     headers = {**family.bearer, "X-Request-ID": "beat-1"}
-    answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
-    refused = await running.client.post(BEAT, json={}, headers=headers)
-    silent = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
+    refused = await running.client.post(HEARTBEAT, json={}, headers=headers)
+    silent = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert (answer.status_code, answer.headers["x-request-id"]) == (200, "beat-1")
     assert (refused.status_code, refused.headers["x-request-id"]) == (422, "beat-1")
     assert "x-request-id" not in silent.headers
@@ -86,7 +79,7 @@ async def test_request_is_one_log_line(
     with caplog.at_level("INFO", "viewing_time"):
         await running.client.get(url, headers=family.bearer)
         await running.client.get(LIVE)
-    [line] = fields(caplog, "request_processed")
+    [line] = logged(caplog, "request_processed")
     assert line.pop("duration_ms") > 0
     assert line == {
         "method": "GET",
@@ -104,7 +97,7 @@ async def test_an_invalid_id_is_not_logged(
     with caplog.at_level("INFO", "viewing_time"):
         url = f"/api/v1/viewing-time/balance/{given}"
         assert (await running.client.get(url, headers=family.bearer)).status_code == 422
-    [line] = fields(caplog, "request_processed")
+    [line] = logged(caplog, "request_processed")
     assert "profile_id" not in line
 
 
@@ -120,14 +113,14 @@ async def test_heartbeats_shed_before_reading_have_an_id_and_share_a_log_line(
     monkeypatch.setattr(type(running.context.writer), "is_full", True)
     headers = {**family.bearer, "X-Request-ID": "abc"}
     for _ in range(3):
-        answer = await running.client.post(BEAT, json=family.beat(), headers=headers)
+        answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
         assert (answer.status_code, answer.headers["x-request-id"]) == (503, "abc")
-    answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert (answer.status_code, "x-request-id" in answer.headers) == (503, False)
     await eventually(
-        lambda: sum(line["heartbeats"] for line in fields(caplog, "heartbeats_shed")) >= 4
+        lambda: sum(line["heartbeats"] for line in logged(caplog, "heartbeats_shed")) >= 4
     )
-    assert sum(line["heartbeats"] for line in fields(caplog, "heartbeats_shed")) == 4
+    assert sum(line["heartbeats"] for line in logged(caplog, "heartbeats_shed")) == 4
 
 
 async def test_an_unavailable_database_is_logged_once_with_its_cause(
@@ -142,7 +135,7 @@ async def test_an_unavailable_database_is_logged_once_with_its_cause(
     assert vars(line)["fields"]["error"].startswith("NoAnswer: ")
 
 
-@pytest.mark.parametrize("path", ["/api/v1/parental-controls/pin/status", BEAT])
+@pytest.mark.parametrize("path", ["/api/v1/parental-controls/pin/status", HEARTBEAT])
 async def test_a_bug_is_logged_once_with_its_traceback(
     running: Running,
     family: Family,
@@ -156,8 +149,8 @@ async def test_a_bug_is_logged_once_with_its_traceback(
     monkeypatch.setattr("service.http.auth.verified", broken)
     monkeypatch.setattr("service.http.auth.bearer", lambda *_: 1 / 0)
     with caplog.at_level("INFO", "viewing_time"):
-        method = "POST" if path == BEAT else "GET"
-        body = family.beat() if path == BEAT else None
+        method = "POST" if path == HEARTBEAT else "GET"
+        body = family.beat() if path == HEARTBEAT else None
         await running.client.request(method, path, json=body, headers=family.bearer)
     [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert line.exc_info is not None
@@ -171,7 +164,7 @@ async def test_a_bug_in_reading_a_body_is_not_a_client_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(heartbeat.BODY, "read", lambda *_: 1 / 0)
-    answer = await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert answer.status_code == 500
     [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert line.exc_info is not None
@@ -188,8 +181,8 @@ async def test_heartbeats_are_logged_by_sample_and_when_they_fail(
     running = await start(msgspec.structs.replace(settings, heartbeat_log_sample=3))
     with caplog.at_level("INFO", "viewing_time"):
         for _ in range(6):
-            await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
-    lines = fields(caplog, "heartbeat_processed")
+            await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+    lines = logged(caplog, "heartbeat_processed")
     assert [(line["profile_id"], line["enforcement"], line["db_ops"]) for line in lines] == [
         (str(family.child), "allowed", 1)
     ] * 2
@@ -200,8 +193,8 @@ async def test_heartbeats_are_logged_by_sample_and_when_they_fail(
 
     monkeypatch.setattr(running.context.writer, "record", lost)
     with caplog.at_level("INFO", "viewing_time"):
-        await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
-    [line] = fields(caplog, "heartbeat_processed")
+        await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+    [line] = logged(caplog, "heartbeat_processed")
     assert line["error"] == "NoAnswer: connection was closed"
     assert line["enforcement"] == "blocked"
 
@@ -214,6 +207,6 @@ async def test_a_slow_heartbeat_is_logged(
 ) -> None:
     monkeypatch.setattr("service.players.heartbeat.SLOW_SECONDS", 0.0)
     with caplog.at_level("INFO", "viewing_time"):
-        await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
-    [line] = fields(caplog, "heartbeat_processed")
+        await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+    [line] = logged(caplog, "heartbeat_processed")
     assert line["db_ops"] == 2

@@ -21,9 +21,7 @@ from service.observing.logs import JsonLine, ReadableLine
 from service.observing.trace import CURRENT, Trace
 from service.settings import Settings, masked
 from tests.conftest import ROOT, answering, free_port
-from tests.family import PIN, PIN_HASH, SECRET, Family, session_seconds
-
-BEAT = "/api/v1/viewing-time/heartbeat"
+from tests.family import HEARTBEAT, PIN, PIN_HASH, SECRET, Family, session_seconds
 
 
 def record(message: str, **fields: object) -> logging.LogRecord:
@@ -210,7 +208,7 @@ async def test_service_answers_while_its_log_is_closed_or_unread(
         async with serving(database, full, closed=closed) as url, httpx.AsyncClient() as client:
             for _ in range(100):
                 beat = family.beat()
-                answer = await client.post(f"{url}{BEAT}", json=beat, headers=family.bearer)
+                answer = await client.post(f"{url}{HEARTBEAT}", json=beat, headers=family.bearer)
                 assert answer.status_code == 200
     finally:
         os.close(unread)
@@ -226,7 +224,7 @@ async def test_log_of_a_service_is_json_without_secrets(
         async with serving(database, log.fileno()) as url, httpx.AsyncClient() as client:
             verify = f"{url}/api/v1/parental-controls/pin/verify"
             answer = await client.post(verify, json={"pin": PIN}, headers=family.bearer)
-            await client.post(f"{url}{BEAT}", json=family.beat(), headers=family.bearer)
+            await client.post(f"{url}{HEARTBEAT}", json=family.beat(), headers=family.bearer)
     raw = path.read_text()
     token = family.bearer["Authorization"].removeprefix("Bearer ")
     secrets = [SECRET, token, answer.json()["pin_token"], PIN_HASH, f'"{PIN}"']

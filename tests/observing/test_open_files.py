@@ -20,10 +20,9 @@ from service.observing.metrics import Connections
 from service.settings import Settings
 from tests.conftest import FILES, ROOT, RunningService, served
 from tests.eventually import eventually
-from tests.family import Family
+from tests.family import HEARTBEAT, Family
 from tests.operators.exposition import scrape, value
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 DEGRADED = {"status": "degraded", "checks": {"database": "ok", "connections": "exhausted"}}
 LIMIT = 100
 PLAYERS = open_files.for_connections(Settings(database_url="", jwt_secret=""), LIMIT)
@@ -123,7 +122,7 @@ async def until_ready(client: httpx.AsyncClient) -> None:
 
 
 async def beats(client: httpx.AsyncClient, family: Family) -> bool:
-    answer = await client.post(BEAT, json=family.beat(), headers=family.bearer)
+    answer = await client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     return bool(answer.json()["enforcement"] == "allowed")
 
 

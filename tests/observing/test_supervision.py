@@ -26,9 +26,8 @@ from service.settings import Settings
 from service.viewing import config_loader
 from tests.conftest import ROOT, Running, answering, free_port, in_process
 from tests.eventually import eventually
-from tests.family import SECRET, Family
+from tests.family import HEARTBEAT, SECRET, Family
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 Kill = Callable[[Running, Family, pytest.MonkeyPatch], Awaitable[object]]
 
 
@@ -41,7 +40,7 @@ async def nothing(*_: object) -> None:
 
 
 async def beat(running: Running, family: Family, *_: object) -> None:
-    await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
 
 
 async def lane(running: Running, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +235,7 @@ async def test_process_whose_heartbeat_lane_dies_logs_it_and_exits_with_1(
             url = f"http://127.0.0.1:{port}"
             await answering(url, process)
             async with httpx.AsyncClient() as client:
-                await client.post(f"{url}{BEAT}", json=family.beat(), headers=family.bearer)
+                await client.post(f"{url}{HEARTBEAT}", json=family.beat(), headers=family.bearer)
                 ready = await client.get(f"{url}/health/ready")
                 assert ready.status_code == 503
                 assert ready.json()["checks"] == {"process": "failed"}

@@ -7,11 +7,10 @@ import msgspec
 from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter
-from tests.family import PIN, Family, bearer
+from tests.family import HEARTBEAT, PIN, Family, bearer
 from tests.operators.test_prometheus import executed
 
 URL = "/api/v1/admin/metrics"
-BEAT = "/api/v1/viewing-time/heartbeat"
 
 
 async def test_administrator_right_comes_from_the_database(
@@ -30,9 +29,8 @@ async def test_counts_heartbeats_and_cache_lookups(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute("update users set is_admin = true")
-    beat = "/api/v1/viewing-time/heartbeat"
     for _ in range(4):
-        await running.client.post(beat, json=family.beat(), headers=family.bearer)
+        await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     shown = (await running.client.get(URL, headers=family.bearer)).json()
     assert shown["heartbeat"]["total_processed"] == 4
     assert shown["heartbeat"]["avg_db_ops_per_heartbeat"] == 5 / 4
@@ -60,7 +58,7 @@ async def test_statements_per_heartbeat_match_the_database(
         stranger = family.beat(profile_id=family.account)
         beats = [family.beat(), family.beat(profile_id=family.adult), stranger] * many
         await asyncio.gather(
-            *(running.client.post(BEAT, json=beat, headers=family.bearer) for beat in beats)
+            *(running.client.post(HEARTBEAT, json=beat, headers=family.bearer) for beat in beats)
         )
     ran = await executed(connection) - ran
     shown = (await running.client.get(URL, headers=family.bearer)).json()["heartbeat"]

@@ -15,7 +15,7 @@ from service.operators import readiness
 from service.settings import Settings
 from tests.conftest import Running, Starter
 from tests.eventually import eventually
-from tests.family import Family
+from tests.family import HEARTBEAT, Family
 from tests.operators.test_prometheus import executed
 
 READY = {"status": "ok", "checks": {"database": "ok"}}
@@ -27,12 +27,10 @@ OTHERS = (
 
 async def until(running: Running, status: int) -> httpx.Response:
     """The first readiness response with this status."""
-    async with asyncio.timeout(10):
-        while True:
-            answer = await running.client.get("/health/ready")
-            if answer.status_code == status:
-                return answer
-            await asyncio.sleep(0.05)
+    return await eventually(
+        lambda: running.client.get("/health/ready"),
+        until=lambda answer: answer.status_code == status,
+    )
 
 
 async def test_ready_with_a_database(running: Running) -> None:
@@ -154,7 +152,7 @@ async def test_stuck_heartbeats_are_not_ready(
 
     monkeypatch.setattr(writer, "_send", stuck)
     beat = family.beat()
-    await running.client.post("/api/v1/viewing-time/heartbeat", json=beat, headers=family.bearer)
+    await running.client.post(HEARTBEAT, json=beat, headers=family.bearer)
     answer = await until(running, 503)
     assert answer.json()["checks"] == {"database": "ok", "heartbeats": "stuck"}
     go_on.set()

@@ -14,7 +14,7 @@ import pytest
 
 from service.database.driver import Connection
 from tests.conftest import ROOT, Running, free_port, served
-from tests.family import PIN, Family
+from tests.family import HEARTBEAT, PIN, Family
 from tests.operators.exposition import scrape
 from tests.operators.prometheus import programs
 
@@ -106,12 +106,12 @@ async def result_of(client: httpx.AsyncClient, query: str) -> list[Any]:
 async def traffic(service: httpx.AsyncClient, family: Family) -> None:
     """One request of each kind that the dashboard shows."""
     parental = "/api/v1/parental-controls"
-    await service.post("/api/v1/viewing-time/heartbeat", json=family.beat(), headers=family.bearer)
+    await service.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     await service.get(f"{parental}/weekly-report", headers=family.bearer)
     await service.post(f"{parental}/pin/verify", json={"pin": PIN}, headers=family.bearer)
     limits = f"{parental}/profiles/{family.child}/viewing-time"
     await service.put(limits, json={"weekday_limit_minutes": 60}, headers=family.bearer)
-    await service.post("/api/v1/viewing-time/heartbeat", json=family.beat())
+    await service.post(HEARTBEAT, json=family.beat())
 
 
 async def test_prometheus_scrapes_the_service_and_the_dashboard_has_data(

@@ -13,11 +13,10 @@ from service.database.driver import Connection
 from service.errors import Unavailable
 from service.observing.metrics import Histogram, Metrics
 from tests.conftest import ROOT, Running, Starter, free_port, served
-from tests.family import PIN, Family, add_family
+from tests.family import HEARTBEAT, PIN, Family, add_family
 from tests.operators.exposition import Scrape, scrape, value
 from tests.operators.prometheus import programs
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 PINS = "/api/v1/parental-controls/pin"
 
 
@@ -49,9 +48,9 @@ async def test_known_traffic_is_counted_exactly(
     before = await scrape(client)
     ran = await executed(connection)
     for _ in range(5):
-        await client.post(BEAT, json=family.beat(), headers=family.bearer)
-    await client.post(BEAT, json=family.beat(profile_id=stranger), headers=family.bearer)
-    await client.post(BEAT, json=family.beat())
+        await client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+    await client.post(HEARTBEAT, json=family.beat(profile_id=stranger), headers=family.bearer)
+    await client.post(HEARTBEAT, json=family.beat())
     url = f"/api/v1/viewing-time/balance/{family.child}"
     await client.get(url, headers=family.bearer)
     await client.get("/nowhere")
@@ -75,7 +74,7 @@ async def test_known_traffic_is_counted_exactly(
     assert more("heartbeat_batch_size_sum") == more("heartbeat_batch_size_count") == 5
     assert more("config_cache_lookups_total", result="hit") == 5
     assert more("config_cache_lookups_total", result="miss") == 2
-    routes = {"POST": BEAT, "GET": "/api/v1/viewing-time/balance/{profile_id}"}
+    routes = {"POST": HEARTBEAT, "GET": "/api/v1/viewing-time/balance/{profile_id}"}
     for method, route, status, count in [
         ("POST", routes["POST"], 200, 5),
         ("POST", routes["POST"], 403, 1),
@@ -140,7 +139,7 @@ async def test_right_pin_at_the_last_attempt_is_not_a_lockout(
 
 async def test_two_applications_have_separate_counts(start: Starter, family: Family) -> None:
     one, other = await start(), await start()
-    await one.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    await one.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     labels = {"outcome": "counted", "verdict": "allowed"}
     assert value(await scrape(one.client), "heartbeats_total", **labels) == 1
     assert value(await scrape(other.client), "heartbeats_total", **labels) == 0
@@ -150,7 +149,7 @@ async def test_number_of_series_does_not_depend_on_profiles(
     running: Running, connection: Connection
 ) -> None:
     family = await add_family(connection)
-    await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     url = "/api/v1/viewing-time/balance"
     await running.client.get(f"{url}/{uuid4()}", headers=family.bearer)
     await running.client.get(f"/{uuid4()}")
@@ -248,7 +247,7 @@ async def test_readme_lists_every_metric(running: Running) -> None:
 
 
 async def test_promtool_accepts_the_metrics(running: Running, family: Family) -> None:
-    await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+    await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     text = (await running.client.get("/metrics")).content
     promtool, _ = programs()
     checked = await asyncio.to_thread(
@@ -267,4 +266,4 @@ async def test_metrics_are_served_only_on_metrics_port(database: str) -> None:
         own = f"http://127.0.0.1:{port}"
         assert value(await scrape(client, f"{own}/metrics"), "ready") == 1
         assert (await client.get(f"{own}/health/live")).status_code == 404
-        assert (await client.post(f"{own}{BEAT}", json={})).status_code == 404
+        assert (await client.post(f"{own}{HEARTBEAT}", json={})).status_code == 404

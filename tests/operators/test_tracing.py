@@ -14,9 +14,8 @@ from service.app import application
 from service.observing.trace import Trace
 from service.settings import Settings, SettingsError, read
 from tests.conftest import ROOT
-from tests.family import PIN, SECRET, Family
+from tests.family import HEARTBEAT, PIN, SECRET, Family
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
 
@@ -81,9 +80,11 @@ async def traced(settings: Settings) -> AsyncIterator[Traced]:
 async def test_span_of_a_statement_links_to_its_heartbeats(traced: Traced, family: Family) -> None:
     beats = [family.beat(), family.beat(profile_id=family.adult)]
     headers = {**family.bearer, "traceparent": f"00-{TRACE}-{SPAN}-01"}
-    await asyncio.gather(*(traced.client.post(BEAT, json=beat, headers=headers) for beat in beats))
+    await asyncio.gather(
+        *(traced.client.post(HEARTBEAT, json=beat, headers=headers) for beat in beats)
+    )
     spans = traced.spans()
-    requests = spans[f"POST {BEAT}"]
+    requests = spans[f"POST {HEARTBEAT}"]
     assert [f"{span.context.trace_id:032x}" for span in requests] == [TRACE] * 2
     assert [f"{span.parent.span_id:016x}" for span in requests] == [SPAN] * 2
     assert [span.attributes["http.response.status_code"] for span in requests] == [200] * 2

@@ -71,7 +71,7 @@ async def test_at_most_five_hundred_sessions_newest_first(
         ("2026-01-01\0", "2026-01-01", 422),
     ],
 )
-async def test_range_is_91_days_at_most(
+async def test_range_must_not_exceed_90_days(
     running: Running, family: Family, from_date: str, to_date: str, status: int
 ) -> None:
     answer = await history(running, family, from_date=from_date, to_date=to_date)

@@ -7,7 +7,7 @@ import pytest
 
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
-from tests.family import PIN, Family, add_family, bearer
+from tests.family import HEARTBEAT, PIN, Family, add_family, bearer
 
 
 def url(family: Family) -> str:
@@ -15,9 +15,7 @@ def url(family: Family) -> str:
 
 
 async def remaining(running: Running, family: Family) -> float | None:
-    answer = await running.client.post(
-        "/api/v1/viewing-time/heartbeat", json=family.beat(), headers=family.bearer
-    )
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     left: float | None = answer.json()["remaining_minutes"]
     return left
 

@@ -11,7 +11,7 @@ from service.database import migrate
 from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import ROOT, Running, Starter
-from tests.family import PASSWORD, PASSWORD_HASH, Family, add_family, bearer
+from tests.family import HEARTBEAT, PASSWORD, PASSWORD_HASH, Family, add_family, bearer
 
 NOT_ADMIN = {"detail": "Admin privileges required"}
 LEGACY = ROOT / "tests/legacy_schema.sql"
@@ -31,9 +31,7 @@ async def put(
 
 
 async def beat(running: Running, family: Family) -> Any:
-    answer = await running.client.post(
-        "/api/v1/viewing-time/heartbeat", json=family.beat(), headers=family.bearer
-    )
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     return answer.status_code, answer.json()
 
 

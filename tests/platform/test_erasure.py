@@ -11,9 +11,8 @@ from service.database.driver import Connection
 from service.platform.erasure import Erased, erase
 from service.settings import Settings
 from tests.conftest import Running, Starter
-from tests.family import SECRET, Family, add_family, bearer, open_sessions, used_seconds
+from tests.family import HEARTBEAT, SECRET, Family, add_family, bearer, open_sessions, used_seconds
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 NOTHING = {"sessions": 0, "balances": 0, "grants": 0, "configurations": 0}
 
 
@@ -38,7 +37,7 @@ async def watch(running: Running, connection: Connection, family: Family) -> Non
     """Adds two sessions and a balance by heartbeat, an old balance and two grants."""
     for title in (family.title, family.lesson):
         body = family.beat(title_id=title)
-        answer = await running.client.post(BEAT, json=body, headers=family.bearer)
+        answer = await running.client.post(HEARTBEAT, json=body, headers=family.bearer)
         assert answer.json()["enforcement"] == "allowed"
     await connection.execute(
         "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds) "
@@ -111,7 +110,7 @@ async def test_every_instance_drops_the_cached_configuration(
     family = await add_family(connection, limit=None)
     here, there = await start(), await start()
     for instance in (here, there):
-        answer = await instance.client.post(BEAT, json=family.beat(), headers=family.bearer)
+        answer = await instance.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
         assert answer.json()["remaining_minutes"] is None
     await ask(here, family.child, admin)
     for instance in (here, there):
@@ -119,7 +118,7 @@ async def test_every_instance_drops_the_cached_configuration(
             if not instance.context.configurations.size:
                 break
             await asyncio.sleep(0.01)
-        answer = await instance.client.post(BEAT, json=family.beat(), headers=family.bearer)
+        answer = await instance.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
         assert answer.json()["remaining_minutes"] is not None
 
 
@@ -131,7 +130,7 @@ async def test_erasure_concurrent_with_heartbeats(
 
     async def beats() -> set[str]:
         answers = [
-            await running.client.post(BEAT, json=family.beat(), headers=family.bearer)
+            await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
             for _ in range(30)
         ]
         return {answer.json()["enforcement"] for answer in answers}

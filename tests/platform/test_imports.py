@@ -43,7 +43,7 @@ from service.settings import Settings
 from service.viewing.config_changes import CHANNEL
 from tests.conftest import NOW, ROOT, Running, RunningService, Starter
 from tests.eventually import eventually
-from tests.family import PASSWORD_HASH, SECRET, Family, add_family, bearer
+from tests.family import HEARTBEAT, PASSWORD_HASH, SECRET, Family, add_family, bearer
 
 URL = "/api/v1/admin/import"
 CONTENTS = (
@@ -99,9 +99,7 @@ async def test_all_three_kinds_are_imported_and_take_effect_at_once(
         {"accounts": 1, "profiles": 1, "titles": 1, "error_count": 0, "errors": []},
     )
     beat = {"profile_id": child["id"], "title_id": film["id"], "device_id": "tv-1"}
-    answer = await running.client.post(
-        "/api/v1/viewing-time/heartbeat", json=beat, headers=bearer(UUID(parent["id"]))
-    )
+    answer = await running.client.post(HEARTBEAT, json=beat, headers=bearer(UUID(parent["id"])))
     assert (answer.status_code, answer.json()["is_educational"]) == (200, True)
     row = await connection.fetchrow("select name, parental_rating, is_kids from profiles")
     assert tuple(row or ()) == ("Zoë 🐛", "TV-Y", True)
@@ -317,7 +315,7 @@ async def test_one_notification_for_any_number_of_changed_profiles(
         await send(here, admin, children)
         for instance in (here, there):
             answer = await instance.client.post(
-                "/api/v1/viewing-time/heartbeat", json=family.beat(), headers=family.bearer
+                HEARTBEAT, json=family.beat(), headers=family.bearer
             )
             assert answer.json()["remaining_minutes"] is not None
         await send(here, admin, [{**child, "is_kids": False} for child in children])
@@ -407,16 +405,12 @@ async def test_heartbeats_do_not_wait_for_an_import(
         patch.setattr(import_merge.Import, "_merge_staged", merge_and_wait)
         importing = asyncio.create_task(send(running, admin, changed))
         await held.wait()
-        answer = await running.client.post(
-            "/api/v1/viewing-time/heartbeat", json=family.beat(), headers=family.bearer
-        )
+        answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
         assert (answer.status_code, answer.json()["enforcement"]) == (200, "allowed")
         assert answer.json()["remaining_minutes"] == 119.5
         go_on.set()
         assert (await importing)[0] == 200
-    answer = await running.client.post(
-        "/api/v1/viewing-time/heartbeat", json=family.beat(), headers=family.bearer
-    )
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert answer.json()["remaining_minutes"] is None
     assert answer.json()["is_educational"] is True
 

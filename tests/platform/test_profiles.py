@@ -9,9 +9,7 @@ import pytest
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.eventually import eventually
-from tests.family import Family, add_family, used_seconds
-
-HEARTBEAT = "/api/v1/viewing-time/heartbeat"
+from tests.family import HEARTBEAT, Family, add_family, used_seconds
 
 
 def url(profile: UUID) -> str:

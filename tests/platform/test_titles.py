@@ -7,7 +7,7 @@ import pytest
 
 from service.database.driver import Connection
 from tests.conftest import Running
-from tests.family import Family, used_seconds
+from tests.family import HEARTBEAT, Family, used_seconds
 
 
 def url(title: UUID) -> str:
@@ -16,7 +16,7 @@ def url(title: UUID) -> str:
 
 async def beat(running: Running, family: Family, title: UUID) -> Any:
     answer = await running.client.post(
-        "/api/v1/viewing-time/heartbeat", json=family.beat(title_id=title), headers=family.bearer
+        HEARTBEAT, json=family.beat(title_id=title), headers=family.bearer
     )
     return answer.status_code, answer.json()
 

@@ -15,15 +15,24 @@ from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter, in_process
 from tests.eventually import eventually
-from tests.family import Family, add_family, bearer, open_sessions, session_seconds, used_seconds
+from tests.family import (
+    HEARTBEAT,
+    Family,
+    add_family,
+    bearer,
+    open_sessions,
+    session_seconds,
+    used_seconds,
+)
 from tests.faults.proxy import proxied
 
-URL = "/api/v1/viewing-time/heartbeat"
 DENIED = "Profile not found or access denied"
 
 
 async def beat(running: Running, family: Family, **members: Any) -> dict[str, Any]:
-    answer = await running.client.post(URL, json=family.beat(**members), headers=family.bearer)
+    answer = await running.client.post(
+        HEARTBEAT, json=family.beat(**members), headers=family.bearer
+    )
     assert answer.status_code == 200, answer.text
     verdict: dict[str, Any] = answer.json()
     return verdict
@@ -52,7 +61,7 @@ async def test_the_first_of_a_repeated_header_counts(running: Running, family: F
     for usual in ((), (origin,)):  # the fast path of heartbeats, and the general one
         for values, status in (((good, bad), 200), ((bad, good), 401)):
             headers = [*usual, *(("Authorization", value) for value in values)]
-            answer = await running.client.post(URL, json=family.beat(), headers=headers)
+            answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
             assert answer.status_code == status
 
 
@@ -68,7 +77,7 @@ async def test_invalid_field_is_503_while_the_database_is_unreachable(
         limits = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
         proxy.turn(mode)
         for method, url, body in (
-            ("POST", URL, family.beat(device_id="x" * 101)),
+            ("POST", HEARTBEAT, family.beat(device_id="x" * 101)),
             ("PUT", limits, {"reset_hour": 99}),
             ("PUT", limits, {"weekday_limit_minutes": 20}),
         ):
@@ -235,7 +244,7 @@ async def test_refused_beats_write_nothing_and_delay_no_other(
         (inactive.beat(), inactive.bearer, 401, "User not found or inactive"),
     ]
     answers = await asyncio.gather(
-        *(running.client.post(URL, json=body, headers=h) for body, h, _, _ in bad),
+        *(running.client.post(HEARTBEAT, json=body, headers=h) for body, h, _, _ in bad),
         *(beat(running, f, session_id=s) for f, s in zip(good, sessions, strict=True)),
     )
     for answer, (_, _, status, detail) in zip(answers, bad, strict=False):
@@ -286,7 +295,9 @@ async def test_a_full_queue_answers_503_at_once(
     session = (await beat(running, family))["session_id"]
     answers = await asyncio.gather(
         *(
-            running.client.post(URL, json=family.beat(session_id=session), headers=family.bearer)
+            running.client.post(
+                HEARTBEAT, json=family.beat(session_id=session), headers=family.bearer
+            )
             for _ in range(10)
         )
     )
@@ -315,7 +326,7 @@ async def test_a_token_of_a_deactivated_account_is_refused_at_once(
 ) -> None:
     await beat(running, family)
     await connection.execute("update users set is_active = false where id = $1", family.account)
-    answer = await running.client.post(URL, json=family.beat(), headers=family.bearer)
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert answer.status_code == 401
     assert answer.json() == {"detail": "User not found or inactive"}
 
@@ -325,7 +336,7 @@ async def test_malformed_json_comes_before_the_token_and_the_token_before_fields
 ) -> None:
     async def status(content: str, headers: dict[str, str]) -> int:
         json = {"Content-Type": "application/json", **headers}
-        return (await client.post(URL, content=content, headers=json)).status_code
+        return (await client.post(HEARTBEAT, content=content, headers=json)).status_code
 
     assert await status("{", {}) == 422
     assert await status("{}", {}) == 401
@@ -336,8 +347,8 @@ async def test_malformed_json_comes_before_the_token_and_the_token_before_fields
 
 async def test_bodies_are_bounded(client: httpx.AsyncClient, family: Family) -> None:
     fits = family.beat(padding="x" * (63 * 1024))
-    assert (await client.post(URL, json=fits, headers=family.bearer)).status_code == 200
-    large = await client.post(URL, content=b" " * (1 << 20), headers=family.bearer)
+    assert (await client.post(HEARTBEAT, json=fits, headers=family.bearer)).status_code == 200
+    large = await client.post(HEARTBEAT, content=b" " * (1 << 20), headers=family.bearer)
     assert (large.status_code, large.headers["connection"]) == (413, "close")
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
-from tests.family import Family, add_family, open_sessions, session_seconds, used_seconds
-from tests.players.test_heartbeat import URL, beat
+from tests.family import HEARTBEAT, Family, add_family, open_sessions, session_seconds, used_seconds
+from tests.players.test_heartbeat import beat
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -20,7 +20,7 @@ async def send(
     running: Running, family: Family, key: str | bytes, **members: Any
 ) -> httpx.Response:
     headers = [*httpx.Headers(family.bearer).raw, (b"Idempotency-Key", _bytes(key))]
-    return await running.client.post(URL, json=family.beat(**members), headers=headers)
+    return await running.client.post(HEARTBEAT, json=family.beat(**members), headers=headers)
 
 
 def _bytes(key: str | bytes) -> bytes:
@@ -209,7 +209,7 @@ async def test_an_invalid_key_is_reported_after_the_token_like_other_fields(
     running: Running, family: Family
 ) -> None:
     headers = {"Idempotency-Key": "two words"}
-    answer = await running.client.post(URL, json=family.beat(), headers=headers)
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
     assert answer.status_code == 401
 
 

@@ -6,14 +6,13 @@ from uuid import uuid4
 
 from service.database.driver import Connection
 from tests.conftest import Running
-from tests.family import Family, add_family, session_seconds
+from tests.family import HEARTBEAT, Family, add_family, session_seconds
 
 
 async def test_ending_again_moves_the_end(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    beat = "/api/v1/viewing-time/heartbeat"
-    started = await running.client.post(beat, json=family.beat(), headers=family.bearer)
+    started = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     session = started.json()["session_id"]
     url = f"/api/v1/viewing-time/session/{session}/end"
     for moment in (datetime(2027, 1, 1, 0, 0, 1, tzinfo=UTC), datetime(2027, 1, 2, tzinfo=UTC)):
@@ -30,8 +29,7 @@ async def test_foreign_and_unknown_sessions_are_refused(
     running: Running, connection: Connection
 ) -> None:
     family, stranger = await add_family(connection), await add_family(connection)
-    beat = "/api/v1/viewing-time/heartbeat"
-    started = await running.client.post(beat, json=family.beat(), headers=family.bearer)
+    started = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     for session, status, detail in (
         (started.json()["session_id"], 403, "Session access denied"),
         (uuid4(), 404, "Session not found"),
@@ -46,12 +44,11 @@ async def test_foreign_and_unknown_sessions_are_refused(
 async def test_a_session_can_end_while_its_beats_are_counted(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    beat = "/api/v1/viewing-time/heartbeat"
-    started = await running.client.post(beat, json=family.beat(), headers=family.bearer)
+    started = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     session = started.json()["session_id"]
     body = family.beat(session_id=session)
     answers = await asyncio.gather(
-        *(running.client.post(beat, json=body, headers=family.bearer) for _ in range(20)),
+        *(running.client.post(HEARTBEAT, json=body, headers=family.bearer) for _ in range(20)),
         running.client.post(f"/api/v1/viewing-time/session/{session}/end", headers=family.bearer),
     )
     assert {answer.status_code for answer in answers} == {200}

@@ -166,19 +166,19 @@ async def test_waiting_loads_are_bounded_like_heartbeats(
     assert await limit(running, families[6]) == 120
 
 
-async def test_a_connection_that_cannot_listen_is_not_kept(
+async def test_connection_that_cannot_listen_is_closed(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deaf: list[Connection] = []
+    opened: list[Connection] = []
 
     async def add_listener(connection: Connection, *_: object) -> None:
-        deaf.append(connection)
+        opened.append(connection)
         raise asyncpg.InterfaceError("it cannot")
 
     monkeypatch.setattr(asyncpg.Connection, "add_listener", add_listener)
     with pytest.raises(asyncpg.InterfaceError):
         await running.context.configurations.changes.listen()
-    assert [connection.is_closed() for connection in deaf] == [True]
+    assert [connection.is_closed() for connection in opened] == [True]
 
 
 async def test_a_lost_listener_clears_the_cache_and_listens_again(

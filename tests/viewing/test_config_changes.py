@@ -27,10 +27,10 @@ from service.viewing.config_changes import (
 )
 from tests.conftest import Running, RunningService, Starter, in_process, served
 from tests.eventually import eventually
-from tests.family import Family, add_family
+from tests.family import HEARTBEAT, Family, add_family
 from tests.faults.proxy import proxied
 from tests.platform.test_imports import profile, send
-from tests.players.test_heartbeat import URL, beat
+from tests.players.test_heartbeat import beat
 from tests.viewing.test_config_cache import limit
 
 ADMIN = "/api/v1/admin"
@@ -91,7 +91,7 @@ async def test_a_cached_entry_of_a_deleted_profile_counts_no_beat(
     answer = await running.client.delete(f"{ADMIN}/profiles/{family.child}", headers=admin)
     assert answer.status_code == 204
     assert late.context.configurations.size == 1
-    answer = await late.client.post(URL, json=family.beat(), headers=family.bearer)
+    answer = await late.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert answer.status_code == 403
 
 
@@ -109,7 +109,7 @@ async def test_no_beat_after_the_answer_is_judged_by_the_old_limit(
 
         async def count() -> float:
             lesson = family.beat(title_id=family.lesson)  # which does not count against the limit
-            verdict = (await client.post(there.url + URL, json=lesson)).json()
+            verdict = (await client.post(there.url + HEARTBEAT, json=lesson)).json()
             remaining: float = verdict["remaining_minutes"]
             return remaining
 

@@ -16,9 +16,8 @@ from service.viewing import deletion
 from service.viewing.deletion import BATCH, PENDING, work
 from tests.conftest import Running, Starter
 from tests.eventually import eventually
-from tests.family import Family, add_family, used_seconds
+from tests.family import HEARTBEAT, Family, add_family, used_seconds
 
-BEAT = "/api/v1/viewing-time/heartbeat"
 ACCEPTED = (202, {"detail": "Deletion goes on in the background"})
 
 
@@ -196,7 +195,7 @@ async def test_a_resource_that_is_being_deleted_cannot_be_put(
 
 async def beat(running: Running, family: Family, **members: Any) -> tuple[int, Any]:
     body = family.beat(**members)
-    answer = await running.client.post(BEAT, json=body, headers=family.bearer)
+    answer = await running.client.post(HEARTBEAT, json=body, headers=family.bearer)
     return answer.status_code, answer.json()
 
 
@@ -250,7 +249,7 @@ async def test_instances_delete_in_parallel_and_each_row_once(
     assert await counts(connection, family) == LEFT["title"]
 
 
-async def test_a_held_row_delays_no_batch(
+async def test_locked_row_delays_no_batch(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     await add_years(connection, family, 6)

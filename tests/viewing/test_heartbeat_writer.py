@@ -21,8 +21,8 @@ from service.viewing.heartbeat_queue import HeartbeatQueue
 from service.viewing.heartbeat_statement import RECORD_HEARTBEATS, Beat, RecordedRow
 from tests.conftest import NOW, Running, Starter
 from tests.eventually import eventually
-from tests.family import Family, add_family, session_seconds, used_seconds
-from tests.players.test_heartbeat import URL, beat
+from tests.family import HEARTBEAT, Family, add_family, session_seconds, used_seconds
+from tests.players.test_heartbeat import beat
 
 RECORDING = "query like '-- Records a batch of heartbeats%' and datname = current_database()"
 
@@ -263,7 +263,7 @@ async def test_the_queue_is_bounded_for_each_profile(
 
     async def send(family: Family) -> httpx.Response:
         body = family.beat(session_id=sessions[family])
-        return await running.client.post(URL, json=body, headers=family.bearer)
+        return await running.client.post(HEARTBEAT, json=body, headers=family.bearer)
 
     flood = [asyncio.create_task(send(hot)) for _ in range(1500)]
     answers = await asyncio.gather(*(send(family) for family in others for _ in range(3)))
@@ -295,7 +295,7 @@ async def test_the_queue_is_bounded_for_each_account() -> None:
     assert queue.waiting == 401
 
 
-async def test_a_connection_that_cannot_be_prepared_is_not_kept(
+async def test_connection_that_cannot_be_prepared_is_closed(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unprepared: list[Connection] = []
