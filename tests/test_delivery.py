@@ -58,8 +58,8 @@ def environment(**variables: str) -> dict[str, str]:
 def test_wheel_contains_every_file_it_needs(wheel: Path) -> None:
     contained = set(zipfile.ZipFile(wheel).namelist())
     for folder in FOLDERS:
-        ours = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
-        assert {f"service/{path.relative_to(ROOT)}" for path in ours} <= contained
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+        assert {f"service/{path.relative_to(ROOT)}" for path in files} <= contained
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.py")}
     assert modules <= contained
     assert "service/py.typed" in contained

@@ -51,11 +51,11 @@ def children(pid: int) -> list[int]:
     return found
 
 
-async def gone(process: Any, seconds: float) -> float:
+async def wait_for_end(process: Any, seconds: float) -> float:
     """Waits for a process to end, `seconds` at most; returns the seconds waited."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await asyncio.to_thread(process.wait, seconds)
-    return time.monotonic() - begun
+    return time.monotonic() - started_at
 
 
 async def test_service_answers_while_it_drains_and_leaves_nothing_behind(
@@ -79,7 +79,7 @@ async def test_service_answers_while_it_drains_and_leaves_nothing_behind(
         )
         assert (answer.status_code, answer.json()["used_minutes"]) == (200, 1.0)
         assert answer.headers["connection"] == "close"
-        assert await gone(service.process, GRACE_SECONDS) <= GRACE_SECONDS
+        assert await wait_for_end(service.process, GRACE_SECONDS) <= GRACE_SECONDS
         assert service.process.returncode == 0
         with pytest.raises(httpx.ConnectError):
             await client.get("/health/live")
@@ -115,7 +115,7 @@ async def test_heartbeats_in_flight_are_answered_and_counted_at_shutdown(
             service.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.2)
         assert {verdict["used_minutes"] for verdict in await beats} == {1.0}
-        await gone(service.process, GRACE_SECONDS)
+        await wait_for_end(service.process, GRACE_SECONDS)
     for family in families:
         assert await session_seconds(connection, family.child) == 60
 
@@ -129,7 +129,7 @@ async def test_a_second_signal_ends_the_drain(database: str) -> None:
         )
         assert service.process.poll() is None
         service.process.send_signal(signal.SIGTERM)
-        assert await gone(service.process, GRACE_SECONDS) <= GRACE_SECONDS
+        assert await wait_for_end(service.process, GRACE_SECONDS) <= GRACE_SECONDS
         assert service.process.returncode == 0
 
 
@@ -148,7 +148,7 @@ async def test_shutdown_is_in_time_while_the_database_does_not_answer(
         waiting = asyncio.gather(*beats)
         await asyncio.sleep(0.2)
         service.process.send_signal(signal.SIGTERM)
-        took = await gone(service.process, 20)
+        took = await wait_for_end(service.process, 20)
         print(f"stopped within {took:.2f} s")
         assert took <= GRACE_SECONDS + 1
         assert {answer.json()["enforcement"] for answer in await waiting} == {"blocked"}
@@ -419,22 +419,22 @@ os.execv(sys.executable, [sys.executable, "-m", "service", "serve"])
 async def test_service_stops_when_its_terminal_is_closed(database: str) -> None:
     port = str(free_port())
     environment = {**os.environ, **SETTINGS, "DATABASE_URL": database, "PORT": port}
-    ours, its = os.openpty()
+    controller, terminal = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", ON_A_TERMINAL],
         cwd=ROOT,
         env={**environment, "JWT_SECRET": SECRET},
-        stdin=its,
+        stdin=terminal,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    os.close(its)
+    os.close(terminal)
     try:
         await answering(f"http://127.0.0.1:{port}", process)
         process.send_signal(signal.SIGHUP)
         await answering(f"http://127.0.0.1:{port}", process)
-        os.close(ours)
-        await gone(process, 20)
+        os.close(controller)
+        await wait_for_end(process, 20)
         assert process.returncode == 0
     finally:
         if process.poll() is None:
@@ -448,9 +448,9 @@ async def test_idle_connection_is_closed_after_keep_alive_seconds(database: str)
         wire(service) as (reader, writer),
     ):
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-        begun = time.monotonic()
+        started_at = time.monotonic()
         received = await until_closed(reader)
-        took = time.monotonic() - begun
+        took = time.monotonic() - started_at
     assert received.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" not in received
     assert 0.9 <= took < 10

@@ -93,7 +93,7 @@ def postgres_of(process: subprocess.Popen[str]) -> list[int]:
     return [pid for pid in pids if b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Waits up to 15 seconds for a process to end; returns whether it has."""
     for _ in range(300):
         if not Path(f"/proc/{pid}").exists():
@@ -115,7 +115,7 @@ def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Sign
         process.send_signal(stop)
         status = process.wait(30)
     assert status == (-signal.SIGKILL if stop == signal.SIGKILL else 0)
-    assert gone(server)
+    assert has_ended(server)
     with run(folder, port) as (_, again):
         assert answer(curls[0]).json()["used_minutes"] == 1.0
         assert answer(again[0]).json()["used_minutes"] == 1.5

@@ -517,16 +517,16 @@ async def test_a_pin_token_signed_with_a_published_key_is_rejected(
 ) -> None:
     running = await trusting(platform)
     url = "/api/v1/parental-controls/pin/verify"
-    mine = platform.bearer("first", family.account)
-    verified = await running.client.post(url, json={"pin": PIN}, headers=mine)
+    headers = platform.bearer("first", family.account)
+    verified = await running.client.post(url, json={"pin": PIN}, headers=headers)
     token = verified.json()["pin_token"]
     claims = jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_exp": False})
-    theirs = platform.bearer("first", family.account, **claims)["Authorization"][7:]
+    foreign_token = platform.bearer("first", family.account, **claims)["Authorization"][7:]
     grant = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time/grant"
 
     async def granted(pin_token: str) -> httpx.Response:
         body = {"minutes": 15, "pin_token": pin_token}
-        return await running.client.post(grant, json=body, headers=mine)
+        return await running.client.post(grant, json=body, headers=headers)
 
-    assert (await granted(theirs)).status_code == 403
+    assert (await granted(foreign_token)).status_code == 403
     assert (await granted(token)).status_code == 200

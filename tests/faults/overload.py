@@ -127,10 +127,10 @@ async def _normal(server: Server, service: RunningService) -> float:
         connection = await asyncpg.connect(server.dsn)
         (viewer,) = await add_viewers(connection, 1)
         await connection.close()
-        begun = time.monotonic()
+        started_at = time.monotonic()
         while not all(a.is_counted for a in viewer.answers[-2:]) or len(viewer.answers) < 2:
             await viewer.beat(client)
-        return time.monotonic() - begun
+        return time.monotonic() - started_at
 
 
 def _print_outcomes(name: str, *outcomes: Outcome) -> None:

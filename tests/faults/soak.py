@@ -79,11 +79,11 @@ async def soak(server: Server, minutes: float, seed: int) -> bool:
             scene.viewers = await add_viewers(connection, VIEWERS)
             lives = await add_lives(other, connection, random, LIVES)
         pid, before = service.process.pid, None
-        begun = time.monotonic()
-        warm = begun + min(WARM_SECONDS, minutes * 30)
+        started_at = time.monotonic()
+        warm = started_at + min(WARM_SECONDS, minutes * 30)
         recoveries: list[float] = []
         async with all_watching(scene.client, scene.viewers), all_living(lives, Random(seed)):
-            while time.monotonic() < begun + minutes * 60:
+            while time.monotonic() < started_at + minutes * 60:
                 next_at = time.monotonic() + EVERY_SECONDS
                 recoveries.append(await _one_fault(scene, random))
                 await asyncio.sleep(next_at - time.monotonic())

@@ -181,7 +181,7 @@ async def survive(
     async with all_watching(scene.client, scene.viewers):
         probing = [asyncio.create_task(scene.probe(path, bearer)) for path in paths]
         await asyncio.sleep(0.3)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         async with fault:
             await asyncio.sleep(seconds)
         ended = time.monotonic()
@@ -194,16 +194,18 @@ async def survive(
     blocked = sum(not a.is_counted for v in scene.viewers for a in v.answers)
     counted = sum(v.acknowledged for v in scene.viewers)
     ready = scene.answers("/health/ready", 200, ended)[0]
-    fell = scene.answers("/health/ready", 503, begun)
+    unready_after = scene.answers("/health/ready", 503, started_at)
     print(
         f"recovered {recovery:.2f} s, ready {ready:.2f} s, not ready after "
-        f"{fell[0] if fell else -1:.2f} s, slowest beat {slowest:.2f} s, "
+        f"{unready_after[0] if unready_after else -1:.2f} s, slowest beat {slowest:.2f} s, "
         f"{counted} counted, {blocked} not"
     )
     assert recovery <= RECOVERY_SECONDS
     assert slowest <= TIMEOUT_SECONDS + SLACK_SECONDS
     assert ready <= TRUTH_SECONDS
-    assert bool(fell and fell[0] <= FALL_SECONDS + SLACK_SECONDS) or not ready_falls
+    assert (
+        bool(unready_after and unready_after[0] <= FALL_SECONDS + SLACK_SECONDS) or not ready_falls
+    )
     for probe in scene.probes:
         maximum = 0.0 if probe.path.startswith("/health") else TIMEOUT_SECONDS
         assert probe.took <= maximum + SLACK_SECONDS, probe
@@ -330,9 +332,9 @@ async def test_session_locked_for_ten_seconds_delays_no_other(scene: Scene) -> N
         f"where profile_id = '{locked.family.child}' for update",
         "rollback",
     )
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await survive(scene, fault, ready_falls=False, seconds=10.0)
-    assert not any(a.is_counted for a in locked.answers if 1 < a.sent - begun < 9)
+    assert not any(a.is_counted for a in locked.answers if 1 < a.sent - started_at < 9)
     for viewer in others:
         held_up = [a for a in viewer.answers if not a.is_counted]
         assert len(held_up) <= len(viewer.answers) / 20

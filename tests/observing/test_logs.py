@@ -72,10 +72,10 @@ from service.observing import logs
 logs.MAX_LINES, logs.STOP_SECONDS = 50, 0.2
 with logs.logging_to_stdout("DEBUG"):
     logger = logging.getLogger("viewing_time.test")
-    begun = time.monotonic()
+    started_at = time.monotonic()
     for number in range(5000):
         logger.debug("line", extra={"fields": {"number": number, "text": "x" * 200}})
-    took = time.monotonic() - begun
+    took = time.monotonic() - started_at
 print(took, logs.HANDLER.dropped, file=sys.stderr)
 """
 

@@ -69,9 +69,9 @@ async def test_not_ready_without_a_database_and_ready_again(
     await until(running, 200)
     assert running.context.metrics.ready is True
     assert "request_failed" not in [line.getMessage() for line in caplog.records]
-    [fell, rose] = [line for line in caplog.records if line.name == "viewing_time.readiness"]
-    assert (fell.getMessage(), rose.getMessage()) == ("not_ready", "ready")
-    assert "not currently accepting connections" in vars(fell)["fields"]["error"]
+    [failure, recovery] = [line for line in caplog.records if line.name == "viewing_time.readiness"]
+    assert (failure.getMessage(), recovery.getMessage()) == ("not_ready", "ready")
+    assert "not currently accepting connections" in vars(failure)["fields"]["error"]
 
 
 async def test_lost_connection_of_the_check_is_replaced(

@@ -224,9 +224,9 @@ async def test_no_response_is_sent_before_200_ms(
         (broken, PIN, 403),
         (locked, PIN, 403),
     ):
-        begun = loop.time()
+        started_at = loop.time()
         assert (await verify(running, account, pin)).status_code == status
-        assert loop.time() - begun >= FLOOR_SECONDS
+        assert loop.time() - started_at >= FLOOR_SECONDS
 
 
 async def test_first_pin_set_concurrently_is_set_once(

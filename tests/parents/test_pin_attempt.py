@@ -148,16 +148,16 @@ async def test_five_correct_pins_that_could_not_be_checked_do_not_lock(
 async def test_a_cancelled_request_gives_its_attempt_back(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     async def never(*_: object) -> bool:
-        begun.set()
+        started.set()
         await asyncio.sleep(3600)
         return True
 
     monkeypatch.setattr(Turn, "verify", never)
     request = asyncio.create_task(verify(running, family))
-    await begun.wait()
+    await started.wait()
     assert await state(connection, family) == (1, False, 1)
     request.cancel()
     await state_becomes(connection, family, (0, False, 0))
@@ -321,19 +321,19 @@ async def test_a_right_pin_leaves_nothing_to_give_back(
 ) -> None:
     """Otherwise later failures would be taken back."""
     first, other = await start(), await start()
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    started, go_on = asyncio.Event(), asyncio.Event()
     check = Turn.verify
 
     async def wait(turn: Turn, secret: str, hashed: str | None) -> bool:
         if secret == "5555":
-            begun.set()
+            started.set()
             await go_on.wait()
             raise Overloaded(1)
         return await check(turn, secret, hashed)
 
     monkeypatch.setattr(Turn, "verify", wait)
     unfinished = asyncio.create_task(verify(first, family, "5555"))
-    await begun.wait()
+    await started.wait()
     assert (await verify(other, family)).status_code == 200
     for _ in range(2):
         assert (await verify(other, family, "0000")).json() == WRONG

@@ -190,8 +190,8 @@ async def test_non_administrators_are_refused_and_change_nothing(
         "(select md5(string_agg(t::text, '')) from titles as t)"
     )
     before = await connection.fetchrow(rows)
-    ours = {"accounts": family.account, "profiles": family.child, "titles": family.title}
-    target = f"/api/v1/admin/{path}/{ours[path]}"
+    ids = {"accounts": family.account, "profiles": family.child, "titles": family.title}
+    target = f"/api/v1/admin/{path}/{ids[path]}"
     body = {
         "accounts": {"email": "taken@example.test", "is_admin": True},
         "profiles": {"account_id": str(family.account), "name": "Eve", "is_kids": False},

@@ -352,14 +352,14 @@ async def test_concurrent_imports_of_the_same_rows_all_succeed(
 async def test_import_that_meets_a_concurrent_insert_is_503_and_can_be_retried(
     running: Running, connection: Connection, admin: dict[str, str]
 ) -> None:
-    mine = title()
+    own_title = title()
     transaction = connection.transaction()
     await transaction.start()
     await connection.execute(
-        "insert into titles (id, title, title_type) values ($1, 'Faster', 'movie')", mine["id"]
+        "insert into titles (id, title, title_type) values ($1, 'Faster', 'movie')", own_title["id"]
     )
     sending = asyncio.create_task(
-        running.client.post(URL, content=ndjson([title(), mine]), headers=admin)
+        running.client.post(URL, content=ndjson([title(), own_title]), headers=admin)
     )
     await eventually(
         lambda: connection.fetchval("select exists (select from pg_locks where not granted)")
@@ -368,7 +368,7 @@ async def test_import_that_meets_a_concurrent_insert_is_503_and_can_be_retried(
     answer = await sending
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert await connection.fetchval("select count(*) from titles") == 1
-    assert (await send(running, admin, [title(), mine]))[0] == 200
+    assert (await send(running, admin, [title(), own_title]))[0] == 200
     assert await connection.fetchval("select count(*) from titles where title = 'Planets'") == 2
 
 

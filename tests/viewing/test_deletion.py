@@ -354,10 +354,10 @@ async def test_failed_deletion_is_logged_and_retried(
     await running.context.deletions.stop()
     await add_years(connection, family)
     assert await delete(running, admin, "title", family.title) == ACCEPTED
-    await connection.execute("alter table time_grants rename to away")
+    await connection.execute("alter table time_grants rename to renamed")
     running.context.deletions.start()
     await eventually(lambda: "deletion_failed" in caplog.messages)
-    await connection.execute("alter table away rename to time_grants")
+    await connection.execute("alter table renamed rename to time_grants")
     await eventually_done(connection)
     assert (await counts(connection, family))[5] == 0
 

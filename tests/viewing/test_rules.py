@@ -112,7 +112,7 @@ Span = tuple[datetime, datetime, timedelta]
 def spans(zone: ZoneInfo, first: datetime = FIRST, last: datetime = LAST) -> list[Span]:
     """The periods of constant UTC offset in ten years: start, end, offset."""
     found: list[Span] = []
-    begun, now, step, offset = first, first, timedelta(hours=12), None
+    start, now, step, offset = first, first, timedelta(hours=12), None
     while now < last:
         offset = now.astimezone(zone).utcoffset()
         if (now + step).astimezone(zone).utcoffset() != offset:
@@ -121,18 +121,18 @@ def spans(zone: ZoneInfo, first: datetime = FIRST, last: datetime = LAST) -> lis
                 middle = same + timedelta(seconds=(other - same).total_seconds() // 2)
                 is_same = middle.astimezone(zone).utcoffset() == offset
                 same, other = (middle, other) if is_same else (same, middle)
-            found.append((begun, other, offset or timedelta()))
-            begun = other
+            found.append((start, other, offset or timedelta()))
+            start = other
         now += step
     assert offset is not None
-    return [*found, (begun, last + timedelta(days=366), offset)]
+    return [*found, (start, last + timedelta(days=366), offset)]
 
 
 def turn(spans: Iterable[Span], day: date, reset_hour: int) -> datetime:
     """The first instant at which the local clock has reached the reset hour of the day."""
     hour = datetime.combine(day, time(reset_hour), UTC)
     return next(
-        max(begun, hour - offset) for begun, ended, offset in spans if hour - offset < ended
+        max(start, hour - offset) for start, ended, offset in spans if hour - offset < ended
     )
 
 
@@ -147,14 +147,14 @@ def test_a_viewing_day_ends_once_at_its_next_reset() -> None:
     second, random = timedelta(seconds=1), Random(12)
     zones = families_of_zones()
     assert len(zones) > 80
-    for known, name in zones.items():
-        changes = [begun for begun, _, _ in known[1:]]
+    for zone_spans, name in zones.items():
+        changes = [start for start, _, _ in zone_spans[1:]]
         changes += [datetime(random.randint(2020, 2028), 12, 31, tzinfo=UTC)]
         changes += [datetime(random.randint(2020, 2029), month, 1, tzinfo=UTC) for month in (2, 7)]
         for change, reset_hour in product(changes, range(24)):
             configuration = configured(name, reset_hour)
             days = [change.date() + timedelta(days=n) for n in (-2, -1, 0, 1, 2)]
-            turns = [turn(known, day, reset_hour) for day in days]
+            turns = [turn(zone_spans, day, reset_hour) for day in days]
             assert [
                 rules.next_reset(configuration, day - timedelta(days=1)) for day in days
             ] == turns
