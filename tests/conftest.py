@@ -26,11 +26,13 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from xdist.scheduler import LoadScopeScheduling
 
+from service import startup
 from service.app import application
 from service.context import Context
 from service.credentials import pin_hasher
 from service.database import migrate
-from service.database.driver import Connection
+from service.database.driver import Connection, Pool
+from service.database.pool import Warmth, open_pool
 from service.embedded.supervisor import embedded_postgres
 from service.observing import open_files
 from service.settings import Settings
@@ -247,19 +249,33 @@ class Running:
 Starter = Callable[..., Awaitable[Running]]
 
 
+async def cold_pool(settings: Settings, _: Warmth, min_size: int, max_size: int) -> Pool:
+    """A pool whose connections have run nothing yet."""
+    return await open_pool(settings, (), min_size, max_size)
+
+
 @asynccontextmanager
 async def in_process(
-    settings: Settings, end: Callable[[], None] | None = None, now: datetime = NOW
+    settings: Settings,
+    end: Callable[[], None] | None = None,
+    now: datetime = NOW,
+    *,
+    warm: bool = False,
 ) -> AsyncIterator[Running]:
     """An application in this process, over ASGI, until the block ends; its clock stands at `now`.
 
-    The test fails if a background task dies, unless `end` is given.
+    The test fails if a background task dies, unless `end` is given. Only a `warm` one has run its
+    statements on every connection: that takes PostgreSQL longer than most tests do.
     """
     clock = Clock(now)
     died: list[bool] = []
     app = application(settings, clock, end=end or partial(died.append, True))
     async with AsyncExitStack() as parts:
-        with mock.patch.object(pin_hasher, "Worker", ThreadWorker):
+        opener = open_pool if warm else cold_pool
+        with (
+            mock.patch.object(pin_hasher, "Worker", ThreadWorker),
+            mock.patch.object(startup, "open_pool", opener),
+        ):
             state = await parts.enter_async_context(app.router.lifespan_context(app))
         assert state is not None
 
@@ -273,12 +289,13 @@ async def in_process(
 
 
 @pytest.fixture
-async def start(settings: Settings) -> AsyncIterator[Starter]:
+async def start(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[Starter]:
     """Starts applications in this process; they are stopped after the test."""
+    warm = request.node.get_closest_marker("warm") is not None
     async with AsyncExitStack() as running:
 
         async def starter(settings: Settings = settings, now: datetime = NOW) -> Running:
-            return await running.enter_async_context(in_process(settings, now=now))
+            return await running.enter_async_context(in_process(settings, now=now, warm=warm))
 
         yield starter
 

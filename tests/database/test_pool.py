@@ -47,6 +47,7 @@ async def test_connections_are_open_before_the_first_request(
     assert backends == settings.pool_min_size + settings.heartbeat_connections + 3
 
 
+@pytest.mark.warm
 async def test_a_request_is_one_round_trip(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import msgspec
+import pytest
 
 from service.database.driver import Connection
 from service.settings import Settings
@@ -47,6 +48,7 @@ async def test_counts_heartbeats_and_cache_lookups(
     assert shown["weekly_report"]["total_generated"] == 0
 
 
+@pytest.mark.warm
 async def test_statements_per_heartbeat_match_the_database(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:

@@ -41,6 +41,7 @@ def grown(before: Scrape, after: Scrape, name: str, **labels: str) -> float:
     return value(after, name, **labels) - value(before, name, **labels)
 
 
+@pytest.mark.warm
 async def test_known_traffic_is_counted_exactly(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -45,6 +45,7 @@ async def test_children_are_sorted_by_name_then_id_without_adults(
     assert shown == [("Ada", str(family.child)), *(("Zoe", str(twin)) for twin in twins)]
 
 
+@pytest.mark.warm
 async def test_report_is_one_statement_for_any_number_of_children(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -147,6 +147,7 @@ async def test_two_instances_with_the_same_profiles_never_deadlock(
         assert await open_sessions(connection, family.child) <= 1
 
 
+@pytest.mark.warm
 async def test_one_statement_a_beat_and_two_for_a_cold_profile(
     running: Running, connection: Connection, family: Family
 ) -> None:
