@@ -7,7 +7,7 @@ to compare with run at the same time on the same machine. Reading order:
     statements, heartbeat, keys, arrivals, cold, pin, reads, observing, batching
                   one question each: `measure(bench)` returns its figures
     against       the question that compares with another commit
-    verdict       error answers, missed targets, ratios worse than the committed run's
+    verdict       error responses, missed targets, ratios worse than the committed run's
     harness       the database, the peers, a measured window
     seed          the rows of the database, and the requests of their players
     peer          a server process under load; `echo` is the one to compare with

@@ -2,8 +2,8 @@
 
 All three servers run at the same time and are loaded in turn, round by round. A figure is the
 median of the rounds; a ratio is the median of the ratios of each round. Further windows load the
-service with adults only, and with twice as many profiles as it caches, in a circle: an LRU cache
-that is walked in a circle longer than itself never hits.
+service with adults only, and with twice as many profiles as it caches, always in the same
+order, so that an LRU cache never hits.
 """
 
 from collections.abc import Callable

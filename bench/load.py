@@ -1,7 +1,7 @@
 """Our own client: a process that keeps requests in flight, or sends them at a fixed rate.
 
-`python -m bench.load PLAN` takes a Plan as JSON and prints an Outcome. A response with another
-status than 200, or with the enforcement `blocked`, is an error.
+`python -m bench.load PLAN` takes a Plan as JSON and prints an Outcome. A response with a
+status other than 200, or with the enforcement `blocked`, is an error.
 """
 
 import asyncio

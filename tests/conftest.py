@@ -136,7 +136,7 @@ def named(dsn: str, database: str) -> str:
 
 @asynccontextmanager
 async def copied(dsn: str, template: str) -> AsyncIterator[str]:
-    """A fresh copy of a template database, dropped again."""
+    """A fresh copy of a template database, which is dropped at the end."""
     name = f"test_{uuid4().hex}"
     server = await asyncpg.connect(dsn)
     try:
@@ -231,7 +231,7 @@ class ThreadWorker(pin_hasher.Worker):
     """Hashes PINs in threads, which start faster than processes."""
 
     async def start(self) -> None:
-        """There is no process to start."""
+        """Does nothing, because there is no process."""
 
     async def hash(self, secret: bytes, salt: bytes) -> bytes:
         return await asyncio.to_thread(bcrypt.hashpw, secret, salt)

@@ -28,7 +28,7 @@ PASSWORD_HASH = cheap_hash(PASSWORD)
 
 @dataclass(frozen=True)
 class Family:
-    """The ids of one account and what belongs to it."""
+    """The ids of one account, its two profiles, and two titles."""
 
     account: UUID = field(default_factory=uuid4)
     child: UUID = field(default_factory=uuid4)

@@ -1,4 +1,4 @@
-"""The delivery: a wheel that works far from the checkout, and dependencies that are locked."""
+"""The delivery: a wheel that works without the checkout, and locked dependencies."""
 
 import asyncio
 import os
@@ -185,7 +185,7 @@ FLOORS = {
     "orjson": ("3.11.5", "3.11.6"),  # CVE-2025-67221: no limit on recursion
     "cryptography": ("48.0.0", "48.0.1"),  # OpenSSL in the wheels, and CVE-2026-26007 before
     "psycopg": ("3.3.4", "3.3.5"),  # CVE-2025-12818 of libpq in the wheels
-    "uvicorn": ("0.55.0", "0.54.0"),  # its internals are used: the next minor version is another
+    "uvicorn": ("0.55.0", "0.54.0"),  # one minor version only, because its internals are used
 }
 
 

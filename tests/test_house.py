@@ -18,9 +18,9 @@ PRIVATE: Final = {
     "tests/http/test_refusals.py": {"_closing"},  # a writer that rejects, without load
     "tests/observing/test_open_files.py": {"_players", "_watch_connections"},  # one sentence
     "tests/observing/test_supervision.py": {"_lanes", "_queue", "_servers"},  # tasks to kill
-    "tests/operators/test_health.py": {"_check_database", "_send"},  # holds a statement up
-    "tests/operators/test_prometheus.py": {"_check_database"},  # holds a statement up
-    "tests/parents/test_pin.py": {"_longest_wait"},  # a hasher without room
+    "tests/operators/test_health.py": {"_check_database", "_send"},  # delays a statement
+    "tests/operators/test_prometheus.py": {"_check_database"},  # delays a statement
+    "tests/parents/test_pin.py": {"_longest_wait"},  # a hasher with a full queue
     "tests/platform/test_imports.py": {"_RowSource", "_merge", "_merge_staged"},  # one batch
     "tests/viewing/test_config_cache.py": {"_loader", "_pool"},  # counts the loads
     "tests/viewing/test_heartbeat_writer.py": {"_open"},  # a connection that cannot be opened

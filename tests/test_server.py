@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started, itself included."""
+    """The ids of a process and its descendants."""
     found = [pid]
     for each in found:
         for path in Path(f"/proc/{each}/task").glob("*/children"):

@@ -126,7 +126,7 @@ class Case:
 
 
 def history(account: int, profile: int, from_date: str, to_date: str) -> Case:
-    """A row is itself and its title: the title's index has two levels."""
+    """The pages of a row are its own and those of its title, whose index has two levels."""
     return Case(
         "history_list",
         f"select of('account', {account}), of('profile', {profile}), date '{from_date}', "
@@ -153,7 +153,7 @@ def weekly_report(account: int, children: int) -> Case:
 
 
 def heartbeats(starts: bool, renews: bool = False) -> Case:
-    """A batch; a new session goes into three indexes, and ends the one before it."""
+    """A batch; a new session is added to three indexes, and the previous one is ended."""
     return Case(
         "heartbeat_record",
         f"""

@@ -43,7 +43,7 @@ async def test_connections_are_open_before_the_first_request(
         "select count(*) from pg_stat_activity "
         "where datname = current_database() and application_name like 'viewing-time%'"
     )
-    # The pool's, the writer's, the loader's, the listener's, and readiness'.
+    # The connections of the pool, the writer, the loader, the listener and readiness.
     assert backends == settings.pool_min_size + settings.heartbeat_connections + 3
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not inst
 
 
 def authority(folder: Path, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """An authority, whose certificate is `name`.pem in `folder`."""
+    """A certificate authority, whose certificate is `name`.pem in `folder`."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -50,7 +50,7 @@ def authority(folder: Path, name: str) -> tuple[x509.Certificate, ec.EllipticCur
 
 
 def issue(folder: Path, authority: tuple[x509.Certificate, ec.EllipticCurvePrivateKey]) -> None:
-    """server.pem and server.key in `folder`, for 127.0.0.1."""
+    """Writes server.pem and server.key for 127.0.0.1 to `folder`."""
     issuer, issuer_key = authority
     key = ec.generate_private_key(ec.SECP256R1())
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
@@ -94,7 +94,7 @@ async def encrypted(database: str, tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def connects(url: str) -> tuple[bool, bool]:
-    """Whether asyncpg connects, and whether libpq does."""
+    """Whether asyncpg connects, and whether libpq connects."""
     settings = Settings(database_url=url, jwt_secret="", statement_cache_size=0)
     try:
         await (await connect(settings)).close()

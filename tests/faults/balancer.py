@@ -1,4 +1,4 @@
-"""The load balancer before the instances: a small one for TCP, or haproxy."""
+"""The load balancer in front of the instances: a small one for TCP, or haproxy."""
 
 import asyncio
 import subprocess
@@ -88,7 +88,7 @@ async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 @asynccontextmanager
 async def balanced(ports: list[int]) -> AsyncIterator[str]:
-    """The URL of a small balancer before the instances on `ports`."""
+    """The URL of a small balancer in front of the instances on `ports`."""
     balancer = Balancer(ports)
     server = await asyncio.start_server(balancer.accept, "127.0.0.1", 0)
     checks = asyncio.create_task(balancer.check())
@@ -102,7 +102,7 @@ async def balanced(ports: list[int]) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def haproxied(ports: list[int]) -> AsyncIterator[str]:
-    """The URL of an haproxy before the instances on `ports`."""
+    """The URL of an haproxy in front of the instances on `ports`."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder) / "haproxy.cfg"

@@ -1,7 +1,7 @@
 """In every fault of the database, requests end in time, counts stay right, the service recovers.
 
-One service process lives through all faults of one PostgreSQL, which no other module uses,
-because most faults would break its tests. A proxy stands between the two.
+One service process meets all faults of one PostgreSQL, through a proxy. No other module uses this
+PostgreSQL, because most faults would break its tests.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Children who watch all the time, and their verdicts: the other side of the ledger."""
+"""Viewers that send heartbeats without pause, and the verdicts that they receive."""
 
 import asyncio
 import time

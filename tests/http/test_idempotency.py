@@ -35,7 +35,7 @@ KEY_USED: Final = {"detail": "Idempotency-Key has been used for another request"
 
 
 class Call(msgspec.Struct):
-    """A request, another one to the same endpoint, and the change that the first one makes."""
+    """A request, and another body for the same endpoint."""
 
     url: str
     body: dict[str, Any] | None

@@ -701,7 +701,7 @@ async def wire(process: Process) -> AsyncIterator[Wire]:
 
 
 async def first(reader: asyncio.StreamReader) -> Answer:
-    """The next answer with a length."""
+    """The next response with a length."""
     received = await reader.readuntil(b"\r\n\r\n")
     (head,) = parsed(received.replace(b"content-length: ", b"content-length: 0\r\nx-length: "))
     length = int(head.headers["x-length"])

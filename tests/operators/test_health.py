@@ -199,7 +199,7 @@ async def test_checks_time_out_and_do_not_overlap(
 async def test_idle_connections_to_the_old_primary_are_closed(
     running: Running, connection: Connection
 ) -> None:
-    """They do not wait for their next use."""
+    """They are closed at once, not at their next use."""
     served = "select pid from pg_stat_activity where datname = current_database() and pid <> $1"
     own = connection.get_server_pid()
     before = {row[0] for row in await connection.fetch(served, own)}
