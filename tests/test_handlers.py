@@ -1,4 +1,4 @@
-"""Rules about the code: one reader of the clock, and short handlers."""
+"""Rules about the code: one reader of the clock, and short modules and handlers."""
 
 import ast
 from collections.abc import Iterator
@@ -37,3 +37,8 @@ def test_a_handler_is_short_and_catches_nothing() -> None:
         first = handler.body[1 if has_docstring else 0].lineno
         assert (handler.end_lineno or 0) - first < 15, handler.name
         assert not [node for node in ast.walk(handler) if isinstance(node, ast.Try)], handler.name
+
+
+def test_a_module_has_at_most_250_lines() -> None:
+    long = [path.name for path in PACKAGE.rglob("*.py") if path.read_text().count("\n") > 250]
+    assert long == []

@@ -1,7 +1,6 @@
 """bcrypt in processes of the lowest priority, so that hashing a PIN does not delay heartbeats.
 
-One hash keeps a core busy for about a quarter of a second. The event loop only queues the hashes
-and waits for the results.
+One hash keeps a core busy for about a quarter of a second.
 """
 
 import asyncio
@@ -31,7 +30,6 @@ MAX_BYTES: Final = 72
 MAX_SECONDS: Final = 60.0  # a worker that takes longer for a hash counts as lost
 SMOOTHING: Final = 1 / 8
 COST_12_SECONDS: Final = 0.25  # until turns have been measured
-NO_DIGEST: Final = b"." * 31
 LOST: Final = (EOFError, OSError)  # the worker has ended, or does not answer
 
 # bcrypt would hash with other salts and costs too. Cost 16 takes seconds, cost 31 would take days.
@@ -104,7 +102,7 @@ class PinHasher:
         self.rounds = rounds
         # A well-formed hash that matches no secret, at the configured cost. It is built from a
         # salt, because computing one would delay the start by a quarter of a second.
-        self.dummy = (bcrypt.gensalt(rounds) + NO_DIGEST).decode()
+        self.dummy = (bcrypt.gensalt(rounds) + b"." * 31).decode()
         self._longest_wait = longest_wait
         self._turn_seconds = COST_12_SECONDS * 2.0 ** (rounds - 12)
         self._queue: asyncio.PriorityQueue[tuple[bool, int, _Job]] = asyncio.PriorityQueue()
@@ -224,7 +222,8 @@ class Turn:
 
     async def hash(self, secret: str) -> str:
         """The bcrypt hash of `secret`; ValueError if it is longer than 72 bytes of UTF-8."""
-        encoded = _encoded(secret)
+        # Lone surrogates too: the error of a strict encoder would contain the secret.
+        encoded = secret.encode(errors="surrogatepass")
         if len(encoded) > MAX_BYTES:
             raise ValueError(f"bcrypt hashes at most {MAX_BYTES} bytes")
         salt = bcrypt.gensalt(self._hasher.rounds)
@@ -236,7 +235,7 @@ class Turn:
         A missing or malformed hash and a secret over 72 bytes never match, and take as long as a
         wrong secret.
         """
-        encoded = _encoded(secret)
+        encoded = secret.encode(errors="surrogatepass")
         if hashed is None or not WELL_FORMED.fullmatch(hashed) or len(encoded) > MAX_BYTES:
             encoded, hashed = b"", self._hasher.dummy
         digest = await self._hasher.compute(self, encoded, hashed.encode())
@@ -248,8 +247,3 @@ class _Job(NamedTuple):
     secret: bytes
     salt: bytes
     answer: asyncio.Future[bytes]
-
-
-def _encoded(secret: str) -> bytes:
-    # Lone surrogates too: the error of a strict encoder would contain the secret.
-    return secret.encode(errors="surrogatepass")
