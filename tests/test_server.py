@@ -410,7 +410,8 @@ async def test_sighup_interrupts_no_request(database: str, connection: Connectio
 
 
 ON_A_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, "-m", "service", "serve"])
 """
