@@ -1,7 +1,7 @@
 PYTHON ?= python3
 ARGS ?=
 MINUTES ?= 30
-WORKERS ?= 3
+WORKERS ?= 4
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -19,7 +19,7 @@ run: $(INSTALLED) ## serve on 127.0.0.1:8000, with an embedded PostgreSQL unless
 quick: $(INSTALLED) ## the tests that need no PostgreSQL and start no process
 	@exec $(BIN)/python -m pytest -q -m quick $(ARGS)
 
-test: $(INSTALLED) ## the whole test suite, on WORKERS=3 processes with a PostgreSQL each
+test: $(INSTALLED) ## the whole test suite, on WORKERS=4 processes with a PostgreSQL each
 	@exec $(BIN)/python -m pytest -n $(WORKERS) -m 'not soak' $(ARGS)
 
 coverage: $(INSTALLED) ## the whole test suite, and the lines and branches of service/ it reaches
