@@ -15,7 +15,7 @@ import msgspec
 from async_lru import alru_cache
 
 from service.database.driver import Pool
-from service.errors import ACCOUNT_INACTIVE, PROFILE_DENIED, ClientError
+from service.errors import ACCOUNT_INACTIVE, PROFILE_DENIED, ClientError, DatabaseError, Overloaded
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from service.viewing import rules
@@ -78,7 +78,7 @@ class ConfigCache:
             if started_at - entry.since > self._life_seconds:
                 self.drop(account_id, profile_id)
                 entry = await self._cached(account_id, profile_id, is_for_beat)
-        except Exception as error:
+        except (ClientError, DatabaseError, Overloaded) as error:
             without_frames(error)  # the frames of the cache refer to the task that failed
             raise
         return entry

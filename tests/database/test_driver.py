@@ -328,3 +328,20 @@ async def test_a_bug_in_a_heartbeat_fails_closed_with_its_traceback_in_the_log(
     assert line.exc_info is not None
     assert line.exc_info[1] is bug
     assert running.context.metrics.failures["own"] == 1
+
+
+async def test_a_bug_before_a_load_is_logged_with_the_place_where_it_is(
+    running: Running,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def the_buggy_function(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("service.viewing.config_loader.ConfigLoader.load", the_buggy_function)
+    with caplog.at_level("INFO", "viewing_time"):
+        await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+    [line] = [record for record in caplog.records if record.exc_info]
+    assert line.exc_info is not None
+    assert "the_buggy_function" in JsonLine().formatException(line.exc_info)
