@@ -8,13 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from service.context import Context
-from service.http import error_responses
+from service.http import cross_origin, error_responses
 from service.http.body_and_reply import Endpoint, bounded
 from service.http.request_log import logged
 from service.http.urls import ADMIN, HEALTH, METRICS, PARENTAL, PROFILE, VIEWING
@@ -229,16 +227,7 @@ def application(
     app = kind(
         routes=[*ROUTES, LIVE] if settings.metrics_port else [*ROUTES, LIVE, SCRAPE],
         lifespan=lifespan,
-        middleware=[
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_credentials=True,
-                allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
-                allow_headers=["Authorization", "Content-Type", "Accept", "Idempotency-Key"],
-                expose_headers=["X-Locked-Until", "Retry-After", "Link"],
-            )
-        ],
+        middleware=[cross_origin.middleware(settings.cors_origins)],
         exception_handlers=error_responses.TABLE,
     )
     app.router.redirect_slashes = False

@@ -252,8 +252,9 @@ async def test_cors_allows_only_the_configured_origins(running: Running, family:
         headers = {**family.bearer, "Origin": origin}
         answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
         assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+        assert "Preference-Applied" in answer.headers["access-control-expose-headers"]
         headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        headers["Access-Control-Request-Headers"] = "Idempotency-Key"
+        headers["Access-Control-Request-Headers"] = "Idempotency-Key, Prefer, X-PIN-Token"
         preflight = await running.client.options(HEARTBEAT, headers=headers)
         assert (preflight.status_code == 200) == allowed
 

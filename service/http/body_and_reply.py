@@ -20,6 +20,8 @@ Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
+BODY_METHODS: Final = ("POST", "PUT", "DELETE")
+JSON: Final = "application/json"
 CLOSE: Final = {"Connection": "close"}
 PRIVATE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -52,6 +54,11 @@ def read(request: Request, kind: lenient_json.Body[T]) -> T:
     return kind.read(request.state.body, request.headers.get("content-type"))
 
 
+def read_optional(request: Request, kind: lenient_json.Body[T]) -> T:
+    """Decodes the request's body, or the defaults of `kind` if it is empty; raises as `read`."""
+    return read(request, kind) if request.state.body else kind.read(b"{}", JSON)
+
+
 def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
     """An endpoint that starts when its body has arrived.
 
@@ -60,7 +67,7 @@ def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
 
     @wraps(endpoint)
     async def within_time(request: Request) -> Response:
-        if request.method in ("POST", "PUT"):
+        if request.method in BODY_METHODS:
             try:
                 async with asyncio.timeout(BODY_SECONDS):
                     request.state.body = await body(request.receive)
@@ -76,4 +83,4 @@ def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response that caches must not store."""
     headers = PRIVATE if headers is None else {**PRIVATE, **headers}
-    return Response(lenient_json.encode(value), status, headers, "application/json")
+    return Response(lenient_json.encode(value), status, headers, JSON)

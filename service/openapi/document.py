@@ -117,7 +117,8 @@ def _operation(route: Route, operation: Operation) -> Json:
     }
     if operation.body is not None:
         body = {"application/json": content(operation.body)}
-        described["requestBody"] = {"required": True, "content": body}
+        is_required = "DELETE" not in (route.methods or ())
+        described["requestBody"] = {"required": is_required, "content": body}
     if operation.lines:
         described["requestBody"] = {"required": False, "content": _lines(operation.lines)}
     if operation.caller is not Caller.ANYONE:

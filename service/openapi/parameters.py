@@ -65,6 +65,18 @@ REQUEST_KEY: Final = Parameter(
         ),
     ],
 )
+PIN_TOKEN: Final = Parameter(
+    "X-PIN-Token",
+    "header",
+    Annotated[
+        str,
+        doc(
+            "A token from `POST /pin/verify`, for clients that cannot send it in the body; a"
+            " `pin_token` in the body is used first. A strict account requires one of them.",
+            fields.EXAMPLE_JWT,
+        ),
+    ],
+)
 
 FIRST_DAY: Final = doc("The first day, in UTC.", "2026-02-01")
 LAST_DAY: Final = doc("The last day, in UTC, at most 90 days after the first.", "2026-03-01")

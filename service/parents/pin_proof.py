@@ -1,0 +1,38 @@
+"""Proof that a parent made a request: a PIN token in its body or in the header X-PIN-Token.
+
+A strict account allows changes only with a proof. The statement that changes something checks it:
+`has_proof` says that a token came, `pin_mark` is the fingerprint of the PIN that it proves.
+"""
+
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from starlette.requests import Request
+
+from service.context import Context
+from service.errors import PIN_TOKEN_REQUIRED, RuleError
+from service.http import auth
+
+HEADER: Final = "x-pin-token"
+
+
+class PinProof(NamedTuple):
+    """Whether a valid PIN token came, and its fingerprint; a token without one fits any PIN."""
+
+    is_given: bool
+    mark: str | None
+
+
+NO_PROOF: Final = PinProof(False, None)
+
+
+def pin_proof(
+    request: Request, context: Context, account_id: UUID, body_token: str | None
+) -> PinProof:
+    """The proof in `body_token`, or else in the header; raises RuleError for an invalid token."""
+    token = request.headers.get(HEADER) if body_token is None else body_token
+    if token is None:
+        return NO_PROOF
+    return PinProof(
+        True, auth.confirmed_pin(context, account_id, token, RuleError(PIN_TOKEN_REQUIRED))
+    )
