@@ -32,7 +32,11 @@ select
             union all
             (
                 select 'execute on function ' || f.name, 1000
-                from (values ('viewing_sessions_end_open(uuid, timestamptz)')) as f (name)
+                from (
+                    values
+                    ('viewing_sessions_end_open(uuid, timestamptz)'),
+                    ('viewing_clock_count(uuid, timestamptz)')
+                ) as f (name)
                 where to_regprocedure(f.name) is not null
                     and not has_function_privilege(to_regprocedure(f.name)::oid, 'execute')
             )

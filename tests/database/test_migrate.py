@@ -44,6 +44,14 @@ IDS = [
     "0015_recent_keys",
     "0016_sessions_end_after_their_start",
     "0017_request_keys",
+    "0018_schedules",
+    "0019_exceptions",
+    "0020_locks",
+    "0021_strict_accounts",
+    "0022_grant_effects",
+    "0023_day_limits",
+    "0024_earlier_days",
+    "0025_clocks",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -62,18 +70,21 @@ COLUMNS = {
     "viewing_time_configs": """
         id uuid, profile_id uuid, weekday_limit_minutes int null, weekend_limit_minutes int null,
         reset_hour int, educational_exempt bool, timezone varchar(50), created_at timestamptz,
-        updated_at timestamptz""",
+        updated_at timestamptz, day_floor date null""",
     "viewing_time_balances": """
         id uuid, profile_id uuid, reset_date date, used_seconds int, educational_seconds int,
-        is_unlimited_override bool, updated_at timestamptz""",
+        is_unlimited_override bool, updated_at timestamptz, limit_minutes int null,
+        extended_minutes int null, latest_credit_seconds int null""",
     "viewing_sessions": """
         id uuid, profile_id uuid, title_id uuid, device_id varchar(100),
         device_type varchar(20) null, is_educational bool, started_at timestamptz,
         last_heartbeat_at timestamptz, ended_at timestamptz null, total_seconds int,
-        paused_at timestamptz null, recent_marks uuid[] null, recent_keys bytea null""",
+        paused_at timestamptz null, recent_marks uuid[] null, recent_keys bytea null,
+        earlier_days jsonb null""",
     "time_grants": """
         id uuid, profile_id uuid, granted_by_user_id uuid, granted_minutes int null,
-        is_remote bool, granted_at timestamptz""",
+        is_remote bool, granted_at timestamptz, reset_date date null, mode varchar(10) null,
+        effect_seconds int null, undone_at timestamptz null, undone_by_user_id uuid null""",
 }
 # Tables that an adopted database lacks.
 ADDED = {
@@ -85,11 +96,29 @@ ADDED = {
     "viewing_time_request_keys": """
         account_id uuid, mark uuid, digest bytea, status int, answer text,
         created_at timestamptz""",
+    "viewing_schedules": """
+        profile_id uuid, daily_limits jsonb null, downtime jsonb, weekly_limit_minutes int null,
+        week_starts_on varchar(3), rollover_max_minutes int, finish_minutes int,
+        updated_at timestamptz""",
+    "viewing_exceptions": """
+        profile_id uuid, day date, changes_limit bool, limit_minutes int null,
+        lifts_downtime bool, updated_at timestamptz""",
+    "viewing_locks": """
+        profile_id uuid, locked_until timestamptz, locked_at timestamptz""",
+    "viewing_strict_accounts": "account_id uuid, since timestamptz",
+    "viewing_clocks": "profile_id uuid, counted_until timestamptz",
+}
+ADDED_COLUMNS = {
+    "viewing_time_configs": ["day_floor"],
+    "viewing_time_balances": ["limit_minutes", "extended_minutes", "latest_credit_seconds"],
+    "viewing_sessions": ["recent_marks", "recent_keys", "earlier_days"],
+    "time_grants": ["reset_date", "mode", "effect_seconds", "undone_at", "undone_by_user_id"],
 }
 TABLES = {**COLUMNS, **ADDED}
 SHORT = {"character varying": "varchar", "boolean": "bool", "integer": "int"}
 SHORT["timestamp with time zone"] = "timestamptz"
 
+OF_PROFILE = "foreign key (profile_id) references profiles(id) on delete cascade"
 CONSTRAINTS = {
     "users_pkey": "primary key (id)",
     "users_email_key": "unique (email)",
@@ -141,6 +170,33 @@ CONSTRAINTS = {
     "viewing_time_request_keys_account_id_fkey": (
         "foreign key (account_id) references users(id) on delete cascade"
     ),
+    "viewing_schedules_pkey": "primary key (profile_id)",
+    "viewing_schedules_profile_id_fkey": OF_PROFILE,
+    "ck_vs_weekly_range": (
+        "check (((weekly_limit_minutes is null) or ((weekly_limit_minutes >= 15) and "
+        "(weekly_limit_minutes <= 10080) and ((weekly_limit_minutes % 15) = 0))))"
+    ),
+    "ck_vs_week_starts_on": (
+        "check (((week_starts_on)::text = any ((array['mon'::character varying, "
+        "'tue'::character varying, 'wed'::character varying, 'thu'::character varying, "
+        "'fri'::character varying, 'sat'::character varying, 'sun'::character varying])::text[])))"
+    ),
+    "ck_vs_rollover_max": "check (((rollover_max_minutes >= 0) and (rollover_max_minutes <= 240)))",
+    "ck_vs_finish": "check (((finish_minutes >= 0) and (finish_minutes <= 60)))",
+    "viewing_exceptions_pkey": "primary key (profile_id, day)",
+    "viewing_exceptions_profile_id_fkey": OF_PROFILE,
+    "ck_ve_limit_range": (
+        "check (((limit_minutes is null) or ((limit_minutes >= 15) and "
+        "(limit_minutes <= 1440) and ((limit_minutes % 15) = 0))))"
+    ),
+    "viewing_locks_pkey": "primary key (profile_id)",
+    "viewing_locks_profile_id_fkey": OF_PROFILE,
+    "viewing_strict_accounts_pkey": "primary key (account_id)",
+    "viewing_strict_accounts_account_id_fkey": (
+        "foreign key (account_id) references users(id) on delete cascade"
+    ),
+    "viewing_clocks_pkey": "primary key (profile_id)",
+    "viewing_clocks_profile_id_fkey": OF_PROFILE,
 }
 INDEXES = {
     "ix_vs_profile_active": "viewing_sessions using btree (profile_id) where (ended_at is null)",
@@ -286,15 +342,15 @@ def catalogue(dsn: str) -> list[tuple[Any, ...]]:
 def contents(dsn: str) -> dict[str, tuple[Any, ...]]:
     """Each table's number of rows, the sum of all of them, and where each row version lies.
 
-    The column that we add is left out: it is null in every row that was there before.
+    The columns that we add are left out: they are null in every row that was there before.
     """
     with connected(dsn) as connection:
         return {
             table: connection.execute(
                 "select count(*),"
-                " md5(string_agg((to_jsonb(t) - array['recent_marks', 'recent_keys'])::text,"
-                " ',' order by id)),"
-                f" md5(string_agg(ctid::text || xmin::text, ',' order by id)) from {table} as t"
+                " md5(string_agg((to_jsonb(t) - %s::text[])::text, ',' order by id)),"
+                f" md5(string_agg(ctid::text || xmin::text, ',' order by id)) from {table} as t",
+                [ADDED_COLUMNS.get(table, [])],
             ).fetchall()[0]
             for table in COLUMNS
         }

@@ -61,7 +61,7 @@ async def narrow(connection: Connection, database: str) -> AsyncIterator[Narrow]
         f"grant connect, temporary on database {here} to {name}",
         f"grant usage on schema public to {name}",
         f"grant select, insert, update, delete on {', '.join(TABLES)} to {name}",
-        f"grant execute on function viewing_sessions_end_open to {name}",
+        f"grant execute on function viewing_sessions_end_open, viewing_clock_count to {name}",
     ):
         await connection.execute(change)
     yield Narrow(connection, name, f"{database}&user={name}")

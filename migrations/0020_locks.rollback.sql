@@ -1,0 +1,2 @@
+-- The table stays, and this file has no statement: it holds decisions of parents. An older version
+-- does not use it, and a newer one finds it in place.

@@ -1,0 +1,2 @@
+-- The table and the column stay, and this file has no statement: they hold decisions of parents. An
+-- older version does not use them, and a newer one finds them in place.

@@ -1,0 +1,2 @@
+-- The columns stay, and this file has no statement: they record decisions of parents. An older
+-- version does not name them, and a newer one finds them in place.

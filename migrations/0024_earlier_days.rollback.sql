@@ -1,0 +1,2 @@
+-- The column stays, and this file has no statement: it says on which days a child has watched. An
+-- older version does not name it, and a newer one finds it in place.
