@@ -135,7 +135,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Child:
-    """One child: what its parents decided, and what it has watched."""
+    """One child: what its parents decided, and the time it has watched."""
 
     zone: str = "UTC"
     reset_hour: int = 6
@@ -223,7 +223,7 @@ class Child:
         return 60 * (minutes + self.on(day).extended) + self.carried(day, today)
 
     def carried(self, day: date, today: date) -> int:
-        """What was left on the day before, in the same week."""
+        """The seconds left on the day before, in the same week."""
         before = None
         if day.weekday() != self.week_starts_on:
             before = self.limit_seconds(day - DAY, today)
@@ -314,7 +314,7 @@ class Child:
             at = until
         return None
 
-    # What happens
+    # Events
 
     def watch(self, at: datetime, seconds: int, session: Session | None) -> None:
         day = self.on(self.viewing_day(at))
