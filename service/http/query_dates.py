@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Final
 
-from service.http.lenient_json import field_error
+from service.http.field_errors import field_error
 
 CLOCK: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
 OFFSET: Final = r"[zZ]|[+\u2212-](?:[01]\d|2[0-3]):?[0-5]\d"

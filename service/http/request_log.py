@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.context import Context
 from service.errors import Overloaded
-from service.http import lenient_json
+from service.http.lenient_values import UUID_FORM
 from service.http.urls import HEALTH, METRICS
 from service.observing.metrics import Metrics
 from service.observing.trace import CURRENT, Trace
@@ -84,7 +84,7 @@ def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> 
     has_failed = status >= 500 and not (status == 503 and is_probe)  # `readiness` logs changes
     level = logging.DEBUG if is_probe else logging.INFO
     profile_id = str(scope.get("path_params", {}).get("profile_id", ""))
-    is_named = not trace.omits_profile and lenient_json.UUID_FORM.fullmatch(profile_id)
+    is_named = not trace.omits_profile and UUID_FORM.fullmatch(profile_id)
     fields = {
         "method": scope["method"],
         "route": route,

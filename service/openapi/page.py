@@ -29,6 +29,8 @@ BOUNDS: Final = {
     "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
     "pattern": "matching {}",
+    "minItems": "at least {} of them",
+    "maxItems": "at most {} of them",
 }
 
 
@@ -170,10 +172,12 @@ def _type(schema: Json) -> str:
         return " or ".join(map(_type, schema["anyOf"]))
     if "enum" in schema:
         return " | ".join(f"<code>{_example(value)}</code>" for value in schema["enum"])
-    if schema.get("type") == "array":
-        return f"array of {_type(schema.get('items', {}))}"
-    kind = schema.get("format") or schema.get("type") or "any value"
-    return _text(kind) + "".join(
+    kind = _text(schema.get("format") or schema.get("type") or "any value")
+    if kind == "array":
+        kind = f"array of {_type(schema.get('items', {}))}"
+    elif values := schema.get("additionalProperties"):
+        kind = f"object, each value {_type(values)}"
+    return kind + "".join(
         f", {words.format(f'<code>{_text(schema[bound])}</code>')}"
         for bound, words in BOUNDS.items()
         if bound in schema

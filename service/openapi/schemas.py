@@ -7,7 +7,7 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, UnsetType
 from msgspec import inspect as types
 
-from service.http import lenient_json
+from service.http.field_errors import MESSAGES
 from service.http.fields import doc
 from service.openapi.operations import OPERATIONS, Struct
 
@@ -81,10 +81,10 @@ def schemas() -> Json:
     named: dict[str, Json] = {
         "LenientBoolean": BOOLEAN,
         "Numeral": NUMERAL,
-        **{name: _body(form) for name, form in structs(bodies).items()},
-        **{name: _answer(form) for name, form in structs([*answers, Refusal, FieldErrors]).items()},
+        **{name: body(form) for name, form in structs(bodies).items()},
+        **{name: answer(form) for name, form in structs([*answers, Refusal, FieldErrors]).items()},
     }
-    errors = sorted({"json_invalid", *lenient_json.MESSAGES})
+    errors = sorted({"json_invalid", *MESSAGES})
     named["FieldError"]["properties"]["type"]["enum"] = errors
     return named
 
@@ -105,6 +105,8 @@ def structs(kinds: Iterable[Struct]) -> dict[str, types.StructType]:
                 visit(one)
         elif isinstance(form, types.ListType):
             visit(form.item_type)
+        elif isinstance(form, types.DictType):
+            visit(form.value_type)
 
     for kind in kinds:
         visit(types.type_info(kind))
@@ -118,7 +120,7 @@ def _plain(form: types.StructType) -> Json:
     return schema
 
 
-def _answer(form: types.StructType) -> Json:
+def answer(form: types.StructType) -> Json:
     """The schema of a response, which has every field, also those with a default."""
     schema = _plain(form)
     for shape in schema["properties"].values():
@@ -132,14 +134,19 @@ def _is_always_present(member: types.Field) -> bool:
     return member.required or (member.default, member.default_factory) != (NODEFAULT, NODEFAULT)
 
 
-def _body(form: types.StructType) -> Json:
+def body(form: types.StructType) -> Json:
     """The schema of a body, which accepts everything that `lenient_json` reads."""
     schema = _plain(form)
-    for shape in schema["properties"].values():
-        restricted = {key: shape.pop(key) for key in [*shape] if key not in ANNOTATIONS}
-        read = [kind for one in restricted.get("anyOf", [restricted]) for kind in _lenient(one)]
-        shape |= read[0] if len(read) == 1 else {"anyOf": read}
-    return schema
+    members = schema["properties"].items()
+    return {**schema, "properties": {name: _accepted(member) for name, member in members}}
+
+
+def _accepted(schema: Json) -> Json:
+    """The schema of everything that is read for a value, with the annotations of the value."""
+    annotations = {key: schema[key] for key in ANNOTATIONS if key in schema}
+    restricted = {key: value for key, value in schema.items() if key not in ANNOTATIONS}
+    read = [kind for one in restricted.get("anyOf", [restricted]) for kind in _lenient(one)]
+    return annotations | (read[0] if len(read) == 1 else {"anyOf": read})
 
 
 def _lenient(schema: Json) -> list[Json]:
@@ -152,6 +159,11 @@ def _lenient(schema: Json) -> list[Json]:
             return [schema, {"$ref": REF.format(name="Numeral")}, *truth]
         case "string" if not schema.keys() & {"pattern", "format"}:
             return [{**schema, "pattern": NO_NUL}]
+        case "array":
+            return [{**schema, "items": _accepted(schema["items"])}]
+        case "object":
+            values = _accepted(schema["additionalProperties"])
+            return [{**schema, "additionalProperties": values}]
     return [schema]
 
 

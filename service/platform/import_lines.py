@@ -18,6 +18,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from service.errors import ClientError
 from service.http import lenient_json
+from service.http.field_errors import MESSAGES
 from service.platform.bodies import AccountBody, ProfileBody, TitleBody
 from service.viewing.deletion import Kind
 
@@ -199,7 +200,7 @@ def _without_unknown_members(text: bytes) -> bytes:
     except UnicodeDecodeError as error:
         raise BadLine(f"Not JSON: {error.reason} (byte {error.start})") from error
     except msgspec.ValidationError as error:
-        raise BadLine(lenient_json.MESSAGES["model_attributes_type"]) from error
+        raise BadLine(MESSAGES["model_attributes_type"]) from error
     except msgspec.DecodeError as error:
         raise BadLine(f"Not JSON: {str(error).removeprefix('JSON is malformed: ')}") from error
     for name, value in msgspec.structs.asdict(members).items():

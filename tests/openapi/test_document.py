@@ -1,16 +1,17 @@
 """The OpenAPI document is valid and complete; `test_conformance` compares responses with it."""
 
 import re
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import msgspec
 import pytest
-from msgspec import inspect
+from msgspec import Meta, inspect
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
 from service.app import ROUTES
+from service.http import fields
 from service.openapi import page, schemas
 from service.openapi.document import handler_name
 from service.openapi.operations import OPERATIONS, Caller
@@ -126,6 +127,46 @@ def test_schema_of_a_boolean_accepts_the_lenient_values(value: object, is_accept
 )
 def test_schema_of_a_body_accepts_the_lenient_values(body: Any, is_accepted: bool) -> None:
     assert (schema_errors(SCHEMAS["ConfigurationBody"], body) == []) == is_accepted
+
+
+class SlotBody(msgspec.Struct):
+    """One object of a list."""
+
+    is_open: Annotated[bool, fields.doc("Open.", True)]
+
+
+class NestedBody(msgspec.Struct):
+    """Lenient values in lists, objects and dictionaries."""
+
+    slots: Annotated[Annotated[list[SlotBody], Meta(max_length=2)], fields.doc("Slots.")]
+    limits: Annotated[dict[Literal["mon"], int | None] | None, fields.doc("By day.", {"mon": 5})]
+
+
+def test_schema_of_a_nested_body_accepts_the_lenient_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    operation = OPERATIONS["grant"]._replace(body=NestedBody)
+    monkeypatch.setitem(OPERATIONS, "grant", operation)
+    shown = schemas.schemas()
+    lenient = {"$ref": "#/components/schemas/LenientBoolean"}
+    assert shown["SlotBody"]["properties"]["is_open"]["$ref"] == lenient["$ref"]
+    slots, limits = shown["NestedBody"]["properties"].values()
+    assert (slots["items"], slots["maxItems"]) == ({"$ref": "#/components/schemas/SlotBody"}, 2)
+    numeral = {"$ref": "#/components/schemas/Numeral"}
+    assert numeral in limits["anyOf"][0]["additionalProperties"]["anyOf"]
+    example = {"slots": [{"is_open": True}], "limits": {"mon": 5}}
+    assert schemas.example(NestedBody) == example
+    text = page.page({**DOCUMENT, "components": {"schemas": shown}})
+    assert 'array of <a href="#SlotBody">SlotBody</a>, at most <code>2</code> of them' in text
+    assert "object, each value integer or" in text
+
+
+def test_a_struct_of_bodies_and_responses_has_one_schema() -> None:
+    bodies = [kind for o in OPERATIONS.values() for kind in (o.body, *o.lines) if kind]
+    answers = [kind for o in OPERATIONS.values() for kind in (o.answer, *o.also.values()) if kind]
+    shared = schemas.structs(bodies).keys() & schemas.structs(answers).keys()
+    for name in shared:
+        assert schemas.body(STRUCTS[name]) == schemas.answer(STRUCTS[name])
 
 
 async def test_document_is_served_without_a_token(client: httpx.AsyncClient) -> None:
