@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     config_cache_max_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     pin_workers: Annotated[int, Meta(ge=1, le=64)] = 1
     bcrypt_rounds: Annotated[int, Meta(ge=4, le=16)] = 12
+    pin_lock_escalation: bool = False
     cors_origins: tuple[str, ...] = ()
     log_level: str = "INFO"
     heartbeat_log_sample: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 100

@@ -112,7 +112,7 @@ def _warmth(now: datetime) -> Warmth:
         (balance.READ, (no_id, no_id, today)),
         (history.LIST, (no_id, no_id, today, today, 1)),
         (weekly_report.REPORT, (no_id, today, rules.REPORT_DAYS, 1, 1, None)),
-        (pin_attempt.ATTEMPT, (no_id, None, 1, pin_attempt.LOCK, no_id)),
+        (pin_attempt.ATTEMPT, (no_id, None, 1, pin_attempt.LOCKS, no_id)),
     )
 
 

@@ -3,7 +3,7 @@
 -- $1 account_id uuid               the caller
 -- $2 profile_id uuid               the profile of a grant; null: no grant
 -- $3 attempts int                  this many failures in a row lock the PIN
--- $4 lock interval                 the duration of a lock
+-- $4 locks interval[]              durations of the first lock and of each further one; the last repeats
 -- $5 attempt_id uuid               id of the new attempt
 --
 -- row: is_active bool              the account is active
@@ -17,11 +17,12 @@
 -- The row lock of the update serializes parallel attempts, and each sees the count of the one before
 -- it. The attempt that reaches the limit sets the lock, so at most $3 hashes are returned until a
 -- correct PIN clears the count. An expired lock leaves the count as it is: the next wrong PIN locks
--- again at once. Locks use the database's clock, which is the same for all instances.
+-- again at once. So each failure from the $3rd on sets one lock, and the count tells its duration.
+-- Locks use the database's clock, which is the same for all instances.
 -- A counted attempt has a row in `viewing_time_attempts` until it is judged: see `attempt_judge` and
 -- `pin_settle`.
 -- The snapshot, from which a rejected attempt reads `locked_until`, can be older than the lock that
--- an attempt before it has set. Then the result is a lock that begins now.
+-- an attempt before it has set. Then the result is the lock of the next failure, if it began now.
 with owner as (
     select
         u.id as account_id,
@@ -30,7 +31,9 @@ with owner as (
             select from profiles as p where p.id = $2::uuid and p.user_id = u.id
         ) as is_owner,
         u.pin_hash is not null as has_pin,
-        u.pin_lockout_until
+        u.pin_lockout_until,
+        greatest($3::int, u.pin_failed_attempts) - $3::int + 1 as lock,
+        coalesce(u.pin_failed_attempts >= $3::int, false)::int as is_further
     from users as u
     where u.id = $1::uuid
 ),
@@ -39,7 +42,10 @@ taken as (
     set
         pin_failed_attempts = coalesce(u.pin_failed_attempts, 0) + 1,
         pin_lockout_until = case
-            when coalesce(u.pin_failed_attempts, 0) + 1 >= $3::int then now() + $4::interval
+            when coalesce(u.pin_failed_attempts, 0) + 1 >= $3::int
+            then now() + ($4::interval[])[
+                least(cardinality($4::interval[]), u.pin_failed_attempts - $3::int + 2)
+            ]
             else u.pin_lockout_until
         end
     from owner as o
@@ -66,8 +72,13 @@ select
     o.has_pin,
     case
         when t.pin_hash is not null then null
-        when o.pin_lockout_until > now() then least(o.pin_lockout_until, now() + $4::interval)
-        when o.has_pin then now() + $4::interval
+        when o.pin_lockout_until > now()
+        then least(
+            o.pin_lockout_until,
+            now() + ($4::interval[])[least(cardinality($4::interval[]), o.lock)]
+        )
+        when o.has_pin
+        then now() + ($4::interval[])[least(cardinality($4::interval[]), o.lock + o.is_further)]
     end as locked_until,
     t.pin_hash,
     coalesce(t.locks, false) as locks

@@ -3,14 +3,15 @@
 -- $1 account_id uuid
 -- $2 attempt_id uuid               an attempt that is given back at once; null: none
 -- $3 attempts int                  this many failures in a row lock the PIN
--- $4 lock interval                 the duration of a lock
+-- $4 locks interval[]              durations of the first lock and of each further one; the last repeats
 -- $5 unfinished interval           age at which an attempt has lost its request
 --
 -- row: is_done bool
 --
 -- No row: there was nothing to do. Runs before an attempt and before the status is returned.
 -- Giving back an attempt lowers the count and removes a lock that the attempt has set, or for which
--- too few failures remain. The attempt's row is deleted, so this happens once. The lock on the
+-- too few failures remain; a lock set by another attempt is shortened to the duration for the
+-- failures that remain. The attempt's row is deleted, so this happens once. The lock on the
 -- account's row keeps this statement and attempts from changing the count at the same time.
 -- A lock that ends later than one that begins now was set by a wrong clock or by another
 -- application: it is replaced by a lock that begins now.
@@ -28,10 +29,24 @@ held as materialized (
     select
         u.id,
         coalesce(u.pin_failed_attempts, 0) as failures,
-        u.pin_lockout_until
+        u.pin_lockout_until,
+        ($4::interval[])[
+            least(
+                cardinality($4::interval[]),
+                greatest($3::int, u.pin_failed_attempts) - $3::int + 1
+            )
+        ] as lock
     from users as u
     where u.id = $1::uuid
-        and (u.pin_lockout_until > now() + $4::interval or exists (select from due))
+        and (
+            u.pin_lockout_until > now() + ($4::interval[])[
+                least(
+                    cardinality($4::interval[]),
+                    greatest($3::int, u.pin_failed_attempts) - $3::int + 1
+                )
+            ]
+            or exists (select from due)
+        )
     for no key update
 ),
 returned as (
@@ -46,17 +61,32 @@ given as (
         array_agg(r.locked_until) as locks
     from returned as r
     where not r.is_forgiven
+),
+settled as (
+    select
+        h.id,
+        h.failures - g.attempts as failures,
+        h.pin_lockout_until = any(g.locks) or h.failures >= $3::int and h.failures - g.attempts < $3::int
+            as is_lifted,
+        h.pin_lockout_until,
+        h.lock,
+        ($4::interval[])[
+            least(
+                cardinality($4::interval[]),
+                greatest($3::int, h.failures - g.attempts) - $3::int + 1
+            )
+        ] as due_lock
+    from held as h
+    cross join given as g
 )
 update users as u
 set
-    pin_failed_attempts = greatest(0, h.failures - g.attempts),
+    pin_failed_attempts = greatest(0, s.failures),
     pin_lockout_until = case
-        when h.pin_lockout_until = any(g.locks) then null
-        when h.failures >= $3::int and h.failures - g.attempts < $3::int then null
-        when h.pin_lockout_until > now() + $4::interval then now() + $4::interval
-        else h.pin_lockout_until
+        when s.is_lifted then null
+        when s.pin_lockout_until > now() + s.lock then now() + s.due_lock
+        else s.pin_lockout_until - (s.lock - s.due_lock)
     end
-from held as h
-cross join given as g
-where u.id = h.id
+from settled as s
+where u.id = s.id
 returning true as is_done

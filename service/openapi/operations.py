@@ -83,8 +83,9 @@ EVERYWHERE: Final = (
 DELAYED: Final = "The response takes at least 200 milliseconds, whatever the outcome."
 ATTEMPTS: Final = (
     "An attempt is counted before it is checked; five wrong ones in a row lock the PIN for 30"
-    " minutes. An attempt that the service could not finish does not count. An account can have six"
-    " PIN requests at once."
+    " minutes. If the operator sets PIN_LOCK_ESCALATION, each wrong one after a lock locks it for"
+    " twice as long, up to 24 hours. An attempt that the service could not finish does not count."
+    " An account can have six PIN requests at once."
 )
 PASSWORDS: Final = (
     "Wrong passwords are counted for each account: after five in a row the next is checked only"

@@ -33,7 +33,9 @@ from service.http import auth
 from service.http.idempotency import KeyUsed, RequestedOnce
 
 ATTEMPTS: Final = 5
-LOCK: Final = timedelta(minutes=30)
+# Of the first lock, and of each further one if PIN_LOCK_ESCALATION is on; the last repeats.
+LOCK_SECONDS: Final = (1_800, 3_600, 7_200, 14_400, 28_800, 57_600, 86_400)
+LOCKS: Final = tuple(timedelta(seconds=seconds) for seconds in LOCK_SECONDS)
 UNFINISHED: Final = timedelta(seconds=15)  # longer than any request takes
 FLOOR_SECONDS: Final = 0.2
 LOCKED_UNTIL: Final = "X-Locked-Until"
@@ -132,7 +134,13 @@ async def _judge(source: Source, attempt_id: UUID) -> None:
 
 async def settle_pin(context: Context, account_id: UUID, attempt_id: UUID | None) -> None:
     """Gives back PIN attempts that have lost their request, and `attempt_id`."""
-    await SETTLE.maybe(context.pool, account_id, attempt_id, ATTEMPTS, LOCK, UNFINISHED)
+    bounds = (ATTEMPTS, _locks(context), UNFINISHED)
+    await SETTLE.maybe(context.pool, account_id, attempt_id, *bounds)
+
+
+def _locks(context: Context) -> tuple[timedelta, ...]:
+    """The durations of the locks that follow each other until a correct PIN."""
+    return LOCKS if context.settings.pin_lock_escalation else LOCKS[:1]
 
 
 async def attempt(
@@ -152,7 +160,7 @@ async def attempt(
     started_at, outcome = monotonic(), "failed"
     try:
         async with counted(context, account_id, settle_pin) as attempt_id:
-            arguments = (account_id, profile_id, ATTEMPTS, LOCK, attempt_id)
+            arguments = (account_id, profile_id, ATTEMPTS, _locks(context), attempt_id)
             row = auth.owned(await ATTEMPT.maybe(context.pool, *arguments))
             if row.locked_until is not None:
                 outcome = "locked"

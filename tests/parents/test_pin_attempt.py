@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -279,6 +279,167 @@ async def test_counting_and_giving_back_work_through_a_pooler(
         assert (await verify(running, family)).status_code == 200
         assert (await reset(running, family)).status_code == 200
         await running.context.writer.stop()
+
+
+@pytest.fixture
+def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses are not delayed."""
+    monkeypatch.setattr(pin_attempt, "FLOOR_SECONDS", 0.0)
+
+
+@pytest.fixture
+async def escalating(start: Starter, settings: Settings, quick_answers: None) -> Running:
+    """An instance whose locks grow."""
+    return await start(msgspec.structs.replace(settings, pin_lock_escalation=True))
+
+
+async def set_failures(connection: Connection, failures: int, lock: str = "-1 second") -> None:
+    """Stores a count, and a lock that ends in `lock`."""
+    await connection.execute(
+        "update users set pin_failed_attempts = $1, pin_lockout_until = now() + $2::text::interval",
+        failures,
+        lock,
+    )
+
+
+async def locked_minutes(connection: Connection) -> int | None:
+    """How long the lock still is, rounded to minutes; None without a lock."""
+    minutes: int | None = await connection.fetchval(
+        "select round(extract(epoch from pin_lockout_until - now()) / 60)::int from users "
+        "where pin_lockout_until > now()"
+    )
+    return minutes
+
+
+async def test_each_wrong_pin_after_a_lock_doubles_it_up_to_24_hours(
+    escalating: Running, connection: Connection, family: Family
+) -> None:
+    for _ in range(ATTEMPTS - 1):
+        assert (await verify(escalating, family, "0000")).json() == WRONG
+    for minutes in (30, 60, 120, 240, 480, 960, 1440, 1440):
+        assert (await verify(escalating, family, "0000")).json() == WRONG
+        assert await locked_minutes(connection) == minutes
+        until = await connection.fetchval("select pin_lockout_until from users")
+        locked = await verify(escalating, family)
+        assert (locked.status_code, locked.json()) == (403, LOCKED)
+        assert locked.headers["x-locked-until"] == until.isoformat()
+        status = await escalating.client.get(f"{PARENTAL}/pin/status", headers=family.bearer)
+        assert status.json()["locked_until"] == until.isoformat().replace("+00:00", "Z")
+        await connection.execute("update users set pin_lockout_until = now()")
+    assert await state(connection, family) == (12, False, 0)
+    await set_failures(connection, 2**31 - 2)
+    assert (await verify(escalating, family, "0000")).json() == WRONG
+    assert await locked_minutes(connection) == 1440
+
+
+@pytest.mark.parametrize("path", ["/pin/verify", "/pin", "/pin/reset"])
+async def test_a_right_or_new_pin_makes_the_next_lock_a_first_one(
+    escalating: Running, connection: Connection, family: Family, path: str
+) -> None:
+    await set_failures(connection, 9, "1 hour" if path == "/pin/reset" else "-1 second")
+    bodies: dict[str, dict[str, Any]] = {
+        "/pin/verify": {"pin": PIN},
+        "/pin": {"new_pin": "4321", "current_pin": PIN},
+        "/pin/reset": {"password": PASSWORD, "new_pin": "4321"},
+    }
+    assert (await post(escalating, family, path, bodies[path])).status_code == 200
+    for _ in range(ATTEMPTS):
+        assert (await verify(escalating, family, "0000")).json() == WRONG
+    assert await locked_minutes(connection) == 30
+
+
+async def test_an_attempt_given_back_removes_the_longer_lock_that_it_has_set(
+    escalating: Running, connection: Connection, family: Family, broken: Broken
+) -> None:
+    await set_failures(connection, 6)
+    broken.hashes(Overloaded(1))
+    assert (await verify(escalating, family)).status_code == 503
+    assert await state(connection, family) == (6, False, 0)
+    broken.repair()
+    assert (await verify(escalating, family, "0000")).json() == WRONG
+    assert await locked_minutes(connection) == 120
+
+
+@pytest.mark.parametrize(
+    ("failures", "lock", "lost", "minutes"),
+    [
+        (7, "110 minutes", 1, 50),
+        (7, "110 minutes", 2, 20),
+        (7, "100 minutes", 2, 10),
+        (7, "80 minutes", 2, None),
+        (7, "110 minutes", 3, None),
+        (7, "infinity", 1, 60),
+        (7, "10 years", 0, 120),
+        (5, "40 minutes", 0, 30),
+        (20, "23 hours", 3, 1380),
+        (4, "10 minutes", 1, 10),
+    ],
+)
+async def test_a_lock_is_as_long_as_the_failures_that_remain_deserve(
+    escalating: Running,
+    connection: Connection,
+    family: Family,
+    failures: int,
+    lock: str,
+    lost: int,
+    minutes: int | None,
+) -> None:
+    await set_failures(connection, failures, "10 years" if lock == "infinity" else lock)
+    if lock == "infinity":
+        await connection.execute("update users set pin_lockout_until = 'infinity'")
+    await connection.execute(
+        "insert into viewing_time_attempts (id, account_id, is_password, begun_at) "
+        "select gen_random_uuid(), $1, false, now() - interval '1 hour' "
+        "from generate_series(1, $2)",
+        family.account,
+        lost,
+    )
+    for _ in range(2):
+        await escalating.client.get(f"{PARENTAL}/pin/status", headers=family.bearer)
+        assert await state(connection, family) == (failures - lost, minutes is not None, 0)
+        assert await locked_minutes(connection) == minutes
+
+
+async def test_parallel_guesses_get_one_hash_after_each_lock(
+    start: Starter, settings: Settings, connection: Connection, family: Family, quick_answers: None
+) -> None:
+    settings = msgspec.structs.replace(settings, pin_lock_escalation=True)
+    instances = [await start(settings), await start(settings)]
+    await set_failures(connection, ATTEMPTS)
+    for minutes in (60, 120, 240):
+        guesses = (verify(instances[n % 2], family, f"{3000 + n}") for n in range(12))
+        answers = await asyncio.gather(*guesses)
+        assert sum(answer.json() == WRONG for answer in answers) == 1
+        until = await connection.fetchval("select pin_lockout_until from users")
+        shown = [a.headers["x-locked-until"] for a in answers if a.json() == LOCKED]
+        assert len(shown) == 11
+        for each in shown:
+            assert abs(datetime.fromisoformat(each) - until) < timedelta(seconds=20)
+        assert await locked_minutes(connection) == minutes
+        await connection.execute("update users set pin_lockout_until = now()")
+    assert sum(instance.context.pins.hashed for instance in instances) == 3
+
+
+async def test_locks_do_not_grow_unless_the_setting_is_on(
+    running: Running, connection: Connection, family: Family, quick_answers: None
+) -> None:
+    for failures in (4, 5, 12):
+        await set_failures(connection, failures)
+        assert (await verify(running, family, "0000")).json() == WRONG
+        assert await locked_minutes(connection) == 30
+
+
+async def test_an_instance_without_the_setting_shortens_a_longer_lock(
+    running: Running, escalating: Running, connection: Connection, family: Family
+) -> None:
+    await set_failures(connection, 8)
+    assert (await verify(escalating, family, "0000")).json() == WRONG
+    assert await locked_minutes(connection) == 480
+    assert (await verify(running, family)).json() == LOCKED
+    assert await locked_minutes(connection) == 30
+    await connection.execute("update users set pin_lockout_until = now()")
+    assert (await verify(escalating, family, "0000")).json() == WRONG
+    assert await locked_minutes(connection) == 960
 
 
 async def test_an_attempt_takes_only_its_own_failure_and_lock_back(
