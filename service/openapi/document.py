@@ -12,7 +12,8 @@ from starlette.routing import BaseRoute, Route
 
 from service.http import fields, lenient_json
 from service.openapi import page
-from service.openapi.operations import OPERATIONS, TAGS, Caller, Operation, Struct
+from service.openapi.operation import TAGS, Caller, Operation, Struct
+from service.openapi.operations import OPERATIONS
 from service.openapi.parameters import IN_PATH, PATH_NAME, Parameter
 from service.openapi.responses import content, responses
 from service.openapi.schemas import Json, example, reference, schemas

@@ -4,14 +4,20 @@ An operation names the Structs that its handler reads and returns, and the sente
 `document` adds what follows from those, such as the errors of every operation with a body.
 """
 
-from collections.abc import Mapping, Sequence
-from enum import Enum
-from functools import partial
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import Final
 
 from service import errors
+from service.openapi.operation import (
+    EVERYWHERE,
+    OPERATORS,
+    PLAYERS,
+    Caller,
+    Operation,
+    account,
+    admin,
+    anyone,
+    owner,
+)
 from service.openapi.parameters import (
     AFTER,
     FROM_DATE,
@@ -20,65 +26,16 @@ from service.openapi.parameters import (
     MODE,
     REQUEST_KEY,
     TO_DATE,
-    Parameter,
 )
 from service.operators import admin_metrics, health
 from service.parents import grant, history, pin, viewing_config, weekly_report
 from service.platform import accounts, bodies, erasure, import_merge, profiles, titles
 from service.players import balance, heartbeat, session
 from service.viewing import rules
-from service.viewing.config_changes import MAX_WAIT_SECONDS
-
-Struct = type[msgspec.Struct]
-
-
-class Caller(Enum):
-    """The permitted callers; an owner is the account that owns the profile."""
-
-    ANYONE = "anyone"
-    ACCOUNT = "account"
-    OWNER = "owner"
-    ADMIN = "admin"
-
-
-class Operation(NamedTuple):
-    """One method of one path.
-
-    `answer` is the Struct of a 200, or None for a 204. `text` describes a 200 by media type if it
-    is not JSON. `also` has the Structs of other statuses, `lines` those of an NDJSON body.
-    """
-
-    tag: str
-    caller: Caller
-    answer: Struct | None = None
-    body: Struct | None = None
-    sentences: Sequence[errors.Sentence] = ()
-    parameters: Sequence[Parameter] = ()
-    note: str = ""
-    text: Mapping[str, str] = {}
-    also: Mapping[int, Struct] = {}
-    lines: Sequence[Struct] = ()
-
-
-PLAYERS: Final = "Players"
-PARENTS: Final = "Parents"
-PLATFORM: Final = "Administration"
-OPERATORS: Final = "Operations"
-TAGS: Final = {
-    PLAYERS: "Called by a player while a child watches.",
-    PARENTS: "Called by parents' apps: the PIN, limits, more time, reports.",
-    PLATFORM: "For administrators: accounts, profiles and titles, from the systems that own them.",
-    OPERATORS: "For those who run the service, and this description.",
-}
 
 IN_BATCHES: Final = (
     "With 5,000 or more sessions the response is 202, and the deletion continues in the background,"
     " also after a restart. The same request returns 202 until it is done, then 404."
-)
-EVERYWHERE: Final = (
-    "The response is sent when every instance has applied the change: heartbeats sent after it"
-    f" follow the change. It waits at most {MAX_WAIT_SECONDS * 1000:.0f} milliseconds for an"
-    " instance that does not respond."
 )
 DELAYED: Final = "The response takes at least 200 milliseconds, whatever the outcome."
 ATTEMPTS: Final = (
@@ -101,12 +58,6 @@ PIN_ERRORS: Final = [errors.NO_PIN, errors.PIN_LOCKED, errors.TOO_MANY_PIN_REQUE
 # Examples of rules that only the platform's database has.
 REFERRED: Final = errors.still_referred_to("watchlists")
 RULE: Final = errors.value_needed("country", "users")
-
-
-admin = partial(Operation, PLATFORM, Caller.ADMIN)
-account = partial(Operation, PARENTS, Caller.ACCOUNT)
-owner = partial(Operation, PARENTS, Caller.OWNER)
-anyone = partial(Operation, OPERATORS, Caller.ANYONE)
 
 
 def deletion(not_found: errors.Sentence) -> Operation:

@@ -6,7 +6,7 @@ from typing import Final
 
 from service import errors
 from service.errors import Sentence
-from service.openapi.operations import Caller, Operation, Struct
+from service.openapi.operation import Caller, Operation, Struct
 from service.openapi.parameters import IDEMPOTENCY_KEY, PATH_NAME
 from service.openapi.schemas import FieldErrors, Json, Refusal, example, reference
 

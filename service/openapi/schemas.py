@@ -9,7 +9,8 @@ from msgspec import inspect as types
 
 from service.http.field_errors import MESSAGES
 from service.http.fields import doc
-from service.openapi.operations import OPERATIONS, Struct
+from service.openapi.operation import Struct
+from service.openapi.operations import OPERATIONS
 
 Json = dict[str, Any]
 

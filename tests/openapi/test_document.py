@@ -14,7 +14,8 @@ from service.app import ROUTES
 from service.http import fields
 from service.openapi import page, schemas
 from service.openapi.document import handler_name
-from service.openapi.operations import OPERATIONS, Caller
+from service.openapi.operation import Caller
+from service.openapi.operations import OPERATIONS
 from tests.family import Family
 from tests.openapi.described import DOCUMENT, Json, described, schema_errors
 

@@ -1,0 +1,65 @@
+"""The type of a described operation, and what operations of several callers share."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import partial
+from typing import Final, NamedTuple
+
+import msgspec
+
+from service import errors
+from service.openapi.parameters import Parameter
+from service.viewing.config_changes import MAX_WAIT_SECONDS
+
+Struct = type[msgspec.Struct]
+
+
+class Caller(Enum):
+    """The permitted callers; an owner is the account that owns the profile."""
+
+    ANYONE = "anyone"
+    ACCOUNT = "account"
+    OWNER = "owner"
+    ADMIN = "admin"
+
+
+class Operation(NamedTuple):
+    """One method of one path.
+
+    `answer` is the Struct of a 200, or None for a 204. `text` describes a 200 by media type if it
+    is not JSON. `also` has the Structs of other statuses, `lines` those of an NDJSON body.
+    """
+
+    tag: str
+    caller: Caller
+    answer: Struct | None = None
+    body: Struct | None = None
+    sentences: Sequence[errors.Sentence] = ()
+    parameters: Sequence[Parameter] = ()
+    note: str = ""
+    text: Mapping[str, str] = {}
+    also: Mapping[int, Struct] = {}
+    lines: Sequence[Struct] = ()
+
+
+PLAYERS: Final = "Players"
+PARENTS: Final = "Parents"
+PLATFORM: Final = "Administration"
+OPERATORS: Final = "Operations"
+TAGS: Final = {
+    PLAYERS: "Called by a player while a child watches.",
+    PARENTS: "Called by parents' apps: the PIN, limits, more time, reports.",
+    PLATFORM: "For administrators: accounts, profiles and titles, from the systems that own them.",
+    OPERATORS: "For those who run the service, and this description.",
+}
+
+EVERYWHERE: Final = (
+    "The response is sent when every instance has applied the change: heartbeats sent after it"
+    f" follow the change. It waits at most {MAX_WAIT_SECONDS * 1000:.0f} milliseconds for an"
+    " instance that does not respond."
+)
+
+admin = partial(Operation, PLATFORM, Caller.ADMIN)
+account = partial(Operation, PARENTS, Caller.ACCOUNT)
+owner = partial(Operation, PARENTS, Caller.OWNER)
+anyone = partial(Operation, OPERATORS, Caller.ANYONE)
