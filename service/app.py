@@ -25,6 +25,7 @@ from service.operators.live_page import live
 from service.parents import history, weekly_report
 from service.parents.grant import grant
 from service.parents.pin import pin_reset, pin_set, pin_status, pin_verify
+from service.parents.strict import strict, strict_update
 from service.parents.viewing_config import viewing_config, viewing_config_update
 from service.platform.accounts import account_delete, account_put
 from service.platform.erasure import ERASE_SECONDS, viewing_data_erase
@@ -82,6 +83,8 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("POST", f"{PARENTAL}/pin", pin_set, seconds=PIN_SECONDS),
     _route("POST", f"{PARENTAL}/pin/verify", pin_verify, seconds=PIN_SECONDS),
     _route("POST", f"{PARENTAL}/pin/reset", pin_reset, seconds=PIN_SECONDS),
+    _route("GET", f"{PARENTAL}/strict", strict),
+    _route("PUT", f"{PARENTAL}/strict", strict_update),
     _route("GET", f"{PROFILE}/viewing-time", viewing_config),
     _route("PUT", f"{PROFILE}/viewing-time", viewing_config_update),
     _route("POST", f"{PROFILE}/viewing-time/grant", grant, seconds=PIN_SECONDS),

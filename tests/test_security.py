@@ -41,6 +41,13 @@ PARENTAL: Final = "/api/v1/parental-controls"
 PROFILE: Final = f"{PARENTAL}/profiles/{{profile_id}}"
 ADMIN: Final = "/api/v1/admin"
 
+
+def pin_token(family: Family) -> str:
+    """A valid PIN token of the family's parent."""
+    claims = {"sub": str(family.account), "purpose": "pin_verified", "jti": "1", "exp": EXPIRES}
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
 ROWS: Final = {
     f"POST {VIEWING}/heartbeat": Row("profile", lambda family: family.beat()),
     f"GET {VIEWING}/balance/{{profile_id}}": Row("profile"),
@@ -51,6 +58,10 @@ ROWS: Final = {
     f"POST {PARENTAL}/pin/verify": Row("account", lambda _: {"pin": PIN}),
     f"POST {PARENTAL}/pin/reset": Row(
         "account", lambda _: {"password": PASSWORD, "new_pin": "5678"}
+    ),
+    f"GET {PARENTAL}/strict": Row("account"),
+    f"PUT {PARENTAL}/strict": Row(
+        "account", lambda family: {"enabled": True, "pin_token": pin_token(family)}
     ),
     f"GET {PROFILE}/viewing-time": Row("profile"),
     f"PUT {PROFILE}/viewing-time": Row("profile", lambda _: {"weekday_limit_minutes": 30}),
@@ -108,6 +119,7 @@ TABLES: Final = (
     "viewing_time_balances",
     "viewing_sessions",
     "time_grants",
+    "viewing_strict_accounts",
 )
 NOT_AUTHENTICATED: Final = (401, "Not authenticated")
 BAD_TOKEN: Final = (401, "Invalid or expired token")

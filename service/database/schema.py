@@ -36,6 +36,7 @@ TABLES: Final = (
     "viewing_time_password_failures",
     "pending_deletions",
     "viewing_time_request_keys",
+    "viewing_strict_accounts",
 )
 
 

@@ -24,11 +24,12 @@ from service.openapi.parameters import (
     HEARTBEAT_KEY,
     LIMIT,
     MODE,
+    PIN_TOKEN,
     REQUEST_KEY,
     TO_DATE,
 )
 from service.operators import admin_metrics, health
-from service.parents import grant, history, pin, viewing_config, weekly_report
+from service.parents import grant, history, pin, strict, viewing_config, weekly_report
 from service.platform import accounts, bodies, erasure, import_merge, profiles, titles
 from service.players import balance, heartbeat, session
 from service.viewing import rules
@@ -52,6 +53,12 @@ PASSWORDS: Final = (
 CHECKED_AGAIN: Final = (
     "A request that is repeated with its `Idempotency-Key` checks the PIN or password again, which"
     " counts as an attempt, unless its first response was that the PIN or password is wrong."
+)
+
+STRICT: Final = (
+    "In a strict account every change of limits, schedules, exceptions and locks, and every grant,"
+    " needs a PIN token: without one it is rejected with 403. An account without a PIN cannot"
+    " become strict."
 )
 
 PIN_ERRORS: Final = [errors.NO_PIN, errors.PIN_LOCKED, errors.TOO_MANY_PIN_REQUESTS]
@@ -111,6 +118,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
         [errors.PASSWORD_INCORRECT, errors.TOO_MANY_PIN_REQUESTS, errors.TOO_MANY_WRONG_PASSWORDS],
         [REQUEST_KEY],
         f"{PASSWORDS} {DELAYED} {CHECKED_AGAIN}",
+    ),
+    "strict": account(strict.Strict),
+    "strict_update": account(
+        strict.Strict, strict.StrictBody, [errors.PIN_TOKEN_REQUIRED], [PIN_TOKEN], STRICT
     ),
     "viewing_config": owner(viewing_config.ViewingConfiguration),
     "viewing_config_update": owner(

@@ -139,7 +139,6 @@ UNUSED = {
     "viewing_exceptions",
     "viewing_locks",
     "viewing_schedules",
-    "viewing_strict_accounts",
 }
 
 
