@@ -25,6 +25,7 @@ from service.operators.live_page import live
 from service.parents import history, weekly_report
 from service.parents.grant import grant
 from service.parents.pin import pin_reset, pin_set, pin_status, pin_verify
+from service.parents.schedule import schedule, schedule_put
 from service.parents.strict import strict, strict_update
 from service.parents.viewing_config import viewing_config, viewing_config_update
 from service.platform.accounts import account_delete, account_put
@@ -88,6 +89,8 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", f"{PROFILE}/viewing-time", viewing_config),
     _route("PUT", f"{PROFILE}/viewing-time", viewing_config_update),
     _route("POST", f"{PROFILE}/viewing-time/grant", grant, seconds=PIN_SECONDS),
+    _route("GET", f"{PROFILE}/schedule", schedule),
+    _route("PUT", f"{PROFILE}/schedule", schedule_put),
     _route("GET", f"{PROFILE}/history", history.history),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
     _route("GET", f"{ADMIN}/metrics", admin_metrics),

@@ -66,6 +66,8 @@ ROWS: Final = {
     f"GET {PROFILE}/viewing-time": Row("profile"),
     f"PUT {PROFILE}/viewing-time": Row("profile", lambda _: {"weekday_limit_minutes": 30}),
     f"POST {PROFILE}/viewing-time/grant": Row("profile", lambda _: {"minutes": 15}),
+    f"GET {PROFILE}/schedule": Row("profile"),
+    f"PUT {PROFILE}/schedule": Row("profile", lambda _: {"weekly_limit_minutes": 600}),
     f"GET {PROFILE}/history": Row("profile", query="?from_date=2026-11-01&to_date=2026-11-24"),
     f"GET {PARENTAL}/weekly-report": Row("account"),
     f"GET {ADMIN}/metrics": Row("admin"),

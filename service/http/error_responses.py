@@ -17,6 +17,7 @@ from service.deadlines import DeadlinePassed, within
 from service.errors import (
     EMAIL_TAKEN,
     INTERNAL_ERROR,
+    PROFILE_DENIED,
     SERVICE_UNAVAILABLE,
     ClientError,
     FieldError,
@@ -34,6 +35,10 @@ from service.observing.trace import record_error, record_refusal
 UNQUOTED: Final = "/:@!$&'()*+,;="
 CONSTRAINTS: Final = {
     "users_email_key": ClientError(EMAIL_TAKEN),
+    # The profile was deleted while the statement ran.
+    "viewing_schedules_profile_id_fkey": ClientError(PROFILE_DENIED),
+    "viewing_exceptions_profile_id_fkey": ClientError(PROFILE_DENIED),
+    "viewing_locks_profile_id_fkey": ClientError(PROFILE_DENIED),
 }
 
 

@@ -25,6 +25,14 @@ ProfileId = Annotated[UUID, doc("The profile's id.", EXAMPLE_PROFILE)]
 TitleId = Annotated[UUID, doc("The title's id.", EXAMPLE_TITLE)]
 SessionId = Annotated[UUID, doc("The viewing session's id.", EXAMPLE_SESSION)]
 
+PinToken = Annotated[
+    str | None,
+    doc(
+        "From `POST /pin/verify`. A strict account requires it, here or in `X-PIN-Token`.",
+        EXAMPLE_JWT,
+    ),
+]
+
 UtcDay = Annotated[date, doc("A UTC day.", "2026-03-01")]
 EndedAt = Annotated[
     Time | None,

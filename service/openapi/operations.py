@@ -28,6 +28,7 @@ from service.openapi.parameters import (
     REQUEST_KEY,
     TO_DATE,
 )
+from service.openapi.policy_operations import POLICY
 from service.operators import admin_metrics, health
 from service.parents import grant, history, pin, strict, viewing_config, weekly_report
 from service.platform import accounts, bodies, erasure, import_merge, profiles, titles
@@ -136,6 +137,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         ],
         note=EVERYWHERE,
     ),
+    **POLICY,
     "grant": owner(
         grant.Grant,
         grant.GrantBody,

@@ -1,0 +1,52 @@
+"""A change of a child's policy: in force everywhere, with the limits of past days kept."""
+
+from datetime import date, datetime
+from typing import Final, Protocol, TypeVar
+from uuid import UUID
+
+from service.context import Context
+from service.errors import PIN_TOKEN_REQUIRED, RuleError
+from service.http import auth
+from service.viewing import rules
+from service.viewing.config_changes import Change
+
+PAST_DAYS: Final = 14  # before the current one, whose limits reports can compare
+UNLIMITED: Final = -1  # in a balance, where null means that the limit was not kept
+
+
+class ChangedRow(auth.OwnedRow, Protocol):
+    """The row of a statement that changes a policy and notifies the other instances."""
+
+    @property
+    def is_confirmed(self) -> bool: ...
+    @property
+    def listeners(self) -> list[str]: ...
+
+
+Changed = TypeVar("Changed", bound=ChangedRow)
+
+
+async def in_force(
+    context: Context, change: Change, account_id: UUID, profile_id: UUID, row: Changed | None
+) -> Changed:
+    """The row of a change, as soon as every instance applies it.
+
+    Raises ClientError 401 or 403, or RuleError without the proof that a strict account requires.
+    """
+    row = auth.owned(row)
+    if not row.is_confirmed:
+        raise RuleError(PIN_TOKEN_REQUIRED)
+    context.configurations.forget(account_id, profile_id, "updated")
+    await change.wait_for(row.listeners)
+    return row
+
+
+async def past_limits(
+    context: Context, account_id: UUID, profile_id: UUID, now: datetime
+) -> tuple[list[date], list[int]]:
+    """The days before the current one and the limits in force on them, for their balances."""
+    configuration = (await context.configurations.get(account_id, profile_id)).configuration
+    today = rules.viewing_day(configuration, now)
+    days = [today - number * rules.DAY for number in range(1, PAST_DAYS + 1)]
+    limits = [rules.limit_minutes(configuration, day) for day in days]
+    return days, [UNLIMITED if limit is None else limit for limit in limits]

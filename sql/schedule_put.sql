@@ -1,0 +1,125 @@
+-- Sets the present members of a schedule; the others stay, or get their defaults.
+--
+-- $1 account_id uuid               the caller
+-- $2 profile_id uuid
+-- $3 has_proof bool                the request has a valid PIN token
+-- $4 pin_mark text                 fingerprint of the PIN in it; null: any
+-- $5 sets_daily bool               set the next value
+-- $6 daily_limits jsonb            minutes by day; null: no limits by day
+-- $7 downtime jsonb                windows; null: unchanged
+-- $8 sets_weekly bool              set the next value
+-- $9 weekly_limit_minutes int      null is unlimited
+-- $10 week_starts_on text          null: unchanged
+-- $11 rollover_max_minutes int     null: unchanged
+-- $12 finish_minutes int           null: unchanged
+-- $13 past_days date[]             days before today whose limit is to be kept
+-- $14 past_limits int[]            in step with $13; -1 is unlimited
+-- $15 origin text                  id of the change, for the notification
+-- $16 now timestamptz
+--
+-- row: is_active bool              the account is active
+-- row: is_owner bool               the profile is the account's
+-- row: daily_limits jsonb          the stored schedule; null: nothing was done
+-- row: downtime jsonb
+-- row: weekly_limit_minutes int
+-- row: week_starts_on text
+-- row: rollover_max_minutes int
+-- row: finish_minutes int
+-- row: updated_at timestamptz
+-- row: is_confirmed bool           the PIN is the one in $4, and a strict account has a proof
+-- row: notified text               empty if the change was stored; the result of pg_notify
+-- row: listeners text[]            instances that listen; the caller waits for them
+--
+-- No row: the account is unknown.
+-- One upsert on the primary key, so concurrent changes of different members are all kept.
+-- A new limit is not that of the days before: their balances keep the limit that was in force, unless
+-- an earlier change has already kept it. They are locked after the schedule and in the order of their
+-- days. A heartbeat locks only the balance of the current day, so it waits for none of them.
+-- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
+with owner as (
+    select
+        u.is_active,
+        p.id as profile_id,
+        (
+            $3::bool
+            or not exists (select from viewing_strict_accounts as t where t.account_id = u.id)
+        )
+        and (
+            $4::text is null
+            or $4::text = left(encode(sha256(convert_to(u.pin_hash, 'UTF8')), 'hex'), 32)
+        ) as is_confirmed
+    from users as u
+    left join profiles as p on p.id = $2::uuid and p.user_id = u.id
+    where u.id = $1::uuid
+),
+changed as (
+    insert into viewing_schedules as s (
+        profile_id, daily_limits, downtime, weekly_limit_minutes, week_starts_on,
+        rollover_max_minutes, finish_minutes, updated_at
+    )
+    select
+        o.profile_id,
+        case when $5::bool then $6::jsonb end,
+        coalesce($7::jsonb, '[]'),
+        case when $8::bool then $9::int end,
+        coalesce($10::text, 'mon'),
+        coalesce($11::int, 0),
+        coalesce($12::int, 0),
+        $16::timestamptz
+    from owner as o
+    where o.is_active and o.profile_id is not null and o.is_confirmed
+    on conflict (profile_id) do update
+    set
+        daily_limits = case when $5::bool then $6::jsonb else s.daily_limits end,
+        downtime = coalesce($7::jsonb, s.downtime),
+        weekly_limit_minutes = case when $8::bool then $9::int else s.weekly_limit_minutes end,
+        week_starts_on = coalesce($10::text, s.week_starts_on),
+        rollover_max_minutes = coalesce($11::int, s.rollover_max_minutes),
+        finish_minutes = coalesce($12::int, s.finish_minutes),
+        updated_at = $16::timestamptz
+    returning
+        s.profile_id, s.daily_limits, s.downtime, s.weekly_limit_minutes, s.week_starts_on,
+        s.rollover_max_minutes, s.finish_minutes, s.updated_at,
+        pg_notify(
+            'viewing_config_changed', concat_ws(' ', $15::text, $1::uuid::text, s.profile_id::text)
+        )::text as notified
+),
+past as (
+    select b.id, f.limit_minutes
+    from changed as c
+    cross join unnest($13::date[], $14::int[]) as f (day, limit_minutes)
+    join viewing_time_balances as b on b.profile_id = c.profile_id and b.reset_date = f.day
+    where b.limit_minutes is null
+    order by b.reset_date
+    for no key update of b
+),
+kept as (
+    update viewing_time_balances as b
+    set limit_minutes = p.limit_minutes
+    from past as p
+    where b.id = p.id
+)
+select
+    o.is_active,
+    o.profile_id is not null as is_owner,
+    c.daily_limits,
+    c.downtime,
+    c.weekly_limit_minutes,
+    c.week_starts_on,
+    c.rollover_max_minutes,
+    c.finish_minutes,
+    c.updated_at,
+    coalesce(o.is_confirmed, false) as is_confirmed,
+    c.notified,
+    case
+        when c.notified is not null
+        then (
+            select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
+            from pg_stat_activity as a
+            where a.datname = current_database()
+                and a.application_name like 'viewing-time listener %'
+        )
+        else '{}'
+    end as listeners
+from owner as o
+left join changed as c on true

@@ -1,0 +1,40 @@
+"""The requests that change a child's policy, for tests that hold for all of them."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import httpx
+
+from tests.conftest import Running
+from tests.family import Family
+
+PROFILE: Final = "/api/v1/parental-controls/profiles"
+
+
+class Change(NamedTuple):
+    """A valid request below the URL of a profile, and the table that it changes."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any]
+    table: str
+
+
+CHANGES: Final = {
+    "schedule": Change("PUT", "schedule", {"finish_minutes": 5}, "viewing_schedules"),
+    "daily limits": Change("PUT", "schedule", {"daily_limits": {"mon": 30}}, "viewing_schedules"),
+}
+
+
+async def call(
+    running: Running,
+    family: Family,
+    method: str,
+    path: str,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> httpx.Response:
+    """Sends a request of a parent about the child; without a body if it is None."""
+    url = f"{PROFILE}/{family.child}/{path}"
+    headers = {**family.bearer, **(headers or {})}
+    return await running.client.request(method, url, headers=headers, json=body)
