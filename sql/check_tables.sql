@@ -86,6 +86,10 @@ with expected as (
             'account_id uuid, mark uuid, digest bytea, status int, answer text, '
             'created_at timestamptz',
             'account_id, mark'
+        ),
+        (
+            'viewing_strict_accounts', 'fault', 'fault', null,
+            'account_id uuid, since timestamptz', 'account_id'
         )
     ) as t (name, insert_level, read_level, hot, others, key)
     where to_regclass(t.name) is not null
