@@ -51,7 +51,8 @@ with expected as (
             'viewing_time_balances', 'refuse', 'refuse',
             'id uuid, profile_id uuid, reset_date date, used_seconds int, educational_seconds int, '
             'is_unlimited_override bool, updated_at timestamptz',
-            null, 'profile_id, reset_date'
+            'limit_minutes int null, extended_minutes int null, latest_credit_seconds int null',
+            'profile_id, reset_date'
         ),
         (
             'viewing_sessions', 'refuse', 'refuse',
@@ -64,7 +65,8 @@ with expected as (
         (
             'time_grants', 'fault', 'fault', null,
             'id uuid, profile_id uuid, granted_by_user_id uuid, granted_minutes int null, '
-            'is_remote bool, granted_at timestamptz',
+            'is_remote bool, granted_at timestamptz, reset_date date, mode varchar(10), '
+            'effect_seconds int null',
             null
         ),
         (
@@ -156,7 +158,8 @@ keys as (
     select
         e.name,
         e.key,
-        case when e.others is null then 'refuse' else 'fault' end as level,
+        case when e.insert_level <> 'warn' and e.hot is not null then 'refuse' else 'fault' end
+            as level,
         m.deferrable_name,
         m.invalid_name,
         m.has_valid
@@ -266,7 +269,8 @@ found as (
         select
             case
                 when r.ev_type = '4' then 'warn'
-                when e.others is null and e.key is not null then 'refuse'
+                when e.insert_level <> 'warn' and e.hot is not null and e.key is not null
+                then 'refuse'
                 else 'fault'
             end,
             'rule', e.name, quote_ident(r.rulename), null, null

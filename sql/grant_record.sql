@@ -1,22 +1,28 @@
--- Grants a child more time today and records the grant.
+-- Grants a child more time today and records the grant with its effect.
 --
 -- $1 account_id uuid               the caller
 -- $2 profile_id uuid
 -- $3 pin_mark text                fingerprint of the PIN in the PIN token; null: any
 -- $4 day date                      the viewing day
 -- $5 minutes int                   null: unlimited for the day
--- $6 is_remote bool                granted away from the device
--- $7 now timestamptz
--- $8 id_prefix text                24 hexadecimal digits, new for each statement, that sort by time
+-- $6 mode text                     credit, extend or unlimited
+-- $7 is_remote bool                granted away from the device
+-- $8 now timestamptz
+-- $9 id_prefix text                24 hexadecimal digits, new for each statement, that sort by time
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
 -- row: is_confirmed bool           the PIN is still the one in $3 (if there is one)
--- row: used_seconds int            the day's balance after the grant; null: nothing was done
--- row: is_unlimited_override bool  null: nothing was done
+-- row: used_seconds int            the day's balance after the grant, like the next two
+-- row: extended_minutes int        added to the day's limit
+-- row: is_unlimited_override bool
+-- row: grant_id uuid               null: nothing was done
+-- row: effect_seconds int          seconds gained; null: unlimited for the day
 --
 -- No row: the account is unknown.
--- The upsert on `uq_vtb_profile_date` lowers the used seconds, so concurrent heartbeats are kept.
+-- The upsert on `uq_vtb_profile_date` changes the balance, so concurrent heartbeats are kept. It
+-- stores how far it lowers the used seconds: PostgreSQL before version 18 cannot return the value
+-- from before the update, and a separate read can be older than the row that the upsert locks.
 -- Both rows are written or neither is.
 with owner as (
     select
@@ -31,43 +37,73 @@ with owner as (
 balance as (
     insert into viewing_time_balances as b (
         id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override,
-        updated_at
+        extended_minutes, latest_credit_seconds, updated_at
     )
     select
-        ($8::text || '00000000')::uuid,
+        ($9::text || '00000000')::uuid,
         o.profile_id,
         $4::date,
         0,
         0,
-        $5::int is null,
-        $7::timestamptz
+        $6::text = 'unlimited',
+        case when $6::text = 'extend' then $5::int end,
+        case when $6::text = 'credit' then 0 end,
+        $8::timestamptz
     from owner as o
     where o.is_active and o.profile_id is not null and o.is_confirmed
     on conflict (profile_id, reset_date) do update
     set
-        used_seconds = greatest(0, b.used_seconds - 60 * coalesce($5::int, 0)),
-        is_unlimited_override = coalesce(b.is_unlimited_override, false) or $5::int is null,
+        used_seconds = greatest(
+            0, b.used_seconds - case when $6::text = 'credit' then 60 * $5::int else 0 end
+        ),
+        is_unlimited_override = coalesce(b.is_unlimited_override, false) or $6::text = 'unlimited',
+        extended_minutes = case
+            when $6::text = 'extend' then coalesce(b.extended_minutes, 0) + $5::int
+            else b.extended_minutes
+        end,
+        latest_credit_seconds = case
+            when $6::text = 'credit'
+            then coalesce(b.used_seconds, 0) - greatest(0, b.used_seconds - 60 * $5::int)
+            else b.latest_credit_seconds
+        end,
         updated_at = excluded.updated_at
-    returning b.profile_id, b.used_seconds, b.is_unlimited_override
+    returning
+        b.profile_id,
+        b.used_seconds,
+        b.extended_minutes,
+        b.is_unlimited_override,
+        case $6::text
+            when 'credit' then b.latest_credit_seconds
+            when 'extend' then 60 * $5::int
+        end as effect_seconds
 ),
 granted as (
     insert into time_grants (
-        id, profile_id, granted_by_user_id, granted_minutes, is_remote, granted_at
+        id, profile_id, granted_by_user_id, granted_minutes, is_remote, granted_at, reset_date, mode,
+        effect_seconds
     )
     select
-        ($8::text || '00000001')::uuid,
+        ($9::text || '00000001')::uuid,
         b.profile_id,
         $1::uuid,
         $5::int,
-        $6::bool,
-        $7::timestamptz
+        $7::bool,
+        $8::timestamptz,
+        $4::date,
+        $6::text,
+        b.effect_seconds
     from balance as b
+    returning id
 )
 select
     o.is_active,
     o.profile_id is not null as is_owner,
     coalesce(o.is_confirmed, false) as is_confirmed,
-    b.used_seconds,
-    b.is_unlimited_override
+    coalesce(b.used_seconds, 0) as used_seconds,
+    coalesce(b.extended_minutes, 0) as extended_minutes,
+    coalesce(b.is_unlimited_override, false) as is_unlimited_override,
+    g.id as grant_id,
+    b.effect_seconds
 from owner as o
 left join balance as b on true
+left join granted as g on true

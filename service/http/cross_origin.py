@@ -15,7 +15,13 @@ REQUEST_HEADERS: Final = (
     "Prefer",
     "X-PIN-Token",
 )
-RESPONSE_HEADERS: Final = ("X-Locked-Until", "Retry-After", "Link", "Preference-Applied")
+RESPONSE_HEADERS: Final = (
+    "X-Locked-Until",
+    "Retry-After",
+    "Link",
+    "Location",
+    "Preference-Applied",
+)
 
 
 def middleware(origins: Sequence[str]) -> Middleware:

@@ -10,6 +10,7 @@ EXAMPLE_ACCOUNT: Final = "d0000000-0000-4000-8000-000000000001"
 EXAMPLE_PROFILE: Final = "d0000000-0000-4000-8000-000000000011"
 EXAMPLE_TITLE: Final = "d0000000-0000-4000-8000-000000000021"
 EXAMPLE_SESSION: Final = "5f0c3a52-7d0e-4a7b-9c1f-2f6d1f3f7a10"
+EXAMPLE_GRANT: Final = "019acb0e-5c80-7000-8000-000000000001"
 EXAMPLE_JWT: Final = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl"
 
 
@@ -24,6 +25,7 @@ AccountId = Annotated[UUID, doc("The account's id.", EXAMPLE_ACCOUNT)]
 ProfileId = Annotated[UUID, doc("The profile's id.", EXAMPLE_PROFILE)]
 TitleId = Annotated[UUID, doc("The title's id.", EXAMPLE_TITLE)]
 SessionId = Annotated[UUID, doc("The viewing session's id.", EXAMPLE_SESSION)]
+GrantId = Annotated[UUID, doc("The grant's id.", EXAMPLE_GRANT)]
 
 PinToken = Annotated[
     str | None,
@@ -42,6 +44,14 @@ UsedMinutes = Annotated[float, doc("Minutes counted against the limit of the vie
 RemainingMinutes = Annotated[
     float | None,
     doc("Minutes left in the viewing day, never below 0; null without a limit.", 89.5),
+]
+EffectMinutes = Annotated[
+    float | None,
+    doc(
+        "Minutes that the grant has given: fewer than granted if fewer were used. Null if it lifted"
+        " the limit.",
+        15.0,
+    ),
 ]
 IsUnlimited = Annotated[bool, doc("A parent has lifted the limit of this viewing day.", False)]
 IsEducational = Annotated[bool, doc("The title is educational.", False)]

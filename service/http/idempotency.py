@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.context import Context
-from service.database.driver import Source, translated
+from service.database.driver import Source
 from service.database.statement import Statement
 from service.errors import (
     KEY_OF_ANOTHER_REQUEST,
@@ -34,6 +34,7 @@ from service.errors import (
 )
 from service.http import auth, lenient_json
 from service.http.body_and_reply import PRIVATE, Endpoint
+from service.http.transaction import transaction
 
 KEY_HEADER: Final = "idempotency-key"
 KEY: Final = re.compile(r"[!-~]{1,64}")
@@ -52,12 +53,6 @@ class KeptRow(msgspec.Struct, frozen=True):
     is_kept: bool
 
 
-class BegunRow(msgspec.Struct, frozen=True):
-    idle_limit: str
-    transaction_limit: str | None
-
-
-BEGIN: Final = Statement("request_key_begin", BegunRow)
 FIND: Final = Statement("request_key_find", FoundRow)
 KEEP: Final = Statement("request_key_keep", KeptRow)
 REFUSE: Final = Statement("request_key_refuse", KeptRow)
@@ -162,17 +157,11 @@ class RequestedOnce:
     @asynccontextmanager
     async def effect(self) -> AsyncIterator[Source]:
         """Runs the statements that change something, and `keep`, in one transaction."""
-        context = self._context
         if not self._has_key:
-            yield context.pool
+            yield self._context.pool
             return
-        max_ms = max(1, int(1000 * context.settings.request_timeout_seconds))
-        with translated(context.pool):
-            async with context.pool.acquire() as connection:
-                with translated(connection):
-                    async with connection.transaction():
-                        await BEGIN.maybe(connection, max_ms)
-                        yield connection
+        async with transaction(self._context) as connection:
+            yield connection
 
     async def keep(self, source: Source, status: int, answer: bytes) -> None:
         """Stores the response; raises Overtaken or KeyUsed if another request was faster."""
@@ -206,17 +195,21 @@ class RequestedOnce:
         return await KEEP.maybe(source, *key, status, answer.decode(), MAX_KEYS) is not None
 
     async def answer(self, work: Callable[[Source], Awaitable[msgspec.Struct]]) -> Response:
+        """The response with `outcome`, which raises the same."""
+        return _response(await self.outcome(work))
+
+    async def outcome(self, work: Callable[[Source], Awaitable[msgspec.Struct]]) -> bytes:
         """The stored response, or else that of `work`, which changes something.
 
         Raises ClientError 422 if the key was used for another request, and errors of `work`.
         """
         self.require_same()
         if self._stored_answer is not None:
-            return _response(self._stored_answer)
+            return self._stored_answer
         async with self.effect() as source:
             answer = lenient_json.encode(await work(source))
             await self.keep(source, 200, answer)
-        return _response(answer)
+        return answer
 
     async def first_answer(self, answer: bytes) -> Response:
         """The stored response, or else `answer`, of work that can be done twice without harm."""

@@ -74,6 +74,11 @@ def minutes(seconds: int) -> float:
     return round(seconds / 60, 2)
 
 
+def maybe_minutes(seconds: int | None) -> float | None:
+    """The same; None for None."""
+    return None if seconds is None else minutes(seconds)
+
+
 def _members(raw: bytes) -> dict[str, object]:
     """The members of a JSON object; of equal names the last. Raises as Body.read."""
     try:

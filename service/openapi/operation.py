@@ -27,7 +27,8 @@ class Operation(NamedTuple):
     """One method of one path.
 
     `answer` is the Struct of a 200, or None for a 204. `text` describes a 200 by media type if it
-    is not JSON. `also` has the Structs of other statuses, `lines` those of an NDJSON body.
+    is not JSON, `headers` names its headers, each with an example. `also` has the Structs of
+    other statuses, `lines` those of an NDJSON body.
     """
 
     tag: str
@@ -40,6 +41,7 @@ class Operation(NamedTuple):
     text: Mapping[str, str] = {}
     also: Mapping[int, Struct] = {}
     lines: Sequence[Struct] = ()
+    headers: Mapping[str, tuple[str, str]] = {}
 
 
 PLAYERS: Final = "Players"

@@ -7,6 +7,8 @@ An operation names the Structs that its handler reads and returns, and the sente
 from typing import Final
 
 from service import errors
+from service.http.fields import EXAMPLE_GRANT, EXAMPLE_PROFILE
+from service.http.urls import PROFILE
 from service.openapi.operation import (
     EVERYWHERE,
     OPERATORS,
@@ -62,6 +64,7 @@ STRICT: Final = (
     " become strict."
 )
 
+GRANT_URL: Final = f"{PROFILE.format(profile_id=EXAMPLE_PROFILE)}/grants/{EXAMPLE_GRANT}"
 PIN_ERRORS: Final = [errors.NO_PIN, errors.PIN_LOCKED, errors.TOO_MANY_PIN_REQUESTS]
 # Examples of rules that only the platform's database has.
 REFERRED: Final = errors.still_referred_to("watchlists")
@@ -143,8 +146,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
         grant.GrantBody,
         [*PIN_ERRORS, errors.PIN_INCORRECT, errors.PIN_TOKEN_INVALID],
         [REQUEST_KEY],
-        "A grant with `pin` or `pin_token` is made on the child's device, any other remotely."
+        "A grant with `pin` or `pin_token` is made on the child's device, any other remotely. If"
+        " the request has `mode`, the response also has `grant_id` and `effect_minutes`."
         f" {ATTEMPTS} {CHECKED_AGAIN}",
+        headers={"Location": ("The URL of the grant, which can be undone there.", GRANT_URL)},
     ),
     "history": owner(
         history.History,

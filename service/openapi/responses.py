@@ -41,7 +41,11 @@ def content(kind: Struct) -> Json:
 def responses(path: str, operation: Operation) -> Json:
     """The responses of an operation, by status."""
     status = 204 if operation.answer is None and not operation.text else 200
-    success: Json = {"description": STATUSES[status], "headers": _headers(status, [])}
+    headers = {name: _header(*described) for name, described in operation.headers.items()}
+    success: Json = {
+        "description": STATUSES[status],
+        "headers": {**_headers(status, []), **headers},
+    }
     contents = {
         kind: {"schema": {"type": "object" if "json" in kind else "string", "description": text}}
         for kind, text in operation.text.items()

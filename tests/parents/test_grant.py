@@ -1,7 +1,7 @@
 """A grant lowers today's used minutes or lifts today's limit, and is recorded."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +9,9 @@ import httpx
 import pytest
 
 from service.database.driver import Connection
-from tests.conftest import Running
+from service.http import lenient_json
+from service.parents.grant import GrantBody
+from tests.conftest import Running, Starter
 from tests.family import PASSWORD_HASH, PIN, Family, add_family, used_seconds
 from tests.parents.test_viewing_config import pin_token
 from tests.players.test_heartbeat import beat
@@ -43,6 +45,24 @@ async def stored_grants(connection: Connection) -> list[tuple[Any, ...]]:
         "from time_grants order by granted_at"
     )
     return [tuple(row) for row in rows]
+
+
+async def stored_effects(connection: Connection) -> list[tuple[Any, ...]]:
+    """Mode, viewing day and effect of all grants, oldest first."""
+    rows = await connection.fetch(
+        "select mode, reset_date, effect_seconds from time_grants order by granted_at, id"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def calls(connection: Connection) -> int:
+    """The statements that this database has run, except those of the test."""
+    count: int = await connection.fetchval(
+        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
+        "join pg_database as d on d.oid = s.dbid "
+        "where d.datname = current_database() and s.query not like '%pg_stat_statements%'"
+    )
+    return count
 
 
 @pytest.mark.parametrize(
@@ -149,3 +169,159 @@ async def test_bad_minutes_grant_nothing(
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["body", "minutes"]
     assert await stored_grants(connection) == []
+
+
+@pytest.mark.parametrize(
+    ("used", "minutes", "effect"), [(7200, 30, 1800), (600, 15, 600), (0, 120, 0), (None, 30, 0)]
+)
+async def test_a_credit_records_how_far_it_took_effect(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    used: int | None,
+    minutes: int,
+    effect: int,
+) -> None:
+    running.clock.fixed = NOON
+    if used is not None:
+        await use(connection, family, used)
+    answer = (await grant(running, family, minutes=minutes, mode="credit")).json()
+    assert answer["effect_minutes"] == effect / 60
+    assert await stored_effects(connection) == [("credit", date(2027, 3, 3), effect)]
+
+
+async def test_a_credit_after_an_extension_records_its_own_effect(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    await use(connection, family, 600)
+    for mode, minutes, effect in (("credit", 15, 600), ("extend", 15, 900), ("credit", 15, 0)):
+        answer = (await grant(running, family, minutes=minutes, mode=mode)).json()
+        assert answer["effect_minutes"] == effect / 60
+
+
+async def test_minutes_granted_by_extension_are_never_lost(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    for number in (1, 2):
+        answer = (await grant(running, family, minutes=30, mode="extend")).json()
+        assert answer == {
+            "granted_minutes": 30,
+            "remaining_minutes": 120.0 + 30 * number,
+            "is_unlimited_override": False,
+            "grant_id": answer["grant_id"],
+            "effect_minutes": 30.0,
+        }
+    assert await used_seconds(connection, family.child) == 0
+    assert await stored_effects(connection) == [("extend", date(2027, 3, 3), 1800)] * 2
+
+
+async def test_a_bonus_on_an_exhausted_day_gives_its_minutes_and_not_the_whole_day(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    await use(connection, family, 7200 + 3600)
+    assert (await grant(running, family, minutes=15)).json()["remaining_minutes"] == 0.0
+    extended = (await grant(running, family, minutes=60, mode="extend")).json()
+    assert (extended["remaining_minutes"], extended["is_unlimited_override"]) == (15.0, False)
+
+
+async def test_an_extension_is_over_with_its_day(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    await grant(running, family, minutes=30, mode="extend")
+    running.clock.fixed = datetime(2027, 3, 4, 12, tzinfo=UTC)
+    assert (await grant(running, family, minutes=15)).json()["remaining_minutes"] == 120.0
+
+
+@pytest.mark.parametrize("members", [{}, {"mode": "extend"}, {"mode": "credit"}])
+async def test_without_minutes_every_mode_lifts_the_limit(
+    running: Running, connection: Connection, family: Family, members: dict[str, str]
+) -> None:
+    running.clock.fixed = NOON
+    answer = (await grant(running, family, **members)).json()
+    assert (answer["remaining_minutes"], answer["is_unlimited_override"]) == (None, True)
+    assert answer.get("effect_minutes") is None
+    assert await stored_effects(connection) == [("unlimited", date(2027, 3, 3), None)]
+
+
+async def test_the_id_is_in_the_location_and_only_new_clients_get_new_members(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    plain = await grant(running, family, minutes=15)
+    assert plain.text == (
+        '{"granted_minutes":15,"remaining_minutes":120.0,"is_unlimited_override":false}'
+    )
+    answer = await grant(running, family, minutes=15, mode="credit")
+    ids = {str(row["id"]) for row in await connection.fetch("select id from time_grants")}
+    grants = f"/api/v1/parental-controls/profiles/{family.child}/grants"
+    assert answer.headers["location"] == f"{grants}/{answer.json()['grant_id']}"
+    located = {one.headers["location"].removeprefix(f"{grants}/") for one in (plain, answer)}
+    assert located == ids
+
+
+async def test_a_repeated_grant_gets_the_same_members_and_location(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    for number, body in enumerate(({"minutes": 15}, {"minutes": 15, "mode": "extend"})):
+        headers = {**family.bearer, "Idempotency-Key": f"{number}"}
+        first, again = [
+            await running.client.post(url(family.child), json=body, headers=headers)
+            for _ in range(2)
+        ]
+        assert (again.text, again.headers["location"]) == (first.text, first.headers["location"])
+    assert len(await stored_grants(connection)) == 2
+
+
+def test_a_request_without_a_mode_keeps_its_digest_for_idempotency_keys() -> None:
+    body = lenient_json.encode(GrantBody(minutes=15))
+    assert body == b'{"minutes":15,"pin":null,"pin_token":null}'
+
+
+@pytest.mark.parametrize("mode", ["", "Extend", "unlimited", None, 1, ["extend"]])
+async def test_an_unknown_mode_grants_nothing(
+    running: Running, connection: Connection, family: Family, mode: object
+) -> None:
+    answer = await grant(running, family, minutes=15, mode=mode)
+    assert answer.status_code == 422
+    [error] = answer.json()["detail"]
+    assert (error["type"], error["loc"]) == ("enum", ["body", "mode"])
+    assert await stored_grants(connection) == []
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+async def test_effects_add_up_with_concurrent_heartbeats_and_grants(
+    start: Starter, connection: Connection, family: Family, is_used: bool
+) -> None:
+    instances = [await start(), await start()]
+    for instance in instances:
+        instance.clock.fixed = NOON
+    if is_used:
+        await use(connection, family, 3000)
+    await asyncio.gather(
+        *(beat(instances[n % 2], family) for n in range(40)),
+        *(grant(instances[n % 2], family, minutes=15) for n in range(12)),
+        *(grant(instances[n % 2], family, minutes=30, mode="extend") for n in range(6)),
+    )
+    effects = await stored_effects(connection)
+    credits = [effect for mode, _, effect in effects if mode == "credit"]
+    assert len(credits) == 12
+    assert all(0 <= effect <= 900 for effect in credits)
+    watched = 40 * 30 + (3000 if is_used else 0)
+    assert await used_seconds(connection, family.child) == watched - sum(credits)
+    extended = "select extended_minutes from viewing_time_balances"
+    assert await connection.fetchval(extended) == 6 * 30
+
+
+@pytest.mark.warm
+@pytest.mark.parametrize("members", [{}, {"minutes": 15}, {"minutes": 15, "mode": "extend"}])
+async def test_a_grant_is_one_statement(
+    running: Running, connection: Connection, family: Family, members: dict[str, Any]
+) -> None:
+    await grant(running, family, minutes=15)
+    before = await calls(connection)
+    await grant(running, family, **members)
+    assert await calls(connection) - before == 1

@@ -1,4 +1,4 @@
--- Limits the transaction of a request with an Idempotency-Key, in case its process hangs.
+-- Limits a transaction of several statements, in case the process that runs it hangs.
 --
 -- $1 max_ms int                    the time-out of a request
 --
