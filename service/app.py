@@ -23,6 +23,7 @@ from service.operators.admin_metrics import admin_metrics
 from service.operators.health import health_live, health_ready
 from service.operators.live_page import live
 from service.parents import history, weekly_report
+from service.parents.exceptions import exception_delete, exception_put, exceptions
 from service.parents.grant import grant
 from service.parents.pin import pin_reset, pin_set, pin_status, pin_verify
 from service.parents.schedule import schedule, schedule_put
@@ -91,6 +92,9 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("POST", f"{PROFILE}/viewing-time/grant", grant, seconds=PIN_SECONDS),
     _route("GET", f"{PROFILE}/schedule", schedule),
     _route("PUT", f"{PROFILE}/schedule", schedule_put),
+    _route("GET", f"{PROFILE}/exceptions", exceptions),
+    _route("PUT", f"{PROFILE}/exceptions/{{date}}", exception_put),
+    _route("DELETE", f"{PROFILE}/exceptions/{{date}}", exception_delete),
     _route("GET", f"{PROFILE}/history", history.history),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
     _route("GET", f"{ADMIN}/metrics", admin_metrics),

@@ -68,6 +68,8 @@ KEY_OF_ANOTHER_REQUEST: Final = Sentence(
 )
 OWNER_NOT_FOUND: Final = Sentence(422, "Account not found")
 DATES_REVERSED: Final = Sentence(422, "from_date must not be after to_date")
+DAYS_REVERSED: Final = Sentence(422, "from must not be after to")
+DAY_OVER: Final = Sentence(422, "The viewing day is over")
 
 TOO_MANY_WAITING: Final = Sentence(429, "Too many requests are waiting", "too_many_waiting")
 TOO_MANY_PIN_REQUESTS: Final = Sentence(429, "Too many PIN requests at once")
@@ -79,6 +81,10 @@ SERVICE_UNAVAILABLE: Final = Sentence(503, "Service temporarily unavailable")
 
 def date_range_too_long(max_days: int) -> Sentence:
     return Sentence(422, f"Date range must not exceed {max_days} days")
+
+
+def too_far_ahead(name: str, max_days: int) -> Sentence:
+    return Sentence(422, f"{name} must be at most {max_days} days ahead")
 
 
 def too_many_children(max_children: int) -> Sentence:

@@ -33,8 +33,9 @@
 -- No row: the account is unknown.
 -- One upsert on the primary key, so concurrent changes of different members are all kept.
 -- A new limit is not that of the days before: their balances keep the limit that was in force, unless
--- an earlier change has already kept it. They are locked after the schedule and in the order of their
--- days. A heartbeat locks only the balance of the current day, so it waits for none of them.
+-- an earlier change has already kept it, or the day has an exception, which stays in its own table.
+-- They are locked after the schedule and in the order of their days. A heartbeat locks only the
+-- balance of the current day, so it waits for none of them.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -90,6 +91,10 @@ past as (
     cross join unnest($13::date[], $14::int[]) as f (day, limit_minutes)
     join viewing_time_balances as b on b.profile_id = c.profile_id and b.reset_date = f.day
     where b.limit_minutes is null
+        and not exists (
+            select from viewing_exceptions as e
+            where e.profile_id = c.profile_id and e.day = b.reset_date and e.changes_limit
+        )
     order by b.reset_date
     for no key update of b
 ),

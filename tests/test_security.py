@@ -3,6 +3,7 @@
 import re
 import stat
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -68,6 +69,9 @@ ROWS: Final = {
     f"POST {PROFILE}/viewing-time/grant": Row("profile", lambda _: {"minutes": 15}),
     f"GET {PROFILE}/schedule": Row("profile"),
     f"PUT {PROFILE}/schedule": Row("profile", lambda _: {"weekly_limit_minutes": 600}),
+    f"GET {PROFILE}/exceptions": Row("profile"),
+    f"PUT {PROFILE}/exceptions/{{date}}": Row("profile", lambda _: {"limit_minutes": 60}),
+    f"DELETE {PROFILE}/exceptions/{{date}}": Row("profile"),
     f"GET {PROFILE}/history": Row("profile", query="?from_date=2026-11-01&to_date=2026-11-24"),
     f"GET {PARENTAL}/weekly-report": Row("account"),
     f"GET {ADMIN}/metrics": Row("admin"),
@@ -184,6 +188,7 @@ async def call(
         "account_id": family.account,
         "title_id": family.title,
         "session_id": session,
+        "date": running.clock().date() + timedelta(days=2),
     }
     row = ROWS[endpoint]
     url = path.format(**names) + row.query

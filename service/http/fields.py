@@ -35,6 +35,7 @@ PinToken = Annotated[
     ),
 ]
 
+ViewingDay = Annotated[date, doc("A viewing day of the child.", "2026-12-24")]
 UtcDay = Annotated[date, doc("A UTC day.", "2026-03-01")]
 EndedAt = Annotated[
     Time | None,

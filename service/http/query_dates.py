@@ -1,11 +1,11 @@
-"""Reads dates of the query as leniently as pydantic 2: timestamps at midnight, and Unix times."""
+"""Reads dates of query and path as leniently as pydantic 2: timestamps at midnight, Unix times."""
 
 import re
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Final
 
-from service.http.field_errors import field_error
+from service.http.field_errors import Loc, field_error
 
 CLOCK: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
 OFFSET: Final = r"[zZ]|[+\u2212-](?:[01]\d|2[0-3]):?[0-5]\d"
@@ -19,10 +19,22 @@ EPOCH: Final = datetime(1970, 1, 1)
 
 def query_date(params: Mapping[str, str], name: str) -> date:
     """A required date, or a timestamp at midnight in any zone; raises FieldError."""
-    loc = ("query", name)
     if name not in params:
-        raise field_error("missing", loc)
-    text = params[name]
+        raise field_error("missing", ("query", name))
+    return _date(params[name], ("query", name))
+
+
+def optional_query_date(params: Mapping[str, str], name: str) -> date | None:
+    """An optional date in the query; raises FieldError."""
+    return _date(params[name], ("query", name)) if name in params else None
+
+
+def path_date(text: str, name: str) -> date:
+    """A date in the path; raises FieldError."""
+    return _date(text, ("path", name))
+
+
+def _date(text: str, loc: Loc) -> date:
     try:
         moment = _moment(text)
     except (ValueError, OverflowError):

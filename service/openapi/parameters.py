@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from service.http import fields, idempotency
 from service.http.fields import doc
+from service.parents import exceptions
 from service.parents.weekly_report import MAX_CHILDREN
 from service.platform.imports import MODES
 
@@ -31,6 +32,7 @@ IN_PATH: Final = {
         "profile_id": fields.ProfileId,
         "session_id": fields.SessionId,
         "title_id": fields.TitleId,
+        "date": fields.ViewingDay,
     }.items()
 }
 
@@ -82,6 +84,24 @@ FIRST_DAY: Final = doc("The first day, in UTC.", "2026-02-01")
 LAST_DAY: Final = doc("The last day, in UTC, at most 90 days after the first.", "2026-03-01")
 FROM_DATE: Final = Parameter("from_date", "query", Annotated[date, FIRST_DAY], True)
 TO_DATE: Final = Parameter("to_date", "query", Annotated[date, LAST_DAY], True)
+
+EXCEPTIONS_FROM: Final = Parameter(
+    "from",
+    "query",
+    Annotated[date, doc("The first viewing day; absent: the current one.", "2026-12-01")],
+)
+EXCEPTIONS_TO: Final = Parameter(
+    "to",
+    "query",
+    Annotated[
+        date,
+        doc(
+            f"The last viewing day; absent: {exceptions.MAX_DAYS_AHEAD} days after the first, which"
+            " is as far as it can be.",
+            "2026-12-31",
+        ),
+    ],
+)
 
 COUNT: Final = doc("The most children to return; absent: all of them.", 20)
 LIMIT: Final = Parameter("limit", "query", Annotated[int, Meta(ge=1, le=MAX_CHILDREN), COUNT])

@@ -4,8 +4,8 @@ from typing import Final
 
 from service import errors
 from service.openapi.operation import EVERYWHERE, Operation, owner
-from service.openapi.parameters import PIN_TOKEN
-from service.parents import schedule
+from service.openapi.parameters import EXCEPTIONS_FROM, EXCEPTIONS_TO, PIN_TOKEN
+from service.parents import exceptions, pin_proof, schedule
 from service.viewing import rules
 
 # By the name of the handler, as in `operations`.
@@ -26,5 +26,32 @@ POLICY: Final[dict[str, Operation]] = {
         ],
         [PIN_TOKEN],
         EVERYWHERE,
+    ),
+    "exceptions": owner(
+        exceptions.DayExceptions,
+        sentences=[
+            errors.DAYS_REVERSED,
+            errors.date_range_too_long(exceptions.MAX_DAYS_AHEAD),
+        ],
+        parameters=[EXCEPTIONS_FROM, EXCEPTIONS_TO],
+    ),
+    "exception_put": owner(
+        exceptions.DayException,
+        exceptions.ExceptionBody,
+        [
+            errors.PIN_TOKEN_REQUIRED,
+            errors.DAY_OVER,
+            errors.too_far_ahead("date", exceptions.MAX_DAYS_AHEAD),
+            errors.not_a_multiple("limit_minutes", rules.LIMIT_STEP_MINUTES),
+        ],
+        [PIN_TOKEN],
+        "A new exception without `limit_minutes` keeps the usual limit of the day; without"
+        f" `lifts_downtime` it keeps downtime. {EVERYWHERE}",
+    ),
+    "exception_delete": owner(
+        body=pin_proof.ProofBody,
+        sentences=[errors.PIN_TOKEN_REQUIRED, errors.DAY_OVER],
+        parameters=[PIN_TOKEN],
+        note=f"A day without an exception is answered in the same way. {EVERYWHERE}",
     ),
 }

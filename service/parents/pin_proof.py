@@ -7,13 +7,24 @@ A strict account allows changes only with a proof. The statement that changes so
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import msgspec
 from starlette.requests import Request
 
 from service.context import Context
 from service.errors import PIN_TOKEN_REQUIRED, RuleError
-from service.http import auth
+from service.http import auth, lenient_json
+from service.http.fields import PinToken
 
 HEADER: Final = "x-pin-token"
+
+
+class ProofBody(msgspec.Struct):
+    """The body of a request that has no other members; it can be left out."""
+
+    pin_token: PinToken = None
+
+
+PROOF: Final = lenient_json.Body(ProofBody)
 
 
 class PinProof(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from service.database.driver import Connection
 from tests.conftest import Running
 from tests.family import Family
 
@@ -12,17 +13,32 @@ PROFILE: Final = "/api/v1/parental-controls/profiles"
 
 
 class Change(NamedTuple):
-    """A valid request below the URL of a profile, and the table that it changes."""
+    """A valid request below the URL of a profile, and the table that it changes.
+
+    `insert` stores the row of the child $1 that a DELETE needs.
+    """
 
     method: str
     path: str
     body: Mapping[str, Any]
     table: str
+    insert: str = ""
 
 
 CHANGES: Final = {
     "schedule": Change("PUT", "schedule", {"finish_minutes": 5}, "viewing_schedules"),
     "daily limits": Change("PUT", "schedule", {"daily_limits": {"mon": 30}}, "viewing_schedules"),
+    "exception": Change(
+        "PUT", "exceptions/2026-12-24", {"limit_minutes": None}, "viewing_exceptions"
+    ),
+    "no exception": Change(
+        "DELETE",
+        "exceptions/2026-12-24",
+        {},
+        "viewing_exceptions",
+        "insert into viewing_exceptions (profile_id, day, changes_limit, lifts_downtime, "
+        "updated_at) values ($1, '2026-12-24', true, true, now())",
+    ),
 }
 
 
@@ -38,3 +54,10 @@ async def call(
     url = f"{PROFILE}/{family.child}/{path}"
     headers = {**family.bearer, **(headers or {})}
     return await running.client.request(method, url, headers=headers, json=body)
+
+
+async def prepare(connection: Connection, change: Change, *families: Family) -> None:
+    """Stores the row of a child that a DELETE needs."""
+    if change.insert:
+        for family in families:
+            await connection.execute(change.insert, family.child)

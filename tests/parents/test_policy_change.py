@@ -9,7 +9,7 @@ from service.database.driver import Connection
 from service.http import auth
 from tests.conftest import Running, Starter
 from tests.family import HEARTBEAT, PIN_HASH, Family, add_family, cheap_hash
-from tests.parents.policy_changing import CHANGES, Change, call
+from tests.parents.policy_changing import CHANGES, Change, call, prepare
 
 REFUSED = {"detail": "Valid PIN token required"}
 changes = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -27,11 +27,11 @@ async def make_strict(connection: Connection, family: Family) -> None:
 
 
 async def statements(connection: Connection) -> int:
-    """The statements that have run on the database, except that of this function."""
+    """The statements that have run for accounts, unlike those of the checks of readiness."""
     count: int = await connection.fetchval(
         "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
         "join pg_database as d on d.oid = s.dbid "
-        "where d.datname = current_database() and s.query not like '%pg_stat_statements%'"
+        "where d.datname = current_database() and s.query like '%from users as u%'"
     )
     return count
 
@@ -40,6 +40,7 @@ async def statements(connection: Connection) -> int:
 async def test_a_change_of_a_strict_account_needs_a_pin_token(
     running: Running, connection: Connection, family: Family, change: Change
 ) -> None:
+    await prepare(connection, change, family)
     await make_strict(connection, family)
     before = await rows(connection, change.table)
     for headers in ({}, {"X-PIN-Token": "x"}):
@@ -61,6 +62,7 @@ async def test_a_change_of_a_strict_account_needs_a_pin_token(
 async def test_a_pin_token_is_not_accepted_after_the_pin_has_changed(
     running: Running, connection: Connection, family: Family, change: Change
 ) -> None:
+    await prepare(connection, change, family)
     token = auth.pin_token(running.context, family.account, PIN_HASH)
     await connection.execute("update users set pin_hash = $1", cheap_hash("9999"))
     before = await rows(connection, change.table)
@@ -75,6 +77,7 @@ async def test_a_pin_token_is_not_accepted_after_the_pin_has_changed(
 async def test_an_invalid_pin_token_is_rejected_in_any_account(
     running: Running, connection: Connection, family: Family, change: Change
 ) -> None:
+    await prepare(connection, change, family)
     stranger = await add_family(connection)
     foreign = auth.pin_token(running.context, stranger.account, PIN_HASH)
     before = await rows(connection, change.table)
@@ -88,8 +91,9 @@ async def test_an_invalid_pin_token_is_rejected_in_any_account(
 
 @changes
 async def test_a_change_is_in_force_on_every_instance_when_it_is_answered(
-    start: Starter, family: Family, change: Change
+    start: Starter, connection: Connection, family: Family, change: Change
 ) -> None:
+    await prepare(connection, change, family)
     instances = here, there = await start(), await start()
     for running in instances:
         await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
@@ -105,10 +109,11 @@ async def test_a_refused_change_notifies_nobody(
     running: Running, connection: Connection, family: Family, change: Change
 ) -> None:
     await make_strict(connection, family)
+    stranger = await add_family(connection)
+    await prepare(connection, change, family, stranger)
     heard: list[object] = []
     await connection.add_listener("viewing_config_changed", lambda *call: heard.append(call[-1]))
     await call(running, family, change.method, change.path, change.body)
-    stranger = await add_family(connection)
     await call(running, stranger, change.method, change.path, change.body)
     while not heard:  # the permitted change, of another family
         await asyncio.sleep(0.01)
@@ -122,8 +127,7 @@ async def test_a_refused_change_notifies_nobody(
 async def test_a_change_is_one_statement(
     running: Running, connection: Connection, family: Family, change: Change
 ) -> None:
-    # The first time, the driver also asks for the types of arrays.
-    await call(running, family, change.method, change.path, change.body)
+    await prepare(connection, change, family)
     await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     before = await statements(connection)
     await call(running, family, change.method, change.path, change.body)
