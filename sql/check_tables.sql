@@ -13,7 +13,8 @@
 -- with the same values, and rules of the platform's own. Only columns that statements name are
 -- checked; the statements of heartbeats name the hot ones. A word after the type means: `null`, the
 -- service writes nulls; `omitted`, its inserts leave the column out. `insert_level` is the level of
--- a table that rejects every new row; for accounts, profiles and titles that is a 409.
+-- a table that rejects every new row; for accounts, profiles and titles that is a 409. Into tables
+-- that are `is_upserted`, heartbeats need the key.
 with expected as (
     select
         to_regclass(t.name)::oid as oid,
@@ -22,7 +23,8 @@ with expected as (
         t.read_level,
         t.hot,
         t.others,
-        t.key
+        t.key,
+        t.name in ('viewing_time_configs', 'viewing_time_balances') as is_upserted
     from (
         values
         (
@@ -45,7 +47,7 @@ with expected as (
             'id uuid, profile_id uuid, weekday_limit_minutes int null, '
             'weekend_limit_minutes int null, reset_hour int, educational_exempt bool, '
             'timezone varchar(50), created_at timestamptz, updated_at timestamptz',
-            null, 'profile_id'
+            'day_floor date null', 'profile_id'
         ),
         (
             'viewing_time_balances', 'refuse', 'refuse',
@@ -60,7 +62,7 @@ with expected as (
             'device_type varchar(20), is_educational bool, started_at timestamptz, '
             'last_heartbeat_at timestamptz, ended_at timestamptz null, total_seconds int, '
             'paused_at timestamptz null, recent_keys bytea null',
-            null, null
+            'earlier_days jsonb null', null
         ),
         (
             'time_grants', 'fault', 'fault', null,
@@ -88,6 +90,27 @@ with expected as (
             'account_id uuid, mark uuid, digest bytea, status int, answer text, '
             'created_at timestamptz',
             'account_id, mark'
+        ),
+        (
+            'viewing_schedules', 'fault', 'fault', null,
+            'profile_id uuid, daily_limits jsonb null, downtime jsonb, '
+            'weekly_limit_minutes int null, week_starts_on varchar(3), rollover_max_minutes int, '
+            'finish_minutes int, updated_at timestamptz',
+            'profile_id'
+        ),
+        (
+            'viewing_exceptions', 'fault', 'fault', null,
+            'profile_id uuid, day date, changes_limit bool, limit_minutes int null, '
+            'lifts_downtime bool, updated_at timestamptz',
+            'profile_id, day'
+        ),
+        (
+            'viewing_locks', 'fault', 'fault', null,
+            'profile_id uuid, locked_until timestamptz, locked_at timestamptz', 'profile_id'
+        ),
+        (
+            'viewing_clocks', 'fault', 'fault', null,
+            'profile_id uuid, counted_until timestamptz', 'profile_id'
         ),
         (
             'viewing_strict_accounts', 'fault', 'fault', null,
@@ -158,8 +181,7 @@ keys as (
     select
         e.name,
         e.key,
-        case when e.insert_level <> 'warn' and e.hot is not null then 'refuse' else 'fault' end
-            as level,
+        case when e.is_upserted then 'refuse' else 'fault' end as level,
         m.deferrable_name,
         m.invalid_name,
         m.has_valid
@@ -269,8 +291,7 @@ found as (
         select
             case
                 when r.ev_type = '4' then 'warn'
-                when e.insert_level <> 'warn' and e.hot is not null and e.key is not null
-                then 'refuse'
+                when e.is_upserted then 'refuse'
                 else 'fault'
             end,
             'rule', e.name, quote_ident(r.rulename), null, null

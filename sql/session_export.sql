@@ -15,6 +15,8 @@
 -- row: last_heartbeat_at timestamptz
 -- row: ended_at timestamptz        null while it is open
 -- row: total_seconds int
+-- row: earlier_days jsonb          {"2026-11-25": 1800}: seconds of total_seconds that were watched on
+--                                  viewing days before the last one; null: all on one day
 --
 -- Each page starts in ix_vs_profile_started where the page before it ended; reading all sessions at
 -- once would sort them on disk.
@@ -28,11 +30,15 @@ select
     s.started_at,
     s.last_heartbeat_at,
     s.ended_at,
-    s.total_seconds
+    s.total_seconds,
+    (
+        select jsonb_object_agg(e.part ->> 0, e.part -> 1)
+        from jsonb_array_elements(s.earlier_days) as e (part)
+    ) as earlier_days
 from (
     select
         v.id, v.title_id, v.device_id, v.device_type, v.is_educational, v.started_at,
-        v.last_heartbeat_at, v.ended_at, v.total_seconds
+        v.last_heartbeat_at, v.ended_at, v.total_seconds, v.earlier_days
     from viewing_sessions as v
     where v.profile_id = $1::uuid
         and (v.started_at, v.id) < ($2::timestamptz, $3::uuid)

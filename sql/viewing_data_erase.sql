@@ -11,16 +11,19 @@
 -- row: sessions int                number deleted, as in the next three columns
 -- row: balances int
 -- row: grants int
--- row: configurations int
+-- row: configurations int          the configuration, the schedule, the lock, and each exception
 -- row: notified text               empty if a notification was sent, else null
 -- row: listeners text[]            instances that must acknowledge the notification
 --
 -- Always one row; for an unknown caller `is_active` is false. One transaction.
--- Sessions are deleted before balances, because a heartbeat locks its session before its balance: in
--- the same order the two cannot deadlock. A session that starts meanwhile is not seen, and stays.
+-- Sessions are deleted first, then the clock, then balances, because a heartbeat locks its session,
+-- its clock and its balance: in the same order the two cannot deadlock. A session that starts
+-- meanwhile is not seen, and stays. Heartbeats read the rules of parents without a lock, so those can
+-- be deleted in any order.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
--- are deleted.
--- Uses ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile and uq_vtc_profile.
+-- are deleted. Neither they nor the clock are counted.
+-- Uses ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile, uq_vtc_profile, and the primary
+-- keys of the other tables.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
@@ -44,10 +47,21 @@ removed as materialized (
     select count(*)::int as sessions
     from sessions
 ),
+clocks as (
+    delete from viewing_clocks as w
+    using target as t
+    cross join removed as r
+    where w.profile_id = t.id
+    returning w.profile_id
+),
+stopped as materialized (
+    select count(*) as clocks
+    from clocks
+),
 balances as (
     delete from viewing_time_balances as b
     using target as t
-    cross join removed as r
+    cross join stopped as o
     where b.profile_id = t.id
     returning b.id
 ),
@@ -66,7 +80,25 @@ configurations as (
     delete from viewing_time_configs as k
     using target as t
     where k.profile_id = t.id
-    returning k.id
+    returning k.profile_id
+),
+schedules as (
+    delete from viewing_schedules as h
+    using target as t
+    where h.profile_id = t.id
+    returning h.profile_id
+),
+exceptions as (
+    delete from viewing_exceptions as e
+    using target as t
+    where e.profile_id = t.id
+    returning e.profile_id
+),
+locks as (
+    delete from viewing_locks as l
+    using target as t
+    where l.profile_id = t.id
+    returning l.profile_id
 )
 select
     c.is_active,
@@ -75,7 +107,12 @@ select
     r.sessions,
     (select count(*)::int from balances) as balances,
     (select count(*)::int from grants) as grants,
-    (select count(*)::int from configurations) as configurations,
+    (
+        (select count(*) from configurations)
+        + (select count(*) from schedules)
+        + (select count(*) from exceptions)
+        + (select count(*) from locks)
+    )::int as configurations,
     case
         when t.id is not null
         then pg_notify(

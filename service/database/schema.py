@@ -37,6 +37,10 @@ TABLES: Final = (
     "pending_deletions",
     "viewing_time_request_keys",
     "viewing_strict_accounts",
+    "viewing_schedules",
+    "viewing_exceptions",
+    "viewing_locks",
+    "viewing_clocks",
 )
 
 

@@ -49,7 +49,10 @@ class Erased(msgspec.Struct, frozen=True):
     sessions: Annotated[int, doc("Sessions deleted.", 12)]
     balances: Annotated[int, doc("Balances deleted, one for each viewing day.", 5)]
     grants: Annotated[int, doc("Grants deleted.", 1)]
-    configurations: Annotated[int, doc("Configurations deleted, 0 or 1.", 1)]
+    configurations: Annotated[
+        int,
+        doc("Rules of the parent deleted: configuration, schedule, lock, each exception.", 1),
+    ]
 
 
 async def viewing_data_erase(request: Request) -> Response:

@@ -5,13 +5,14 @@ moment. The folder exists only when the copy is complete, and only its owner can
 """
 
 import csv
+import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -20,6 +21,7 @@ from service.database.driver import Connection
 from service.database.pool import connected
 from service.database.statement import Statement
 from service.http import lenient_json
+from service.platform.export_cells import cell
 from service.settings import Settings
 
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -28,9 +30,6 @@ PAGE_ROWS: Final = 500
 STATEMENT_SECONDS: Final = 60.0
 END_OF_TIME: Final = datetime(9999, 12, 31, tzinfo=UTC)
 LAST_ID: Final = UUID(int=2**128 - 1)
-# A spreadsheet evaluates a cell that starts with one of these (OWASP, CSV injection); East Asian
-# versions also take the full-width signs.
-FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  ambiguous on purpose
 
 
 class ExportedProfileRow(msgspec.Struct, frozen=True):
@@ -48,6 +47,7 @@ class ExportedSessionRow(msgspec.Struct, frozen=True):
     last_heartbeat_at: datetime
     ended_at: datetime | None
     total_seconds: int
+    earlier_days: str | None
 
 
 class ExportedBalanceRow(msgspec.Struct, frozen=True):
@@ -55,6 +55,9 @@ class ExportedBalanceRow(msgspec.Struct, frozen=True):
     used_seconds: int
     educational_seconds: int
     is_unlimited_override: bool
+    limit_minutes: int | None
+    had_no_limit: bool | None
+    extended_minutes: int | None
 
 
 class ExportedGrantRow(msgspec.Struct, frozen=True):
@@ -63,10 +66,61 @@ class ExportedGrantRow(msgspec.Struct, frozen=True):
     is_remote: bool
 
 
+class ExportedConfigRow(msgspec.Struct, frozen=True):
+    weekday_limit_minutes: int | None
+    weekend_limit_minutes: int | None
+    reset_hour: int
+    educational_exempt: bool
+    timezone: str
+    updated_at: datetime
+    day_floor: date | None
+
+
+class ExportedScheduleRow(msgspec.Struct, frozen=True):
+    daily_limits: str | None
+    downtime: str | None
+    weekly_limit_minutes: int | None
+    week_starts_on: str
+    rollover_max_minutes: int
+    finish_minutes: int
+    updated_at: datetime
+
+
+class ExportedExceptionRow(msgspec.Struct, frozen=True):
+    viewing_day: date
+    changes_limit: bool
+    limit_minutes: int | None
+    lifts_downtime: bool
+    updated_at: datetime
+
+
+class ExportedLockRow(msgspec.Struct, frozen=True):
+    locked_until: datetime
+    locked_at: datetime
+
+
 EXPORT_PROFILE: Final = Statement("profile_export", ExportedProfileRow)
 EXPORT_SESSIONS: Final = Statement("session_export", ExportedSessionRow)
 EXPORT_BALANCES: Final = Statement("balance_export", ExportedBalanceRow)
 EXPORT_GRANTS: Final = Statement("grant_export", ExportedGrantRow)
+EXPORT_CONFIGURATION: Final = Statement("config_export", ExportedConfigRow)
+EXPORT_SCHEDULE: Final = Statement("schedule_export", ExportedScheduleRow)
+EXPORT_EXCEPTIONS: Final = Statement("exception_export", ExportedExceptionRow)
+EXPORT_LOCK: Final = Statement("lock_export", ExportedLockRow)
+# Kinds that are read at once; a profile has a few rows a day at most.
+KINDS: Final[dict[str, Statement[Any]]] = {
+    "balances": EXPORT_BALANCES,
+    "grants": EXPORT_GRANTS,
+    "configurations": EXPORT_CONFIGURATION,
+    "schedules": EXPORT_SCHEDULE,
+    "exceptions": EXPORT_EXCEPTIONS,
+    "locks": EXPORT_LOCK,
+}
+DECODED: Final = (
+    "earlier_days",
+    "daily_limits",
+    "downtime",
+)  # JSON, which the driver reads as text
 
 
 async def export(
@@ -87,13 +141,15 @@ async def export(
             (unfinished / "viewing-data.json").open("wb") as document,
         ):
             document.write(lenient_json.encode({**heading, "exported_at": now})[:-1])
-            counts = {}
-            for name, row_type, rows in (
-                ("sessions", ExportedSessionRow, _sessions(connection, profile_id)),
-                ("balances", ExportedBalanceRow, _rows(EXPORT_BALANCES, connection, profile_id)),
-                ("grants", ExportedGrantRow, _rows(EXPORT_GRANTS, connection, profile_id)),
-            ):
-                counts[name] = await _write(unfinished, document, name, row_type, rows)
+            sessions = _sessions(connection, profile_id)
+            counts = {
+                "sessions": await _write(
+                    unfinished, document, "sessions", ExportedSessionRow, sessions
+                )
+            }
+            for name, statement in KINDS.items():
+                rows = _rows(statement, connection, profile_id)
+                counts[name] = await _write(unfinished, document, name, statement.row, rows)
             document.write(b"}\n")
         return counts
 
@@ -130,8 +186,9 @@ async def _write(
         table.writerow(row_type.__struct_fields__)
         async for row in rows:
             document.write(b",\n" if count else b"\n")
-            document.write(lenient_json.encode(row))
-            table.writerow(map(_cell, msgspec.to_builtins(row).values()))
+            values = _values(row)
+            document.write(lenient_json.encode(values))
+            table.writerow(map(cell, values.values()))
             count += 1
     document.write(b"]")
     return count
@@ -150,10 +207,7 @@ def _complete_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _cell(value: object) -> object:
-    """A value as a CSV cell; a leading quote prevents that a spreadsheet evaluates text."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return value
+def _values(row: msgspec.Struct) -> dict[str, object]:
+    values: dict[str, object] = msgspec.to_builtins(row)
+    texts = {name: values[name] for name in DECODED if isinstance(values.get(name), str)}
+    return values | {name: json.loads(str(text)) for name, text in texts.items()}

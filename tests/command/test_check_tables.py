@@ -27,6 +27,13 @@ LEGACY = ROOT / "tests/legacy_schema.sql"
 HEARTBEATS = {"heartbeat_record", "heartbeat_held", "viewing_config_load"}
 # Run by the role that migrates, for development only, or not about tables of the service.
 NOT_SERVED = {"migration_applied", "demo_load", "import_stage"}
+# Named in a function, whose body the server does not check when it prepares a statement.
+IN_FUNCTIONS = {("viewing_clocks", "counted_until")}
+# Keys of statements that are not there yet.
+LATER = {
+    ("viewing_exceptions", "profile_id, day"),
+    ("viewing_locks", "profile_id"),
+}
 
 
 async def reported(connection: Connection) -> list[tuple[str, str]]:
@@ -99,6 +106,7 @@ async def test_every_column_that_a_statement_names_is_checked(connection: Connec
             if what == f"column {column} of table {table} is not there":
                 found[level].add((table, column))
         await connection.execute(f"alter table {table} rename renamed to {column}")
+    named_in_sql["fault"] |= IN_FUNCTIONS
     assert found == named_in_sql
 
 
@@ -107,7 +115,7 @@ async def test_every_unique_key_that_a_statement_relies_on_is_checked(
 ) -> None:
     relied_on = {
         match
-        for path in files("sql").glob("*.sql")
+        for path in (*files("sql").glob("*.sql"), files("migrations") / "0025_clocks.sql")
         for match in re.findall(
             r"insert into (\w+)(?:(?!insert into).)*?on conflict \(([\w, ]+)\)",
             path.read_text(),
@@ -125,7 +133,7 @@ async def test_every_unique_key_that_a_statement_relies_on_is_checked(
     found = await reported(connection)
     assert {what for _, what in found} == {
         f"table {table} has no unique constraint on ({key}), so no row can be written"
-        for table, key in relied_on
+        for table, key in relied_on | LATER
     }
     assert {what.split()[1] for level, what in found if level == "refuse"} == {
         "viewing_time_balances",

@@ -44,6 +44,14 @@ insert into time_grants (id, profile_id, granted_by_user_id, granted_minutes, is
 select gen_random_uuid(), p.id, p.user_id, 30, true
 from profiles as p, generate_series(1, 20);
 
+insert into viewing_exceptions
+select p.id, date '2026-11-24' - n, true, null, false, timestamptz '2026-11-24 12:00Z'
+from profiles as p, generate_series(-30, 60) as n
+where p.is_kids;
+
+insert into viewing_locks
+select p.id, '2026-11-24 12:00Z', '2026-11-24 12:00Z' from profiles as p where p.is_kids;
+
 insert into pending_deletions (kind, id)
 values ('account', of('account', 3)), ('profile', of('profile', 3)), ('title', of('title', 7));
 """
@@ -271,7 +279,8 @@ CASES = {
             f"select of('account', 1), false, of('profile', {profile}), 'here'",
             f"select (select count(*) from viewing_sessions where profile_id = of('profile', "
             f"{profile})) + (select count(*) from viewing_time_balances where profile_id = "
-            f"of('profile', {profile}))",
+            f"of('profile', {profile})) + (select count(*) from viewing_exceptions where "
+            f"profile_id = of('profile', {profile}))",
             each=3.1,
             beside=120,
         )

@@ -22,6 +22,14 @@ from tests.players.test_heartbeat import beat
 
 TITLE = {"type": "title", "id": str(uuid4()), "title": "x", "is_educational": True}
 RIGHTS = ("select", "insert", "update", "delete")
+# Needed by statements that are not there yet.
+LATER = {
+    (table, right)
+    for table in ("viewing_exceptions", "viewing_locks")
+    for right in ("insert", "update")
+}
+# Needed by a function, which `explain` does not look into.
+IN_FUNCTIONS = {("viewing_clocks", "insert"), ("viewing_clocks", "update")}
 # Run by the role that migrates, or for development only.
 NOT_SERVED = ("migration_applied", "demo_load", "import_stage")
 
@@ -119,7 +127,8 @@ async def test_the_statements_need_only_these_rights(
             finally:
                 await connection.execute("reset role")
                 await narrow.may(f"grant {right} on {table} to")
-    assert needed == {(table, right) for table in TABLES for right in RIGHTS}
+    all_rights = {(table, right) for table in TABLES for right in RIGHTS}
+    assert needed | LATER == all_rights - IN_FUNCTIONS
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from service.database.driver import Connection
 from service.platform.erasure import Erased, erase
 from service.settings import Settings
+from tests.about_profiles import about_profiles, add_rows, counts
 from tests.conftest import Running, Starter
 from tests.family import HEARTBEAT, SECRET, Family, add_family, bearer, open_sessions, used_seconds
 
@@ -70,15 +71,42 @@ async def test_erasure_deletes_everything_about_one_child_only(
     for one in (family, other):
         await watch(running, connection, one)
     answer = await ask(running, family.child, admin)
-    counts = {"sessions": 2, "balances": 2, "grants": 2, "configurations": 1}
+    deleted = {"sessions": 2, "balances": 2, "grants": 2, "configurations": 1}
     assert (answer.status_code, answer.json()) == (
         200,
-        {"profile_id": str(family.child), **counts},
+        {"profile_id": str(family.child), **deleted},
     )
     assert await rows(connection, family.child) == [0, 0, 0, 0, 1]
     assert await rows(connection, other.child) == [2, 2, 2, 1, 1]
     again = await ask(running, family.child, admin)
     assert again.json() == {"profile_id": str(family.child), **NOTHING}
+
+
+async def test_every_table_with_a_profile_is_covered_by_erasure(
+    running: Running, connection: Connection, family: Family, admin: UUID
+) -> None:
+    tables = await about_profiles(connection)
+    assert {"viewing_sessions", "viewing_schedules", "viewing_exceptions"} <= tables.keys()
+    other = await add_family(connection)
+    for one in (family, other):
+        await add_rows(connection, one)
+        assert 0 not in (await counts(connection, tables, one.child)).values()
+    assert (await ask(running, family.child, admin)).status_code == 200
+    assert await counts(connection, tables, family.child) == dict.fromkeys(tables, 0)
+    assert 0 not in (await counts(connection, tables, other.child)).values()
+
+
+async def test_rules_of_the_parent_count_as_configurations(
+    running: Running, connection: Connection, family: Family, admin: UUID
+) -> None:
+    await add_rows(connection, family)
+    await connection.execute(
+        "insert into viewing_exceptions select profile_id, date '2026-12-24', true, null, true, "
+        "updated_at from viewing_exceptions"
+    )
+    answer = await ask(running, family.child, admin)
+    deleted = {"sessions": 1, "balances": 1, "grants": 1, "configurations": 5}
+    assert answer.json() == {"profile_id": str(family.child), **deleted}
 
 
 async def test_administrator_right_comes_from_the_database(
