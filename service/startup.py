@@ -22,7 +22,7 @@ from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor
 from service.operators.readiness import ReadinessWatch
 from service.parents import history, pin_attempt, weekly_report
-from service.platform.retention import RetentionSchedule
+from service.platform.retention_schedule import RetentionSchedule
 from service.players import balance
 from service.settings import Settings
 from service.viewing import config_loader, rules

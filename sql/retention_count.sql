@@ -1,15 +1,17 @@
--- Counts expired sessions and balances, for one range of profiles.
+-- Counts expired sessions, balances, exceptions and locks, for one range of profiles.
 --
 -- $1 from_profile uuid             first profile of the range
 -- $2 profiles int                  number of profiles in the range, in the order of their ids
 -- $3 sessions_before timestamptz   sessions older than this are expired
--- $4 balances_before date          viewing days before this one are expired
+-- $4 balances_before date          viewing days before this one are expired, also of exceptions
 --
 -- row: sessions int
 -- row: balances int
+-- row: exceptions int
+-- row: locks int
 -- row: next_profile uuid           start of the next range; null after the last profile
 --
--- Applies the conditions of retention_sessions and retention_balances.
+-- Applies the conditions of retention_sessions, retention_balances and retention_exceptions.
 with profiles_in_range as materialized (
     select p.id
     from profiles as p
@@ -20,6 +22,8 @@ with profiles_in_range as materialized (
 select
     coalesce(sum(s.expired), 0)::int as sessions,
     coalesce(sum(b.expired), 0)::int as balances,
+    coalesce(sum(e.expired), 0)::int as exceptions,
+    coalesce(sum(l.expired), 0)::int as locks,
     (
         select p.id
         from profiles as p
@@ -40,3 +44,13 @@ cross join lateral (
     from viewing_time_balances as v
     where v.profile_id = r.id and v.reset_date < $4::date
 ) as b
+cross join lateral (
+    select count(*) as expired
+    from viewing_exceptions as v
+    where v.profile_id = r.id and v.day < $4::date
+) as e
+cross join lateral (
+    select count(*) as expired
+    from viewing_locks as v
+    where v.profile_id = r.id and v.locked_until < $4::date::timestamp at time zone 'UTC'
+) as l

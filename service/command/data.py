@@ -38,7 +38,7 @@ YES = click.option("--yes", is_flag=True, help="Skip the confirmation.")
 def retain_command(
     set_up: SetUp, sessions_days: int | None, balances_days: int | None, dry_run: bool, force: bool
 ) -> None:
-    """Delete sessions and balances older than a number of days.
+    """Delete sessions and balances older than a number of days, with their exceptions and locks.
 
     Rows are deleted in small batches, so the command can be interrupted at any time and run again.
     Ages follow the database's clock. Nothing is deleted if this machine's clock differs by more
@@ -85,7 +85,8 @@ def _retain(settings: Settings, cutoffs: retention.Cutoffs, force: bool) -> None
 
 
 def _print(event: str, removed: Removed) -> None:
-    click.echo(f"{event}: {removed.sessions:,} sessions, {removed.balances:,} balances")
+    counts = ", ".join(f"{count:,} {name}" for name, count in removed._asdict().items())
+    click.echo(f"{event}: {counts}")
 
 
 @click.command("erase")

@@ -1,15 +1,14 @@
-"""Retention: deletes expired sessions and balances in small batches, one run at a time.
+"""Retention: deletes expired rows of viewing in small batches, one run at a time.
 
 Each batch is its own transaction, so an interrupted run loses nothing and the next one continues.
 
 A wrong clock or a wrong setting must not delete everything. Ages count from the database's clock,
-and a run stops if this machine's clock differs. A run that would delete more than half of a table
-deletes nothing unless it is forced.
+and a run stops if this machine's clock differs. A run that would delete more than half of the
+sessions or balances deletes nothing unless it is forced. Exceptions are not part of that check,
+because most of them can be about the same holidays; neither are locks, which most parents use once.
 """
 
 import asyncio
-import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -22,17 +21,13 @@ import msgspec
 from service.database.driver import Connection
 from service.database.pool import connected
 from service.database.statement import Statement
-from service.errors import DatabaseError, NoAnswer
-from service.observing.supervision import stopped, supervised
+from service.errors import NoAnswer
 from service.settings import Settings
-
-logger = logging.getLogger("viewing_time.retention")
 
 MIN_DAYS: Final = 7  # keeps the days of the weekly report and every viewing day that is not over
 BATCH_ROWS: Final = 5_000
 BATCH_PROFILES: Final = 500
 STATEMENT_SECONDS: Final = 60.0
-HOUR: Final = 3600.0
 FIRST_ID: Final = UUID(int=0)
 MAX_CLOCK_DIFFERENCE: Final = timedelta(minutes=5)
 MAX_SHARE: Final = 0.5  # of a table's rows
@@ -57,11 +52,19 @@ class LockRow(msgspec.Struct, frozen=True):
 class CountRow(msgspec.Struct, frozen=True):
     sessions: int
     balances: int
+    exceptions: int
+    locks: int
     next_profile: UUID | None
 
 
 class BatchRow(msgspec.Struct, frozen=True):
     deleted: int
+    next_profile: UUID | None
+
+
+class ExceptionsRow(msgspec.Struct, frozen=True):
+    deleted: int
+    locks: int
     next_profile: UUID | None
 
 
@@ -71,6 +74,7 @@ LOCK: Final = Statement("retention_lock", LockRow)
 COUNT_EXPIRED: Final = Statement("retention_count", CountRow)
 DELETE_SESSIONS: Final = Statement("retention_sessions", BatchRow)
 DELETE_BALANCES: Final = Statement("retention_balances", BatchRow)
+DELETE_EXCEPTIONS: Final = Statement("retention_exceptions", ExceptionsRow)
 
 
 class RetentionRunning(Exception):
@@ -82,7 +86,7 @@ class RetentionRefused(Exception):
 
 
 class Cutoffs(NamedTuple):
-    """Sessions before an instant and balances before a viewing day are expired."""
+    """Sessions before an instant are expired; balances, exceptions, locks before a viewing day."""
 
     sessions: datetime
     balances: date
@@ -91,6 +95,8 @@ class Cutoffs(NamedTuple):
 class Removed(NamedTuple):
     sessions: int = 0
     balances: int = 0
+    exceptions: int = 0
+    locks: int = 0
 
 
 async def current_cutoffs(
@@ -120,10 +126,13 @@ async def refuse_mass_deletion(settings: Settings, removed: Removed) -> None:
     """Raises RetentionRefused if deleting `removed` has to be forced."""
     async with connected(settings, STATEMENT_SECONDS) as connection:
         totals = await TOTALS.one(connection, timeout=STATEMENT_SECONDS)
-    counts = zip(removed, (totals.sessions, totals.balances), Removed._fields, strict=True)
+    counts = (
+        ("sessions", removed.sessions, totals.sessions),
+        ("balances", removed.balances, totals.balances),
+    )
     excess = [
         f"{count:,} of about {total:,} {name}"
-        for count, total, name in counts
+        for name, count, total in counts
         if count > max(MAX_SHARE * total, MAX_UNCHECKED_ROWS)
     ]
     if excess:
@@ -149,10 +158,16 @@ async def retain(
         if not is_forced:
             await refuse_mass_deletion(settings, await count(connection, cutoffs, guard))
         async for row in _batches(connection, guard, DELETE_SESSIONS, cutoffs.sessions, BATCH_ROWS):
-            removed = Removed(removed.sessions + row.deleted)
+            removed = removed._replace(sessions=removed.sessions + row.deleted)
             progress(removed)
-        async for row in _batches(connection, guard, DELETE_BALANCES, cutoffs.balances, BATCH_ROWS):
-            removed = Removed(removed.sessions, removed.balances + row.deleted)
+        days = (cutoffs.balances, BATCH_ROWS)
+        async for row in _batches(connection, guard, DELETE_BALANCES, *days):
+            removed = removed._replace(balances=removed.balances + row.deleted)
+            progress(removed)
+        async for row in _batches(connection, guard, DELETE_EXCEPTIONS, *days):
+            removed = removed._replace(
+                exceptions=removed.exceptions + row.deleted, locks=removed.locks + row.locks
+            )
             progress(removed)
     return removed
 
@@ -181,7 +196,12 @@ async def count(connection: Connection, cutoffs: Cutoffs, guard: Connection) -> 
     """Counts what is expired, as long as `guard` is connected."""
     removed = Removed()
     async for row in _batches(connection, guard, COUNT_EXPIRED, *cutoffs):
-        removed = Removed(removed.sessions + row.sessions, removed.balances + row.balances)
+        removed = Removed(
+            removed.sessions + row.sessions,
+            removed.balances + row.balances,
+            removed.exceptions + row.exceptions,
+            removed.locks + row.locks,
+        )
     return removed
 
 
@@ -203,47 +223,3 @@ async def _batches(
         yield row
         from_profile = row.next_profile
         await asyncio.sleep(monotonic() - started_at)
-
-
-class RetentionSchedule:
-    """Runs retention at start and then every `retention_interval_hours`; never if that is 0.
-
-    Instances do not coordinate: the second one finds the lock taken, or nothing left to delete. A
-    refused run is never forced; it is logged and counted.
-    """
-
-    def __init__(self, settings: Settings, now: Callable[[], datetime], runs: Counter[str]) -> None:
-        self._settings = settings
-        self._now = now
-        self._runs = runs
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        if self._settings.retention_interval_hours:
-            self._task = supervised("retention", self._run())
-
-    async def stop(self) -> None:
-        await stopped(self._task)
-
-    async def _run(self) -> None:
-        while True:
-            self._runs[await self.run_once()] += 1
-            await asyncio.sleep(HOUR * self._settings.retention_interval_hours)
-
-    async def run_once(self) -> str:
-        """Runs retention and returns the outcome."""
-        days = (self._settings.retention_sessions_days, self._settings.retention_balances_days)
-        try:
-            cutoffs = await current_cutoffs(self._settings, self._now, *days)
-            removed = await retain(self._settings, cutoffs, lambda _: None)
-        except RetentionRunning:
-            logger.info("retention_runs_elsewhere")
-            return "elsewhere"
-        except RetentionRefused as error:
-            logger.error("retention_refused", extra={"fields": {"error": str(error)}})
-            return "refused"
-        except DatabaseError as error:
-            logger.warning("retention_failed", extra={"fields": {"error": str(error)}})
-            return "failed"
-        logger.info("retention_done", extra={"fields": removed._asdict()})
-        return "done"

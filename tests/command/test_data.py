@@ -16,6 +16,8 @@ from tests.command.test_main import environment
 from tests.conftest import ROOT
 from tests.family import SECRET, Family
 
+NO_RULES = "0 exceptions, 0 locks"
+
 
 def run(dsn: str, *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`viewing-time` in a process of its own."""
@@ -54,11 +56,14 @@ async def test_retain_deletes_expired_rows(
         await add_old(connection, family, days)
     periods = ("--sessions-days", "90", "--balances-days", "365")
     dry = run(database, "retain", *periods, "--dry-run")
-    assert (dry.returncode, dry.stdout) == (0, "would delete: 2 sessions, 1 balances\n")
+    assert (dry.returncode, dry.stdout) == (
+        0,
+        f"would delete: 2 sessions, 1 balances, {NO_RULES}\n",
+    )
     done = run(database, "retain", *periods)
-    assert (done.returncode, done.stdout) == (0, "deleted: 2 sessions, 1 balances\n")
+    assert (done.returncode, done.stdout) == (0, f"deleted: 2 sessions, 1 balances, {NO_RULES}\n")
     again = run(database, "retain")
-    assert (again.returncode, again.stdout) == (0, "deleted: 0 sessions, 0 balances\n")
+    assert (again.returncode, again.stdout) == (0, f"deleted: 0 sessions, 0 balances, {NO_RULES}\n")
 
 
 @pytest.mark.parametrize("days", ["6", "0", "-1", "x", "36501"])
@@ -83,14 +88,17 @@ async def test_retain_deletes_most_of_a_table_only_with_force(
         "half: nothing was deleted. Run `viewing-time retain --force` if that is right.\n"
     )
     for arguments, printed in (
-        (["--dry-run"], "would delete: 1,001 sessions, 0 balances\n"),
+        (["--dry-run"], f"would delete: 1,001 sessions, 0 balances, {NO_RULES}\n"),
         ([], ""),
     ):
         refused = run(database, "retain", *arguments)
         assert (refused.returncode, refused.stdout, refused.stderr) == (1, printed, sentence)
     assert await connection.fetchval("select count(*) from viewing_sessions") == 1001
     done = run(database, "retain", "--force")
-    assert (done.returncode, done.stdout) == (0, "deleted: 1,001 sessions, 0 balances\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"deleted: 1,001 sessions, 0 balances, {NO_RULES}\n",
+    )
 
 
 async def test_second_concurrent_retention_is_refused(
@@ -157,7 +165,10 @@ async def test_export_writes_a_new_folder(
     await add_old(connection, family, 1)
     done = run(database, "export", str(family.child), folder=tmp_path)
     name = f"viewing-data-{family.child}"
-    printed = f"wrote {name}: 1 sessions, 1 balances, 0 grants\n"
+    printed = (
+        f"wrote {name}: 1 sessions, 1 balances, 0 grants, 1 configurations, 0 schedules, "
+        "0 exceptions, 0 locks\n"
+    )
     assert (done.returncode, done.stdout) == (0, printed)
     assert (tmp_path / name / "sessions.csv").is_file()
     again = run(database, "export", str(family.child), folder=tmp_path)

@@ -74,7 +74,7 @@ async def loader(running: Running, family: Family, monkeypatch: pytest.MonkeyPat
         ("published keys", "service.credentials.keys.Keys._keep_reading", nothing),
         ("reading of published keys", "service.credentials.keys.Keys._adopt_published", nothing),
         ("PIN hasher", None, hasher),
-        ("retention", "service.platform.retention.retain", nothing),
+        ("retention", "service.platform.retention_schedule.retain", nothing),
         ("event loop watch", "service.observing.event_loop._measure_lag", nothing),
         ("readiness", "service.operators.readiness.ReadinessWatch._keep_checking", nothing),
         ("reporter", "service.observing.event_loop._report_heartbeats", nothing),

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from uuid import UUID
 
@@ -13,19 +13,19 @@ import pytest
 from service.app import utc_now
 from service.database.driver import Connection
 from service.errors import NoAnswer
-from service.platform import retention
+from service.platform import retention, retention_schedule
 from service.platform.retention import (
     Cutoffs,
     Removed,
     RetentionRefused,
     RetentionRunning,
-    RetentionSchedule,
     count_expired,
     current_cutoffs,
     locked,
     refuse_mass_deletion,
     retain,
 )
+from service.platform.retention_schedule import RetentionSchedule
 from service.settings import Settings
 from tests.conftest import Starter
 from tests.database.test_pool import PGBOUNCER, pooler
@@ -59,6 +59,17 @@ async def add_balances(connection: Connection, family: Family, *days: int) -> No
     )
 
 
+async def add_exceptions(connection: Connection, family: Family, *days: int) -> None:
+    await connection.executemany(
+        "insert into viewing_exceptions values ($1, $2, true, null, false, $3)",
+        [(family.child, NOW.date() - timedelta(days=day), NOW) for day in days],
+    )
+
+
+async def add_lock(connection: Connection, family: Family, ended: datetime) -> None:
+    await connection.execute("insert into viewing_locks values ($1, $2, $2)", family.child, ended)
+
+
 async def sessions(connection: Connection) -> set[UUID]:
     return {row["id"] for row in await connection.fetch("select id from viewing_sessions")}
 
@@ -88,6 +99,57 @@ async def test_only_expired_rows_are_deleted(
     assert await days(connection) == [date(2026, 11, 24), date(2025, 11, 24)]
     assert await count_expired(settings, CUTOFFS) == Removed()
     assert await retain(settings, CUTOFFS, lambda _: None) == Removed()
+
+
+async def test_exceptions_and_locks_expire_with_balances(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    other = await add_family(connection)
+    await add_exceptions(connection, family, -30, 0, 365, 366, 400)
+    end_of_day = datetime.combine(CUTOFFS.balances, time.min, UTC)
+    await add_lock(connection, family, end_of_day - timedelta(seconds=1))
+    await add_lock(connection, other, end_of_day)
+    assert await count_expired(settings, CUTOFFS) == Removed(exceptions=2, locks=1)
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(exceptions=2, locks=1)
+    left = await connection.fetch("select day from viewing_exceptions order by day desc")
+    assert [NOW.date() - row["day"] for row in left] == [timedelta(d) for d in (-30, 0, 365)]
+    assert await connection.fetchval("select profile_id from viewing_locks") == other.child
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed()
+
+
+@pytest.mark.usefixtures("small_batches")
+async def test_batches_cover_every_exception(settings: Settings, connection: Connection) -> None:
+    families = [await add_family(connection) for _ in range(5)]
+    for one, count in zip(families, (7, 0, 1, 3, 4), strict=True):
+        await add_exceptions(connection, one, 1, *range(366, 366 + count))
+        await add_lock(connection, one, NOW - timedelta(days=400))
+    reported: list[Removed] = []
+    expired = Removed(exceptions=15, locks=5)
+    assert await count_expired(settings, CUTOFFS) == expired
+    assert await retain(settings, CUTOFFS, reported.append) == expired
+    steps = [after.exceptions - before.exceptions for before, after in pairwise(reported)]
+    assert max(steps) == 3
+    assert await connection.fetchval("select count(*) from viewing_exceptions") == len(families)
+
+
+async def test_rows_that_a_parent_is_changing_are_skipped(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    await add_exceptions(connection, family, 400)
+    await add_lock(connection, family, NOW - timedelta(days=400))
+    async with connection.transaction():
+        await connection.execute("select from viewing_exceptions for update")
+        await connection.execute("select from viewing_locks for update")
+        assert await retain(settings, CUTOFFS, lambda _: None) == Removed()
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(exceptions=1, locks=1)
+
+
+async def test_holidays_that_expire_together_need_no_force(
+    settings: Settings, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "MAX_UNCHECKED_ROWS", 3)
+    await add_exceptions(connection, family, *range(400, 410))
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(exceptions=10)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -184,7 +246,7 @@ async def test_schedule_continues_after_a_failed_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(retention, "HOUR", 0.01)
+    monkeypatch.setattr(retention_schedule, "HOUR", 0.01)
     scheduled = msgspec.structs.replace(settings, retention_interval_hours=1)
     runs: Counter[str] = Counter()
     schedule = RetentionSchedule(scheduled, utc_now, runs)
