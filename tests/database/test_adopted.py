@@ -14,6 +14,7 @@ from service.database import migrate
 from service.database.driver import Connection
 from service.settings import Settings
 from service.viewing import rules
+from tests.about_profiles import about_accounts, about_profiles, add_rows, counts
 from tests.conftest import NOW, ROOT, Running, Starter
 from tests.family import PASSWORD_HASH, PIN, PIN_HASH, Family, bearer
 
@@ -265,6 +266,43 @@ async def test_viewing_that_another_table_refers_to_is_not_erased(
         409,
         {"detail": "Table ratings still refers to it"},
     )
+
+
+@pytest.mark.parametrize(
+    "path", ["profiles/{child}/viewing-data", "profiles/{child}", "accounts/{account}"]
+)
+async def test_erasure_and_deletion_leave_no_row_about_a_child(
+    operated: Running,
+    adopted: Connection,
+    administrator: dict[str, str],
+    bare: Family,
+    path: str,
+) -> None:
+    await add_rows(adopted, bare)
+    tables = await about_profiles(adopted)
+    assert 0 not in (await counts(adopted, tables, bare.child)).values()
+    url = f"{ADMIN}/{path.format(child=bare.child, account=bare.account)}"
+    answer = await operated.client.delete(url, headers=administrator)
+    assert answer.status_code in (200, 204)
+    assert await counts(adopted, tables, bare.child) == dict.fromkeys(tables, 0)
+    if path.startswith("accounts"):
+        tables = await about_accounts(adopted)
+        assert await counts(adopted, tables, bare.account) == dict.fromkeys(tables, 0)
+
+
+async def test_import_and_put_of_a_profile_keep_the_rules_of_its_parent(
+    operated: Running, adopted: Connection, administrator: dict[str, str], bare: Family
+) -> None:
+    await add_rows(adopted, bare)
+    tables = await about_profiles(adopted)
+    before = await counts(adopted, tables, bare.child)
+    child = {"account_id": str(bare.account), "name": "Ada", "is_kids": False}
+    line = {"type": "profile", "id": str(bare.child), **child}
+    assert (await imported(operated, administrator, line)).status_code == 200
+    url = f"{ADMIN}/profiles/{bare.child}"
+    answer = await operated.client.put(url, json=child, headers=administrator)
+    assert answer.status_code == 200
+    assert await counts(adopted, tables, bare.child) == before
 
 
 RULES = {

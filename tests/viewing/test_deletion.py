@@ -14,6 +14,8 @@ from service.database.pool import connected
 from service.settings import Settings
 from service.viewing import deletion
 from service.viewing.deletion import BATCH, PENDING, work
+from tests.about_profiles import about_accounts, about_profiles, add_rows
+from tests.about_profiles import counts as rows_about
 from tests.conftest import Running, Starter
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, Family, add_family, used_seconds
@@ -116,6 +118,34 @@ async def test_a_large_deletion_is_accepted_and_done_in_the_background(
     assert await counts(connection, family) == LEFT[kind]
     assert await counts(connection, other) == untouched
     assert (await delete(running, admin, kind, key))[0] == 404
+
+
+@pytest.mark.parametrize("kind", ["profile", "account"])
+@pytest.mark.parametrize("count", [5, 50])
+async def test_every_table_with_a_profile_or_an_account_is_covered_by_deletion(
+    running: Running,
+    connection: Connection,
+    admin: dict[str, str],
+    family: Family,
+    kind: str,
+    count: int,
+) -> None:
+    """At once, and in batches."""
+    other = await add_family(connection)
+    for one in (family, other):
+        await add_rows(connection, one)
+    await add_years(connection, family, count)
+    about = {"profile": about_profiles, "account": about_accounts}[kind]
+    tables, key = await about(connection), key_of(kind, family)
+    assert {"viewing_schedules", "viewing_strict_accounts"} & tables.keys()
+    assert 0 not in (await rows_about(connection, tables, key)).values()
+    status, _ = await delete(running, admin, kind, key)
+    assert status == (202 if count == 50 else 204)
+    await eventually_done(connection)
+    assert await rows_about(connection, tables, key) == dict.fromkeys(tables, 0)
+    of_profile = await about_profiles(connection)
+    assert await rows_about(connection, of_profile, family.child) == dict.fromkeys(of_profile, 0)
+    assert 0 not in (await rows_about(connection, of_profile, other.child)).values()
 
 
 @pytest.mark.parametrize("kind", LEFT)
