@@ -25,6 +25,7 @@ from service.operators.live_page import live
 from service.parents import history, weekly_report
 from service.parents.exceptions import exception_delete, exception_put, exceptions
 from service.parents.grant import grant
+from service.parents.lock import lock, lock_clear, lock_put
 from service.parents.pin import pin_reset, pin_set, pin_status, pin_verify
 from service.parents.schedule import schedule, schedule_put
 from service.parents.strict import strict, strict_update
@@ -95,6 +96,9 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", f"{PROFILE}/exceptions", exceptions),
     _route("PUT", f"{PROFILE}/exceptions/{{date}}", exception_put),
     _route("DELETE", f"{PROFILE}/exceptions/{{date}}", exception_delete),
+    _route("GET", f"{PROFILE}/lock", lock),
+    _route("PUT", f"{PROFILE}/lock", lock_put),
+    _route("DELETE", f"{PROFILE}/lock", lock_clear),
     _route("GET", f"{PROFILE}/history", history.history),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
     _route("GET", f"{ADMIN}/metrics", admin_metrics),

@@ -69,6 +69,8 @@ KEY_OF_ANOTHER_REQUEST: Final = Sentence(
 OWNER_NOT_FOUND: Final = Sentence(422, "Account not found")
 DATES_REVERSED: Final = Sentence(422, "from_date must not be after to_date")
 DAYS_REVERSED: Final = Sentence(422, "from must not be after to")
+UNTIL_PAST: Final = Sentence(422, "until must be in the future")
+NOT_A_CHILD: Final = Sentence(422, "Only a child profile can be locked")
 DAY_OVER: Final = Sentence(422, "The viewing day is over")
 
 TOO_MANY_WAITING: Final = Sentence(429, "Too many requests are waiting", "too_many_waiting")

@@ -5,7 +5,7 @@ from typing import Final
 from service import errors
 from service.openapi.operation import EVERYWHERE, Operation, owner
 from service.openapi.parameters import EXCEPTIONS_FROM, EXCEPTIONS_TO, PIN_TOKEN
-from service.parents import exceptions, pin_proof, schedule
+from service.parents import exceptions, lock, pin_proof, schedule
 from service.viewing import rules
 
 # By the name of the handler, as in `operations`.
@@ -53,5 +53,25 @@ POLICY: Final[dict[str, Operation]] = {
         sentences=[errors.PIN_TOKEN_REQUIRED, errors.DAY_OVER],
         parameters=[PIN_TOKEN],
         note=f"A day without an exception is answered in the same way. {EVERYWHERE}",
+    ),
+    "lock": owner(lock.Lock),
+    "lock_put": owner(
+        lock.Lock,
+        lock.LockBody,
+        [
+            errors.PIN_TOKEN_REQUIRED,
+            errors.UNTIL_PAST,
+            errors.too_far_ahead("until", exceptions.MAX_DAYS_AHEAD),
+            errors.NOT_A_CHILD,
+        ],
+        [PIN_TOKEN],
+        f"A lock replaces an earlier one. {EVERYWHERE}",
+    ),
+    "lock_clear": owner(
+        lock.Lock,
+        pin_proof.ProofBody,
+        [errors.PIN_TOKEN_REQUIRED],
+        [PIN_TOKEN],
+        f"A profile that is not locked is answered in the same way. {EVERYWHERE}",
     ),
 }

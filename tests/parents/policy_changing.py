@@ -39,6 +39,15 @@ CHANGES: Final = {
         "insert into viewing_exceptions (profile_id, day, changes_limit, lifts_downtime, "
         "updated_at) values ($1, '2026-12-24', true, true, now())",
     ),
+    "lock": Change("PUT", "lock", {}, "viewing_locks"),
+    "no lock": Change(
+        "DELETE",
+        "lock",
+        {},
+        "viewing_locks",
+        "insert into viewing_locks (profile_id, locked_until, locked_at) values "
+        "($1, '2026-12-24', now())",
+    ),
 }
 
 
