@@ -253,6 +253,19 @@ CASES = {
         each=20,
         beside=20,
     ),
+    "schedule, with new limits by day": Case(
+        "schedule_put",
+        """
+        select
+            of('account', 3), of('profile', 3), false, null::text, true, '{"mon": 60}'::jsonb,
+            null::jsonb, false, null::int, null::text, null::int, null::int,
+            array(select date '2026-11-24' - n from generate_series(1, 14) as n),
+            array_fill(120, array[14]), 'here'::text, timestamptz '2026-11-24 12:00Z'
+        """,
+        "select 14",
+        each=16,
+        beside=40,
+    ),
     "retention of sessions": retention(
         "retention_sessions", "timestamptz '2026-08-26 00:00Z'", "select 5000"
     ),
