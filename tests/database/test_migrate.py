@@ -52,6 +52,7 @@ IDS = [
     "0023_day_limits",
     "0024_earlier_days",
     "0025_clocks",
+    "0026_ix_vs_earlier_days",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -207,6 +208,10 @@ INDEXES = {
     "ix_tg_granted_by": "time_grants using btree (granted_by_user_id)",
     "ix_vta_account": "viewing_time_attempts using btree (account_id)",
     "ix_vtrk_created": "viewing_time_request_keys using btree (created_at)",
+    "ix_vs_earlier_days": (
+        "viewing_sessions using btree (profile_id, started_at desc) "
+        "where (earlier_days is not null)"
+    ),
 }
 
 # Rows of the existing application: 20 accounts, 40 profiles, a year of sessions.
