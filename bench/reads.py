@@ -27,7 +27,7 @@ from bench.seed import token
 from service.database import migrate
 from service.database.driver import Connection
 from service.embedded.supervisor import USER
-from service.parents.weekly_report import MAX_CHILDREN, REPORT
+from service.parents.report_weeks import MAX_CHILDREN, REPORT
 
 CHILDREN: Final = (1, 5, 10)
 HISTORY_DAYS: Final = (30, 90)

@@ -21,7 +21,7 @@ from service.observing.event_loop import monitoring
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor
 from service.operators.readiness import ReadinessWatch
-from service.parents import history, pin_attempt, weekly_report
+from service.parents import history, pin_attempt, report_weeks
 from service.platform.retention_schedule import RetentionSchedule
 from service.players import balance
 from service.settings import Settings
@@ -111,7 +111,10 @@ def _warmth(now: datetime) -> Warmth:
         *_load_warmth(now),
         (balance.READ, (no_id, no_id, today)),
         (history.LIST, (no_id, no_id, today, today, 1)),
-        (weekly_report.REPORT, (no_id, today, rules.REPORT_DAYS, 1, 1, None)),
+        (history.LIST_DAYS, (no_id, no_id, today, [], 1)),
+        (report_weeks.REPORT, (no_id, today, rules.REPORT_DAYS, 1, 1, None)),
+        (report_weeks.LIST_CHILDREN, (no_id, 1, None)),
+        (report_weeks.SUM_DAYS, (no_id, [], [], [], rules.REPORT_DAYS, 1)),
         (pin_attempt.ATTEMPT, (no_id, None, 1, pin_attempt.LOCKS, no_id)),
     )
 

@@ -11,9 +11,10 @@
 -- row: is_owner bool               $6 is one of the account's profiles, or null
 -- row: profile_id uuid             null (like the rest) in the one row of an account without children
 -- row: profile_name text
--- row: has_configuration bool      false: the child has none, and the next two are null
+-- row: has_configuration bool      false: the child has none, and the next three are null
 -- row: weekday_limit_minutes int   null is unlimited
 -- row: weekend_limit_minutes int   null is unlimited
+-- row: educational_exempt bool
 -- row: watched_days int4[]         days after $2 on which anything was watched
 -- row: watched_seconds int8[]      in step with `watched_days`
 -- row: educational_seconds int8[]  the part of them that was educational
@@ -33,6 +34,7 @@ select
     c.id is not null as has_configuration,
     c.weekday_limit_minutes,
     c.weekend_limit_minutes,
+    c.educational_exempt,
     w.watched_days,
     w.watched_seconds,
     w.educational_seconds,

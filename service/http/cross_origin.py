@@ -21,6 +21,7 @@ RESPONSE_HEADERS: Final = (
     "Link",
     "Location",
     "Preference-Applied",
+    "X-Truncated",
 )
 
 

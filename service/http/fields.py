@@ -36,7 +36,9 @@ PinToken = Annotated[
 ]
 
 ViewingDay = Annotated[date, doc("A viewing day of the child.", "2026-12-24")]
-UtcDay = Annotated[date, doc("A UTC day.", "2026-03-01")]
+ReportDay = Annotated[
+    date, doc("A UTC day; with `zone=child`, a viewing day of the child.", "2026-03-01")
+]
 EndedAt = Annotated[
     Time | None,
     doc("When the session ended, in UTC; null while it is open.", "2026-03-01T18:00:00Z"),

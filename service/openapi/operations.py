@@ -22,6 +22,7 @@ from service.openapi.operation import (
 )
 from service.openapi.parameters import (
     AFTER,
+    COUNTED,
     FROM_DATE,
     HEARTBEAT_KEY,
     LIMIT,
@@ -29,10 +30,19 @@ from service.openapi.parameters import (
     PIN_TOKEN,
     REQUEST_KEY,
     TO_DATE,
+    ZONE,
 )
 from service.openapi.policy_operations import POLICY
 from service.operators import admin_metrics, health
-from service.parents import grant, history, pin, strict, viewing_config, weekly_report
+from service.parents import (
+    grant,
+    history,
+    pin,
+    report_weeks,
+    strict,
+    viewing_config,
+    weekly_report,
+)
 from service.platform import accounts, bodies, erasure, import_merge, profiles, titles
 from service.players import balance, heartbeat, session
 from service.viewing import rules
@@ -154,15 +164,24 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "history": owner(
         history.History,
         sentences=[errors.DATES_REVERSED, errors.date_range_too_long(rules.HISTORY_DAYS_MAX)],
-        parameters=[FROM_DATE, TO_DATE],
+        parameters=[FROM_DATE, TO_DATE, ZONE, COUNTED],
+        note="With `zone=child` a session that was watched on several viewing days is in each of"
+        " them, with the minutes of that day.",
+        headers={"X-Truncated": ("Present if older sessions are missing.", "true")},
     ),
     "weekly_report": account(
         weekly_report.WeeklyReport,
-        sentences=[errors.PROFILE_DENIED, errors.too_many_children(weekly_report.MAX_CHILDREN)],
-        parameters=[LIMIT, AFTER],
+        sentences=[errors.PROFILE_DENIED, errors.too_many_children(report_weeks.MAX_CHILDREN)],
+        parameters=[LIMIT, AFTER, ZONE, COUNTED],
         note="An account with more children than `limit` allows gets them page by page: with"
         " `limit`, the `Link` header names the next page, if there is one.",
         text={"text/html": "The report as a page for people, if `Accept` prefers it."},
+        headers={
+            "Link": (
+                "The next page of children.",
+                f'<?limit=20&after={EXAMPLE_PROFILE}>; rel="next"',
+            )
+        },
     ),
     "admin_metrics": Operation(OPERATORS, Caller.ADMIN, admin_metrics.Counts),
     "account_put": admin(

@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from service.http import fields, idempotency
 from service.http.fields import doc
-from service.parents import exceptions
-from service.parents.weekly_report import MAX_CHILDREN
+from service.parents import exceptions, report_view
+from service.parents.report_weeks import MAX_CHILDREN
 from service.platform.imports import MODES
 
 PATH_NAME: Final = re.compile(r"\{(\w+)\}")
@@ -80,8 +80,8 @@ PIN_TOKEN: Final = Parameter(
     ],
 )
 
-FIRST_DAY: Final = doc("The first day, in UTC.", "2026-02-01")
-LAST_DAY: Final = doc("The last day, in UTC, at most 90 days after the first.", "2026-03-01")
+FIRST_DAY: Final = doc("The first day.", "2026-02-01")
+LAST_DAY: Final = doc("The last day, at most 90 days after the first.", "2026-03-01")
 FROM_DATE: Final = Parameter("from_date", "query", Annotated[date, FIRST_DAY], True)
 TO_DATE: Final = Parameter("to_date", "query", Annotated[date, LAST_DAY], True)
 
@@ -102,6 +102,8 @@ EXCEPTIONS_TO: Final = Parameter(
         ),
     ],
 )
+ZONE: Final = Parameter("zone", "query", report_view.Zone)
+COUNTED: Final = Parameter("counted", "query", report_view.Counted)
 
 COUNT: Final = doc("The most children to return; absent: all of them.", 20)
 LIMIT: Final = Parameter("limit", "query", Annotated[int, Meta(ge=1, le=MAX_CHILDREN), COUNT])

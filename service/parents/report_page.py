@@ -70,8 +70,8 @@ def _child(week: Week, number: int) -> str:
     return f"""
 <section class="child" aria-labelledby="name-{number}">
 <h2 id="name-{number}" dir="auto">{escape(week.name)}</h2>
-<p>{_duration(week.seconds)} in all{of_limit};
-{_duration(round(week.seconds / len(week.days)))} a day;
+<p>{_duration(week.counted_seconds)} in all{of_limit};
+{_duration(round(week.counted_seconds / len(week.days)))} a day;
 {_duration(week.educational_seconds)} educational</p>
 {_chart(week, number)}
 <ul class="keys" aria-hidden="true">

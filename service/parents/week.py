@@ -1,4 +1,4 @@
-"""One child's week of viewing, without I/O. Amounts are in seconds, days in UTC."""
+"""One child's week of viewing, without I/O. Amounts are in seconds."""
 
 from datetime import date
 from uuid import UUID
@@ -7,12 +7,20 @@ import msgspec
 
 
 class Day(msgspec.Struct, frozen=True):
-    """A day; `seconds` include the educational ones, and no limit means unlimited."""
+    """A day; `seconds` include the educational ones, and no limit means unlimited.
+
+    `exempt_seconds` are those that the report does not count, because they are exempt.
+    """
 
     date: date
     seconds: int
     educational_seconds: int
     limit_minutes: int | None
+    exempt_seconds: int = 0
+
+    @property
+    def counted_seconds(self) -> int:
+        return self.seconds - self.exempt_seconds
 
 
 class Title(msgspec.Struct, frozen=True):
@@ -30,8 +38,8 @@ class Week(msgspec.Struct, frozen=True):
     titles: list[Title]
 
     @property
-    def seconds(self) -> int:
-        return sum(day.seconds for day in self.days)
+    def counted_seconds(self) -> int:
+        return sum(day.counted_seconds for day in self.days)
 
     @property
     def educational_seconds(self) -> int:
@@ -39,6 +47,6 @@ class Week(msgspec.Struct, frozen=True):
 
     @property
     def limit_usage_percent(self) -> float | None:
-        """Viewing in percent of the sum of the limits; None if no day has a limit."""
+        """Counted viewing in percent of the sum of the limits; None if no day has a limit."""
         limit = sum(60 * (day.limit_minutes or 0) for day in self.days)
-        return round(self.seconds / limit * 100, 1) if limit else None
+        return round(self.counted_seconds / limit * 100, 1) if limit else None

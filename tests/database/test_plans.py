@@ -57,15 +57,17 @@ values ('account', of('account', 3)), ('profile', of('profile', 3)), ('title', o
 """
 # In the order of time, so the rows of a profile are on different pages. Profile 2 is the oldest,
 # with sessions from ten years; profile 3 is the busiest, with 200 sessions a day;
-# the other children of account 3 have as many in the last week. One profile in five watches now.
+# the other children of account 3 have as many in the last week. One profile in five watches now,
+# one session in fifty was watched on two days.
 VIEWING = """
 insert into viewing_sessions (
     id, profile_id, title_id, device_id, is_educational, started_at, last_heartbeat_at, ended_at,
-    total_seconds
+    total_seconds, earlier_days
 )
 select
     md5((1000 * p.n + k)::text)::uuid, p.id, t.id, 'tv', k % 5 = 0, began, began,
-    case when k > 0 or p.n % 5 > 0 then began end, 600
+    case when k > 0 or p.n % 5 > 0 then began end, 600,
+    case when k % 50 = 2 then jsonb_build_array(jsonb_build_array(began::date - 1, 30)) end
 from generate_series(389, 0, -1) as k
 cross join (select n, of('profile', n) as id from generate_series(1, 5000) as n offset 0) as p
 cross join lateral (
@@ -160,6 +162,36 @@ def weekly_report(account: int, children: int) -> Case:
     )
 
 
+def history_days(account: int, profile: int, days: int) -> Case:
+    """Another index is descended; the sessions in it are read even if they ended before."""
+    return Case(
+        "history_days",
+        f"select of('account', {account}), of('profile', {profile}), date '2026-11-24' - {days}, "
+        "array(select timestamptz '2026-11-24 06:00Z' - n * interval '1 day' "
+        f"from generate_series({days}, -1, -1) as n), 500",
+        f"select least(count(*), 500) + count(*) filter (where earlier_days is not null) "
+        f"from viewing_sessions where profile_id = of('profile', {profile}) "
+        f"and (earlier_days is not null or started_at >= date '2026-11-24' - {days})",
+        each=4.1,
+        beside=24,
+    )
+
+
+def report_days(account: int, children: int) -> Case:
+    return Case(
+        "report_days",
+        f"select of('account', {account}), array(select id from profiles where is_kids and user_id "
+        f"= of('account', {account})), array_fill(date '2026-11-18', array[{children}]), "
+        "array(select timestamptz '2026-11-18 06:00Z' + n * interval '1 day' "
+        f"from generate_series(1, {children}), generate_series(0, 7) as n), 7, 3",
+        "select count(*) from viewing_sessions as s join profiles as p on p.id = s.profile_id "
+        f"where p.user_id = of('account', {account}) and p.is_kids "
+        "and (s.earlier_days is not null or s.started_at >= '2026-11-18 06:00Z')",
+        each=1.1,
+        beside=20 + 28 * children,
+    )
+
+
 def heartbeats(starts: bool, renews: bool = False) -> Case:
     """A batch; a new session is added to three indexes, and the previous one is ended."""
     return Case(
@@ -205,6 +237,11 @@ CASES = {
     "weekly report, no child": weekly_report(1, 0),
     "weekly report, one child": weekly_report(2, 1),
     "weekly report, ten children": weekly_report(3, 10),
+    "history in viewing days, an ordinary profile": history_days(13, 13, 90),
+    "history in viewing days, the oldest profile": history_days(2, 2, 90),
+    "history in viewing days, the busiest profile": history_days(3, 3, 90),
+    "weekly report in viewing days, one child": report_days(2, 1),
+    "weekly report in viewing days, ten children": report_days(3, 10),
     "balance": Case(
         "balance_read",
         "select of('account', 3), of('profile', 3), date '2026-11-24'",

@@ -1,17 +1,18 @@
 """The weekly report: every child, one statement, nothing stored."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import escape
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from service.database.driver import Connection
-from service.parents.weekly_report import MAX_CHILDREN
+from service.parents.report_weeks import MAX_CHILDREN
 from tests.conftest import Running
 from tests.family import Family, add_family
-from tests.parents.test_history import add_sessions
+from tests.parents.test_history import add_session, add_sessions, statements
 
 URL = "/api/v1/parental-controls/weekly-report"
 
@@ -46,7 +47,7 @@ async def test_children_are_sorted_by_name_then_id_without_adults(
 
 
 @pytest.mark.warm
-async def test_report_is_one_statement_for_any_number_of_children(
+async def test_report_is_one_statement_for_any_number_of_children_and_two_by_their_days(
     running: Running, connection: Connection, family: Family
 ) -> None:
     await connection.execute(
@@ -54,17 +55,18 @@ async def test_report_is_one_statement_for_any_number_of_children(
         "select gen_random_uuid(), $1, 'child ' || n, 'TV-G', true from generate_series(1, 9) as n",
         family.account,
     )
-    calls = (
-        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
-        "join pg_database as d on d.oid = s.dbid "
-        "where d.datname = current_database() and s.query not like '%pg_stat_statements%'"
-    )
-    before = await connection.fetchval(calls)
+    before = await statements(connection)
     report = (await running.client.get(URL, headers=family.bearer)).json()
-    assert await connection.fetchval(calls) - before == 1
+    assert await statements(connection) - before == 1
     assert len(report["profiles"]) == 10
     metrics = running.context.metrics
     assert (metrics.reports.count, metrics.report_statements) == (1, 1)
+    before = await statements(connection)
+    params = {"zone": "child", "counted": "true"}
+    report = (await running.client.get(URL, params=params, headers=family.bearer)).json()
+    assert await statements(connection) - before == 2
+    assert len(report["profiles"]) == 10
+    assert (metrics.reports.count, metrics.report_statements) == (2, 3)
 
 
 async def test_figures_of_each_day_and_the_three_most_watched_titles(
@@ -198,6 +200,8 @@ async def test_the_page_after_the_last_child_is_empty_and_after_another_accounts
         ({"limit": "many"}, "int_parsing"),
         ({"limit": ""}, "int_parsing"),
         ({"after": "17"}, "uuid_parsing"),
+        ({"zone": "local"}, "enum"),
+        ({"counted": "2"}, "bool_parsing"),
     ],
 )
 async def test_malformed_page_parameters_are_422(
@@ -233,3 +237,141 @@ async def test_json_unless_html_is_preferred(
 async def test_errors_are_json_even_if_html_is_preferred(running: Running) -> None:
     answer = await running.client.get(URL, headers={"Accept": "text/html"})
     assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
+
+
+async def weekly(running: Running, family: Family, **params: str) -> Any:
+    answer = await running.client.get(URL, params=params, headers=family.bearer)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_with_zone_child_each_child_has_the_seven_days_of_its_own_zone(
+    running: Running, connection: Connection
+) -> None:
+    family = await add_family(connection, timezone="Pacific/Auckland", reset_hour=0)
+    sibling = uuid4()
+    await connection.execute(
+        "insert into profiles (id, user_id, name, parental_rating, is_kids) "
+        "values ($1, $2, 'Ben', 'TV-G', true)",
+        sibling,
+        family.account,
+    )
+    await connection.execute(
+        "insert into viewing_time_configs (id, profile_id, reset_hour, timezone) "
+        "values (gen_random_uuid(), $1, 6, 'America/New_York')",
+        sibling,
+    )
+    running.clock.fixed = datetime(2026, 11, 24, 11, tzinfo=UTC)
+    both = (family, Family(account=family.account, child=sibling, title=family.title))
+    for child in both:
+        # In New York the day 23 until 11:00, in Auckland the day 25 from 11:00.
+        for minute, seconds in ((59, 60), (60, 600)):
+            started_at = datetime(2026, 11, 24, 10, tzinfo=UTC) + timedelta(minutes=minute)
+            await add_session(connection, child, started_at, seconds=seconds)
+    report = await weekly(running, family, zone="child")
+    assert (report["week_start"], report["week_end"]) == ("2026-11-18", "2026-11-25")
+    ada, ben = report["profiles"]
+    assert [total["date"] for total in ada["daily_totals"]] == [
+        f"2026-11-{day}" for day in range(19, 26)
+    ]
+    assert [total["minutes"] for total in ada["daily_totals"]] == [0, 0, 0, 0, 0, 1, 10]
+    assert [total["date"] for total in ben["daily_totals"]] == [
+        f"2026-11-{day}" for day in range(18, 25)
+    ]
+    assert [total["minutes"] for total in ben["daily_totals"]] == [0, 0, 0, 0, 0, 1, 10]
+    plain = await weekly(running, family)
+    assert plain == await weekly(running, family, zone="utc", counted="false")
+    assert (plain["week_start"], plain["week_end"]) == ("2026-11-18", "2026-11-24")
+
+
+async def test_with_zone_child_the_time_of_a_session_belongs_to_the_days_of_its_viewing(
+    running: Running, connection: Connection
+) -> None:
+    family = await add_family(connection, timezone="America/New_York", reset_hour=6)
+    running.clock.fixed = datetime(2026, 11, 24, 20, tzinfo=UTC)
+    await add_session(  # started before the week, and was watched on three days of it
+        connection,
+        family,
+        datetime(2026, 11, 1, 10, tzinfo=UTC),
+        datetime(2026, 11, 24, 12, tzinfo=UTC),
+        seconds=60 * (50 + 20 + 7 + 3),
+        earlier_days=[("2026-11-01", 3000), ("2026-11-18", 1200), ("2026-11-20", 420)],
+        title=family.lesson,
+    )
+    await add_session(  # the whole before the week
+        connection,
+        family,
+        datetime(2026, 11, 16, 10, tzinfo=UTC),
+        datetime(2026, 11, 17, 23, tzinfo=UTC),
+        seconds=600,
+        earlier_days=[("2026-11-16", 60)],
+    )
+    await add_session(connection, family, datetime(2026, 11, 24, 10, 59, tzinfo=UTC), seconds=900)
+    [child] = (await weekly(running, family, zone="child"))["profiles"]
+    assert [day["minutes"] for day in child["daily_totals"]] == [20, 0, 7, 0, 0, 15, 3]
+    assert (child["total_minutes"], child["educational_minutes"]) == (45.0, 30.0)
+    assert [(top["title_name"], top["total_minutes"]) for top in child["top_titles"]] == [
+        ("Planets", 30.0),
+        ("Cartoon", 15.0),
+    ]
+    assert child["limit_usage_percent"] == round(45 / (7 * 120) * 100, 1)
+    [utc] = (await weekly(running, family))["profiles"]
+    assert utc["total_minutes"] == 15.0
+
+
+@pytest.mark.parametrize("zone", ["utc", "child"])
+@pytest.mark.parametrize(("exempt", "total"), [(True, 20.0), (False, 62.0)])
+async def test_counted_report_leaves_out_exempt_educational_time(
+    running: Running, connection: Connection, zone: str, exempt: bool, total: float
+) -> None:
+    family = await add_family(connection, exempt=exempt)
+    moment = datetime(2026, 11, 24, 10, tzinfo=UTC)
+    await add_session(connection, family, moment, seconds=1200)
+    await add_session(connection, family, moment, seconds=2520, title=family.lesson)
+    running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    [child] = (await weekly(running, family, zone=zone, counted="true"))["profiles"]
+    assert child["daily_totals"][-1]["minutes"] == child["total_minutes"] == total
+    assert child["average_daily_minutes"] == round(total / 7, 2)
+    assert child["limit_usage_percent"] == round(total / (7 * 120) * 100, 1)
+    assert child["educational_minutes"] == 42.0
+    assert [top["total_minutes"] for top in child["top_titles"]] == [42.0, 20.0]
+    [child] = (await weekly(running, family, zone=zone))["profiles"]
+    assert child["total_minutes"] == 62.0
+
+
+async def test_counted_report_of_a_child_without_a_configuration_exempts(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("delete from viewing_time_configs")
+    moment = datetime(2026, 11, 24, 10, tzinfo=UTC)
+    await add_session(connection, family, moment, seconds=60, title=family.lesson)
+    running.clock.fixed = moment
+    for zone in ("utc", "child"):
+        [child] = (await weekly(running, family, zone=zone, counted="true"))["profiles"]
+        assert (child["total_minutes"], child["educational_minutes"]) == (0.0, 1.0)
+        assert child["limit_usage_percent"] == 0.0
+    assert await connection.fetchval("select count(*) from viewing_time_configs") == 0
+
+
+async def test_pages_keep_the_days_and_the_time_that_the_first_one_counts(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await add_children(connection, family, 4)
+    params = {"limit": "2", "zone": "child", "counted": "true"}
+    answer = await running.client.get(URL, params=params, headers=family.bearer)
+    shown = answer.json()["profiles"]
+    while "next" in answer.links:
+        following = answer.links["next"]["url"]
+        assert following.endswith("&zone=child&counted=true")
+        answer = await running.client.get(URL + following, headers=family.bearer)
+        shown += answer.json()["profiles"]
+    assert len({child["profile_id"] for child in shown}) == len(shown) == 5
+
+
+async def test_with_zone_child_an_account_without_children_has_an_empty_report(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute("delete from profiles where is_kids")
+    running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    report = await weekly(running, family, zone="child")
+    assert report == {"week_start": "2026-11-18", "week_end": "2026-11-24", "profiles": []}
