@@ -1,4 +1,7 @@
-"""Reads dates of query and path as leniently as pydantic 2: timestamps at midnight, Unix times."""
+"""Reads dates of query and path; a date may be a timestamp at midnight.
+
+The history also reads Unix times, as pydantic 2 does, because clients may rely on that.
+"""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +21,7 @@ EPOCH: Final = datetime(1970, 1, 1)
 
 
 def query_date(params: Mapping[str, str], name: str) -> date:
-    """A required date, or a timestamp at midnight in any zone; raises FieldError."""
+    """A required date, also as a Unix time; raises FieldError."""
     if name not in params:
         raise field_error("missing", ("query", name))
     return _date(params[name], ("query", name))
@@ -26,12 +29,18 @@ def query_date(params: Mapping[str, str], name: str) -> date:
 
 def optional_query_date(params: Mapping[str, str], name: str) -> date | None:
     """An optional date in the query; raises FieldError."""
-    return _date(params[name], ("query", name)) if name in params else None
+    return _written_date(params[name], ("query", name)) if name in params else None
 
 
 def path_date(text: str, name: str) -> date:
     """A date in the path; raises FieldError."""
-    return _date(text, ("path", name))
+    return _written_date(text, ("path", name))
+
+
+def _written_date(text: str, loc: Loc) -> date:
+    if UNIX_TIME.fullmatch(text):
+        raise field_error("date_from_datetime_parsing", loc, text)
+    return _date(text, loc)
 
 
 def _date(text: str, loc: Loc) -> date:
