@@ -16,10 +16,11 @@
 -- row: listeners text[]            instances that must acknowledge the notification
 --
 -- Always one row; for an unknown caller `is_active` is false. One transaction.
--- Sessions are deleted first, then the clock, then balances, because a heartbeat locks its session,
--- its clock and its balance: in the same order the two cannot deadlock. A session that starts
--- meanwhile is not seen, and stays. Heartbeats read the rules of parents without a lock, so those can
--- be deleted in any order.
+-- Rows are deleted in the order in which all other statements lock them, so none of them can deadlock
+-- with this one: sessions, then the clock and the rules of the parent, then balances, then grants. A
+-- heartbeat locks its session, its clock and its balance. A change of limits locks its own row and the
+-- balances of earlier days. A grant writes the balance and then itself.
+-- A session that starts meanwhile is not seen, and stays.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
 -- are deleted. Neither they nor the clock are counted.
 -- Uses ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile, uq_vtc_profile, and the primary
@@ -54,20 +55,59 @@ clocks as (
     where w.profile_id = t.id
     returning w.profile_id
 ),
-stopped as materialized (
-    select count(*) as clocks
-    from clocks
+configurations as (
+    delete from viewing_time_configs as k
+    using target as t
+    cross join removed as r
+    where k.profile_id = t.id
+    returning k.profile_id
+),
+schedules as (
+    delete from viewing_schedules as h
+    using target as t
+    cross join removed as r
+    where h.profile_id = t.id
+    returning h.profile_id
+),
+exceptions as (
+    delete from viewing_exceptions as e
+    using target as t
+    cross join removed as r
+    where e.profile_id = t.id
+    returning e.profile_id
+),
+locks as (
+    delete from viewing_locks as l
+    using target as t
+    cross join removed as r
+    where l.profile_id = t.id
+    returning l.profile_id
+),
+ruled as materialized (
+    select
+        (select count(*) from clocks) as clocks,
+        (
+            (select count(*) from configurations)
+            + (select count(*) from schedules)
+            + (select count(*) from exceptions)
+            + (select count(*) from locks)
+        )::int as configurations
 ),
 balances as (
     delete from viewing_time_balances as b
     using target as t
-    cross join stopped as o
-    where b.profile_id = t.id
+    cross join ruled as o
+    where b.profile_id = t.id and o.clocks >= 0
     returning b.id
+),
+emptied as materialized (
+    select count(*)::int as balances
+    from balances
 ),
 grants as (
     delete from time_grants as g
     using target as t
+    cross join emptied as e
     where g.profile_id = t.id
     returning g.id
 ),
@@ -75,44 +115,15 @@ responses as (
     delete from viewing_time_request_keys as a
     using target as t
     where a.account_id = t.user_id
-),
-configurations as (
-    delete from viewing_time_configs as k
-    using target as t
-    where k.profile_id = t.id
-    returning k.profile_id
-),
-schedules as (
-    delete from viewing_schedules as h
-    using target as t
-    where h.profile_id = t.id
-    returning h.profile_id
-),
-exceptions as (
-    delete from viewing_exceptions as e
-    using target as t
-    where e.profile_id = t.id
-    returning e.profile_id
-),
-locks as (
-    delete from viewing_locks as l
-    using target as t
-    where l.profile_id = t.id
-    returning l.profile_id
 )
 select
     c.is_active,
     c.is_admin,
     t.user_id as account_id,
     r.sessions,
-    (select count(*)::int from balances) as balances,
+    e.balances,
     (select count(*)::int from grants) as grants,
-    (
-        (select count(*) from configurations)
-        + (select count(*) from schedules)
-        + (select count(*) from exceptions)
-        + (select count(*) from locks)
-    )::int as configurations,
+    o.configurations,
     case
         when t.id is not null
         then pg_notify(
@@ -131,4 +142,6 @@ select
     end as listeners
 from caller as c
 cross join removed as r
+cross join ruled as o
+cross join emptied as e
 left join target as t on true

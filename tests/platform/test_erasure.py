@@ -12,6 +12,7 @@ from service.platform.erasure import Erased, erase
 from service.settings import Settings
 from tests.about_profiles import about_profiles, add_rows, counts
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import HEARTBEAT, SECRET, Family, add_family, bearer, open_sessions, used_seconds
 
 NOTHING = {"sessions": 0, "balances": 0, "grants": 0, "configurations": 0}
@@ -172,6 +173,34 @@ async def test_erasure_concurrent_with_heartbeats(
     await ask(running, family.child, admin)
     assert await open_sessions(connection, family.child) == 0
     assert await used_seconds(connection, family.child) == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("viewing_sessions", "viewing_clocks"),
+        ("viewing_clocks", "viewing_time_balances"),
+        ("viewing_time_configs", "viewing_time_balances"),
+        ("viewing_schedules", "viewing_time_balances"),
+        ("viewing_time_balances", "time_grants"),
+    ],
+)
+async def test_erasure_locks_tables_in_the_order_of_other_statements(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    admin: UUID,
+    first: str,
+    second: str,
+) -> None:
+    await add_rows(connection, family)
+    waiting = "select exists (select from pg_locks where not granted)"
+    async with connection.transaction():
+        await connection.execute(f"select from {first} for no key update")
+        erasure = asyncio.create_task(ask(running, family.child, admin))
+        await eventually(lambda: connection.fetchval(waiting))
+        await connection.execute(f"select from {second} for no key update")
+    assert (await erasure).status_code == 200
 
 
 async def test_no_log_line_of_an_erasure_contains_the_profile_id(
