@@ -1,4 +1,4 @@
-"""What browsers may do on pages of other origins (CORS)."""
+"""The rights of pages of other origins in browsers (CORS)."""
 
 from collections.abc import Sequence
 from typing import Final
