@@ -12,7 +12,8 @@
 -- row: is_demo bool                the database has the demo family, from now or an earlier load
 --
 -- A database with other accounts is not changed. Two weeks of sessions fill the weekly report and
--- the history; the database makes their ids.
+-- the history; the database makes their ids. The sibling has downtime at night and a weekly limit, so
+-- that there is a decision with more than one rule.
 with account as (
     insert into users (
         id, email, password_hash, subscription_tier, is_admin, is_active, created_at, pin_hash,
@@ -30,6 +31,22 @@ children as (
     from account as a
     cross join (values ($2::uuid, 'Ada'), ($3::uuid, 'Ben')) as c (id, name)
     returning id
+),
+schedules as (
+    insert into viewing_schedules (profile_id, downtime, weekly_limit_minutes, updated_at)
+    select
+        c.id,
+        jsonb_build_array(
+            jsonb_build_object(
+                'days', jsonb_build_array('mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'),
+                'start', '20:00',
+                'end', '06:00'
+            )
+        ),
+        600,
+        $8::timestamptz
+    from children as c
+    where c.id = $3::uuid
 ),
 catalogue as (
     insert into titles (id, title, title_type, is_featured, is_educational, created_at)

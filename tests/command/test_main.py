@@ -21,7 +21,7 @@ import jwt
 import pytest
 from click.testing import CliRunner
 
-from service.command import local_data, main
+from service.command import demo, local_data, main
 from service.command.dotenv import dotenv
 from service.database import schema
 from service.database.driver import Connection
@@ -111,6 +111,8 @@ def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Sign
         assert answer(curls[0]).json()["used_minutes"] == 0.5
         assert answer(curls[1]).json()["used_minutes"] == 0.5
         assert len(answer(curls[2]).json()["profiles"]) == 2
+        schedule = curls[2].replace("weekly-report", f"profiles/{demo.SIBLING}/schedule")
+        assert answer(schedule).json()["weekly_limit_minutes"] == 600
         [server] = postgres_of(process)
         process.send_signal(stop)
         status = process.wait(30)
