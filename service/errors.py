@@ -46,6 +46,7 @@ ACCOUNT_NOT_FOUND: Final = Sentence(404, "Account not found")
 PROFILE_NOT_FOUND: Final = Sentence(404, "Profile not found")
 TITLE_NOT_FOUND: Final = Sentence(404, "Title not found", "title_unknown")
 SESSION_NOT_FOUND: Final = Sentence(404, "Session not found", "session_unknown")
+REPORT_LINK_UNUSABLE: Final = Sentence(404, "Link is unknown, has been used or has expired")
 
 BODY_SLOW: Final = Sentence(408, "Request body did not arrive in time", "body_slow")
 

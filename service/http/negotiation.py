@@ -1,6 +1,7 @@
-"""The media type that a client prefers (RFC 9110, section 12.5)."""
+"""The media type and the language that a client prefers (RFC 9110, section 12.5)."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 QUALITY: Final = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
@@ -28,3 +29,19 @@ def _quality(parameters: list[str]) -> float:
             weight = QUALITY.fullmatch(parameter)
             return float(weight[1]) if weight else 0.0
     return 1.0
+
+
+def preferred_language(accept_language: str, languages: Sequence[str]) -> str:
+    """The language that an `Accept-Language` header prefers; the first one if it names none.
+
+    A range that is longer than a language fits it (lookup, RFC 4647, section 3.4): `de-AT` finds
+    `de`. Of equal ranges the first is preferred.
+    """
+    best, quality = languages[0], 0.0
+    for member in accept_language.lower().split(","):
+        name, *parameters = (part.strip() for part in member.split(";"))
+        fitting = [each for each in languages if name == each or name.startswith(f"{each}-")]
+        found = languages[0] if name == "*" else max(fitting, key=len, default=None)
+        if found is not None and _quality(parameters) > quality:
+            best, quality = found, _quality(parameters)
+    return best

@@ -175,12 +175,17 @@ OPERATIONS: Final[dict[str, Operation]] = {
         parameters=[LIMIT, AFTER, ZONE, COUNTED],
         note="An account with more children than `limit` allows gets them page by page: with"
         " `limit`, the `Link` header names the next page, if there is one.",
-        text={"text/html": "The report as a page for people, if `Accept` prefers it."},
+        text={
+            "text/html": "The report as a page for people, if `Accept` prefers it. It always counts"
+            " as with `zone=child` and `counted=true`. It is in the language that `Accept-Language`"
+            " prefers: English, German, French or Spanish."
+        },
         headers={
+            "Content-Language": ("The language of the page.", "en"),
             "Link": (
                 "The next page of children.",
                 f'<?limit=20&after={EXAMPLE_PROFILE}>; rel="next"',
-            )
+            ),
         },
     ),
     "admin_metrics": Operation(OPERATORS, Caller.ADMIN, admin_metrics.Counts),

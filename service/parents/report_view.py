@@ -41,6 +41,7 @@ class View(msgspec.Struct, frozen=True):
     counted: Counted = False
 
 
+PAGE_VIEW: Final = View("child", True)
 READ: Final = reader(inspect.type_info(View))
 
 

@@ -202,4 +202,6 @@ def _week(
         total, educational = seconds.get(number, (0, 0))
         limit = rules.limit_minutes(configuration, day)
         days.append(Day(day, total, educational, limit, educational if is_exempt else 0))
-    return Week(profile_id, name, days, [Title(*title) for title in titles])
+    zone = configuration.timezone if rules.zone(configuration.timezone) else "UTC"
+    begins = (zone, configuration.reset_hour)
+    return Week(profile_id, name, days, [Title(*title) for title in titles], *begins, is_exempt)

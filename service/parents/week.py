@@ -30,12 +30,18 @@ class Title(msgspec.Struct, frozen=True):
 
 
 class Week(msgspec.Struct, frozen=True):
-    """A child's days in order and its most watched titles, most watched first."""
+    """A child's days in order and its most watched titles, most watched first.
+
+    Its days begin at `reset_hour` in `timezone`. `is_exempt`: educational time is not counted.
+    """
 
     profile_id: UUID
     name: str
     days: list[Day]
     titles: list[Title]
+    timezone: str = "UTC"
+    reset_hour: int = 0
+    is_exempt: bool = False
 
     @property
     def counted_seconds(self) -> int:
@@ -50,3 +56,9 @@ class Week(msgspec.Struct, frozen=True):
         """Counted viewing in percent of the sum of the limits; None if no day has a limit."""
         limit = sum(60 * (day.limit_minutes or 0) for day in self.days)
         return round(self.counted_seconds / limit * 100, 1) if limit else None
+
+    @property
+    def limited_usage_percent(self) -> float | None:
+        """The same of the days that have a limit, since other days cannot exceed one."""
+        limited = [day for day in self.days if day.limit_minutes is not None]
+        return msgspec.structs.replace(self, days=limited).limit_usage_percent

@@ -1,6 +1,6 @@
 """The last seven days of every child of an account."""
 
-from datetime import date, timedelta
+from datetime import date
 from time import monotonic
 from typing import Annotated
 from urllib.parse import urlencode
@@ -21,8 +21,9 @@ from service.http.fields import (
     doc,
 )
 from service.parents import report_page
-from service.parents.report_view import View, read_view
+from service.parents.report_view import PAGE_VIEW, View, read_view
 from service.parents.report_weeks import MAX_CHILDREN, Found, Wanted, find_weeks
+from service.parents.report_words import words_for
 from service.parents.week import Week
 
 
@@ -86,30 +87,49 @@ async def weekly_report(request: Request) -> Response:
     view = read_view(request.query_params) or View()
     limit = lenient_json.query_integer(request.query_params, "limit", 1, MAX_CHILDREN)
     after = lenient_json.query_uuid(request.query_params, "after")
-    found = await find_weeks(context, account_id, Wanted(view, limit, after))
-    response = _response(request, found, limit)
+    is_page = negotiation.prefers(_header(request, "accept"), "text/html", "application/json")
+    wanted = Wanted(PAGE_VIEW if is_page else view, limit, after)
+    found = await find_weeks(context, account_id, wanted)
+    response = _response(request, found, limit, is_page)
     ended_at = monotonic()
     context.metrics.reports.add(ended_at, ended_at - started_at)
     return response
 
 
-def _response(request: Request, found: Found, limit: int | None) -> Response:
-    """One page of children, with a link to the next."""
-    weeks, next_page = found.weeks, ""
-    if found.has_more:
-        params = request.query_params
-        chosen = {name: params[name] for name in View.__struct_fields__ if name in params}
-        next_page = "?" + urlencode({"limit": limit, "after": weeks[-1].profile_id, **chosen})
-    accept = ", ".join(request.headers.getlist("accept"))
-    if negotiation.prefers(accept, "text/html", "application/json"):
-        days = [found.first + timedelta(days=n) for n in range((found.last - found.first).days + 1)]
-        response = report_page.page(weeks, days, next_page)
-    else:
-        response = reply(WeeklyReport(found.first, found.last, [_child(week) for week in weeks]))
-    response.headers["Vary"] = "Accept"
-    if next_page:
-        response.headers["Link"] = f'<{next_page}>; rel="next"'
+def _header(request: Request, name: str) -> str:
+    return ", ".join(request.headers.getlist(name))
+
+
+def _response(request: Request, found: Found, limit: int | None, is_page: bool) -> Response:
+    next_url = _next_url(request, found, limit)
+    response = _page(request, found, next_url) if is_page else _json(found)
+    if next_url:
+        response.headers["Link"] = f'<{next_url}>; rel="next"'
     return response
+
+
+def _json(found: Found) -> Response:
+    weeks = [_child(week) for week in found.weeks]
+    response = reply(WeeklyReport(found.first, found.last, weeks))
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def _page(request: Request, found: Found, next_url: str) -> Response:
+    words = words_for(_header(request, "accept-language"))
+    more = report_page.next_page(next_url, words) if next_url else ""
+    response = report_page.page(found, words, more)
+    response.headers["Vary"] = "Accept, Accept-Language"
+    return response
+
+
+def _next_url(request: Request, found: Found, limit: int | None) -> str:
+    """The relative URL of the next page of children, with the same `zone` and `counted`."""
+    if not found.has_more:
+        return ""
+    params = request.query_params
+    chosen = {name: params[name] for name in View.__struct_fields__ if name in params}
+    return "?" + urlencode({"limit": limit, "after": found.weeks[-1].profile_id, **chosen})
 
 
 def _child(week: Week) -> ChildWeek:

@@ -1,8 +1,10 @@
-"""The HTML weekly report: well-formed, without scripts, accessible, the figures of the JSON."""
+"""The HTML weekly report: well-formed, without scripts, accessible, in one language."""
 
 import base64
 import hashlib
 import re
+import string
+from collections.abc import Sequence
 from datetime import date, timedelta
 from html.parser import HTMLParser
 from uuid import uuid4
@@ -11,12 +13,15 @@ from xml.etree import ElementTree
 import pytest
 from starlette.responses import Response
 
-from service.parents.report_page import page
+from service.parents import report_page
+from service.parents.report_weeks import Found
+from service.parents.report_words import CATALOGUE, LANGUAGES, Words, words_for
 from service.parents.week import Day, Title, Week
 
 DAYS = [date(2026, 11, 18) + timedelta(days=n) for n in range(7)]
 HOSTILE = '"It\'s" <script>alert(1)</script> 🚀 </svg> مرحبا'
 VOID = {"meta"}
+ENGLISH = words_for("")
 
 
 def week(
@@ -25,10 +30,22 @@ def week(
     educational: tuple[int, ...] = (1800, 0, 3600, 2700, 0, 0, 1200),
     limit: int | None = 120,
     title: str = "The Paper Boat",
+    *,
+    is_exempt: bool = False,
+    limits: tuple[int | None, ...] = (),
 ) -> Week:
-    days = zip(DAYS, seconds, educational, strict=True)
+    days = [
+        Day(day, whole, part, each, part if is_exempt else 0)
+        for day, whole, part, each in zip(
+            DAYS, seconds, educational, limits or (limit,) * 7, strict=True
+        )
+    ]
     titles = [Title(uuid4(), title, sum(seconds))] if any(seconds) else []
-    return Week(uuid4(), name, [Day(*day, limit) for day in days], titles)
+    return Week(uuid4(), name, days, titles, "Europe/Berlin", 6, is_exempt)
+
+
+def page(weeks: Sequence[Week], words: Words = ENGLISH) -> Response:
+    return report_page.page(Found([*weeks], DAYS[0], DAYS[-1], False), words)
 
 
 class Tree(HTMLParser):
@@ -67,8 +84,8 @@ class Tree(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def shown(*weeks: Week) -> Tree:
-    return Tree(text(page(weeks, DAYS)))
+def shown(*weeks: Week, words: Words = ENGLISH) -> Tree:
+    return Tree(text(page(weeks, words)))
 
 
 def text(response: Response) -> str:
@@ -77,7 +94,7 @@ def text(response: Response) -> str:
 
 def drawings(*weeks: Week) -> list[ElementTree.Element]:
     """The children's pictures as XML."""
-    document = text(page(weeks, DAYS))
+    document = text(page(weeks))
     found = re.findall(r'<svg viewBox="0 0 350 .*?</svg>', document, re.DOTALL)
     return [ElementTree.fromstring(drawing) for drawing in found]
 
@@ -130,13 +147,13 @@ def test_names_are_escaped() -> None:
     document = shown(week(HOSTILE, title=HOSTILE))
     assert document.text.count(HOSTILE) == 3
     assert document.of("script") == []
-    assert "<script" not in text(page([week(HOSTILE, title=HOSTILE)], DAYS))
+    assert "<script" not in text(page([week(HOSTILE, title=HOSTILE)]))
     assert [heading["dir"] for heading in document.of("h2")] == ["auto"]
     assert len(document.of("bdi")) == 1
 
 
 def test_the_page_runs_no_script_and_loads_nothing() -> None:
-    answer = page([week()], DAYS)
+    answer = page([week()])
     document = text(answer)
     style = document.split("<style>")[1].split("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -174,7 +191,116 @@ def test_dates_are_english_with_machine_readable_values() -> None:
     assert document.of("time")[0] == {"datetime": "2026-11-18"}
 
 
+def test_exempt_educational_time_is_drawn_above_the_time_that_counts() -> None:
+    [counted], [exempt] = drawings(week()), drawings(week(is_exempt=True))
+    for kind in ("counted", "educational"):
+        assert heights(counted, kind) == heights(exempt, kind)
+    above = [mark.text for mark in counted.iter("text") if mark.get("class") == "value"]
+    assert above == ["1:35", "2:00", "1:00", "3:05", "0:30", "2:30"]
+    above = [mark.text for mark in exempt.iter("text") if mark.get("class") == "value"]
+    assert above == ["1:05", "2:00", "2:20", "0:30", "2:10"]
+    document = shown(week(is_exempt=True))
+    assert document.rows[1] == ["Wed, Nov 18", "1 h 5 min", "30 min", "2 h"]
+    assert "educational, not counted" in document.text
+    assert "educational, not counted" not in shown(week()).text
+
+
+def test_usage_compares_each_day_with_its_own_limit() -> None:
+    sums = "10 h 40 min counted, {} of the limit; 1 h 31 min a day; 2 h 35 min educational"
+    assert sums.format("76.2 %") in plain(shown(week()))
+    changed = (480, 480, 480, 480, 60, 60, 60)
+    assert sums.format("30.5 %") in plain(shown(week(limits=changed)))
+    assert "8 h 5 min counted, 57.7 % of the limit;" in plain(shown(week(is_exempt=True)))
+    some = (120, None, 120, None, None, None, 120)
+    assert "84.7 % of the limit on days with one;" in plain(shown(week(limits=some)))
+    assert "%" not in plain(shown(week(limit=None)))
+
+
+def plain(document: Tree) -> str:
+    """The text with ordinary spaces."""
+    return document.text.replace("\u00a0", " ")
+
+
+def test_page_says_which_days_and_which_time_it_counts() -> None:
+    document = plain(shown(week()))
+    assert "Days are the viewing days of each child, in its time zone." in document
+    assert "educational time is left out if it is exempt from the limit" in document
+    assert "The limit of a day is the one that was in force on it." in document
+    assert "Days begin at 6:00 (Europe/Berlin)." in document
+
+
 def test_page_without_viewing_or_children_has_a_sentence() -> None:
     nothing = shown(week(seconds=(0,) * 7, educational=(0,) * 7))
     assert "Nothing was watched." in nothing.text
     assert "This account has no child profiles." in shown().text
+
+
+PLACES = {
+    "period": ["first", "last"],
+    "day_begins": ["time", "zone"],
+    "date_form": ["weekday", "month", "day"],
+}
+WITH_ONE_PLACE = {
+    *("counted", "of_limit", "of_limit_on_some_days", "a_day", "educational", "picture"),
+}
+
+
+@pytest.mark.parametrize("words", CATALOGUE, ids=lambda words: words.language)
+def test_every_language_has_every_text_with_its_places(words: Words) -> None:
+    for name in Words.__struct_fields__:
+        value = getattr(words, name)
+        for form in [value] if isinstance(value, str) else value:
+            assert form == form.strip()
+            assert form
+            found = [
+                place for _, place, _, _ in string.Formatter().parse(form) if place is not None
+            ]
+            expected = PLACES.get(name, [""] if name in WITH_ONE_PLACE else [])
+            assert sorted(found) == sorted(expected), (name, form)
+
+
+@pytest.mark.parametrize("words", CATALOGUE, ids=lambda words: words.language)
+def test_page_is_wholly_in_one_language(words: Words) -> None:
+    weeks = (week(limits=(None, *(60,) * 6)), week("Ben", is_exempt=True), week("Cy", limit=None))
+    empty = week("Di", seconds=(0,) * 7, educational=(0,) * 7)
+    answer = page([*weeks, empty], words)
+    document = Tree(text(answer))
+    assert document.of("html") == [{"lang": words.language}]
+    assert answer.headers["content-language"] == words.language
+    # Without its own texts, names and units, nothing with letters is left of the page.
+    rest = document.text
+    own = [value for each in Words.__struct_fields__ for value in texts(words, each)]
+    names = ["Europe/Berlin", "The Paper Boat", "Ada", "Ben", "Cy", "Di"]
+    for piece in sorted([*own, *names], key=len, reverse=True):
+        rest = rest.replace(piece, " ")
+    assert set(re.findall(r"[^\W\d_]+", rest)) <= {"h", "min"}
+    others = {each.title for each in CATALOGUE} - {words.title}
+    assert not any(other in document.text for other in others)
+
+
+def texts(words: Words, name: str) -> list[str]:
+    """The constant parts of a text."""
+    value = getattr(words, name)
+    forms = [value] if isinstance(value, str) else value
+    return [
+        literal.strip()
+        for form in forms
+        for literal, _, _, _ in string.Formatter().parse(form)
+        if literal.strip()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("language", "day", "percent"),
+    [
+        ("en", "Wed, Nov 18", "40.5\u00a0%"),
+        ("de", "Mi., 18. Nov.", "40,5\u00a0%"),
+        ("fr", "mer. 18 nov.", "40,5\u00a0%"),
+        ("es", "mié, 18 nov", "40,5\u00a0%"),
+    ],
+)
+def test_dates_and_numbers_follow_the_language(language: str, day: str, percent: str) -> None:
+    words = LANGUAGES[language]
+    assert words.of_date(DAYS[0]) == day
+    assert words.of_percent(40.5) == percent
+    assert day in shown(week(), words=words).text

@@ -35,3 +35,18 @@ def test_usage_is_viewing_in_percent_of_the_limits(
     days: list[tuple[int, int, int | None]], percent: float | None
 ) -> None:
     assert week(*days).limit_usage_percent == percent
+
+
+def test_exempt_time_is_neither_counted_nor_in_the_usage() -> None:
+    days = [Day(MONDAY, 3600, 1200, 60, 1200), Day(MONDAY + timedelta(1), 600, 600, 60, 600)]
+    some = Week(uuid4(), "Ada", days, [])
+    assert [day.counted_seconds for day in some.days] == [2400, 0]
+    assert (some.counted_seconds, some.educational_seconds) == (2400, 1800)
+    assert some.limit_usage_percent == 33.3
+
+
+def test_usage_of_limited_days_leaves_out_the_others() -> None:
+    some = week((3600, 0, 120), (36_000, 0, None))
+    assert some.limit_usage_percent == 550.0
+    assert some.limited_usage_percent == 50.0
+    assert week((3600, 0, None)).limited_usage_percent is None

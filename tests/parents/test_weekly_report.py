@@ -225,13 +225,43 @@ async def test_json_unless_html_is_preferred(
         assert answer.headers["content-type"] == "application/json"
         assert answer.content == plain.content
         assert answer.headers["vary"] == "Accept, Origin"
-    headers = {**family.bearer, "Accept": "text/html", "Accept-Language": "de-AT"}
-    page = await running.client.get(URL, headers=headers)
+    page = await running.client.get(URL, headers={**family.bearer, "Accept": "text/html"})
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert page.headers["vary"] == "Accept, Origin"
+    assert page.headers["vary"] == "Accept, Accept-Language, Origin"
     assert "&lt;b&gt;Ada&lt;/b&gt;" in page.text
-    assert re.findall('lang="([^"]*)"', page.text) == ["en"]
-    assert running.context.metrics.report_statements == 5
+    assert running.context.metrics.report_statements == 6
+
+
+@pytest.mark.parametrize(
+    ("languages", "language"),
+    [("de-AT, en;q=0.5", "de"), ("pt-BR", "en"), ("es;q=0.5, fr", "fr"), ("es", "es")],
+)
+async def test_page_is_in_the_readers_language_or_in_english(
+    running: Running, family: Family, languages: str, language: str
+) -> None:
+    headers = {**family.bearer, "Accept": "text/html", "Accept-Language": languages}
+    page = await running.client.get(URL, headers=headers)
+    assert re.findall('lang="([^"]*)"', page.text) == [language]
+    assert page.headers["content-language"] == language
+    plain = await running.client.get(URL, headers={**headers, "Accept": "*/*"})
+    assert "content-language" not in plain.headers
+
+
+@pytest.mark.parametrize("params", [{}, {"zone": "utc", "counted": "false"}])
+async def test_page_counts_in_viewing_days_without_exempt_time(
+    running: Running, connection: Connection, params: dict[str, str]
+) -> None:
+    family = await add_family(connection, timezone="America/New_York", reset_hour=6)
+    running.clock.fixed = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
+    moment = datetime(2026, 11, 24, 10, tzinfo=UTC)
+    await add_session(connection, family, moment, seconds=1860)
+    await add_session(connection, family, moment, seconds=2520, title=family.lesson)
+    headers = {**family.bearer, "Accept": "text/html"}
+    page = (await running.client.get(URL, params=params, headers=headers)).text
+    text = page.replace("\u00a0", " ")
+    assert "31 min counted, 3.7 % of the limit; 4 min a day; 42 min educational" in text
+    assert '<time datetime="2026-11-17">Tue, Nov 17</time> to <time datetime="2026-11-23">' in text
+    assert "Days begin at 6:00 (America/New_York)." in text
 
 
 async def test_errors_are_json_even_if_html_is_preferred(running: Running) -> None:
