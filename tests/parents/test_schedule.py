@@ -222,6 +222,23 @@ async def test_past_days_keep_the_limit_that_was_in_force(
     assert await limits_of_days(connection, stranger) == unchanged
 
 
+async def test_a_past_day_with_an_exception_keeps_the_limit_of_the_exception(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    excepted, lifted = date(2026, 11, 24), date(2026, 11, 23)
+    await add_balances(connection, family, excepted, lifted)
+    await connection.execute(
+        "insert into viewing_exceptions (profile_id, day, changes_limit, limit_minutes, "
+        "lifts_downtime, updated_at) values ($1, $2, true, 240, false, now()), "
+        "($1, $3, false, null, true, now())",
+        family.child,
+        excepted,
+        lifted,
+    )
+    await put(running, family, daily_limits={"wed": 15})
+    assert await limits_of_days(connection, family) == {excepted: None, lifted: 120}
+
+
 async def test_past_days_without_a_limit_are_kept_as_unlimited(
     running: Running, connection: Connection
 ) -> None:
