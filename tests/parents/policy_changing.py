@@ -1,6 +1,7 @@
 """The requests that change a child's policy, for tests that hold for all of them."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -9,6 +10,7 @@ from service.database.driver import Connection
 from tests.conftest import Running
 from tests.family import Family
 
+NOON: Final = datetime(2026, 11, 25, 12, tzinfo=UTC)  # on a Wednesday
 PROFILE: Final = "/api/v1/parental-controls/profiles"
 
 

@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from service.database.driver import Connection
-from tests.conftest import Running
+from tests.conftest import Running, Starter
 from tests.family import Family, add_family
-from tests.parents.policy_changing import PROFILE, call
+from tests.parents.policy_changing import NOON, PROFILE, call
+
+
+@pytest.fixture
+async def running(start: Starter) -> Running:
+    """An application at noon on a Wednesday."""
+    return await start(now=NOON)
 
 
 async def shown(running: Running, family: Family) -> Any:

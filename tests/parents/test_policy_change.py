@@ -9,10 +9,16 @@ from service.database.driver import Connection
 from service.http import auth
 from tests.conftest import Running, Starter
 from tests.family import HEARTBEAT, PIN_HASH, Family, add_family, cheap_hash
-from tests.parents.policy_changing import CHANGES, Change, call, prepare
+from tests.parents.policy_changing import CHANGES, NOON, Change, call, prepare
 
 REFUSED = {"detail": "Valid PIN token required"}
 changes = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+
+
+@pytest.fixture
+async def running(start: Starter) -> Running:
+    """An application at noon on a Wednesday."""
+    return await start(now=NOON)
 
 
 async def rows(connection: Connection, table: str) -> list[Any]:
@@ -94,7 +100,7 @@ async def test_a_change_is_in_force_on_every_instance_when_it_is_answered(
     start: Starter, connection: Connection, family: Family, change: Change
 ) -> None:
     await prepare(connection, change, family)
-    instances = here, there = await start(), await start()
+    instances = here, there = await start(now=NOON), await start(now=NOON)
     for running in instances:
         await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
         assert running.context.configurations.size == 1

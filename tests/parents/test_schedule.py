@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from service.database.driver import Connection
-from tests.conftest import Running
+from tests.conftest import Running, Starter
 from tests.family import Family, add_family
-from tests.parents.policy_changing import call
+from tests.parents.policy_changing import NOON, call
 
 DEFAULTS: dict[str, Any] = {
     "daily_limits": None,
@@ -31,6 +31,12 @@ EVERYTHING: dict[str, Any] = {
     "finish_minutes": 60,
 }
 WINDOW = {"days": ["mon"], "start": "20:00", "end": "06:30"}
+
+
+@pytest.fixture
+async def running(start: Starter) -> Running:
+    """An application at noon on a Wednesday."""
+    return await start(now=NOON)
 
 
 async def shown(running: Running, family: Family) -> dict[str, Any]:
