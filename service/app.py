@@ -22,7 +22,7 @@ from service.operators import prometheus
 from service.operators.admin_metrics import admin_metrics
 from service.operators.health import health_live, health_ready
 from service.operators.live_page import live
-from service.parents import history, weekly_report
+from service.parents import grants, history, weekly_report
 from service.parents.exceptions import exception_delete, exception_put, exceptions
 from service.parents.grant import grant
 from service.parents.lock import lock, lock_clear, lock_put
@@ -99,6 +99,8 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", f"{PROFILE}/lock", lock),
     _route("PUT", f"{PROFILE}/lock", lock_put),
     _route("DELETE", f"{PROFILE}/lock", lock_clear),
+    _route("GET", f"{PROFILE}/grants", grants.grants),
+    _route("DELETE", f"{PROFILE}/grants/{{grant_id}}", grants.grant_undo),
     _route("GET", f"{PROFILE}/history", history.history),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
     _route("GET", f"{ADMIN}/metrics", admin_metrics),

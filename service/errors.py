@@ -47,6 +47,7 @@ PROFILE_NOT_FOUND: Final = Sentence(404, "Profile not found")
 TITLE_NOT_FOUND: Final = Sentence(404, "Title not found", "title_unknown")
 SESSION_NOT_FOUND: Final = Sentence(404, "Session not found", "session_unknown")
 REPORT_LINK_UNUSABLE: Final = Sentence(404, "Link is unknown, has been used or has expired")
+GRANT_NOT_FOUND: Final = Sentence(404, "Grant not found")
 
 BODY_SLOW: Final = Sentence(408, "Request body did not arrive in time", "body_slow")
 
@@ -68,6 +69,7 @@ KEY_OF_ANOTHER_REQUEST: Final = Sentence(
     422, "Idempotency-Key has been used for another request", "key_of_another_request"
 )
 OWNER_NOT_FOUND: Final = Sentence(422, "Account not found")
+GRANT_OVER: Final = Sentence(422, "Only a grant of the current viewing day can be undone")
 DATES_REVERSED: Final = Sentence(422, "from_date must not be after to_date")
 DAYS_REVERSED: Final = Sentence(422, "from must not be after to")
 UNTIL_PAST: Final = Sentence(422, "until must be in the future")

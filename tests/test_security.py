@@ -3,7 +3,7 @@
 import re
 import stat
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -75,6 +75,8 @@ ROWS: Final = {
     f"GET {PROFILE}/lock": Row("profile"),
     f"PUT {PROFILE}/lock": Row("profile", lambda _: {"until": None}),
     f"DELETE {PROFILE}/lock": Row("profile"),
+    f"GET {PROFILE}/grants": Row("profile"),
+    f"DELETE {PROFILE}/grants/{{grant_id}}": Row("profile"),
     f"GET {PROFILE}/history": Row("profile", query="?from_date=2026-11-01&to_date=2026-11-24"),
     f"GET {PARENTAL}/weekly-report": Row("account"),
     f"GET {ADMIN}/metrics": Row("admin"),
@@ -192,12 +194,26 @@ async def call(
         "title_id": family.title,
         "session_id": session,
         "date": running.clock().date() + timedelta(days=2),
+        "grant_id": session or uuid4(),
     }
     row = ROWS[endpoint]
     url = path.format(**names) + row.query
     body = msgspec.json.encode(row.body(family)) if method in ("POST", "PUT") else None
     json = {"Content-Type": "application/json"} if body else {}
     return await running.client.request(method, url, content=body, headers={**headers, **json})
+
+
+async def add_grant(connection: Connection, family: Family, grant_id: str, day: date) -> None:
+    """Stores a grant that can be undone; it has the id of a session."""
+    await connection.execute(
+        "insert into time_grants (id, profile_id, granted_by_user_id, granted_minutes, is_remote, "
+        "granted_at, reset_date, mode, effect_seconds) "
+        "values ($1, $2, $3, 15, true, now(), $4, 'credit', 0)",
+        grant_id,
+        family.child,
+        family.account,
+        day,
+    )
 
 
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if ROWS[e].caller != "anyone"])
@@ -207,6 +223,7 @@ async def test_endpoint_rejects_every_caller_without_the_right(
     stranger, inactive = await add_family(connection), await add_family(connection)
     await connection.execute("update users set is_active = false where id = $1", inactive.account)
     session = (await beat(running, family))["session_id"]
+    await add_grant(connection, family, session, running.clock().date())
     row = ROWS[endpoint]
     before = await stored(connection)
     for case, (headers, (status, detail)) in refused(

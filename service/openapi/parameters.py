@@ -10,8 +10,10 @@ from msgspec import Meta
 from service.http import fields, idempotency
 from service.http.fields import doc
 from service.parents import exceptions, report_view
+from service.parents.grants import DEFAULT_DAYS
 from service.parents.report_weeks import MAX_CHILDREN
 from service.platform.imports import MODES
+from service.viewing import rules
 
 PATH_NAME: Final = re.compile(r"\{(\w+)\}")
 
@@ -33,6 +35,7 @@ IN_PATH: Final = {
         "session_id": fields.SessionId,
         "title_id": fields.TitleId,
         "date": fields.ViewingDay,
+        "grant_id": fields.GrantId,
     }.items()
 }
 
@@ -104,6 +107,26 @@ EXCEPTIONS_TO: Final = Parameter(
 )
 ZONE: Final = Parameter("zone", "query", report_view.Zone)
 COUNTED: Final = Parameter("counted", "query", report_view.Counted)
+GRANTS_FROM: Final = Parameter(
+    "from",
+    "query",
+    Annotated[
+        date,
+        doc(f"The first viewing day; absent: {DEFAULT_DAYS} days end with the last.", "2026-02-01"),
+    ],
+)
+GRANTS_TO: Final = Parameter(
+    "to",
+    "query",
+    Annotated[
+        date,
+        doc(
+            f"The last viewing day, at most {rules.HISTORY_DAYS_MAX} days after the first; absent:"
+            " the current one.",
+            "2026-03-01",
+        ),
+    ],
+)
 
 COUNT: Final = doc("The most children to return; absent: all of them.", 20)
 LIMIT: Final = Parameter("limit", "query", Annotated[int, Meta(ge=1, le=MAX_CHILDREN), COUNT])

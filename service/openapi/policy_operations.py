@@ -4,8 +4,14 @@ from typing import Final
 
 from service import errors
 from service.openapi.operation import EVERYWHERE, Operation, owner
-from service.openapi.parameters import EXCEPTIONS_FROM, EXCEPTIONS_TO, PIN_TOKEN
-from service.parents import exceptions, lock, pin_proof, schedule
+from service.openapi.parameters import (
+    EXCEPTIONS_FROM,
+    EXCEPTIONS_TO,
+    GRANTS_FROM,
+    GRANTS_TO,
+    PIN_TOKEN,
+)
+from service.parents import exceptions, grants, lock, pin_proof, schedule
 from service.viewing import rules
 
 # By the name of the handler, as in `operations`.
@@ -73,5 +79,19 @@ POLICY: Final[dict[str, Operation]] = {
         [errors.PIN_TOKEN_REQUIRED],
         [PIN_TOKEN],
         f"A profile that is not locked is answered in the same way. {EVERYWHERE}",
+    ),
+    "grants": owner(
+        grants.Grants,
+        sentences=[errors.DAYS_REVERSED, errors.date_range_too_long(rules.HISTORY_DAYS_MAX)],
+        parameters=[GRANTS_FROM, GRANTS_TO],
+        note="A grant of an earlier version is listed on the UTC day on which it was made.",
+    ),
+    "grant_undo": owner(
+        grants.RecordedGrant,
+        pin_proof.ProofBody,
+        [errors.PIN_TOKEN_REQUIRED, errors.GRANT_NOT_FOUND, errors.GRANT_OVER],
+        [PIN_TOKEN],
+        "Viewing since the grant stays counted. Today's limit stays lifted while another unlimited"
+        " grant of the day stands. Undoing a grant twice has the effect and the response of once.",
     ),
 }

@@ -93,7 +93,8 @@ async def test_every_column_that_a_statement_names_is_checked(connection: Connec
         for name in STATEMENTS.keys() - NOT_SERVED:
             try:
                 await connection.prepare(STATEMENTS[name].text)
-            except asyncpg.UndefinedColumnError:
+            # Without its column, `g.mode` is a call of an aggregate.
+            except (asyncpg.UndefinedColumnError, asyncpg.WrongObjectTypeError):
                 failing.add(name)
         if failing:
             named_in_sql["refuse" if failing & HEARTBEATS else "fault"].add((table, column))

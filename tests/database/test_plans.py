@@ -40,8 +40,10 @@ from generate_series(0, 999) as n;
 insert into viewing_time_configs (id, profile_id, weekday_limit_minutes)
 select gen_random_uuid(), id, 120 from profiles where is_kids;
 
-insert into time_grants (id, profile_id, granted_by_user_id, granted_minutes, is_remote)
-select gen_random_uuid(), p.id, p.user_id, 30, true
+insert into time_grants (
+    id, profile_id, granted_by_user_id, granted_minutes, is_remote, reset_date, mode
+)
+select gen_random_uuid(), p.id, p.user_id, null, true, date '2026-11-24', 'unlimited'
 from profiles as p, generate_series(1, 20);
 
 insert into viewing_exceptions
@@ -227,6 +229,7 @@ def retention(statement: str, before: str, rows: str, tables: int = 1) -> Case:
     )
 
 
+GRANT = "(select id from time_grants where profile_id = of('profile', 3) order by id limit 1)"
 RANGE = "(select id from profiles order by id limit 500)"
 CASES = {
     "history, an ordinary profile": history(13, 13, "2026-08-26", "2026-11-24"),
@@ -301,6 +304,28 @@ CASES = {
         """,
         "select 14",
         each=16,
+        beside=40,
+    ),
+    "grants, listed": Case(
+        "grant_list",
+        "select of('account', 3), of('profile', 3), date '2026-10-26', date '2999-01-01', 501",
+        "select 20",
+        each=1.1,
+        beside=16,
+    ),
+    "grant, its balance locked": Case(
+        "grant_lock",
+        f"select of('account', 3), of('profile', 3), {GRANT}",
+        "select 1",
+        each=8,
+        beside=16,
+    ),
+    "grant, undone": Case(
+        "grant_undo",
+        f"select of('account', 3), of('profile', 3), {GRANT}, true, null::text, "
+        "date '2026-11-24', timestamptz '2026-11-24 06:00Z', timestamptz '2026-11-24 13:00Z'",
+        "select 1",
+        each=40,
         beside=40,
     ),
     "retention of sessions": retention(
@@ -398,8 +423,8 @@ CASES = {
 
 # `demo_load` inserts rows and reads none; `retention_totals` counts small tables.
 WITHOUT_CASE = {"demo_load", "retention_totals"}
-# Statements about the rules of parents that walk over all profiles.
-BESIDE = {"retention_exceptions"}
+# Statements about other tables that can be large.
+BESIDE = {"grant_list", "retention_exceptions"}
 
 
 def code(name: str) -> str:
