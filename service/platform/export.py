@@ -64,6 +64,10 @@ class ExportedGrantRow(msgspec.Struct, frozen=True):
     granted_at: datetime
     granted_minutes: int | None
     is_remote: bool
+    viewing_day: date | None
+    mode: str | None
+    effect_seconds: int | None
+    undone_at: datetime | None
 
 
 class ExportedConfigRow(msgspec.Struct, frozen=True):
