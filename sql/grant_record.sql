@@ -2,17 +2,18 @@
 --
 -- $1 account_id uuid               the caller
 -- $2 profile_id uuid
--- $3 pin_mark text                fingerprint of the PIN in the PIN token; null: any
--- $4 day date                      the viewing day
--- $5 minutes int                   null: unlimited for the day
--- $6 mode text                     credit, extend or unlimited
--- $7 is_remote bool                granted away from the device
--- $8 now timestamptz
--- $9 id_prefix text                24 hexadecimal digits, new for each statement, that sort by time
+-- $3 has_proof bool                the PIN or a valid PIN token came with the request
+-- $4 pin_mark text                 fingerprint of the PIN; null: any
+-- $5 day date                      the viewing day
+-- $6 minutes int                   null: unlimited for the day
+-- $7 mode text                     credit, extend or unlimited
+-- $8 is_remote bool                granted away from the device
+-- $9 now timestamptz
+-- $10 id_prefix text               24 hexadecimal digits, new for each statement, that sort by time
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
--- row: is_confirmed bool           the PIN is still the one in $3 (if there is one)
+-- row: is_confirmed bool           the PIN is the one in $4, and a strict account has a proof
 -- row: used_seconds int            the day's balance after the grant, like the next two
 -- row: extended_minutes int        added to the day's limit
 -- row: is_unlimited_override bool
@@ -28,8 +29,14 @@ with owner as (
     select
         u.is_active,
         p.id as profile_id,
-        $3::text is null or $3::text = left(encode(sha256(convert_to(u.pin_hash, 'UTF8')), 'hex'), 32)
-            as is_confirmed
+        (
+            $3::bool
+            or not exists (select from viewing_strict_accounts as t where t.account_id = u.id)
+        )
+        and (
+            $4::text is null
+            or $4::text = left(encode(sha256(convert_to(u.pin_hash, 'UTF8')), 'hex'), 32)
+        ) as is_confirmed
     from users as u
     left join profiles as p on p.id = $2::uuid and p.user_id = u.id
     where u.id = $1::uuid
@@ -40,30 +47,30 @@ balance as (
         extended_minutes, latest_credit_seconds, updated_at
     )
     select
-        ($9::text || '00000000')::uuid,
+        ($10::text || '00000000')::uuid,
         o.profile_id,
-        $4::date,
+        $5::date,
         0,
         0,
-        $6::text = 'unlimited',
-        case when $6::text = 'extend' then $5::int end,
-        case when $6::text = 'credit' then 0 end,
-        $8::timestamptz
+        $7::text = 'unlimited',
+        case when $7::text = 'extend' then $6::int end,
+        case when $7::text = 'credit' then 0 end,
+        $9::timestamptz
     from owner as o
     where o.is_active and o.profile_id is not null and o.is_confirmed
     on conflict (profile_id, reset_date) do update
     set
         used_seconds = greatest(
-            0, b.used_seconds - case when $6::text = 'credit' then 60 * $5::int else 0 end
+            0, b.used_seconds - case when $7::text = 'credit' then 60 * $6::int else 0 end
         ),
-        is_unlimited_override = coalesce(b.is_unlimited_override, false) or $6::text = 'unlimited',
+        is_unlimited_override = coalesce(b.is_unlimited_override, false) or $7::text = 'unlimited',
         extended_minutes = case
-            when $6::text = 'extend' then coalesce(b.extended_minutes, 0) + $5::int
+            when $7::text = 'extend' then coalesce(b.extended_minutes, 0) + $6::int
             else b.extended_minutes
         end,
         latest_credit_seconds = case
-            when $6::text = 'credit'
-            then coalesce(b.used_seconds, 0) - greatest(0, b.used_seconds - 60 * $5::int)
+            when $7::text = 'credit'
+            then coalesce(b.used_seconds, 0) - greatest(0, b.used_seconds - 60 * $6::int)
             else b.latest_credit_seconds
         end,
         updated_at = excluded.updated_at
@@ -72,9 +79,9 @@ balance as (
         b.used_seconds,
         b.extended_minutes,
         b.is_unlimited_override,
-        case $6::text
+        case $7::text
             when 'credit' then b.latest_credit_seconds
-            when 'extend' then 60 * $5::int
+            when 'extend' then 60 * $6::int
         end as effect_seconds
 ),
 granted as (
@@ -83,14 +90,14 @@ granted as (
         effect_seconds
     )
     select
-        ($9::text || '00000001')::uuid,
+        ($10::text || '00000001')::uuid,
         b.profile_id,
         $1::uuid,
-        $5::int,
-        $7::bool,
-        $8::timestamptz,
-        $4::date,
-        $6::text,
+        $6::int,
+        $8::bool,
+        $9::timestamptz,
+        $5::date,
+        $7::text,
         b.effect_seconds
     from balance as b
     returning id

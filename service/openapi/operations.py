@@ -154,10 +154,16 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "grant": owner(
         grant.Grant,
         grant.GrantBody,
-        [*PIN_ERRORS, errors.PIN_INCORRECT, errors.PIN_TOKEN_INVALID],
-        [REQUEST_KEY],
-        "A grant with `pin` or `pin_token` is made on the child's device, any other remotely. If"
-        " the request has `mode`, the response also has `grant_id` and `effect_minutes`."
+        [
+            *PIN_ERRORS,
+            errors.PIN_INCORRECT,
+            errors.PIN_TOKEN_INVALID,
+            errors.PIN_TOKEN_REQUIRED,
+        ],
+        [REQUEST_KEY, PIN_TOKEN],
+        "A grant with `pin` or `pin_token` is made on the child's device, any other remotely, also"
+        " with the header `X-PIN-Token`. A strict account requires one of the three. If the request"
+        " has `mode`, the response also has `grant_id` and `effect_minutes`."
         f" {ATTEMPTS} {CHECKED_AGAIN}",
         headers={"Location": ("The URL of the grant, which can be undone there.", GRANT_URL)},
     ),

@@ -13,7 +13,13 @@ from service.context import Context
 from service.database.driver import Source
 from service.database.ids import id_prefix
 from service.database.statement import Statement
-from service.errors import PIN_INCORRECT, PIN_TOKEN_INVALID, ClientError, RuleError
+from service.errors import (
+    PIN_INCORRECT,
+    PIN_TOKEN_INVALID,
+    PIN_TOKEN_REQUIRED,
+    ClientError,
+    RuleError,
+)
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.fields import EffectMinutes, GrantId, IsUnlimited, RemainingMinutes, doc
@@ -21,6 +27,7 @@ from service.http.idempotency import RequestedOnce, begin_once, repeatable
 from service.http.lenient_json import maybe_minutes
 from service.http.urls import PROFILE
 from service.parents.pin_attempt import Pin, attempt, delayed_response, hashing_turn
+from service.parents.pin_proof import NO_PROOF, PinProof, pin_proof
 from service.viewing import rules
 
 
@@ -82,32 +89,40 @@ async def grant(request: Request) -> Response:
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     once = await begin_once(request, account_id, (profile_id, body), profile_id)
-    mark = await _pin_mark(context, once, account_id, profile_id, body)
+    proof = await _proof(request, once, account_id, profile_id, body)
     configuration = (await context.configurations.get(account_id, profile_id)).configuration
     day = rules.viewing_day(configuration, now := context.now())
-    arguments = (account_id, profile_id, mark, day, *_members(body), now, id_prefix(now))
+    arguments = (account_id, profile_id, *proof, day, *_members(body), now, id_prefix(now))
     limit = rules.limit_minutes(configuration, day)
-    stored = await once.outcome(partial(_record, arguments, body.minutes, limit))
+    stored = await once.outcome(partial(_record, arguments, body, limit))
     return _response(profile_id, body, msgspec.json.decode(stored, type=Grant))
 
 
 def _members(body: GrantBody) -> tuple[object, ...]:
     """The minutes, the mode, and whether the grant is remote."""
     mode = "unlimited" if body.minutes is None else body.mode or "credit"
-    return body.minutes, mode, body.pin is None and body.pin_token is None
+    return body.minutes, mode, _is_remote(body)
+
+
+def _is_remote(body: GrantBody) -> bool:
+    return body.pin is None and body.pin_token is None
 
 
 async def _record(
-    arguments: tuple[object, ...], minutes: int | None, limit: int | None, source: Source
+    arguments: tuple[object, ...], body: GrantBody, limit: int | None, source: Source
 ) -> Grant:
-    """Records the grant; raises RuleError if the PIN has changed since it was verified."""
+    """Records the grant.
+
+    Raises RuleError if the PIN has changed since it was verified, and without the proof that a
+    strict account requires.
+    """
     row = auth.owned(await RECORD_GRANT.maybe(source, *arguments))
     if row.grant_id is None:
-        raise RuleError(PIN_TOKEN_INVALID)
+        raise RuleError(PIN_TOKEN_REQUIRED if _is_remote(body) else PIN_TOKEN_INVALID)
     extended = None if limit is None else limit + row.extended_minutes
     decision = rules.decide(extended, row.used_seconds, row.is_unlimited_override)
     return Grant(
-        minutes,
+        body.minutes,
         maybe_minutes(decision.remaining_seconds),
         row.is_unlimited_override,
         row.grant_id,
@@ -125,22 +140,26 @@ def _response(profile_id: UUID, body: GrantBody, made: Grant) -> Response:
     return reply(made, headers=headers)
 
 
-async def _pin_mark(
-    context: Context, once: RequestedOnce, account_id: UUID, profile_id: UUID, body: GrantBody
-) -> str | None:
-    """The fingerprint of the PIN that confirms an on-device grant; None for a remote grant.
+async def _proof(
+    request: Request, once: RequestedOnce, account_id: UUID, profile_id: UUID, body: GrantBody
+) -> PinProof:
+    """The proof of the PIN: in the body of an on-device grant, in the header of a remote one.
 
     A PIN is one counted attempt, with the errors of `attempt`. Another account's profile is
     rejected first, so that it takes no slot in the hashing queue.
     """
+    context: Context = request.state.context
     if body.pin is not None:
         async with delayed_response():
             auth.owned(await auth.CHECK.maybe(context.pool, account_id, profile_id))
             async with hashing_turn(context, account_id) as turn:
                 refusal = ClientError(PIN_INCORRECT)
                 proof = (account_id, body.pin, refusal, profile_id)
-                return auth.pin_mark(await attempt(context, turn, once, *proof))
-    if body.pin_token is not None and not once.is_repeated:
-        refusal = RuleError(PIN_TOKEN_INVALID)
-        return auth.confirmed_pin(context, account_id, body.pin_token, refusal)
-    return None
+                pin_hash = await attempt(context, turn, once, *proof)
+                return PinProof(True, auth.pin_mark(pin_hash))
+    if once.is_repeated:
+        return NO_PROOF
+    if body.pin_token is None:
+        return pin_proof(request, context, account_id, None)
+    invalid = RuleError(PIN_TOKEN_INVALID)
+    return PinProof(True, auth.confirmed_pin(context, account_id, body.pin_token, invalid))

@@ -287,8 +287,8 @@ CASES = {
     ),
     "grant": Case(
         "grant_record",
-        "select of('account', 3), of('profile', 3), null::text, date '2026-11-24', 30, 'credit', "
-        f"true, timestamptz '2026-11-24 13:00Z', '{PREFIX}'::text",
+        "select of('account', 3), of('profile', 3), true, null::text, date '2026-11-24', 30, "
+        f"'credit', true, timestamptz '2026-11-24 13:00Z', '{PREFIX}'::text",
         "select 1",
         each=20,
         beside=20,

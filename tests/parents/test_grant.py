@@ -325,3 +325,65 @@ async def test_a_grant_is_one_statement(
     before = await calls(connection)
     await grant(running, family, **members)
     assert await calls(connection) - before == 1
+
+
+@pytest.mark.parametrize("minutes", [15, None])
+async def test_a_strict_account_needs_its_pin_for_every_grant(
+    running: Running, connection: Connection, family: Family, minutes: int | None
+) -> None:
+    token = await pin_token(running, family)
+    await connection.execute(
+        "insert into viewing_strict_accounts values ($1, $2)", family.account, NOON
+    )
+
+    async def answered(pin_token: str | None = None, **members: Any) -> tuple[int, Any]:
+        headers = family.bearer | ({} if pin_token is None else {"X-PIN-Token": pin_token})
+        answer = await running.client.post(
+            url(family.child), json={"minutes": minutes, **members}, headers=headers
+        )
+        return answer.status_code, answer.json().get("detail")
+
+    required = (403, "Valid PIN token required")
+    assert await answered() == required
+    assert await answered(mode="extend") == required
+    assert await answered(pin_token="x") == required
+    assert await answered(pin="0000") == (403, "Incorrect PIN")
+    assert await grant_with(running, family, token="x") == (403, "Invalid or expired PIN token")
+    assert await stored_grants(connection) == []
+    assert await connection.fetchval("select count(*) from viewing_time_balances") == 0
+    assert await answered(pin_token=token) == (200, None)
+    assert await answered(pin=PIN) == (200, None)
+    assert await grant_with(running, family, token=token) == (200, None)
+    assert [row[3] for row in await stored_grants(connection)] == [True, False, False]
+
+
+async def grant_with(running: Running, family: Family, token: str) -> tuple[int, Any]:
+    """The status and the detail of a grant with a PIN token in its body."""
+    answer = await grant(running, family, minutes=15, pin_token=token)
+    return answer.status_code, answer.json().get("detail")
+
+
+async def test_a_header_with_the_token_of_a_changed_pin_grants_nothing(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    headers = {**family.bearer, "X-PIN-Token": await pin_token(running, family)}
+    await connection.execute("update users set pin_hash = $1", PASSWORD_HASH)
+    answer = await running.client.post(url(family.child), json={"minutes": 15}, headers=headers)
+    assert (answer.status_code, answer.json()) == (403, {"detail": "Valid PIN token required"})
+    assert await stored_grants(connection) == []
+
+
+async def test_a_repeated_grant_needs_no_token_again(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute(
+        "insert into viewing_strict_accounts values ($1, $2)", family.account, running.clock()
+    )
+    key = {**family.bearer, "Idempotency-Key": "k"}
+    headers = {**key, "X-PIN-Token": await pin_token(running, family)}
+    body = {"minutes": 15}
+    refused = await running.client.post(url(family.child), json=body, headers=key)
+    first = await running.client.post(url(family.child), json=body, headers=headers)
+    again = await running.client.post(url(family.child), json=body, headers=key)
+    assert (refused.status_code, first.status_code, again.text) == (403, 200, first.text)
+    assert len(await stored_grants(connection)) == 1
