@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.context import Context
 from service.http import cross_origin, error_responses
 from service.http.body_and_reply import Endpoint, bounded
+from service.http.last_response import last_of_connection
 from service.http.request_log import logged
 from service.http.urls import ADMIN, HEALTH, METRICS, PARENTAL, PROFILE, VIEWING
 from service.observing.trace import CURRENT
@@ -22,7 +23,7 @@ from service.operators import prometheus
 from service.operators.admin_metrics import admin_metrics
 from service.operators.health import health_live, health_ready
 from service.operators.live_page import live
-from service.parents import grants, history, weekly_report
+from service.parents import grants, history, report_link, weekly_report
 from service.parents.exceptions import exception_delete, exception_put, exceptions
 from service.parents.grant import grant
 from service.parents.lock import lock, lock_clear, lock_put
@@ -103,6 +104,8 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("DELETE", f"{PROFILE}/grants/{{grant_id}}", grants.grant_undo),
     _route("GET", f"{PROFILE}/history", history.history),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
+    _route("POST", f"{PARENTAL}/weekly-report/link", report_link.report_link),
+    _route("GET", f"{PARENTAL}/weekly-report/page/{{token}}", report_link.linked_report),
     _route("GET", f"{ADMIN}/metrics", admin_metrics),
     _route("PUT", f"{ADMIN}/accounts/{{account_id}}", account_put),
     _route("DELETE", f"{ADMIN}/accounts/{{account_id}}", account_delete),
@@ -142,7 +145,7 @@ class Service(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.draining:
-            send = _last_of_connection(send)
+            send = last_of_connection(send)
         if scope["type"] == "http" and _is_plain_heartbeat(scope):
             context: Context = scope["state"]["context"]
             if context.writer.is_full:
@@ -186,17 +189,6 @@ class TracedService(Service):
             await self._telemetry.request(super().__call__, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
-
-
-def _last_of_connection(send: Send) -> Send:
-    """Makes the client reconnect, so that another instance can take its next request."""
-
-    async def closing(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-        await send(message)
-
-    return closing
 
 
 def scrapes() -> Starlette:

@@ -115,6 +115,10 @@ with expected as (
         (
             'viewing_strict_accounts', 'fault', 'fault', null,
             'account_id uuid, since timestamptz', 'account_id'
+        ),
+        (
+            'viewing_report_links', 'fault', 'fault', null,
+            'id bytea, account_id uuid, expires_at timestamptz', null
         )
     ) as t (name, insert_level, read_level, hot, others, key)
     where to_regclass(t.name) is not null

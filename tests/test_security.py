@@ -79,6 +79,8 @@ ROWS: Final = {
     f"DELETE {PROFILE}/grants/{{grant_id}}": Row("profile"),
     f"GET {PROFILE}/history": Row("profile", query="?from_date=2026-11-01&to_date=2026-11-24"),
     f"GET {PARENTAL}/weekly-report": Row("account"),
+    f"POST {PARENTAL}/weekly-report/link": Row("account"),
+    f"GET {PARENTAL}/weekly-report/page/{{token}}": Row("anyone"),
     f"GET {ADMIN}/metrics": Row("admin"),
     f"PUT {ADMIN}/accounts/{{account_id}}": Row("admin", lambda _: {"email": "new@example.test"}),
     f"DELETE {ADMIN}/accounts/{{account_id}}": Row("admin"),

@@ -41,6 +41,7 @@ TABLES: Final = (
     "viewing_exceptions",
     "viewing_locks",
     "viewing_clocks",
+    "viewing_report_links",
 )
 
 

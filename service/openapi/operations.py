@@ -12,6 +12,7 @@ from service.http.urls import PROFILE
 from service.openapi.operation import (
     EVERYWHERE,
     OPERATORS,
+    PARENTS,
     PLAYERS,
     Caller,
     Operation,
@@ -38,6 +39,7 @@ from service.parents import (
     grant,
     history,
     pin,
+    report_link,
     report_weeks,
     strict,
     viewing_config,
@@ -193,6 +195,24 @@ OPERATIONS: Final[dict[str, Operation]] = {
                 f'<?limit=20&after={EXAMPLE_PROFILE}>; rel="next"',
             ),
         },
+    ),
+    "report_link": account(
+        report_link.ReportLink,
+        parameters=[REQUEST_KEY],
+        note="For a browser, which has no access token: the URL shows the page of the weekly"
+        " report once, and needs none. Open it in the browser itself, because a program that"
+        f" previews links uses it up. An account has at most {report_link.MAX_LINKS} open links;"
+        " the oldest one is dropped for a new one. A request that is repeated with its"
+        " `Idempotency-Key` gets a new link.",
+    ),
+    "linked_report": Operation(
+        PARENTS,
+        Caller.ANYONE,
+        sentences=[errors.REPORT_LINK_UNUSABLE, errors.SERVICE_UNAVAILABLE],
+        note="The second request gets 404, as a page if `Accept` prefers HTML. So does a link that"
+        " has expired, or whose account is not active.",
+        text={"text/html": "The page of the weekly report."},
+        headers={"Content-Language": ("The language of the page.", "en")},
     ),
     "admin_metrics": Operation(OPERATORS, Caller.ADMIN, admin_metrics.Counts),
     "account_put": admin(

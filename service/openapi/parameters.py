@@ -36,6 +36,7 @@ IN_PATH: Final = {
         "title_id": fields.TitleId,
         "date": fields.ViewingDay,
         "grant_id": fields.GrantId,
+        "token": Annotated[str, doc("From the URL of a link.", "Zq3xV0bq3mYg0pX1n2s6d5t7c8e9r4u1")],
     }.items()
 }
 

@@ -53,6 +53,7 @@ IDS = [
     "0024_earlier_days",
     "0025_clocks",
     "0026_ix_vs_earlier_days",
+    "0027_report_links",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -108,6 +109,7 @@ ADDED = {
         profile_id uuid, locked_until timestamptz, locked_at timestamptz""",
     "viewing_strict_accounts": "account_id uuid, since timestamptz",
     "viewing_clocks": "profile_id uuid, counted_until timestamptz",
+    "viewing_report_links": "id bytea, account_id uuid, expires_at timestamptz",
 }
 ADDED_COLUMNS = {
     "viewing_time_configs": ["day_floor"],
@@ -198,6 +200,10 @@ CONSTRAINTS = {
     ),
     "viewing_clocks_pkey": "primary key (profile_id)",
     "viewing_clocks_profile_id_fkey": OF_PROFILE,
+    "viewing_report_links_pkey": "primary key (id)",
+    "viewing_report_links_account_id_fkey": (
+        "foreign key (account_id) references users(id) on delete cascade"
+    ),
 }
 INDEXES = {
     "ix_vs_profile_active": "viewing_sessions using btree (profile_id) where (ended_at is null)",
@@ -208,6 +214,8 @@ INDEXES = {
     "ix_tg_granted_by": "time_grants using btree (granted_by_user_id)",
     "ix_vta_account": "viewing_time_attempts using btree (account_id)",
     "ix_vtrk_created": "viewing_time_request_keys using btree (created_at)",
+    "ix_vrl_account": "viewing_report_links using btree (account_id, expires_at)",
+    "ix_vrl_expires": "viewing_report_links using btree (expires_at)",
     "ix_vs_earlier_days": (
         "viewing_sessions using btree (profile_id, started_at desc) "
         "where (earlier_days is not null)"
