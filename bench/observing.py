@@ -13,7 +13,7 @@ from bench.harness import Bench
 from bench.peer import Peer
 from service.observing.metrics import Metrics
 from service.observing.trace import CURRENT, Trace, count_statement
-from service.players import heartbeat
+from service.players import heartbeat, heartbeat_body
 
 RECORDINGS: Final = 20_000
 ROUNDS: Final = 9
@@ -41,7 +41,7 @@ def _counting() -> float:
     settings = SimpleNamespace(heartbeat_log_sample=RECORDINGS + 1)
     context: Any = SimpleNamespace(metrics=metrics, settings=settings)
     body: Any = SimpleNamespace(profile_id=uuid4())
-    verdict = heartbeat.Verdict(uuid4(), "allowed", 60.0, 60.0, False)
+    verdict = heartbeat_body.Verdict(uuid4(), "allowed", 60.0, 60.0, False)
     started_at = perf_counter()
     for _ in range(RECORDINGS):
         trace = Trace()

@@ -37,6 +37,7 @@ from service.platform.imports import import_records
 from service.platform.profiles import profile_delete, profile_put
 from service.platform.titles import title_delete, title_put
 from service.players import balance
+from service.players.decision import decision
 from service.players.heartbeat import Heartbeat
 from service.players.session import session_end
 from service.settings import Settings, masked
@@ -82,6 +83,7 @@ ROUTES: Final[list[BaseRoute]] = [
     HEARTBEAT_ROUTE,
     _route("GET", f"{VIEWING}/balance/{{profile_id}}", balance.balance),
     _route("GET", f"{VIEWING}/playback-eligible/{{profile_id}}", balance.playback_eligible),
+    _route("GET", f"{VIEWING}/decision/{{profile_id}}", decision),
     _route("POST", f"{VIEWING}/session/{{session_id}}/end", session_end),
     _route("GET", f"{PARENTAL}/pin/status", pin_status),
     _route("POST", f"{PARENTAL}/pin", pin_set, seconds=PIN_SECONDS),

@@ -23,12 +23,12 @@ from service.observing.supervision import Supervisor
 from service.operators.readiness import ReadinessWatch
 from service.parents import history, pin_attempt, report_weeks
 from service.platform.retention_schedule import RetentionSchedule
-from service.players import balance
 from service.settings import Settings
 from service.viewing import config_loader, rules
 from service.viewing.config_cache import ConfigCache
 from service.viewing.deletion import Deletions
 from service.viewing.heartbeat_writer import HeartbeatWriter
+from service.viewing.usage import READ_BALANCE
 
 if TYPE_CHECKING:
     from service.operators.tracing import Telemetry
@@ -109,7 +109,7 @@ def _warmth(now: datetime) -> Warmth:
     no_id, today = UUID(int=0), now.date()
     return (
         *_load_warmth(now),
-        (balance.READ, (no_id, no_id, today)),
+        (READ_BALANCE, (no_id, no_id, today, None, None, False)),
         (history.LIST, (no_id, no_id, today, today, 1)),
         (history.LIST_DAYS, (no_id, no_id, today, [], 1)),
         (report_weeks.REPORT, (no_id, today, rules.REPORT_DAYS, 1, 1, None)),

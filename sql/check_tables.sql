@@ -46,23 +46,24 @@ with expected as (
             'viewing_time_configs', 'fault', 'refuse',
             'id uuid, profile_id uuid, weekday_limit_minutes int null, '
             'weekend_limit_minutes int null, reset_hour int, educational_exempt bool, '
-            'timezone varchar(50), created_at timestamptz, updated_at timestamptz',
-            'day_floor date null', 'profile_id'
+            'timezone varchar(50), created_at timestamptz, updated_at timestamptz, '
+            'day_floor date null',
+            null, 'profile_id'
         ),
         (
             'viewing_time_balances', 'refuse', 'refuse',
             'id uuid, profile_id uuid, reset_date date, used_seconds int, educational_seconds int, '
-            'is_unlimited_override bool, updated_at timestamptz',
-            'limit_minutes int null, extended_minutes int null, latest_credit_seconds int null',
-            'profile_id, reset_date'
+            'is_unlimited_override bool, updated_at timestamptz, limit_minutes int null, '
+            'extended_minutes int null',
+            'latest_credit_seconds int null', 'profile_id, reset_date'
         ),
         (
             'viewing_sessions', 'refuse', 'refuse',
             'id uuid, profile_id uuid, title_id uuid, device_id varchar(100), '
             'device_type varchar(20), is_educational bool, started_at timestamptz, '
             'last_heartbeat_at timestamptz, ended_at timestamptz null, total_seconds int, '
-            'paused_at timestamptz null, recent_keys bytea null',
-            'earlier_days jsonb null', null
+            'paused_at timestamptz null, recent_keys bytea null, earlier_days jsonb null',
+            null, null
         ),
         (
             'time_grants', 'fault', 'fault', null,
@@ -92,21 +93,21 @@ with expected as (
             'account_id, mark'
         ),
         (
-            'viewing_schedules', 'fault', 'fault', null,
+            'viewing_schedules', 'fault', 'refuse',
             'profile_id uuid, daily_limits jsonb null, downtime jsonb, '
             'weekly_limit_minutes int null, week_starts_on varchar(3), rollover_max_minutes int, '
-            'finish_minutes int, updated_at timestamptz',
-            'profile_id'
+            'finish_minutes int',
+            'updated_at timestamptz', 'profile_id'
         ),
         (
-            'viewing_exceptions', 'fault', 'fault', null,
+            'viewing_exceptions', 'fault', 'refuse',
             'profile_id uuid, day date, changes_limit bool, limit_minutes int null, '
-            'lifts_downtime bool, updated_at timestamptz',
-            'profile_id, day'
+            'lifts_downtime bool',
+            'updated_at timestamptz', 'profile_id, day'
         ),
         (
-            'viewing_locks', 'fault', 'fault', null,
-            'profile_id uuid, locked_until timestamptz, locked_at timestamptz', 'profile_id'
+            'viewing_locks', 'fault', 'refuse', 'profile_id uuid, locked_until timestamptz',
+            'locked_at timestamptz', 'profile_id'
         ),
         (
             'viewing_clocks', 'fault', 'fault', null,

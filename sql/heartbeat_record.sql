@@ -13,9 +13,11 @@
 -- $11 keys bytea[]               8 bytes of the idempotency key's hash, then 2 of the request's;
 --                                null: the beat has no key
 -- $12 renews bool[]              return the configuration, to renew the cache
--- $13 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
--- $14 now timestamptz            time of this statement
--- $15 lock_timeout text          of this statement
+-- $13 begins timestamptz[]       when the viewing day began
+-- $14 usage_from date[]          first day of the balances that the policy needs; null: none needed
+-- $15 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
+-- $16 now timestamptz            time of this statement
+-- $17 lock_timeout text          of this statement
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
@@ -30,6 +32,18 @@
 -- row: reset_hours int4[]        null (like the next two): adult without configuration
 -- row: exemptions bool[]
 -- row: timezones text[]
+-- row: policies text[]           JSON, see viewing_config_load; null: the configuration is all
+-- row: extended uuid[]           children whose day was extended, in step with the next
+-- row: extended_minutes int4[]
+-- row: playing int4[]            positions with $14, in step with the next
+-- row: session_seconds int4[]    counted in the open session, if it plays the title and counts
+-- row: past int4[]               positions with $14: a place for each earlier balance, in step with
+--                                the next five
+-- row: past_days date[]
+-- row: past_used_seconds int4[]
+-- row: past_overrides bool[]
+-- row: past_extended_minutes int4[]
+-- row: past_limit_minutes int4[]  null: not kept
 --
 -- Returns one row of arrays: a row for each beat would cost the driver more than the work itself.
 -- A refused beat writes and locks nothing, so a stranger's beat cannot hold a lock.
@@ -48,6 +62,11 @@
 -- A beat can return its configuration. By default a cached one expires after two beats, so this saves
 -- a second statement for every other beat. A child without a configuration is not renewed, because
 -- loading it stores the defaults. Beats without `renews` search for a null key, which reads no page.
+-- Only policies with a weekly limit, roll-over or time to finish a title set $14; other beats read no
+-- balance except their day's.
+-- A session that continues on a later viewing day keeps what it counted on the day of its latest
+-- beat. That day is found from the time between the beat and the begin of this day; only a pause of
+-- more than a day over a change of clocks can make it wrong, by one day.
 -- The upsert adds to the balance (conflicts on `uq_vtb_profile_date`); it never writes a value that
 -- was read before. Beats that do not count read the balance from the snapshot of this statement.
 -- The id of a new balance is the prefix and the beat's position: unique, sorted by time so that new
@@ -64,6 +83,8 @@ with beats as materialized (
         b.paused,
         b.day,
         b.key,
+        b.begins,
+        b.usage_from,
         p.is_kids,
         coalesce(t.is_educational, false) as is_educational,
         coalesce(t.is_educational, false) and b.exempt as is_exempt,
@@ -75,6 +96,38 @@ with beats as materialized (
         c.educational_exempt,
         c.timezone,
         case
+            when b.renews and p.is_kids then (
+                select json_build_object(
+                    'schedule', case when z.profile_id is not null then json_build_object(
+                        'daily_limits', z.daily_limits,
+                        'downtime', z.downtime,
+                        'weekly_limit_minutes', z.weekly_limit_minutes,
+                        'week_starts_on', z.week_starts_on,
+                        'rollover_max_minutes', z.rollover_max_minutes,
+                        'finish_minutes', z.finish_minutes
+                    ) end,
+                    'exceptions', e.days,
+                    'locked_until', l.locked_until,
+                    'day_floor', c.day_floor
+                )::text
+                from (select) as one
+                left join viewing_schedules as z on z.profile_id = p.id
+                left join viewing_locks as l on l.profile_id = p.id
+                cross join lateral (
+                    select json_agg(
+                        json_build_array(x.day, x.changes_limit, x.limit_minutes, x.lifts_downtime)
+                        order by x.day
+                    ) as days
+                    from viewing_exceptions as x
+                    where x.profile_id = p.id and x.day >= b.day - 8
+                ) as e
+                where z.profile_id is not null
+                    or l.locked_until > $16::timestamptz
+                    or e.days is not null
+                    or c.day_floor is not null
+            )
+        end as policy,
+        case
             when u.is_active is not true then 1
             when p.id is null then 2
             when t.id is null then 3
@@ -82,16 +135,17 @@ with beats as materialized (
         end as refusal
     from unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bool[], $6::text[], $7::text[],
-        $8::bool[], $9::date[], $10::bool[], $11::bytea[], $12::bool[]
+        $8::bool[], $9::date[], $10::bool[], $11::bytea[], $12::bool[], $13::timestamptz[],
+        $14::date[]
     ) with ordinality as b (
         profile_id, account_id, title_id, session_id, starts, device_id, device_type,
-        paused, day, exempt, key, renews, beat
+        paused, day, exempt, key, renews, begins, usage_from, beat
     )
     left join users as u on u.id = b.account_id
     left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
     left join titles as t on t.id = b.title_id
     left join viewing_time_configs as c on c.profile_id = case when b.renews then p.id end
-    where (select set_config('lock_timeout', $15::text, true)) is not null
+    where (select set_config('lock_timeout', $17::text, true)) is not null
     order by b.profile_id
 ),
 locked as materialized (
@@ -106,6 +160,8 @@ locked as materialized (
         a.paused,
         a.day,
         a.key,
+        a.begins,
+        a.usage_from,
         a.is_kids,
         a.is_educational,
         a.is_exempt,
@@ -115,10 +171,11 @@ locked as materialized (
         a.reset_hour,
         a.educational_exempt,
         a.timezone,
+        a.policy,
         case
             when a.refusal <> 0 then a.refusal
             when s.earlier <> a.key then 6
-            when a.starts and s.started_at < $14::timestamptz - interval '1 day' then 6
+            when a.starts and s.started_at < $16::timestamptz - interval '1 day' then 6
             when a.starts or s.id is not null then 0
             when exists (
                 select
@@ -131,20 +188,28 @@ locked as materialized (
         s.id is not null and (a.starts or s.earlier is not null) as is_repeated,
         case
             when a.starts and s.id is not null or s.earlier is not null then 0
-            when s.paused_at is null or $14::timestamptz - s.paused_at <= interval '300 seconds'
+            when s.paused_at is null or $16::timestamptz - s.paused_at <= interval '300 seconds'
             then 30
             else 0
         end as seconds,
         case
             when a.starts and a.refusal = 0 and s.id is null
-            then viewing_sessions_end_open(a.profile_id, $14::timestamptz)
-        end as ended
+            then viewing_sessions_end_open(a.profile_id, $16::timestamptz)
+        end as ended,
+        case
+            when s.ended_at is null and s.title_id = a.title_id and not a.is_exempt
+            then coalesce(s.total_seconds, 0)
+            else 0
+        end as counted_before
     from beats as a
     left join lateral (
         select
             s.id,
             s.started_at,
             s.paused_at,
+            s.ended_at,
+            s.title_id,
+            s.total_seconds,
             substring(
                 s.recent_keys
                 from nullif(position(substring(a.key from 1 for 8) in s.recent_keys), 0)
@@ -160,12 +225,26 @@ locked as materialized (
 continued as (
     update viewing_sessions as s
     set
-        last_heartbeat_at = greatest($14::timestamptz, s.started_at),
+        last_heartbeat_at = greatest($16::timestamptz, s.started_at),
         total_seconds = coalesce(s.total_seconds, 0) + h.seconds,
-        paused_at = case when h.paused then coalesce(s.paused_at, $14::timestamptz) end,
+        paused_at = case when h.paused then coalesce(s.paused_at, $16::timestamptz) end,
         recent_keys = case
             when h.key is null then s.recent_keys
             else substring(h.key || coalesce(s.recent_keys, '') from 1 for 1000)
+        end,
+        earlier_days = case
+            when s.last_heartbeat_at >= h.begins then s.earlier_days
+            else coalesce(s.earlier_days, '[]') || jsonb_build_array(
+                jsonb_build_array(
+                    h.day - ceil(
+                        extract(epoch from h.begins - s.last_heartbeat_at) / 86400
+                    )::int,
+                    coalesce(s.total_seconds, 0) - (
+                        select coalesce(sum((e.entry ->> 1)::int), 0)
+                        from jsonb_array_elements(s.earlier_days) as e (entry)
+                    )
+                )
+            )
         end
     from locked as h
     where h.refusal = 0 and not h.starts and not h.is_repeated and s.id = h.session_id
@@ -182,11 +261,11 @@ started as (
         h.device_id,
         h.device_type,
         h.is_educational,
-        $14::timestamptz,
-        $14::timestamptz,
+        $16::timestamptz,
+        $16::timestamptz,
         null,
         h.seconds,
-        case when h.paused then $14::timestamptz end,
+        case when h.paused then $16::timestamptz end,
         h.key
     from locked as h
     where h.refusal = 0 and h.starts
@@ -197,13 +276,13 @@ balance as (
         updated_at
     )
     select
-        ($13::text || lpad(to_hex(h.beat::int4), 8, '0'))::uuid,
+        ($15::text || lpad(to_hex(h.beat::int4), 8, '0'))::uuid,
         h.profile_id,
         h.day,
         case when h.is_exempt then 0 else h.seconds end,
         case when h.is_exempt then h.seconds else 0 end,
         false,
-        $14::timestamptz
+        $16::timestamptz
     from locked as h
     where h.refusal = 0 and h.is_kids and h.seconds > 0
     order by h.profile_id
@@ -215,13 +294,15 @@ balance as (
     returning
         v.profile_id,
         v.used_seconds,
-        coalesce(v.is_unlimited_override, false) as is_unlimited_override
+        coalesce(v.is_unlimited_override, false) as is_unlimited_override,
+        v.extended_minutes
 ),
 unchanged as (
     select
         h.profile_id,
         coalesce(v.used_seconds, 0) as used_seconds,
-        coalesce(v.is_unlimited_override, false) as is_unlimited_override
+        coalesce(v.is_unlimited_override, false) as is_unlimited_override,
+        v.extended_minutes
     from locked as h
     left join viewing_time_balances as v on v.profile_id = h.profile_id and v.reset_date = h.day
     where h.refusal = 0 and h.is_kids and h.seconds = 0
@@ -238,7 +319,18 @@ select
     r.weekend_limits,
     r.reset_hours,
     r.exemptions,
-    r.timezones
+    r.timezones,
+    r.policies,
+    c.extended,
+    c.extended_minutes,
+    r.playing,
+    r.session_seconds,
+    w.past,
+    w.past_days,
+    w.past_used_seconds,
+    w.past_overrides,
+    w.past_extended_minutes,
+    w.past_limit_minutes
 from (
     select
         array_agg(h.beat::int4) as beats,
@@ -249,19 +341,39 @@ from (
         array_agg(h.weekend_limit_minutes) filter (where h.is_renewed) as weekend_limits,
         array_agg(h.reset_hour) filter (where h.is_renewed) as reset_hours,
         array_agg(h.educational_exempt) filter (where h.is_renewed) as exemptions,
-        array_agg(h.timezone::text) filter (where h.is_renewed) as timezones
+        array_agg(h.timezone::text) filter (where h.is_renewed) as timezones,
+        array_agg(h.policy) filter (where h.is_renewed) as policies,
+        array_agg(h.beat::int4) filter (where h.usage_from is not null) as playing,
+        array_agg(h.counted_before + h.seconds) filter (where h.usage_from is not null)
+            as session_seconds
     from locked as h
 ) as r
 cross join (
     select
         array_agg(b.profile_id) as children,
         array_agg(b.used_seconds) as used_seconds,
-        array_agg(b.is_unlimited_override) as overrides
+        array_agg(b.is_unlimited_override) as overrides,
+        array_agg(b.profile_id) filter (where b.extended_minutes is not null) as extended,
+        array_agg(b.extended_minutes) filter (where b.extended_minutes is not null)
+            as extended_minutes
     from (
-        select b.profile_id, b.used_seconds, b.is_unlimited_override
+        select b.profile_id, b.used_seconds, b.is_unlimited_override, b.extended_minutes
         from balance as b
         union all
-        select u.profile_id, u.used_seconds, u.is_unlimited_override
+        select u.profile_id, u.used_seconds, u.is_unlimited_override, u.extended_minutes
         from unchanged as u
     ) as b
 ) as c
+cross join (
+    select
+        array_agg(h.beat::int4) as past,
+        array_agg(v.reset_date) as past_days,
+        array_agg(coalesce(v.used_seconds, 0)) as past_used_seconds,
+        array_agg(coalesce(v.is_unlimited_override, false)) as past_overrides,
+        array_agg(coalesce(v.extended_minutes, 0)) as past_extended_minutes,
+        array_agg(v.limit_minutes) as past_limit_minutes
+    from locked as h
+    join viewing_time_balances as v
+        on v.profile_id = h.profile_id and v.reset_date >= h.usage_from and v.reset_date < h.day
+    where h.refusal = 0 and h.is_kids and h.usage_from is not null
+) as w

@@ -22,6 +22,8 @@
 -- row: educational_exempt bool
 -- row: timezone text
 -- row: updated_at timestamptz
+-- row: policy text                 JSON, as service/viewing/policy.py reads it: the schedule, the
+--                                  exceptions of the last 8 days and later, a lock; null: none
 --
 -- If two first reads run at once, one inserts. The other waits for `uq_vtc_profile`. Its snapshot
 -- does not have the new row, so it returns the row through an update that changes nothing. The
@@ -39,7 +41,40 @@ with owner as materialized (
         k.reset_hour,
         k.educational_exempt,
         k.timezone,
-        k.updated_at
+        k.updated_at,
+        case
+            when p.is_kids then (
+                select json_build_object(
+                    'schedule', case when z.profile_id is not null then json_build_object(
+                        'daily_limits', z.daily_limits,
+                        'downtime', z.downtime,
+                        'weekly_limit_minutes', z.weekly_limit_minutes,
+                        'week_starts_on', z.week_starts_on,
+                        'rollover_max_minutes', z.rollover_max_minutes,
+                        'finish_minutes', z.finish_minutes
+                    ) end,
+                    'exceptions', e.days,
+                    'locked_until', l.locked_until,
+                    'day_floor', k.day_floor
+                )::text
+                from (select) as one
+                left join viewing_schedules as z on z.profile_id = p.id
+                left join viewing_locks as l on l.profile_id = p.id
+                cross join lateral (
+                    select json_agg(
+                        json_build_array(x.day, x.changes_limit, x.limit_minutes, x.lifts_downtime)
+                        order by x.day
+                    ) as days
+                    from viewing_exceptions as x
+                    where x.profile_id = p.id
+                        and x.day >= ($9::timestamptz at time zone 'UTC')::date - 8
+                ) as e
+                where z.profile_id is not null
+                    or l.locked_until > $9::timestamptz
+                    or e.days is not null
+                    or k.day_floor is not null
+            )
+        end as policy
     from unnest($1::uuid[], $2::uuid[]) with ordinality as a (account_id, profile_id, position)
     left join users as u on u.id = a.account_id
     left join profiles as p on p.id = a.profile_id and p.user_id = u.id
@@ -90,7 +125,8 @@ select
     case when o.has_configuration then coalesce(o.timezone, $8::text) else s.timezone end
         as timezone,
     case when o.has_configuration then coalesce(o.updated_at, $9::timestamptz) else s.updated_at end
-        as updated_at
+        as updated_at,
+    o.policy
 from owner as o
 left join stored as s on s.profile_id = o.profile_id
 order by o.position

@@ -53,6 +53,7 @@ ROWS: Final = {
     f"POST {VIEWING}/heartbeat": Row("profile", lambda family: family.beat()),
     f"GET {VIEWING}/balance/{{profile_id}}": Row("profile"),
     f"GET {VIEWING}/playback-eligible/{{profile_id}}": Row("profile"),
+    f"GET {VIEWING}/decision/{{profile_id}}": Row("profile"),
     f"POST {VIEWING}/session/{{session_id}}/end": Row("session"),
     f"GET {PARENTAL}/pin/status": Row("account"),
     f"POST {PARENTAL}/pin": Row("account", lambda _: {"new_pin": "5678", "current_pin": PIN}),

@@ -91,6 +91,7 @@ async def connect(
             "command_timeout": seconds or settings.request_timeout_seconds,
             "timeout": settings.request_timeout_seconds / len(hosts),
             "statement_cache_size": settings.statement_cache_size,
+            "max_cacheable_statement_size": 0,  # the driver would not cache the longest one
             "max_cached_statement_lifetime": 0,
             "server_settings": connector.server_settings(settings, seconds, direct=direct),
             **options,

@@ -7,6 +7,7 @@ An operation names the Structs that its handler reads and returns, and the sente
 from typing import Final
 
 from service import errors
+from service.http import decided
 from service.http.fields import EXAMPLE_GRANT, EXAMPLE_PROFILE
 from service.http.urls import PROFILE
 from service.openapi.operation import (
@@ -29,8 +30,11 @@ from service.openapi.parameters import (
     LIMIT,
     MODE,
     PIN_TOKEN,
+    PREFER,
     REQUEST_KEY,
+    TITLE_MINUTES,
     TO_DATE,
+    WATCHED_TITLE,
     ZONE,
 )
 from service.openapi.policy_operations import POLICY
@@ -46,7 +50,7 @@ from service.parents import (
     weekly_report,
 )
 from service.platform import accounts, bodies, erasure, import_merge, profiles, titles
-from service.players import balance, heartbeat, session
+from service.players import balance, heartbeat_body, session
 from service.viewing import rules
 
 IN_BATCHES: Final = (
@@ -92,19 +96,27 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "heartbeat": Operation(
         PLAYERS,
         Caller.OWNER,
-        heartbeat.Verdict,
-        heartbeat.HeartbeatBody,
+        heartbeat_body.Verdict,
+        heartbeat_body.HeartbeatBody,
         [
             errors.SESSION_OF_ANOTHER_PROFILE,
             errors.TITLE_NOT_FOUND,
             errors.SESSION_NOT_FOUND,
             errors.TOO_MANY_WAITING,
         ],
-        [HEARTBEAT_KEY],
+        [HEARTBEAT_KEY, PREFER],
         "Send one every 30 seconds while a title plays; each counts 30 seconds. If viewing cannot"
         " be counted, the verdict is `blocked` (the service fails closed).",
     ),
     "balance": Operation(PLAYERS, Caller.OWNER, balance.Balance),
+    "decision": Operation(
+        PLAYERS,
+        Caller.OWNER,
+        decided.DecisionReply,
+        sentences=[errors.TITLE_NOT_FOUND],
+        parameters=[WATCHED_TITLE, TITLE_MINUTES],
+        note="Every rule gives its own result; the one with the least time left decides.",
+    ),
     "playback_eligible": Operation(PLAYERS, Caller.OWNER, balance.Eligibility),
     "session_end": Operation(
         PLAYERS,

@@ -13,6 +13,7 @@ from service.parents import exceptions, report_view
 from service.parents.grants import DEFAULT_DAYS
 from service.parents.report_weeks import MAX_CHILDREN
 from service.platform.imports import MODES
+from service.players.decision import MAX_MINUTES
 from service.viewing import rules
 
 PATH_NAME: Final = re.compile(r"\{(\w+)\}")
@@ -69,6 +70,38 @@ REQUEST_KEY: Final = Parameter(
             f" {idempotency.MAX_KEYS:,} keys of an account are kept.",
             "b1f0a6c2-5d0e-4a7b",
         ),
+    ],
+)
+PREFER: Final = Parameter(
+    "Prefer",
+    "header",
+    Annotated[
+        str,
+        doc(
+            "`decision` (RFC 7240): the response also has the decision about each rule, and the"
+            " header `Preference-Applied: decision`.",
+            "decision",
+        ),
+    ],
+)
+WATCHED_TITLE: Final = Parameter(
+    "title_id",
+    "query",
+    Annotated[
+        UUID,
+        doc(
+            "The title that plays or is to play; without it, the one that plays. An educational"
+            " title can be exempt from the limits, and only the title that plays may be finished.",
+            fields.EXAMPLE_TITLE,
+        ),
+    ],
+)
+TITLE_MINUTES: Final = Parameter(
+    "minutes",
+    "query",
+    Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_MINUTES)],
+        doc("What is left of the title; the answer then has `fits`.", 45),
     ],
 )
 PIN_TOKEN: Final = Parameter(

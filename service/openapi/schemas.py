@@ -126,8 +126,14 @@ def answer(form: types.StructType) -> Json:
     schema = _plain(form)
     for shape in schema["properties"].values():
         shape.pop("default", None)
-    schema["required"] = [m.encode_name for m in form.fields if _is_always_present(m)]
+    present = [m.encode_name for m in form.fields if _is_always_present(m)]
+    schema["required"] = [*_tag(form), *present]
     return schema
+
+
+def _tag(form: types.StructType) -> Json:
+    """The member that tells a Struct from the others of a union; empty if there is none."""
+    return {} if form.tag_field is None else {form.tag_field: form.tag}
 
 
 def _is_always_present(member: types.Field) -> bool:
@@ -179,10 +185,12 @@ def _example(form: types.Type) -> Any:
         examples = (form.extra_json_schema or {}).get("examples")
         return examples[0] if examples else _example(form.type)
     if isinstance(form, types.ListType):
-        return [_example(form.item_type)]
+        item = form.item_type
+        kinds = item.types if isinstance(item, types.UnionType) else [item]
+        return [_example(kind) for kind in kinds]
     assert isinstance(form, types.StructType)
     is_body = form.cls.__name__.endswith("Body")
-    return {
+    return _tag(form) | {
         member.encode_name: _example(member.type)
         for member in form.fields
         if is_body or _is_always_present(member)

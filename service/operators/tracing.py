@@ -20,8 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.credentials.pin_hasher import PinHasher, Turn
 from service.database.driver import Connection
-from service.viewing.heartbeat_statement import Beat, Recorded, Waiting
+from service.viewing.heartbeat_statement import Beat, Waiting
 from service.viewing.heartbeat_writer import HeartbeatWriter
+from service.viewing.recorded_row import Recorded
 
 PROPAGATOR: Final = TraceContextTextMapPropagator()
 EXPORT_SECONDS: Final = 2.0  # for one export; also bounds shutdown when the collector is down

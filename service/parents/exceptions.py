@@ -28,6 +28,7 @@ from service.parents.pin_proof import PROOF, pin_proof
 from service.parents.policy_change import in_force
 from service.parents.viewing_config import QUARTERS
 from service.viewing import rules
+from service.viewing.policy import viewing_day
 
 MAX_DAYS_AHEAD: Final = 366
 LIMIT: Final = doc("Minutes allowed on this day; null: no limit.", 240)
@@ -149,7 +150,7 @@ async def exception_delete(request: Request) -> Response:
 async def _today(context: Context, account_id: UUID, profile_id: UUID) -> date:
     """The current viewing day of a profile; raises ClientError 401 or 403 for a stranger's."""
     entry = await context.configurations.get(account_id, profile_id)
-    return rules.viewing_day(entry.configuration, context.now())
+    return viewing_day(entry.policy, context.now())[0]
 
 
 def _check_range(first: date, last: date) -> None:

@@ -1,5 +1,6 @@
 """A grant of more time today, made remotely or with the PIN on the child's device."""
 
+from datetime import date, datetime
 from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -28,7 +29,8 @@ from service.http.lenient_json import maybe_minutes
 from service.http.urls import PROFILE
 from service.parents.pin_attempt import Pin, attempt, delayed_response, hashing_turn
 from service.parents.pin_proof import NO_PROOF, PinProof, pin_proof
-from service.viewing import rules
+from service.viewing.decision import Usage, decide
+from service.viewing.policy import Policy, viewing_day
 
 
 class GrantBody(msgspec.Struct):
@@ -90,11 +92,10 @@ async def grant(request: Request) -> Response:
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     once = await begin_once(request, account_id, (profile_id, body), profile_id)
     proof = await _proof(request, once, account_id, profile_id, body)
-    configuration = (await context.configurations.get(account_id, profile_id)).configuration
-    day = rules.viewing_day(configuration, now := context.now())
+    policy = (await context.configurations.get(account_id, profile_id)).policy
+    day, _ = viewing_day(policy, now := context.now())
     arguments = (account_id, profile_id, *proof, day, *_members(body), now, id_prefix(now))
-    limit = rules.limit_minutes(configuration, day)
-    stored = await once.outcome(partial(_record, arguments, body, limit))
+    stored = await once.outcome(partial(_record, arguments, body, policy, day, now))
     return _response(profile_id, body, msgspec.json.decode(stored, type=Grant))
 
 
@@ -109,7 +110,12 @@ def _is_remote(body: GrantBody) -> bool:
 
 
 async def _record(
-    arguments: tuple[object, ...], body: GrantBody, limit: int | None, source: Source
+    arguments: tuple[object, ...],
+    body: GrantBody,
+    policy: Policy,
+    day: date,
+    now: datetime,
+    source: Source,
 ) -> Grant:
     """Records the grant.
 
@@ -119,8 +125,8 @@ async def _record(
     row = auth.owned(await RECORD_GRANT.maybe(source, *arguments))
     if row.grant_id is None:
         raise RuleError(PIN_TOKEN_REQUIRED if _is_remote(body) else PIN_TOKEN_INVALID)
-    extended = None if limit is None else limit + row.extended_minutes
-    decision = rules.decide(extended, row.used_seconds, row.is_unlimited_override)
+    usage = Usage(day, row.used_seconds, row.is_unlimited_override, row.extended_minutes or 0)
+    decision = decide(policy, usage, now)
     return Grant(
         body.minutes,
         maybe_minutes(decision.remaining_seconds),

@@ -26,6 +26,7 @@ from service.http.query_dates import optional_query_date
 from service.http.transaction import transaction
 from service.parents.pin_proof import PROOF, pin_proof
 from service.viewing import rules
+from service.viewing.policy import viewing_day
 
 MAX_GRANTS: Final = 500
 DEFAULT_DAYS: Final = 30
@@ -110,8 +111,8 @@ async def grants(request: Request) -> Response:
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     from_day = optional_query_date(request.query_params, "from")
     to_day = optional_query_date(request.query_params, "to")
-    configuration = (await context.configurations.get(account_id, profile_id)).configuration
-    last = to_day or rules.viewing_day(configuration, context.now())
+    policy = (await context.configurations.get(account_id, profile_id)).policy
+    last = to_day or viewing_day(policy, context.now())[0]
     first = from_day or _days_before(last, DEFAULT_DAYS - 1)
     _check_range(first, last)
     arguments = (account_id, profile_id, first, last, MAX_GRANTS + 1)
@@ -142,10 +143,10 @@ async def grant_undo(request: Request) -> Response:
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     grant_id = lenient_json.path_uuid(request.path_params["grant_id"], "grant_id")
     proof = pin_proof(request, context, account_id, body.pin_token)
-    configuration = (await context.configurations.get(account_id, profile_id)).configuration
-    day = rules.viewing_day(configuration, now := context.now())
+    policy = (await context.configurations.get(account_id, profile_id)).policy
+    day, _ = viewing_day(policy, now := context.now())
     names = (account_id, profile_id, grant_id)
-    moment = (day, rules.reset(configuration, day), now)
+    moment = (day, rules.reset(policy.configuration, day), now)
     async with transaction(context) as source:
         await LOCK.maybe(source, *names)
         row = await UNDO.maybe(source, *names, *proof, *moment)

@@ -122,7 +122,8 @@ async def history(request: Request) -> Response:
     wanted = (context.pool, account_id, profile_id, from_date, to_date)
     if view is None:
         return _response(profile_id, await _in_utc(*wanted))
-    configuration = (await context.configurations.get(account_id, profile_id)).configuration
+    policy = (await context.configurations.get(account_id, profile_id)).policy
+    configuration = policy.configuration
     is_of_child = view.zone == "child"
     found = await (_in_own_days(configuration, *wanted) if is_of_child else _in_utc(*wanted))
     return _response(profile_id, found, view, configuration.educational_exempt)

@@ -19,6 +19,7 @@ from service.parents.exceptions import MAX_DAYS_AHEAD
 from service.parents.pin_proof import PROOF, pin_proof
 from service.parents.policy_change import in_force
 from service.viewing import rules
+from service.viewing.policy import viewing_day
 
 
 class LockBody(msgspec.Struct):
@@ -118,8 +119,8 @@ async def _next_reset(
     context: Context, account_id: UUID, profile_id: UUID, now: datetime
 ) -> datetime:
     """The end of the current viewing day; raises ClientError 401 or 403 for a stranger's."""
-    configuration = (await context.configurations.get(account_id, profile_id)).configuration
-    return rules.next_reset(configuration, rules.viewing_day(configuration, now))
+    policy = (await context.configurations.get(account_id, profile_id)).policy
+    return rules.next_reset(policy.configuration, viewing_day(policy, now)[0])
 
 
 def _check(until: datetime, now: datetime) -> None:

@@ -9,9 +9,9 @@ from service.errors import PIN_TOKEN_REQUIRED, RuleError
 from service.http import auth
 from service.viewing import rules
 from service.viewing.config_changes import Change
+from service.viewing.policy import UNLIMITED, limit_minutes, viewing_day
 
 PAST_DAYS: Final = 14  # before the current one, whose limits reports can compare
-UNLIMITED: Final = -1  # in a balance, where null means that the limit was not kept
 
 
 class ChangedRow(auth.OwnedRow, Protocol):
@@ -45,8 +45,8 @@ async def past_limits(
     context: Context, account_id: UUID, profile_id: UUID, now: datetime
 ) -> tuple[list[date], list[int]]:
     """The days before the current one and the limits in force on them, for their balances."""
-    configuration = (await context.configurations.get(account_id, profile_id)).configuration
-    today = rules.viewing_day(configuration, now)
+    policy = (await context.configurations.get(account_id, profile_id)).policy
+    today, _ = viewing_day(policy, now)
     days = [today - number * rules.DAY for number in range(1, PAST_DAYS + 1)]
-    limits = [rules.limit_minutes(configuration, day) for day in days]
+    limits = [limit_minutes(policy, day) for day in days]
     return days, [UNLIMITED if limit is None else limit for limit in limits]

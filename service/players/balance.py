@@ -1,31 +1,17 @@
 """The minutes a child has left today, and whether playback may start."""
 
-from datetime import datetime
 from typing import Annotated, Final
-from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
-from service.database.statement import Statement
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
+from service.http.decided import Decided, decided
 from service.http.fields import IsUnlimited, ProfileId, RemainingMinutes, Time, UsedMinutes, doc
 from service.viewing import rules
-
-
-class BalanceRow(msgspec.Struct, frozen=True):
-    is_active: bool
-    is_owner: bool
-    is_child: bool
-    used_seconds: int
-    educational_seconds: int
-    is_unlimited_override: bool
-
-
-READ: Final = Statement("balance_read", BalanceRow)
+from service.viewing.decision import Decision, Rule
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -67,60 +53,49 @@ class Eligibility(msgspec.Struct, frozen=True):
     ]
 
 
-class Today(msgspec.Struct, frozen=True):
-    """A profile's balance, limit and next reset today."""
-
-    profile_id: UUID
-    row: BalanceRow
-    limit: int | None
-    next_reset: datetime
-
-    @property
-    def remaining(self) -> float | None:
-        decision = rules.decide(self.limit, self.row.used_seconds, self.row.is_unlimited_override)
-        seconds = decision.remaining_seconds
-        return None if seconds is None else lenient_json.minutes(seconds)
+# Why playback may not start, by the rule that blocks.
+REASONS: Final[dict[Rule, str]] = {
+    "locked": "A parent has locked this profile",
+    "downtime": "Viewing is not allowed during downtime",
+    "daily_limit": "Daily viewing time limit reached",
+    "weekly_limit": "Weekly viewing time limit reached",
+}
 
 
-async def _today(request: Request) -> Today:
-    context: Context = request.state.context
+async def _decided(request: Request) -> Decided:
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
-    configuration = (await context.configurations.get(account_id, profile_id)).configuration
-    day = rules.viewing_day(configuration, context.now())
-    row = auth.owned(await READ.maybe(context.pool, account_id, profile_id, day))
-    limit = rules.limit_minutes(configuration, day)
-    return Today(profile_id, row, limit, rules.next_reset(configuration, day))
+    return await decided(request, account_id, profile_id, may_finish=False)
 
 
 async def balance(request: Request) -> Response:
     """GET /balance/{profile_id}: returns the used and remaining minutes of a profile today."""
-    today = await _today(request)
-    if not today.row.is_child:
-        return reply(Balance(today.profile_id, False, False, 0.0, 0.0, None, None, False, None))
-    return reply(_of_a_child(today))
+    found = await _decided(request)
+    if found.decision is None:
+        return reply(Balance(found.profile_id, False, False, 0.0, 0.0, None, None, False, None))
+    return reply(_of_a_child(found, found.decision))
 
 
-def _of_a_child(today: Today) -> Balance:
+def _of_a_child(found: Decided, decision: Decision) -> Balance:
+    left, limit = decision.remaining_seconds, decision.daily_limit.limit_seconds
     return Balance(
-        profile_id=today.profile_id,
+        profile_id=found.profile_id,
         is_child_profile=True,
-        has_limits=today.remaining is not None,
-        used_minutes=lenient_json.minutes(today.row.used_seconds),
-        educational_minutes=lenient_json.minutes(today.row.educational_seconds),
-        limit_minutes=today.limit,
-        remaining_minutes=today.remaining,
-        is_unlimited_override=today.row.is_unlimited_override,
-        next_reset_at=today.next_reset,
+        has_limits=left is not None,
+        used_minutes=lenient_json.minutes(found.row.used_seconds),
+        educational_minutes=lenient_json.minutes(found.row.educational_seconds),
+        limit_minutes=None if limit is None else limit // 60,
+        remaining_minutes=None if left is None else lenient_json.minutes(left),
+        is_unlimited_override=found.row.is_unlimited_override,
+        next_reset_at=decision.daily_limit.ends,
     )
 
 
 async def playback_eligible(request: Request) -> Response:
-    """GET /playback-eligible/{profile_id}: returns whether this profile may watch now."""
-    today = await _today(request)
-    if not today.row.is_child or today.remaining is None:
+    """GET /playback-eligible/{profile_id}: returns whether a title may start now."""
+    decision = (await _decided(request)).decision
+    if decision is None or decision.remaining_seconds is None:
         return reply(Eligibility(True, None, None, None))
-    if today.remaining == 0:
-        reason = "Daily viewing time limit reached"
-        return reply(Eligibility(False, 0.0, reason, today.next_reset))
-    return reply(Eligibility(True, today.remaining, None, today.next_reset))
+    reason = None if decision.reason is None else REASONS[decision.reason]
+    remaining = lenient_json.minutes(decision.remaining_seconds)
+    return reply(Eligibility(reason is None, remaining, reason, decision.daily_limit.ends))

@@ -8,11 +8,10 @@ import logging
 import re
 from hashlib import blake2b
 from time import monotonic
-from typing import Annotated, Final, Literal
+from typing import Final
 from uuid import UUID, uuid4
 
-import msgspec
-from msgspec import Meta
+from msgspec import UNSET, UnsetType
 from starlette.types import Receive, Scope, Send
 
 from service.context import Context
@@ -21,55 +20,14 @@ from service.database.ids import time_ordered_id
 from service.errors import SERVICE_UNAVAILABLE, ClientError, Overloaded, invalid_idempotency_key
 from service.http import auth, lenient_json
 from service.http.body_and_reply import body, slow_body
-from service.http.fields import (
-    IsEducational,
-    ProfileId,
-    RemainingMinutes,
-    SessionId,
-    TitleId,
-    UsedMinutes,
-    doc,
-)
+from service.http.decided import DecisionReply, decision_reply, has_preference, unlimited_reply
 from service.observing.trace import CURRENT, Trace, count_statement
-from service.viewing import rules
+from service.players.heartbeat_body import HeartbeatBody, Verdict
+from service.viewing.decision import decide
 from service.viewing.heartbeat_statement import Beat
+from service.viewing.policy import stored_policy, usage_from, viewing_day
 
 logger = logging.getLogger("viewing_time.heartbeat")
-
-
-class HeartbeatBody(msgspec.Struct):
-    """Sent by a player every 30 seconds; without a session id it starts a session."""
-
-    profile_id: ProfileId
-    title_id: TitleId
-    device_id: Annotated[str, Meta(max_length=100), doc("The player's id.", "tv-1")]
-    session_id: Annotated[
-        UUID | None,
-        doc("The session to continue. Null or absent: start one and end the open one.", None),
-    ] = None
-    device_type: Annotated[
-        Literal["tv", "mobile", "tablet", "web"], doc("The kind of player.", "tv")
-    ] = "web"
-    is_paused: Annotated[
-        bool, doc("Playback is paused; after 300 seconds heartbeats stop counting.", False)
-    ] = False
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """The answer to a heartbeat; null remaining minutes are unlimited."""
-
-    session_id: SessionId
-    enforcement: Annotated[
-        rules.Enforcement,
-        doc(
-            "Whether to continue (`allowed`), to continue and warn that at most 15 or 5 minutes"
-            " are left, or to stop.",
-            "allowed",
-        ),
-    ]
-    remaining_minutes: RemainingMinutes
-    used_minutes: UsedMinutes
-    is_educational: IsEducational
 
 
 BODY: Final = lenient_json.Body(HeartbeatBody)
@@ -80,6 +38,7 @@ HEADERS: Final = [
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
 ]
+APPLIED: Final = (b"preference-applied", b"decision")
 SHED: Final = lenient_json.encode({"detail": SERVICE_UNAVAILABLE.text})
 SHED_HEADERS: Final = [
     *HEADERS,
@@ -100,7 +59,7 @@ class Heartbeat:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: Context = scope["state"]["context"]
-        authorization = content_type = key = request_id = parent = None
+        authorization = content_type = key = request_id = parent = prefer = None
         for name, value in reversed(scope["headers"]):  # the first of a repeated header counts
             if name == b"authorization":
                 authorization = value.decode("latin-1")
@@ -112,6 +71,8 @@ class Heartbeat:
                 request_id = value
             elif name == b"traceparent":
                 parent = value
+            elif name == b"prefer":
+                prefer = value if prefer is None else value + b"," + prefer
         trace = Trace(request_id, parent)
         CURRENT.set(trace)
         beat = None
@@ -121,7 +82,8 @@ class Heartbeat:
                 hashed = None if key is None else _hashed(beat, key)
                 caller = auth.bearer(context, authorization)
                 account_id = caller or await auth.verified(context, authorization)
-                verdict = await _verdict(context, account_id, beat, hashed)
+                is_explained = prefer is not None and has_preference(prefer.decode("latin-1"))
+                verdict = await _verdict(context, account_id, beat, hashed, is_explained)
         except (ClientError, Overloaded) as refusal:
             _refused(context, trace, beat, refusal)
             raise
@@ -142,6 +104,8 @@ class Heartbeat:
         headers = [*HEADERS, (b"content-length", str(len(answer)).encode())]
         if request_id:
             headers.append((b"x-request-id", trace.request_id.encode()))
+        if verdict.decision is not UNSET:
+            headers.append(APPLIED)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
@@ -164,14 +128,18 @@ def _hashed(beat: HeartbeatBody, key: bytes) -> tuple[UUID, bytes]:
 
 
 async def _verdict(
-    context: Context, account_id: UUID, beat: HeartbeatBody, hashed: tuple[UUID, bytes] | None
+    context: Context,
+    account_id: UUID,
+    beat: HeartbeatBody,
+    hashed: tuple[UUID, bytes] | None,
+    is_explained: bool,
 ) -> Verdict:
     """Records the beat and decides by the committed balance."""
     configurations = context.configurations
     entry = await configurations.get(account_id, beat.profile_id, is_for_beat=True)
-    configuration = entry.configuration
+    current = entry.policy
     now = context.now()
-    day = rules.viewing_day(configuration, now)
+    day, begins = viewing_day(current, now)
     session_id = beat.session_id or (hashed[0] if hashed else time_ordered_id(now))
     count_statement()
     recorded = await context.writer.record(
@@ -185,23 +153,37 @@ async def _verdict(
             beat.device_type,
             beat.is_paused,
             day,
-            configuration.educational_exempt,
+            current.configuration.educational_exempt,
             hashed[1] if hashed else None,
             configurations.is_ageing(entry),
+            begins,
+            usage_from(current, day),
         )
     )
+    usage = recorded.usage
     if recorded.renewed is not None:
-        configurations.renew(beat.profile_id, entry, recorded.renewed)
-    used = recorded.used_seconds
-    if (used is not None) != entry.is_child:
+        configurations.renew(beat.profile_id, entry, stored_policy(*recorded.renewed))
+    if (usage is not None) != entry.is_child:
         configurations.forget(account_id, beat.profile_id, "child or adult changed")
-    if used is None:
-        return Verdict(session_id, "allowed", None, 0.0, recorded.is_educational)
-    limit = rules.limit_minutes(configuration, day)
-    enforcement, left = rules.decide(limit, used, recorded.override)
-    remaining = None if left is None else lenient_json.minutes(left)
+    is_educational = recorded.is_educational
+    explanation: DecisionReply | UnsetType = UNSET
+    if usage is None:
+        if is_explained:
+            explanation = unlimited_reply(beat.profile_id, now)
+        return Verdict(session_id, "allowed", None, 0.0, is_educational, explanation)
+    decision = decide(current, usage, now)
+    if is_explained:
+        is_counted = not (is_educational and current.configuration.educational_exempt)
+        figures = (beat.profile_id, current, usage, decision)
+        explanation = decision_reply(*figures, is_counted=is_counted)
+    left = decision.remaining_seconds
     return Verdict(
-        session_id, enforcement, remaining, lenient_json.minutes(used), recorded.is_educational
+        session_id,
+        decision.enforcement,
+        None if left is None else lenient_json.minutes(left),
+        lenient_json.minutes(usage.used_seconds),
+        is_educational,
+        explanation,
     )
 
 

@@ -1,4 +1,4 @@
-"""Configurations in memory: loaded once at a time, dropped when a parent changes them.
+"""Policies in memory: loaded once at a time, dropped when a parent changes them.
 
 The key is the account with the profile, so a stranger's request never finds the owner's entry. An
 instance drops the entry right after the commit of its own change. Every change also arrives as a
@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.viewing import rules
 from service.viewing.config_changes import Changes
 from service.viewing.config_loader import ConfigLoader
+from service.viewing.policy import Policy, stored_policy
 from service.viewing.rules import Configuration
 from service.viewing.shared_errors import without_frames
 
@@ -28,10 +29,10 @@ logger = logging.getLogger("viewing_time.config_cache")
 
 
 class Entry(msgspec.Struct):
-    """The cached configuration of a profile, and when it was read (monotonic)."""
+    """The cached policy of a profile, and when it was read (monotonic)."""
 
     is_child: bool
-    configuration: Configuration
+    policy: Policy
     since: float
 
 
@@ -87,9 +88,10 @@ class ConfigCache:
         """Whether an entry is in the second half of its life."""
         return monotonic() - entry.since > self._life_seconds / 2
 
-    def renew(self, profile_id: UUID, entry: Entry, configuration: Configuration) -> None:
-        """Renews an entry with the configuration that a heartbeat has read."""
-        entry.configuration = self._with_zone_checked(profile_id, configuration)
+    def renew(self, profile_id: UUID, entry: Entry, renewed: Policy) -> None:
+        """Renews an entry with the policy that a heartbeat has read."""
+        self._check_zone(profile_id, renewed.configuration)
+        entry.policy = renewed
         entry.since = monotonic()
 
     def trust(self, is_listening: bool) -> None:
@@ -140,13 +142,13 @@ class ConfigCache:
             row.educational_exempt,
             row.timezone,
         )
-        return Entry(row.is_child, self._with_zone_checked(profile_id, configuration), since)
+        self._check_zone(profile_id, configuration)
+        return Entry(row.is_child, stored_policy(configuration, row.policy), since)
 
-    def _with_zone_checked(self, profile_id: UUID, configuration: Configuration) -> Configuration:
-        """Returns it unchanged; logs each unknown zone once, because it counts as UTC."""
+    def _check_zone(self, profile_id: UUID, configuration: Configuration) -> None:
+        """Logs each unknown zone once, because it counts as UTC."""
         name = configuration.timezone
         if rules.zone(name) is None and name not in self._bad_zones:
             self._bad_zones.add(name)
             fields = {"profile_id": str(profile_id), "timezone": name}
             logger.warning("timezone_unknown_counts_as_utc", extra={"fields": fields})
-        return configuration

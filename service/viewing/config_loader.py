@@ -53,6 +53,7 @@ class ConfigurationRow(msgspec.Struct, frozen=True):
     educational_exempt: bool | None
     timezone: str | None
     updated_at: datetime | None
+    policy: str | None
 
 
 LOAD: Final = Statement("viewing_config_load", ConfigurationRow)

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from service.errors import TOO_MANY_WAITING, ClientError, Overloaded
-from service.viewing.heartbeat_statement import Beat, Recorded, Waiting
+from service.viewing.heartbeat_statement import Beat, Waiting
+from service.viewing.recorded_row import Recorded
 from service.viewing.shared_errors import without_frames
 
 # A player that was offline sends its buffered beats at once; a session stores 100 keys.

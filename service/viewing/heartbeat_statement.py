@@ -1,8 +1,8 @@
 """The statement that records heartbeats: arguments, rows, refusals, connections."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import date, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -23,7 +23,8 @@ from service.errors import (
 )
 from service.observing.metrics import Metrics
 from service.settings import Settings
-from service.viewing.rules import Configuration, stored_or_default
+from service.viewing.decision import PastDay, Usage
+from service.viewing.recorded_row import Recorded, RecordedRow
 
 
 class Beat(NamedTuple):
@@ -41,48 +42,12 @@ class Beat(NamedTuple):
     exempt: bool
     key: bytes | None
     renews: bool
-
-
-class Recorded(NamedTuple):
-    """The outcome of a committed beat; `used_seconds` is None for an adult profile.
-
-    `renewed` is the configuration, if the beat has `renews`; for an adult it is the defaults.
-    """
-
-    is_educational: bool
-    used_seconds: int | None
-    override: bool
-    renewed: Configuration | None
+    begins: datetime
+    usage_from: date | None
 
 
 # A beat and the future that gets its outcome.
 Waiting = tuple[Beat, asyncio.Future[Recorded]]
-
-
-class RecordedRow(msgspec.Struct, frozen=True):
-    beats: list[int]
-    refusals: list[int]
-    educational: list[bool | None]
-    children: list[UUID] | None
-    used_seconds: list[int] | None
-    overrides: list[bool] | None
-    renewed: list[int] | None
-    weekday_limits: list[int | None] | None
-    weekend_limits: list[int | None] | None
-    reset_hours: list[int | None] | None
-    exemptions: list[bool | None] | None
-    timezones: list[str | None] | None
-
-    def balances(self) -> dict[UUID, tuple[int, bool]]:
-        """Used seconds and override by child profile."""
-        used = zip(self.used_seconds or (), self.overrides or (), strict=True)
-        return dict(zip(self.children or (), used, strict=True))
-
-    def configurations(self) -> dict[int, Configuration]:
-        """Configurations by the position of the beat with `renews`."""
-        limits = (self.weekday_limits or (), self.weekend_limits or ())
-        columns = (*limits, self.reset_hours or (), self.exemptions or (), self.timezones or ())
-        return dict(zip(self.renewed or (), map(stored_or_default, *columns), strict=True))
 
 
 class HeldRow(msgspec.Struct, frozen=True):
@@ -104,12 +69,15 @@ REFUSALS: Final = {
     6: KEY_OF_ANOTHER_REQUEST,
 }
 
+NO_WEEK: Final[tuple[int, Sequence[PastDay]]] = (0, ())
+
 # The arguments of a beat with an unknown account, which is refused; they prepare a connection.
 NO_ID: Final = UUID(int=0)
 WARM_UP: Final = tuple(
     [field]
     for field in Beat(
-        *(NO_ID, NO_ID, NO_ID, NO_ID), False, "", "", False, date(2000, 1, 1), False, None, False
+        *(NO_ID, NO_ID, NO_ID, NO_ID, False, "", "", False, date(2000, 1, 1), False, None, False),
+        *(datetime(2000, 1, 1, tzinfo=UTC), None),
     )
 )
 
@@ -149,7 +117,8 @@ class HeartbeatStatement:
         self._metrics.batch_sizes.add(len(beats))
         moment = self._moment(lock_seconds)
         row = await RECORD_HEARTBEATS.one(connection, *columns, *moment, timeout=self._timeout)
-        balances, configurations = row.balances(), row.configurations()
+        balances, extensions = row.balances(), row.extensions()
+        renewed, weeks = row.policies_renewed(), row.weeks()
         for number, refusal, educational in zip(
             row.beats, row.refusals, row.educational, strict=True
         ):
@@ -159,9 +128,12 @@ class HeartbeatStatement:
             if refusal:
                 future.set_exception(ClientError(REFUSALS[refusal]))
                 continue
-            used_seconds, override = balances.get(beat.profile_id, (None, False))
-            renewed = configurations.get(number)
-            future.set_result(Recorded(bool(educational), used_seconds, override, renewed))
+            usage = None
+            if balance := balances.get(beat.profile_id):
+                extended = extensions.get(beat.profile_id, 0)
+                session_seconds, week = weeks.get(number, NO_WEEK)
+                usage = Usage(beat.day, *balance, extended, week, session_seconds)
+            future.set_result(Recorded(bool(educational), usage, renewed.get(number)))
 
     async def held(
         self, connection: Connection, beats: list[Waiting], lock_seconds: float

@@ -19,7 +19,8 @@ from service.observing.supervision import supervised
 from service.settings import Settings
 from service.viewing.heartbeat_batch import BatchWriter
 from service.viewing.heartbeat_queue import PROBE_SECONDS
-from service.viewing.heartbeat_statement import Beat, Recorded
+from service.viewing.heartbeat_statement import Beat
+from service.viewing.recorded_row import Recorded
 
 # A statement that runs longer than this is stuck: another connection takes the next batch.
 STUCK_SECONDS: Final = 0.05

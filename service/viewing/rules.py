@@ -58,16 +58,6 @@ def stored_or_default(
     )
 
 
-class Decision(NamedTuple):
-    """Whether playback may continue, and the seconds left (None = unlimited)."""
-
-    enforcement: Enforcement
-    remaining_seconds: int | None
-
-
-UNLIMITED: Final = Decision("allowed", None)
-
-
 @cache
 def _zone_names() -> frozenset[str]:
     """The names in IANA's list, from the tzdata package.
@@ -105,13 +95,18 @@ _DAYS: Final[dict[tuple[str, int], ViewingDay]] = {}
 
 def viewing_day(configuration: Configuration, now: datetime) -> date:
     """The viewing day at `now`: before the reset hour it is still yesterday."""
+    return current_day(configuration, now).day
+
+
+def current_day(configuration: Configuration, now: datetime) -> ViewingDay:
+    """The viewing day at `now`, with its begin and end."""
     key = (configuration.timezone, configuration.reset_hour)
     latest = _DAYS.get(key)
     if latest is None or not latest.begins <= now < latest.ends:
         if len(_DAYS) >= MAX_DAYS:
             _DAYS.clear()
         latest = _DAYS[key] = _viewing_day(configuration, now)
-    return latest.day
+    return latest
 
 
 def next_reset(configuration: Configuration, day: date) -> datetime:
@@ -122,14 +117,20 @@ def next_reset(configuration: Configuration, day: date) -> datetime:
 def reset(configuration: Configuration, day: date) -> datetime:
     """The instant at which the viewing day `day` begins, as UTC.
 
-    It is the first instant at which the local clock has reached the reset hour of that date. If a
-    change of clocks skips the hour (or the whole date), that is the instant of the change. If the
-    hour occurs twice, it is the first one, and the day does not change back at the second.
+    The day does not change back when its reset hour occurs a second time.
     """
     hour = time(configuration.reset_hour)
-    local = datetime.combine(day, hour, zone(configuration.timezone) or UTC)
+    return first_instant(datetime.combine(day, hour, zone(configuration.timezone) or UTC))
+
+
+def first_instant(local: datetime) -> datetime:
+    """The first instant at which the local clock has reached the time `local`, as UTC.
+
+    If a change of clocks skips the time (or its whole date), that is the instant of the change. If
+    the time occurs twice, it is the first one.
+    """
     found = local.astimezone(UTC)
-    # For a skipped hour, the two readings lie on either side of the change.
+    # For a skipped time, the two readings lie on either side of the change.
     before = local.replace(fold=1).astimezone(UTC)
     if before >= found:
         return found
@@ -158,17 +159,3 @@ def limit_minutes(configuration: Configuration, day: date) -> int | None:
     if day.weekday() >= SATURDAY:
         return configuration.weekend_limit_minutes
     return configuration.weekday_limit_minutes
-
-
-def decide(limit: int | None, used_seconds: int, is_lifted: bool) -> Decision:
-    """Decides for a child who has used `used_seconds` of `limit` minutes."""
-    if limit is None or is_lifted:
-        return UNLIMITED
-    remaining = limit * 60 - used_seconds
-    if remaining <= 0:
-        return Decision("blocked", 0)
-    if remaining <= WARNING_MINUTES[1] * 60:
-        return Decision("warning_5", remaining)
-    if remaining <= WARNING_MINUTES[0] * 60:
-        return Decision("warning_15", remaining)
-    return Decision("allowed", remaining)

@@ -194,8 +194,11 @@ def report_days(account: int, children: int) -> Case:
     )
 
 
-def heartbeats(starts: bool, renews: bool = False) -> Case:
-    """A batch; a new session is added to three indexes, and the previous one is ended."""
+def heartbeats(starts: bool, renews: bool = False, week: str = "null::date") -> Case:
+    """A batch; a new session is added to three indexes, and the previous one is ended.
+
+    A renewal also looks for a schedule, a lock and exceptions, and `week` reads six balances.
+    """
     return Case(
         "heartbeat_record",
         f"""
@@ -204,7 +207,8 @@ def heartbeats(starts: bool, renews: bool = False) -> Case:
             array_agg({"gen_random_uuid()" if starts else "s.id"}),
             array_agg({starts}), array_agg('tv'::text), array_agg('web'::text),
             array_agg(false), array_agg(date '2026-11-24'), array_agg(true),
-            array_agg(null::bytea), array_agg({renews}), '{PREFIX}'::text,
+            array_agg(null::bytea), array_agg({renews}),
+            array_agg(timestamptz '2026-11-24 00:00Z'), array_agg({week}), '{PREFIX}'::text,
             timestamptz '2026-11-24 12:00Z', '500ms'::text
         from (
             select s.id, s.title_id, s.profile_id from viewing_sessions as s
@@ -213,7 +217,7 @@ def heartbeats(starts: bool, renews: bool = False) -> Case:
         join profiles as p on p.id = s.profile_id
         """,
         "select 256",
-        each=36 if starts else 20 if renews else 16,
+        each=36 if starts else 16 + 8 * renews + 12 * (week != "null::date"),
         beside=20,
     )
 
@@ -247,20 +251,31 @@ CASES = {
     "weekly report in viewing days, ten children": report_days(3, 10),
     "balance": Case(
         "balance_read",
-        "select of('account', 3), of('profile', 3), date '2026-11-24'",
+        "select of('account', 3), of('profile', 3), date '2026-11-24', "
+        "null::date, null::uuid, false",
         "select 1",
         each=4,
         beside=8,
     ),
     "balance, of a day without one": Case(
         "balance_read",
-        "select of('account', 2), of('profile', 2), date '2001-01-01'",
+        "select of('account', 2), of('profile', 2), date '2001-01-01', "
+        "null::date, null::uuid, false",
         "select 0",
         each=0,
         beside=10,
     ),
+    "balance, of a week": Case(
+        "balance_read",
+        "select of('account', 3), of('profile', 3), date '2026-11-24', date '2026-11-18', "
+        "of('title', 7), false",
+        "select 7",
+        each=4,
+        beside=14,
+    ),
     "heartbeats that go on": heartbeats(False),
     "heartbeats that bring a configuration back": heartbeats(False, renews=True),
+    "heartbeats of children with a weekly limit": heartbeats(False, week="date '2026-11-18'"),
     "heartbeats that start": heartbeats(True),
     "heartbeats, which of them are held": Case(
         "heartbeat_held",

@@ -13,6 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from service.database.driver import Connection
 from service.viewing import rules
+from service.viewing.decision import Usage, decide
+from service.viewing.policy import stored_policy
 from service.viewing.rules import Configuration
 from tests.conftest import Running
 from tests.family import Family
@@ -109,9 +111,8 @@ class Evening(RuleBasedStateMachine):
 
     @invariant()
     def rules_and_model_agree(self) -> None:
-        limit = rules.limit_minutes(self.configuration, self.day)
-        used = self.used.get(self.day, 0)
-        decision = rules.decide(limit, used, self.day in self.override)
+        usage = Usage(self.day, self.used.get(self.day, 0), self.day in self.override)
+        decision = decide(stored_policy(self.configuration), usage, self.now)
         assert decision.enforcement == self.model.enforcement(self.now)
         left = decision.remaining_seconds
         assert (None if left is None else round(left / 60, 2)) == self.model.remaining(self.now)

@@ -59,7 +59,9 @@ def test_operation_ids_are_unique() -> None:
 def test_every_field_of_every_struct_has_a_description() -> None:
     missing = []
     for name, form in STRUCTS.items():
-        properties = SCHEMAS[name]["properties"]
+        properties = {**SCHEMAS[name]["properties"]}
+        if form.tag_field is not None:
+            assert properties.pop(form.tag_field) == {"enum": [form.tag]}
         assert [*properties] == [member.encode_name for member in form.fields]
         missing += [f"{name}.{key}" for key, one in properties.items() if not is_described(one)]
     assert missing == []

@@ -24,7 +24,7 @@ from tests.players.test_heartbeat import beat
 
 async def limit(running: Running, family: Family) -> int | None:
     known = await running.context.configurations.get(family.account, family.child)
-    return known.configuration.weekday_limit_minutes
+    return known.policy.configuration.weekday_limit_minutes
 
 
 async def loads(connection: Connection) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -18,7 +18,8 @@ from service.database.driver import Connection
 from service.errors import ClientError, LockTimeout
 from service.settings import Settings
 from service.viewing.heartbeat_queue import HeartbeatQueue
-from service.viewing.heartbeat_statement import RECORD_HEARTBEATS, Beat, RecordedRow
+from service.viewing.heartbeat_statement import RECORD_HEARTBEATS, Beat
+from service.viewing.recorded_row import RecordedRow
 from tests.conftest import NOW, Running, Starter
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, Family, add_family, session_seconds, used_seconds
@@ -37,7 +38,8 @@ def beat_of(account: UUID) -> Beat:
     """A beat of a new profile of the account."""
     day = date(2026, 11, 26)
     ids = (uuid4(), account, uuid4(), uuid4())
-    return Beat(*ids, False, "tv-1", "tv", False, day, True, None, False)
+    begins = datetime(2026, 11, 26, tzinfo=UTC)
+    return Beat(*ids, False, "tv-1", "tv", False, day, True, None, False, begins, None)
 
 
 def is_allowed(verdict: dict[str, Any]) -> bool:

@@ -198,27 +198,6 @@ def test_the_weekend_limit_follows_the_viewing_day() -> None:
     assert rules.limit_minutes(configuration, date(2026, 11, 21)) == 180
 
 
-@pytest.mark.parametrize(
-    ("limit", "used", "override", "enforcement", "remaining"),
-    [
-        (120, 0, False, "allowed", 7200),
-        (120, 7200 - 901, False, "allowed", 901),
-        (120, 7200 - 900, False, "warning_15", 900),
-        (120, 7200 - 301, False, "warning_15", 301),
-        (120, 7200 - 300, False, "warning_5", 300),
-        (120, 7199, False, "warning_5", 1),
-        (120, 7200, False, "blocked", 0),
-        (120, 9999, False, "blocked", 0),
-        (120, 9999, True, "allowed", None),
-        (None, 9999, False, "allowed", None),
-    ],
-)
-def test_decision_follows_limit_and_used_seconds(
-    limit: int | None, used: int, override: bool, enforcement: str, remaining: int | None
-) -> None:
-    assert rules.decide(limit, used, override) == (enforcement, remaining)
-
-
 def test_only_zones_of_the_list_are_zones() -> None:
     machine = {"localtime", "posixrules", "posix/UTC", "right/UTC", "tzdata.zi", "leapseconds"}
     assert not {name for name in machine if rules.zone(name)}

@@ -1,0 +1,84 @@
+"""Downtime: the windows of a policy as intervals of time, over changes of clocks. Times are UTC."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final, NamedTuple
+
+from service.viewing import rules
+from service.viewing.policy import DAY_NAMES, Policy
+from service.viewing.rules import DAY, Configuration
+
+# Days ahead for which downtime is known; downtime that lasts longer has no end.
+HORIZON_DAYS: Final = 16
+
+
+class Interval(NamedTuple):
+    """Downtime from `begins` to `ends`; None: it does not end within HORIZON_DAYS."""
+
+    begins: datetime
+    ends: datetime | None
+
+
+def downtime(policy: Policy, first: date) -> Iterator[Interval]:
+    """The intervals of the windows that begin on the calendar day `first` or later, in order.
+
+    Windows that overlap or touch are one interval. Exceptions that lift downtime are cut out.
+    """
+    lifted = [
+        (rules.reset(policy.configuration, e.day), rules.next_reset(policy.configuration, e.day))
+        for e in policy.exceptions
+        if e.lifts_downtime
+    ]
+    for begins, ends in _merged(policy, first):
+        rest: datetime | None = begins
+        for lift_begins, lift_ends in lifted:
+            if rest is None or lift_ends <= rest or (ends is not None and lift_begins >= ends):
+                continue
+            if lift_begins > rest:
+                yield Interval(rest, lift_begins)
+            rest = lift_ends if ends is None or lift_ends < ends else None
+        if rest is not None:
+            yield Interval(rest, ends)
+
+
+def _merged(policy: Policy, first: date) -> Iterator[Interval]:
+    last = first + HORIZON_DAYS * DAY
+    pending: Interval | None = None
+    for day in (first + number * DAY for number in range(HORIZON_DAYS)):
+        for begins, ends in _windows(policy, day):
+            if pending is None:
+                pending = Interval(begins, ends)
+            elif pending.ends is not None and begins <= pending.ends:
+                pending = Interval(pending.begins, max(pending.ends, ends))
+            else:
+                yield pending
+                pending = Interval(begins, ends)
+    if pending is not None and pending.ends is not None:
+        is_endless = pending.ends >= instant(policy.configuration, last, 0)
+        yield Interval(pending.begins, None if is_endless else pending.ends)
+
+
+def _windows(policy: Policy, day: date) -> list[tuple[datetime, datetime]]:
+    """The windows that begin on a calendar day; a change of clocks can leave one empty."""
+    name = DAY_NAMES[day.weekday()]
+    found = []
+    for window in policy.downtime:
+        if name in window.days:
+            end_day = day if window.end > window.start else day + DAY
+            begins = instant(policy.configuration, day, _minutes(window.start))
+            ends = instant(policy.configuration, end_day, _minutes(window.end))
+            if begins < ends:
+                found.append((begins, ends))
+    return sorted(found)
+
+
+def _minutes(clock: str) -> int:
+    """Minutes after midnight of "HH:MM"."""
+    return int(clock[:2]) * 60 + int(clock[3:])
+
+
+def instant(configuration: Configuration, day: date, minutes: int) -> datetime:
+    """The first instant at which the local clock of `day` has reached a time, as UTC."""
+    zone = rules.zone(configuration.timezone) or UTC
+    wall = datetime.combine(day, time.min) + timedelta(minutes=minutes)
+    return rules.first_instant(wall.replace(tzinfo=zone))
