@@ -186,7 +186,9 @@ CONSTRAINTS = {
     ),
     "ck_vs_rollover_max": "check (((rollover_max_minutes >= 0) and (rollover_max_minutes <= 240)))",
     "ck_vs_finish": "check (((finish_minutes >= 0) and (finish_minutes <= 60)))",
-    "viewing_exceptions_pkey": "primary key (profile_id, day)",
+    "viewing_exceptions_pkey": (
+        "primary key (profile_id, day) include (changes_limit, limit_minutes, lifts_downtime)"
+    ),
     "viewing_exceptions_profile_id_fkey": OF_PROFILE,
     "ck_ve_limit_range": (
         "check (((limit_minutes is null) or ((limit_minutes >= 15) and "
