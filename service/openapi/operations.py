@@ -7,14 +7,12 @@ An operation names the Structs that its handler reads and returns, and the sente
 from typing import Final
 
 from service import errors
-from service.http import decided
 from service.http.fields import EXAMPLE_GRANT, EXAMPLE_PROFILE
 from service.http.urls import PROFILE
 from service.openapi.operation import (
     EVERYWHERE,
     OPERATORS,
     PARENTS,
-    PLAYERS,
     Caller,
     Operation,
     account,
@@ -26,17 +24,14 @@ from service.openapi.parameters import (
     AFTER,
     COUNTED,
     FROM_DATE,
-    HEARTBEAT_KEY,
     LIMIT,
     MODE,
     PIN_TOKEN,
-    PREFER,
     REQUEST_KEY,
-    TITLE_MINUTES,
     TO_DATE,
-    WATCHED_TITLE,
     ZONE,
 )
+from service.openapi.player_operations import PLAYING
 from service.openapi.policy_operations import POLICY
 from service.operators import admin_metrics, health
 from service.parents import (
@@ -50,7 +45,6 @@ from service.parents import (
     weekly_report,
 )
 from service.platform import accounts, bodies, erasure, import_merge, profiles, titles
-from service.players import balance, heartbeat_body, session
 from service.viewing import rules
 
 IN_BATCHES: Final = (
@@ -93,38 +87,7 @@ def deletion(not_found: errors.Sentence) -> Operation:
 
 # By the name of the handler.
 OPERATIONS: Final[dict[str, Operation]] = {
-    "heartbeat": Operation(
-        PLAYERS,
-        Caller.OWNER,
-        heartbeat_body.Verdict,
-        heartbeat_body.HeartbeatBody,
-        [
-            errors.SESSION_OF_ANOTHER_PROFILE,
-            errors.TITLE_NOT_FOUND,
-            errors.SESSION_NOT_FOUND,
-            errors.TOO_MANY_WAITING,
-        ],
-        [HEARTBEAT_KEY, PREFER],
-        "Send one every 30 seconds while a title plays; each counts 30 seconds. If viewing cannot"
-        " be counted, the verdict is `blocked` (the service fails closed).",
-    ),
-    "balance": Operation(PLAYERS, Caller.OWNER, balance.Balance),
-    "decision": Operation(
-        PLAYERS,
-        Caller.OWNER,
-        decided.DecisionReply,
-        sentences=[errors.TITLE_NOT_FOUND],
-        parameters=[WATCHED_TITLE, TITLE_MINUTES],
-        note="Every rule gives its own result; the one with the least time left decides.",
-    ),
-    "playback_eligible": Operation(PLAYERS, Caller.OWNER, balance.Eligibility),
-    "session_end": Operation(
-        PLAYERS,
-        Caller.ACCOUNT,
-        session.SessionEnd,
-        sentences=[errors.SESSION_NOT_FOUND, errors.SESSION_DENIED],
-        parameters=[REQUEST_KEY],
-    ),
+    **PLAYING,
     "pin_status": account(pin.PinStatus),
     "pin_set": account(
         pin.PinDone,

@@ -1,0 +1,50 @@
+"""The description of the operations that players call."""
+
+from typing import Final
+
+from service import errors
+from service.http import decided
+from service.openapi.operation import PLAYERS, Caller, Operation
+from service.openapi.parameters import (
+    HEARTBEAT_KEY,
+    PREFER,
+    REQUEST_KEY,
+    TITLE_MINUTES,
+    WATCHED_TITLE,
+)
+from service.players import balance, heartbeat_body, session
+
+PLAYING: Final[dict[str, Operation]] = {
+    "heartbeat": Operation(
+        PLAYERS,
+        Caller.OWNER,
+        heartbeat_body.Verdict,
+        heartbeat_body.HeartbeatBody,
+        [
+            errors.SESSION_OF_ANOTHER_PROFILE,
+            errors.TITLE_NOT_FOUND,
+            errors.SESSION_NOT_FOUND,
+            errors.TOO_MANY_WAITING,
+        ],
+        [HEARTBEAT_KEY, PREFER],
+        "Send one every 30 seconds while a title plays; each counts 30 seconds. If viewing cannot"
+        " be counted, the verdict is `blocked` (the service fails closed).",
+    ),
+    "balance": Operation(PLAYERS, Caller.OWNER, balance.Balance),
+    "decision": Operation(
+        PLAYERS,
+        Caller.OWNER,
+        decided.DecisionReply,
+        sentences=[errors.TITLE_NOT_FOUND],
+        parameters=[WATCHED_TITLE, TITLE_MINUTES],
+        note="Every rule gives its own result; the one with the least time left decides.",
+    ),
+    "playback_eligible": Operation(PLAYERS, Caller.OWNER, balance.Eligibility),
+    "session_end": Operation(
+        PLAYERS,
+        Caller.ACCOUNT,
+        session.SessionEnd,
+        sentences=[errors.SESSION_NOT_FOUND, errors.SESSION_DENIED],
+        parameters=[REQUEST_KEY],
+    ),
+}
