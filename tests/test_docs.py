@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from service.settings import MASKED, Settings
+from service.viewing.decision import RULES
+from service.viewing.rules import WARNING_MINUTES
 
 ROOT: Final = Path(__file__).parent.parent
 LINK: Final = re.compile(r"\]\((?!\w+:)([^)\s#]*)(#[^)\s]*)?\)")
@@ -68,3 +70,21 @@ def test_named_tests_exist() -> None:
     texts = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     examples = {"test_wrong_pin_locks_after_five_attempts"}
     assert named - examples - set(re.findall(r"def (test_\w+)", texts)) == set()
+
+
+def test_the_table_of_rules_has_the_order_of_the_code() -> None:
+    policy = (ROOT / "docs" / "policy.md").read_text()
+    table = policy.partition("| rule |")[2].partition("\n\n")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.M)) == RULES
+
+
+def test_the_table_of_verdicts_has_the_thresholds_of_the_code() -> None:
+    policy = (ROOT / "docs" / "policy.md").read_text()
+    table = policy.partition("| seconds left by the smallest rule |")[2].partition("\n\n")[0]
+    more, some, few = (60 * minutes for minutes in (*WARNING_MINUTES, 0))
+    assert re.findall(r"^\| (.*) \| `(\w+)` \|$", table, re.M) == [
+        (f"more than {more}, or no limit", "allowed"),
+        (f"{some + 1} to {more}", "warning_15"),
+        (f"{few + 1} to {some}", "warning_5"),
+        ("0", "blocked"),
+    ]

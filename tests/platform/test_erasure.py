@@ -151,6 +151,22 @@ async def test_every_instance_drops_the_cached_configuration(
         assert answer.json()["remaining_minutes"] is not None
 
 
+async def test_every_instance_forgets_the_rules_of_the_parent(
+    start: Starter, connection: Connection, family: Family, admin: UUID
+) -> None:
+    here, there = await start(), await start()
+    await connection.execute(
+        "insert into viewing_locks values ($1, '2100-01-01', '2026-01-01')", family.child
+    )
+    for blocked in (True, False):
+        for instance in (here, there):
+            answer = await instance.client.post(
+                HEARTBEAT, json=family.beat(), headers=family.bearer
+            )
+            assert (answer.json()["enforcement"] == "blocked") is blocked
+        assert (await ask(here, family.child, admin)).status_code == 200
+
+
 async def test_erasure_concurrent_with_heartbeats(
     running: Running, connection: Connection, family: Family, admin: UUID
 ) -> None:
