@@ -13,6 +13,7 @@ from service.openapi.parameters import (
 )
 from service.parents import exceptions, grants, lock, pin_proof, schedule
 from service.viewing import rules
+from service.viewing.policy import DAY_NAMES
 
 # By the name of the handler, as in `operations`.
 POLICY: Final[dict[str, Operation]] = {
@@ -25,7 +26,7 @@ POLICY: Final[dict[str, Operation]] = {
             *(
                 errors.not_a_multiple(name, rules.LIMIT_STEP_MINUTES)
                 for name in (
-                    *(f"daily_limits.{day}" for day in schedule.DAY_NAMES),
+                    *(f"daily_limits.{day}" for day in DAY_NAMES),
                     "weekly_limit_minutes",
                 )
             ),

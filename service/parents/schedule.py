@@ -1,7 +1,7 @@
 """GET and PUT of a child's schedule: limits by day, downtime, a weekly limit, roll-over."""
 
 from datetime import date, datetime
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -20,9 +20,8 @@ from service.parents.pin_proof import pin_proof
 from service.parents.policy_change import in_force, past_limits
 from service.parents.viewing_config import QUARTERS
 from service.viewing import rules
+from service.viewing.policy import DAY_NAMES, DayName
 
-DayName = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-DAY_NAMES: Final[tuple[DayName, ...]] = get_args(DayName)
 MAX_WINDOWS: Final = 21
 
 ClockTime = Annotated[str, Meta(max_length=5, pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]

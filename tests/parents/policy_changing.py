@@ -8,7 +8,7 @@ import httpx
 
 from service.database.driver import Connection
 from tests.conftest import Running
-from tests.family import Family
+from tests.family import HEARTBEAT, Family
 
 NOON: Final = datetime(2026, 11, 25, 12, tzinfo=UTC)  # on a Wednesday
 PROFILE: Final = "/api/v1/parental-controls/profiles"
@@ -65,6 +65,13 @@ async def call(
     url = f"{PROFILE}/{family.child}/{path}"
     headers = {**family.bearer, **(headers or {})}
     return await running.client.request(method, url, headers=headers, json=body)
+
+
+async def verdict(running: Running, family: Family) -> tuple[str, float | None]:
+    """The verdict of the child's next heartbeat, with the minutes left; counts half a minute."""
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["enforcement"], answer.json()["remaining_minutes"]
 
 
 async def prepare(connection: Connection, change: Change, *families: Family) -> None:

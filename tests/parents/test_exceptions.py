@@ -9,7 +9,7 @@ import pytest
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.family import Family, add_family
-from tests.parents.policy_changing import NOON, call
+from tests.parents.policy_changing import NOON, call, verdict
 
 TODAY = "2026-11-25"
 
@@ -214,3 +214,32 @@ async def test_the_exception_of_a_day_that_is_over_cannot_be_deleted(
     answer = await call(running, family, "DELETE", f"exceptions/{TODAY}")
     assert (answer.status_code, answer.json()) == (422, {"detail": "The viewing day is over"})
     assert await connection.fetchval("select count(*) from viewing_exceptions") == 1
+
+
+async def test_an_exception_applies_to_the_next_heartbeat_on_every_instance(
+    start: Starter, family: Family
+) -> None:
+    here, there = await start(now=NOON), await start(now=NOON)
+    assert await verdict(there, family) == ("allowed", 119.5)
+    await put(here, family, TODAY, limit_minutes=15)
+    assert await verdict(there, family) == ("warning_15", 14.0)
+    await put(here, family, TODAY, limit_minutes=None)
+    assert await verdict(there, family) == ("allowed", None)
+    await put(here, family, "2026-11-26", limit_minutes=15)
+    await delete(here, family, TODAY)
+    assert await verdict(there, family) == ("allowed", 118.0)
+
+
+async def test_an_exception_lifts_the_downtime_of_its_day_until_it_is_deleted(
+    running: Running, family: Family
+) -> None:
+    downtime = [{"days": ["wed", "thu"], "start": "11:00", "end": "13:00"}]
+    answer = await call(running, family, "PUT", "schedule", {"downtime": downtime})
+    assert answer.status_code == 200
+    assert await verdict(running, family) == ("blocked", 0.0)
+    await put(running, family, "2026-11-26", lifts_downtime=True)
+    assert await verdict(running, family) == ("blocked", 0.0)
+    await put(running, family, TODAY, lifts_downtime=True)
+    assert await verdict(running, family) == ("allowed", 118.5)
+    await delete(running, family, TODAY)
+    assert await verdict(running, family) == ("blocked", 0.0)

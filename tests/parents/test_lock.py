@@ -8,7 +8,7 @@ import pytest
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.family import Family, add_family
-from tests.parents.policy_changing import NOON, PROFILE, call
+from tests.parents.policy_changing import NOON, PROFILE, call, verdict
 
 
 @pytest.fixture
@@ -136,3 +136,19 @@ async def test_unlocking_twice_is_the_same_as_once(
         assert answer.json() == {"profile_id": str(family.child), "locked_until": None}
         assert await shown(running, family) is None
     assert await shown(running, sibling) == kept
+
+
+async def test_a_lock_applies_to_the_next_heartbeat_on_every_instance(
+    start: Starter, family: Family
+) -> None:
+    here, there = await start(now=NOON), await start(now=NOON)
+    assert await verdict(there, family) == ("allowed", 119.5)
+    await put(here, family, until="2026-11-25T12:30:00Z")
+    assert await verdict(there, family) == ("blocked", 0.0)
+    there.clock.fixed += timedelta(minutes=30)
+    assert await verdict(there, family) == ("allowed", 118.5)
+    await put(here, family)
+    assert await verdict(there, family) == ("blocked", 0.0)
+    answer = await call(here, family, "DELETE", "lock")
+    assert answer.status_code == 200
+    assert await verdict(there, family) == ("allowed", 117.5)

@@ -1,15 +1,15 @@
 """The schedule: defaults, subsets, invalid values, and the limits that past days keep."""
 
 import asyncio
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
 
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
-from tests.family import Family, add_family
-from tests.parents.policy_changing import NOON, call
+from tests.family import HEARTBEAT, Family, add_family
+from tests.parents.policy_changing import NOON, call, verdict
 
 DEFAULTS: dict[str, Any] = {
     "daily_limits": None,
@@ -264,3 +264,42 @@ async def test_a_refused_change_keeps_no_limit(
     answer = await call(running, family, "PUT", "schedule", {"daily_limits": {}})
     assert answer.status_code == 403
     assert await limits_of_days(connection, family) == {date(2026, 11, 24): None}
+
+
+async def test_each_member_applies_to_the_next_heartbeat_on_every_instance(
+    start: Starter, connection: Connection
+) -> None:
+    here, there = await start(now=NOON), await start(now=NOON)
+    family = await add_family(connection, limit=None)
+    assert await verdict(there, family) == ("allowed", None)
+    await put(here, family, daily_limits={"wed": 60})
+    assert await verdict(there, family) == ("allowed", 59.0)
+    await put(here, family, weekly_limit_minutes=15)
+    assert await verdict(there, family) == ("warning_15", 13.5)
+    await put(here, family, downtime=[{"days": ["wed"], "start": "12:04", "end": "12:05"}])
+    assert await verdict(there, family) == ("warning_5", 4.0)
+    there.clock.fixed += timedelta(minutes=4)
+    assert await verdict(there, family) == ("blocked", 0.0)
+    there.clock.fixed += timedelta(minutes=1)
+    assert await verdict(there, family) == ("warning_15", 12.0)
+    await put(here, family, daily_limits=None, weekly_limit_minutes=None, downtime=[])
+    assert await verdict(there, family) == ("allowed", None)
+
+
+async def test_a_title_may_be_finished_and_minutes_left_are_carried_over(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await put(running, family, daily_limits={"wed": 15}, rollover_max_minutes=30)
+    # Monday and Tuesday have 120 minutes each, so Wednesday gets 30 more.
+    assert await verdict(running, family) == ("allowed", 44.5)
+    await put(running, family, rollover_max_minutes=0, finish_minutes=10)
+    await connection.execute("update viewing_time_balances set used_seconds = 15 * 60")
+    await connection.execute("update viewing_sessions set total_seconds = 15 * 60")
+    answer = await running.client.post(
+        HEARTBEAT,
+        json=family.beat(session_id=await connection.fetchval("select id from viewing_sessions")),
+        headers=family.bearer,
+    )
+    assert answer.json()["enforcement"] == "warning_5"
+    assert answer.json()["remaining_minutes"] == 9.5
+    assert await verdict(running, family) == ("blocked", 0.0)
