@@ -12,13 +12,14 @@ from typing import Final, Generic, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, inspect
+from msgspec import UnsetType, inspect
 
 from service.errors import MalformedJson
 from service.http.field_errors import field_error
 from service.http.lenient_values import read_integer, read_uuid, reader, whole
 
 T = TypeVar("T", bound=msgspec.Struct)
+V = TypeVar("V")
 
 NOT_DECODED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -101,6 +102,6 @@ def _constant(raw: bytes, name: str) -> NoReturn:
     raise MalformedJson(max(raw.find(name.encode()), 0), "Expecting value")
 
 
-def stored(member: object) -> object:
+def stored(member: V | UnsetType) -> V | None:
     """A member of a body as an argument of a statement: null if the member is absent."""
-    return None if member is UNSET else member
+    return None if isinstance(member, UnsetType) else member

@@ -122,10 +122,14 @@ OPERATIONS: Final[dict[str, Operation]] = {
             errors.pin_token_required("educational_exempt"),
             errors.pin_token_required("reset_hour"),
             errors.pin_token_required("educational_exempt, reset_hour"),
+            errors.PIN_TOKEN_REQUIRED,
             errors.not_a_multiple("weekday_limit_minutes", rules.LIMIT_STEP_MINUTES),
             errors.not_a_multiple("weekend_limit_minutes", rules.LIMIT_STEP_MINUTES),
         ],
-        note=EVERYWHERE,
+        [PIN_TOKEN],
+        f"{EVERYWHERE} In a strict account a change of zone or reset hour gives no second"
+        " allowance: a viewing day that begins earlier takes over the time used, and one that would"
+        " begin again goes on.",
     ),
     **POLICY,
     "grant": owner(

@@ -4,6 +4,7 @@ A strict account allows changes only with a proof. The statement that changes so
 `has_proof` says that a token came, `pin_mark` is the fingerprint of the PIN that it proves.
 """
 
+from contextlib import suppress
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -47,3 +48,12 @@ def pin_proof(
     return PinProof(
         True, auth.confirmed_pin(context, account_id, token, RuleError(PIN_TOKEN_REQUIRED))
     )
+
+
+def valid_proof(
+    request: Request, context: Context, account_id: UUID, body_token: str | None
+) -> PinProof:
+    """As `pin_proof`, except that an invalid token is no proof."""
+    with suppress(RuleError):
+        return pin_proof(request, context, account_id, body_token)
+    return NO_PROOF

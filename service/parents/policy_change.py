@@ -9,7 +9,7 @@ from service.errors import PIN_TOKEN_REQUIRED, RuleError
 from service.http import auth
 from service.viewing import rules
 from service.viewing.config_changes import Change
-from service.viewing.policy import UNLIMITED, limit_minutes, viewing_day
+from service.viewing.policy import UNLIMITED, Policy, limit_minutes, viewing_day
 
 PAST_DAYS: Final = 14  # before the current one, whose limits reports can compare
 
@@ -47,6 +47,11 @@ async def past_limits(
     """The days before the current one and the limits in force on them, for their balances."""
     policy = (await context.configurations.get(account_id, profile_id)).policy
     today, _ = viewing_day(policy, now)
+    return limits_before(policy, today)
+
+
+def limits_before(policy: Policy, today: date) -> tuple[list[date], list[int]]:
+    """The PAST_DAYS days before `today`, and the limits that `policy` gives them."""
     days = [today - number * rules.DAY for number in range(1, PAST_DAYS + 1)]
     limits = [limit_minutes(policy, day) for day in days]
     return days, [UNLIMITED if limit is None else limit for limit in limits]

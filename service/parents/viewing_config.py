@@ -1,6 +1,5 @@
 """GET and PUT of a child's configuration."""
 
-from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -10,13 +9,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
-from service.database.ids import id_prefix, time_ordered_id
-from service.database.statement import Statement
-from service.errors import FieldError, RuleError, not_a_multiple, pin_token_required
+from service.database.ids import id_prefix
+from service.errors import (
+    PIN_TOKEN_REQUIRED,
+    FieldError,
+    RuleError,
+    Sentence,
+    not_a_multiple,
+    pin_token_required,
+)
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.fields import EXAMPLE_JWT, ProfileId, Time, doc
 from service.http.lenient_json import stored
+from service.parents.config_change import Members, UpdatedRow, changed
+from service.parents.pin_proof import valid_proof
 from service.viewing import rules
 from service.viewing.config_loader import LOAD, LOCK_TIMEOUT, ConfigurationRow
 
@@ -30,7 +37,7 @@ EXEMPT: Final = doc("Educational titles do not count against the limit.", True)
 TIMEZONE: Final = doc(
     "Time zone of the viewing day, spelled as in the IANA list; `localtime`, a machine's own zone,"
     " is rejected. A changed zone can start another viewing day at once, with the allowance of that"
-    " day; strict accounts, which will prevent this, do not exist yet.",
+    " day; in a strict account the time used goes with it.",
     "Europe/Berlin",
 )
 
@@ -46,28 +53,14 @@ class ConfigurationBody(msgspec.Struct):
     pin_token: Annotated[
         str | None,
         doc(
-            "From `POST /pin/verify`; needed to change `reset_hour` or `educational_exempt`.",
+            "From `POST /pin/verify`; needed to change `reset_hour` or `educational_exempt`, and in"
+            " a strict account for every change.",
             EXAMPLE_JWT,
         ),
     ] = None
 
 
-class UpdatedRow(msgspec.Struct, frozen=True):
-    is_active: bool
-    is_owner: bool
-    is_confirmed: bool
-    weekday_limit_minutes: int | None
-    weekend_limit_minutes: int | None
-    reset_hour: int | None
-    educational_exempt: bool | None
-    timezone: str | None
-    updated_at: datetime | None
-    notified: str | None
-    listeners: list[str]
-
-
 BODY: Final = lenient_json.Body(ConfigurationBody)
-UPDATE: Final = Statement("viewing_config_update", UpdatedRow)
 SENSITIVE: Final = ("educational_exempt", "reset_hour")
 LIMITS: Final = ("weekday_limit_minutes", "weekend_limit_minutes")
 
@@ -104,16 +97,11 @@ async def viewing_config_update(request: Request) -> Response:
     body = read(request, BODY)
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
-    mark = _pin_mark(context, account_id, body)
-    arguments = (account_id, profile_id, mark, *_members(body))
-    defaults = msgspec.structs.astuple(rules.DEFAULTS)
-    change = context.configurations.changes.begin()
-    record = (change.origin, now := context.now(), time_ordered_id(now))
-    row = auth.owned(await UPDATE.maybe(context.pool, *arguments, *defaults, *record))
+    _check(body)
+    proof = valid_proof(request, context, account_id, body.pin_token)
+    row = await changed(context, account_id, profile_id, proof, _members(body))
     if not row.is_confirmed:
-        raise _unconfirmed(body)
-    context.configurations.forget(account_id, profile_id, "updated")
-    await change.wait_for(row.listeners)
+        raise RuleError(PIN_TOKEN_REQUIRED if row.is_strict else _sensitive(body))
     return _response(profile_id, row)
 
 
@@ -131,9 +119,21 @@ def _response(profile_id: UUID, row: ConfigurationRow | UpdatedRow) -> Response:
     )
 
 
-def _members(body: ConfigurationBody) -> tuple[object, ...]:
-    """The members as arguments; each limit has a flag, because a null limit means unlimited."""
-    return (
+def _check(body: ConfigurationBody) -> None:
+    """Raises FieldError for an unknown time zone, RuleError for other broken rules."""
+    if isinstance(body.timezone, str) and rules.zone(body.timezone) is None:
+        sentence = f"Invalid timezone: {body.timezone}"
+        raise FieldError(
+            "value_error", ["body", "timezone"], f"Value error, {sentence}", body.timezone
+        )
+    for name in LIMITS:
+        minutes = getattr(body, name)
+        if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
+            raise RuleError(not_a_multiple(name, rules.LIMIT_STEP_MINUTES))
+
+
+def _members(body: ConfigurationBody) -> Members:
+    return Members(
         body.weekday_limit_minutes is not UNSET,
         stored(body.weekday_limit_minutes),
         body.weekend_limit_minutes is not UNSET,
@@ -144,25 +144,7 @@ def _members(body: ConfigurationBody) -> tuple[object, ...]:
     )
 
 
-def _pin_mark(context: Context, account_id: UUID, body: ConfigurationBody) -> str | None:
-    """The fingerprint of the PIN that permits the change; None if it needs no PIN.
-
-    Raises FieldError for an unknown time zone, RuleError for other broken rules.
-    """
-    if isinstance(body.timezone, str) and rules.zone(body.timezone) is None:
-        sentence = f"Invalid timezone: {body.timezone}"
-        raise FieldError(
-            "value_error", ["body", "timezone"], f"Value error, {sentence}", body.timezone
-        )
-    for name in LIMITS:
-        minutes = getattr(body, name)
-        if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
-            raise RuleError(not_a_multiple(name, rules.LIMIT_STEP_MINUTES))
-    if all(getattr(body, name) is UNSET for name in SENSITIVE):
-        return None
-    return auth.confirmed_pin(context, account_id, body.pin_token or "", _unconfirmed(body))
-
-
-def _unconfirmed(body: ConfigurationBody) -> RuleError:
-    changed = ", ".join(name for name in SENSITIVE if getattr(body, name) is not UNSET)
-    return RuleError(pin_token_required(changed))
+def _sensitive(body: ConfigurationBody) -> Sentence:
+    return pin_token_required(
+        ", ".join(name for name in SENSITIVE if getattr(body, name) is not UNSET)
+    )

@@ -54,6 +54,8 @@ where p.is_kids;
 insert into viewing_locks
 select p.id, '2026-11-24 12:00Z', '2026-11-24 12:00Z' from profiles as p where p.is_kids;
 
+insert into viewing_strict_accounts (account_id, since) values (of('account', 14), now());
+
 insert into pending_deletions (kind, id)
 values ('account', of('account', 3)), ('profile', of('profile', 3)), ('title', of('title', 7));
 """
@@ -222,6 +224,16 @@ def heartbeats(starts: bool, renews: bool = False, week: str = "null::date") -> 
     )
 
 
+def configuration_update(account: int, effects: str) -> str:
+    """The arguments of a change with a PIN token; `effects` are the last seven."""
+    return (
+        f"select of('account', {account}), of('profile', {account}), true, null::text, false, "
+        "true, 60, false, null::int, null::int, null::bool, null::text, "
+        "120, 180, 6, true, 'UTC'::text, 'here'::text, timestamptz '2026-11-24 13:00Z', "
+        f"'{PREFIX}'::text, null::int, null::int, {effects}"
+    )
+
+
 def retention(statement: str, before: str, rows: str, tables: int = 1) -> Case:
     """A row is found, locked, found again and deleted; a profile is a descent in each table."""
     return Case(
@@ -342,6 +354,37 @@ CASES = {
         "select 1",
         each=40,
         beside=40,
+    ),
+    "configuration, a new limit": Case(
+        "viewing_config_update",
+        configuration_update(
+            3,
+            "null::int, null::text, null::date, null::date, null::date, "
+            "(select array_agg(date '2026-11-24' - n) from generate_series(1, 14) as n), "
+            "array_fill(120, array[14])",
+        ),
+        "select 14",
+        each=20,
+        beside=60,
+    ),
+    "configuration, a viewing day that moves": Case(
+        "viewing_config_update",
+        configuration_update(
+            14,
+            "null::int, null::text, null::date, date '2026-11-23', date '2026-11-24', "
+            "array[]::date[], array[]::int[]",
+        ),
+        "select 2 + 20",
+        each=4.1,
+        beside=100,
+    ),
+    "balances, moved to another day": Case(
+        "balance_move",
+        "select of('profile', 14), date '2026-11-23', date '2026-11-24', "
+        f"timestamptz '2026-11-24 13:00Z', '{PREFIX}00000001'::uuid",
+        "select 2",
+        each=20,
+        beside=20,
     ),
     "retention of sessions": retention(
         "retention_sessions", "timestamptz '2026-08-26 00:00Z'", "select 5000"

@@ -11,7 +11,7 @@ import pytest
 
 from service.database.driver import Connection
 from service.errors import ClientError, Overloaded
-from service.parents import viewing_config
+from service.parents import config_change
 from service.settings import Settings
 from service.viewing import config_changes, config_loader
 from service.viewing.config_changes import CHANNEL
@@ -88,9 +88,10 @@ async def test_failures_are_not_cached(
 
 
 async def test_load_in_flight_during_a_change_is_not_cached(
-    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+    start: Starter, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this order: the load reads the old row, the change commits, the load returns."""
+    running, other = await start(), await start()
     has_read, may_return = asyncio.Event(), asyncio.Event()
     loader = running.context.configurations._loader
     pool = loader._pool
@@ -108,7 +109,7 @@ async def test_load_in_flight_during_a_change_is_not_cached(
     monkeypatch.undo()
     url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
     body = {"weekday_limit_minutes": 15}
-    assert (await running.client.put(url, json=body, headers=family.bearer)).status_code == 200
+    assert (await other.client.put(url, json=body, headers=family.bearer)).status_code == 200
     after_the_change = asyncio.create_task(limit(running, family))
     await asyncio.sleep(0)
     may_return.set()
@@ -121,13 +122,13 @@ async def test_a_change_whose_request_timed_out_invalidates_the_cache(
     start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await start(msgspec.structs.replace(settings, request_timeout_seconds=0.3))
-    maybe = viewing_config.UPDATE.maybe
+    maybe = config_change.UPDATE.maybe
 
     async def commit_and_hang(*arguments: Any) -> None:
         await maybe(*arguments)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(viewing_config.UPDATE, "maybe", commit_and_hang)
+    monkeypatch.setattr(config_change.UPDATE, "maybe", commit_and_hang)
     assert await limit(running, family) == 120
     url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
     body = {"weekday_limit_minutes": 15}
