@@ -15,8 +15,9 @@
 -- An immediate deletion is one transaction. A scheduled one (see deletion_batch) first deactivates
 -- the account.
 -- Takes locks in the same order as heartbeats, profile by profile: the advisory locks for starting
--- sessions (see migration 0004), open sessions, the account, its profiles. The only deadlock left is
--- with a heartbeat of an ended session; `lock_timeout` then ends one of the two.
+-- sessions (see migration 0004), open sessions, the account, its profiles. The deadlocks left are
+-- with a heartbeat of an ended session and with a parent who changes the rules of a child or grants
+-- time; `lock_timeout` then ends one of the two.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,

@@ -1,4 +1,4 @@
--- Deletes a profile with its configuration, viewing and grants, or schedules the deletion.
+-- Deletes a profile with its rules, viewing and grants, or schedules the deletion.
 --
 -- $1 caller_id uuid                null for an operator
 -- $2 is_operator bool              true: an operator at the command line, who needs no account
@@ -16,8 +16,9 @@
 -- An immediate deletion is one transaction. Until a scheduled one (see deletion_batch) is done, the
 -- profile can be used.
 -- Takes locks in the same order as heartbeats: the advisory lock for starting a session (see
--- migration 0004), the open session, the profile. The only deadlock left is with a heartbeat of an
--- ended session; `lock_timeout` then ends one of the two.
+-- migration 0004), the open session, the profile. The deadlocks left are with a heartbeat of an
+-- ended session and with a parent who changes the rules of the child or grants time; `lock_timeout`
+-- then ends one of the two.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
