@@ -3,7 +3,7 @@
 -- $1 profile_id uuid
 --
 -- row: daily_limits json           minutes by day of the week, null is unlimited; null: none set
--- row: downtime json               windows, each with its days, start and end; null: none
+-- row: downtime json               windows, each with its days, start and end
 -- row: weekly_limit_minutes int    null: no weekly limit
 -- row: week_starts_on text
 -- row: rollover_max_minutes int
@@ -20,11 +20,14 @@ select
         where h.daily_limits ? d.name
     ) as daily_limits,
     (
-        select json_agg(
-            json_build_object(
-                'days', w.part -> 'days', 'start', w.part -> 'start', 'end', w.part -> 'end'
-            )
-            order by w.place
+        select coalesce(
+            json_agg(
+                json_build_object(
+                    'days', w.part -> 'days', 'start', w.part -> 'start', 'end', w.part -> 'end'
+                )
+                order by w.place
+            ),
+            '[]'
         )
         from jsonb_array_elements(h.downtime) with ordinality as w (part, place)
     ) as downtime,

@@ -82,7 +82,7 @@ class ExportedConfigRow(msgspec.Struct, frozen=True):
 
 class ExportedScheduleRow(msgspec.Struct, frozen=True):
     daily_limits: str | None
-    downtime: str | None
+    downtime: str
     weekly_limit_minutes: int | None
     week_starts_on: str
     rollover_max_minutes: int
