@@ -241,6 +241,34 @@ async def test_endpoint_rejects_every_caller_without_the_right(
     assert answer.status_code in (200, 201, 204), answer.text
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        endpoint
+        for endpoint in ENDPOINTS
+        if ROWS[endpoint].caller == "profile"
+        and PARENTAL in endpoint
+        and not endpoint.startswith("GET ")
+    ],
+)
+async def test_every_change_by_a_parent_of_a_strict_account_needs_the_pin(
+    running: Running, connection: Connection, family: Family, endpoint: str
+) -> None:
+    await connection.execute(
+        "insert into viewing_strict_accounts (account_id, since) values ($1, now())", family.account
+    )
+    await beat(running, family)
+    before = await stored(connection)
+    refusal = {"detail": "Valid PIN token required"}
+    for headers in ({}, {"X-PIN-Token": "x"}):
+        answer = await call(running, endpoint, family, "", {**family.bearer, **headers})
+        assert (answer.status_code, answer.json()) == (403, refusal)
+    assert await stored(connection) == before
+    headers = {**family.bearer, "X-PIN-Token": pin_token(family)}
+    answer = await call(running, endpoint, family, "", headers)
+    assert answer.status_code in (200, 204) or answer.json() == {"detail": "Grant not found"}
+
+
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if ROWS[e].caller == "profile"])
 async def test_a_foreign_profile_cannot_be_distinguished_from_an_unknown_one(
     running: Running, connection: Connection, family: Family, endpoint: str
