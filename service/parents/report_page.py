@@ -115,7 +115,7 @@ def _sums(week: Week, words: Words) -> str:
     """The sums of the week, and the usage of those days that have a limit."""
     sums = words.counted.format(_duration(week.counted_seconds))
     if (usage := week.limited_usage_percent) is not None:
-        has_every_limit = all(day.limit_minutes is not None for day in week.days)
+        has_every_limit = all(day.limit_seconds is not None for day in week.days)
         of_limit = words.of_limit if has_every_limit else words.of_limit_on_some_days
         sums += ", " + of_limit.format(words.of_percent(usage))
     a_day = words.a_day.format(_duration(round(week.counted_seconds / len(week.days))))
@@ -129,7 +129,7 @@ def _key(shape: str) -> str:
 
 def _chart(week: Week, number: int, words: Words) -> str:
     """A bar for each day, the educational part on top, and the day's limit as a line across it."""
-    limits = [60 * (day.limit_minutes or 0) for day in week.days]
+    limits = [day.limit_seconds or 0 for day in week.days]
     step = _grid_step(max(*limits, *(day.seconds for day in week.days)))
     unit = (FLOOR - TOP) / (step * GRID_LINES)
     slot = (WIDTH - LEFT) / len(week.days)
@@ -196,7 +196,7 @@ def _labels(day: Day, middle: float, unit: float, words: Words) -> str:
 
 
 def _limit(day: Day, words: Words) -> str:
-    return words.no_limit if day.limit_minutes is None else _duration(60 * day.limit_minutes)
+    return words.no_limit if day.limit_seconds is None else _duration(day.limit_seconds)
 
 
 def _time(day: date, words: Words) -> str:

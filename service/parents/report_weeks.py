@@ -200,7 +200,8 @@ def _week(
     for number in range(rules.REPORT_DAYS):
         day = first + timedelta(days=number)
         total, educational = seconds.get(number, (0, 0))
-        limit = rules.limit_minutes(configuration, day)
+        minutes = rules.limit_minutes(configuration, day)
+        limit = None if minutes is None else 60 * minutes
         days.append(Day(day, total, educational, limit, educational if is_exempt else 0))
     zone = configuration.timezone if rules.zone(configuration.timezone) else "UTC"
     begins = (zone, configuration.reset_hour)

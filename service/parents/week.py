@@ -15,7 +15,7 @@ class Day(msgspec.Struct, frozen=True):
     date: date
     seconds: int
     educational_seconds: int
-    limit_minutes: int | None
+    limit_seconds: int | None
     exempt_seconds: int = 0
 
     @property
@@ -54,11 +54,11 @@ class Week(msgspec.Struct, frozen=True):
     @property
     def limit_usage_percent(self) -> float | None:
         """Counted viewing in percent of the sum of the limits; None if no day has a limit."""
-        limit = sum(60 * (day.limit_minutes or 0) for day in self.days)
+        limit = sum(day.limit_seconds or 0 for day in self.days)
         return round(self.counted_seconds / limit * 100, 1) if limit else None
 
     @property
     def limited_usage_percent(self) -> float | None:
         """The same of the days that have a limit, since other days cannot exceed one."""
-        limited = [day for day in self.days if day.limit_minutes is not None]
+        limited = [day for day in self.days if day.limit_seconds is not None]
         return msgspec.structs.replace(self, days=limited).limit_usage_percent

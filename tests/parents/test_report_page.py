@@ -35,7 +35,7 @@ def week(
     limits: tuple[int | None, ...] = (),
 ) -> Week:
     days = [
-        Day(day, whole, part, each, part if is_exempt else 0)
+        Day(day, whole, part, None if each is None else 60 * each, part if is_exempt else 0)
         for day, whole, part, each in zip(
             DAYS, seconds, educational, limits or (limit,) * 7, strict=True
         )

@@ -12,7 +12,10 @@ MONDAY = date(2026, 11, 16)
 
 def week(*days: tuple[int, int, int | None]) -> Week:
     """A week of days of seconds, educational seconds and limit in minutes."""
-    dated = [Day(MONDAY + timedelta(n), *day) for n, day in enumerate(days)]
+    dated = [
+        Day(MONDAY + timedelta(n), seconds, educational, None if limit is None else 60 * limit)
+        for n, (seconds, educational, limit) in enumerate(days)
+    ]
     return Week(uuid4(), "Ada", dated, [])
 
 
@@ -38,7 +41,7 @@ def test_usage_is_viewing_in_percent_of_the_limits(
 
 
 def test_exempt_time_is_neither_counted_nor_in_the_usage() -> None:
-    days = [Day(MONDAY, 3600, 1200, 60, 1200), Day(MONDAY + timedelta(1), 600, 600, 60, 600)]
+    days = [Day(MONDAY, 3600, 1200, 3600, 1200), Day(MONDAY + timedelta(1), 600, 600, 3600, 600)]
     some = Week(uuid4(), "Ada", days, [])
     assert [day.counted_seconds for day in some.days] == [2400, 0]
     assert (some.counted_seconds, some.educational_seconds) == (2400, 1800)
