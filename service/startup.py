@@ -113,7 +113,7 @@ def _warmth(now: datetime) -> Warmth:
         (history.LIST, (no_id, no_id, today, today, 1)),
         (history.LIST_DAYS, (no_id, no_id, today, [], 1)),
         (report_weeks.REPORT, (no_id, today, rules.REPORT_DAYS, 1, 1, None)),
-        (report_weeks.LIST_CHILDREN, (no_id, 1, None)),
+        (report_weeks.LIST_CHILDREN, (no_id, 1, None, today)),
         (report_weeks.SUM_DAYS, (no_id, [], [], [], rules.REPORT_DAYS, 1)),
         (pin_attempt.ATTEMPT, (no_id, None, 1, pin_attempt.LOCKS, no_id)),
     )

@@ -11,14 +11,19 @@ from service.context import Context
 from service.database.statement import Statement
 from service.errors import RuleError, too_many_children
 from service.http import auth
-from service.parents.report_view import Days, View, days_between
+from service.parents.report_view import View, days_between
 from service.parents.week import Day, Title, Week
 from service.viewing import rules
+from service.viewing.decision import PastDay
+from service.viewing.past_limits import limit_in_force
+from service.viewing.policy import stored_policy, viewing_day
 from service.viewing.rules import Configuration
 
 TOP_TITLES: Final = 3
 MAX_CHILDREN: Final = 50  # building their HTML page blocks the event loop for 10 ms
 SIX_DAYS: Final = timedelta(days=rules.REPORT_DAYS - 1)
+# The days of a report, those before them in their viewing week, and one for zones west of UTC.
+TWO_WEEKS: Final = timedelta(days=14)
 
 
 class ReportRow(msgspec.Struct, frozen=True):
@@ -48,6 +53,12 @@ class ChildRow(msgspec.Struct, frozen=True):
     reset_hour: int | None
     educational_exempt: bool | None
     timezone: str | None
+    policy: str | None
+    balance_days: list[date] | None
+    used_seconds: list[int] | None
+    overrides: list[bool] | None
+    extended_minutes: list[int] | None
+    limit_minutes: list[int | None] | None
 
 
 class DaysRow(msgspec.Struct, frozen=True):
@@ -66,10 +77,13 @@ SUM_DAYS: Final = Statement("report_days", DaysRow)
 
 
 class Child(NamedTuple):
+    """A child, the first of its days, and the limits of all of them in seconds."""
+
     profile_id: UUID
     name: str
     configuration: Configuration
-    days: Days
+    first: date
+    limits: list[int | None]
 
 
 class Wanted(NamedTuple):
@@ -116,38 +130,38 @@ async def _in_utc(context: Context, account_id: UUID, wanted: Wanted, most: int)
     context.metrics.report_statements += 1
     rows = await REPORT.all(context.pool, *arguments)
     auth.owned(rows[0] if rows else None)
-    return [
-        _week(row.profile_id, row.profile_name, first, _configuration(row), row, wanted.view)
-        for row in rows
-        if row.profile_id is not None and row.profile_name is not None
-    ]
+    children = ((row, _child_in_utc(row, first)) for row in rows)
+    return [_week(child, row, wanted.view) for row, child in children if child is not None]
 
 
-def _configuration(row: ReportRow) -> Configuration:
-    """The limits of the row, and the defaults for a child without a configuration."""
-    if not row.has_configuration:
-        return rules.DEFAULTS
-    return msgspec.structs.replace(
-        rules.DEFAULTS,
-        weekday_limit_minutes=row.weekday_limit_minutes,
-        weekend_limit_minutes=row.weekend_limit_minutes,
-        educational_exempt=row.educational_exempt is not False,
-    )
+def _child_in_utc(row: ReportRow, first: date) -> Child | None:
+    """The child of the row; None for the single row of an account without children."""
+    if row.profile_id is None or row.profile_name is None:
+        return None
+    configuration = rules.DEFAULTS
+    if row.has_configuration:
+        configuration = msgspec.structs.replace(
+            configuration,
+            weekday_limit_minutes=row.weekday_limit_minutes,
+            weekend_limit_minutes=row.weekend_limit_minutes,
+            educational_exempt=row.educational_exempt is not False,
+        )
+    minutes = [rules.limit_minutes(configuration, day) for day in _days(first)]
+    limits = [None if limit is None else 60 * limit for limit in minutes]
+    return Child(row.profile_id, row.profile_name, configuration, first, limits)
 
 
 async def _in_own_days(context: Context, account_id: UUID, wanted: Wanted, most: int) -> list[Week]:
-    """At most `most` weeks and one more, each of the viewing days of its child."""
-    context.metrics.report_statements += 1
-    rows = await LIST_CHILDREN.all(context.pool, account_id, most + 1, wanted.after)
-    auth.owned(rows[0] if rows else None)
+    """At most `most` weeks and one more, of the child's days with the limits in force on them."""
     now = context.now()
+    context.metrics.report_statements += 1
+    arguments = (account_id, most + 1, wanted.after, now.date() - TWO_WEEKS)
+    rows = await LIST_CHILDREN.all(context.pool, *arguments)
+    auth.owned(rows[0] if rows else None)
     children = [child for row in rows if (child := _child(row, now)) is not None]
     sums = await _sums(context, account_id, children) if children else {}
-    return [
-        _week(child.profile_id, child.name, child.days.first, child.configuration, row, wanted.view)
-        for child in children
-        if (row := sums.get(child.profile_id)) is not None
-    ]
+    found = ((child, sums.get(child.profile_id)) for child in children)
+    return [_week(child, row, wanted.view) for child, row in found if row is not None]
 
 
 def _child(row: ChildRow, now: datetime) -> Child | None:
@@ -161,48 +175,51 @@ def _child(row: ChildRow, now: datetime) -> Child | None:
         row.educational_exempt,
         row.timezone,
     )
-    today = rules.viewing_day(configuration, now)
-    days = days_between(configuration, today - SIX_DAYS, today)
-    return Child(row.profile_id, row.profile_name, configuration, days)
+    policy = stored_policy(configuration, row.policy)
+    first = viewing_day(policy, now)[0] - SIX_DAYS
+    columns = (
+        *(row.balance_days or (), row.used_seconds or (), row.overrides or ()),
+        *(row.extended_minutes or (), row.limit_minutes or ()),
+    )
+    balances = {past.day: past for past in map(PastDay, *columns)}
+    limits = [limit_in_force(policy, day, balances) for day in _days(first)]
+    return Child(row.profile_id, row.profile_name, configuration, first, limits)
 
 
 async def _sums(
     context: Context, account_id: UUID, children: Sequence[Child]
 ) -> dict[UUID, DaysRow]:
+    days = [
+        days_between(child.configuration, child.first, child.first + SIX_DAYS) for child in children
+    ]
     context.metrics.report_statements += 1
     rows = await SUM_DAYS.all(
         context.pool,
         account_id,
         [child.profile_id for child in children],
-        [child.days.first for child in children],
-        [bound for child in children for bound in child.days.bounds],
+        [each.first for each in days],
+        [bound for each in days for bound in each.bounds],
         rules.REPORT_DAYS,
         TOP_TITLES,
     )
     return {row.profile_id: row for row in rows}
 
 
-def _week(
-    profile_id: UUID,
-    name: str,
-    first: date,
-    configuration: Configuration,
-    sums: ReportRow | DaysRow,
-    view: View,
-) -> Week:
+def _days(first: date) -> list[date]:
+    return [first + timedelta(days=number) for number in range(rules.REPORT_DAYS)]
+
+
+def _week(child: Child, sums: ReportRow | DaysRow, view: View) -> Week:
     watched = zip(sums.watched_seconds or (), sums.educational_seconds or (), strict=True)
     seconds = dict(zip(sums.watched_days or (), watched, strict=True))
-    titles = zip(
-        sums.title_ids or (), sums.title_names or (), sums.title_seconds or (), strict=True
-    )
+    columns = (sums.title_ids or (), sums.title_names or (), sums.title_seconds or ())
+    titles = [Title(*title) for title in zip(*columns, strict=True)]
+    configuration = child.configuration
     is_exempt = view.counted and configuration.educational_exempt
     days = []
-    for number in range(rules.REPORT_DAYS):
-        day = first + timedelta(days=number)
+    for number, (day, limit) in enumerate(zip(_days(child.first), child.limits, strict=True)):
         total, educational = seconds.get(number, (0, 0))
-        minutes = rules.limit_minutes(configuration, day)
-        limit = None if minutes is None else 60 * minutes
         days.append(Day(day, total, educational, limit, educational if is_exempt else 0))
     zone = configuration.timezone if rules.zone(configuration.timezone) else "UTC"
     begins = (zone, configuration.reset_hour)
-    return Week(profile_id, name, days, [Title(*title) for title in titles], *begins, is_exempt)
+    return Week(child.profile_id, child.name, days, titles, *begins, is_exempt)

@@ -159,7 +159,7 @@ def decide(policy: Policy, usage: Usage, now: datetime) -> Decision:
     if minutes is None:
         daily = DailyLimit(None, None, used, 0, extended, False, today.begins, today.ends)
     else:
-        carried = _carried(policy, today, usage.week) if policy.rollover_max_minutes else 0
+        carried = carried_seconds(policy, today, usage.week) if policy.rollover_max_minutes else 0
         limit = 60 * minutes + carried + extended
         left = None if usage.is_unlimited else limit - used
         if left is not None:
@@ -215,7 +215,7 @@ def _downtime(today: Frame, now: datetime) -> Downtime:
     return LIFTED_DOWNTIME if today.lifts_downtime else NO_DOWNTIME
 
 
-def _carried(policy: Policy, today: Frame, week: Sequence[PastDay]) -> int:
+def carried_seconds(policy: Policy, today: Frame, week: Sequence[PastDay]) -> int:
     """The seconds that the earlier days of the week have left to this one."""
     most = 60 * policy.rollover_max_minutes
     balances = {past.day: past for past in week}

@@ -187,7 +187,8 @@ def report_days(account: int, children: int) -> Case:
         f"select of('account', {account}), array(select id from profiles where is_kids and user_id "
         f"= of('account', {account})), array_fill(date '2026-11-18', array[{children}]), "
         "array(select timestamptz '2026-11-18 06:00Z' + n * interval '1 day' "
-        f"from generate_series(1, {children}), generate_series(0, 7) as n), 7, 3",
+        f"from generate_series(1, {children}) as child, generate_series(0, 7) as n "
+        "order by child, n), 7, 3",
         "select count(*) from viewing_sessions as s join profiles as p on p.id = s.profile_id "
         f"where p.user_id = of('account', {account}) and p.is_kids "
         "and (s.earlier_days is not null or s.started_at >= '2026-11-18 06:00Z')",
@@ -259,6 +260,16 @@ CASES = {
     "history in viewing days, an ordinary profile": history_days(13, 13, 90),
     "history in viewing days, the oldest profile": history_days(2, 2, 90),
     "history in viewing days, the busiest profile": history_days(3, 3, 90),
+    **{
+        f"children of the weekly report, {children}": Case(
+            "report_children",
+            f"select of('account', {account}), 51, null::uuid, date '2026-11-11'",
+            f"select 14 * {children}",
+            each=1.1,
+            beside=12 + 10 * children,
+        )
+        for account, children in ((1, 0), (2, 1), (3, 10))
+    },
     "weekly report in viewing days, one child": report_days(2, 1),
     "weekly report in viewing days, ten children": report_days(3, 10),
     "balance": Case(

@@ -405,3 +405,73 @@ async def test_with_zone_child_an_account_without_children_has_an_empty_report(
     running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)
     report = await weekly(running, family, zone="child")
     assert report == {"week_start": "2026-11-18", "week_end": "2026-11-24", "profiles": []}
+
+
+@pytest.mark.parametrize("change", ["configuration", "schedule"])
+async def test_a_limit_lowered_today_does_not_change_the_usage_of_the_days_before(
+    running: Running, connection: Connection, change: str
+) -> None:
+    family = await add_family(connection)
+    now = running.clock()
+    for ago in range(1, 7):
+        await add_session(connection, family, now - timedelta(days=ago), seconds=5400)
+        await connection.execute(
+            "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds, "
+            "educational_seconds, is_unlimited_override, updated_at) "
+            "values (gen_random_uuid(), $1, $2, 5400, 0, false, now())",
+            family.child,
+            (now - timedelta(days=ago)).date(),
+        )
+    before = [child["limit_usage_percent"] for child in (await shown(running, family))]
+    assert before == [round(6 * 90 / (7 * 120) * 100, 1)]
+    profile = f"/api/v1/parental-controls/profiles/{family.child}"
+    days = dict.fromkeys(("mon", "tue", "wed", "thu", "fri", "sat", "sun"), 15)
+    path, body = {
+        "configuration": ("viewing-time", {"weekday_limit_minutes": 15}),
+        "schedule": ("schedule", {"daily_limits": days}),
+    }[change]
+    answer = await running.client.put(f"{profile}/{path}", json=body, headers=family.bearer)
+    assert answer.status_code == 200
+    after = [child["limit_usage_percent"] for child in (await shown(running, family))]
+    assert after == [round(6 * 90 / (6 * 120 + 15) * 100, 1)]
+    headers = {**family.bearer, "Accept": "text/html"}
+    page = (await running.client.get(URL, headers=headers)).text.replace("\u00a0", " ")
+    assert f"{after[0]} % of the limit" in page
+    assert (page.count("<td>2 h</td>"), page.count("<td>15 min</td>")) == (6, 1)
+
+
+async def shown(running: Running, family: Family) -> Any:
+    return (await weekly(running, family, zone="child", counted="true"))["profiles"]
+
+
+async def test_with_zone_child_days_have_the_limits_of_schedule_exceptions_and_balances(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = datetime(2026, 11, 24, 12, tzinfo=UTC)  # a Tuesday
+    await connection.execute(
+        "insert into viewing_schedules (profile_id, daily_limits, updated_at) "
+        """values ($1, '{"thu": 45, "sat": null}', now())""",
+        family.child,
+    )
+    await connection.execute(
+        "insert into viewing_exceptions values ($1, '2026-11-20', true, 300, false, now()), "
+        "($1, '2026-11-23', false, null, true, now())",
+        family.child,
+    )
+    await connection.execute(
+        "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds, "
+        "educational_seconds, is_unlimited_override, updated_at, limit_minutes, extended_minutes) "
+        "values (gen_random_uuid(), $1, '2026-11-18', 0, 0, false, now(), 30, null), "
+        "(gen_random_uuid(), $1, '2026-11-22', 0, 0, true, now(), 60, null), "
+        "(gen_random_uuid(), $1, '2026-11-24', 0, 0, false, now(), null, 15)",
+        family.child,
+    )
+    headers = {**family.bearer, "Accept": "text/html"}
+    page = (await running.client.get(URL, headers=headers)).text.replace("\u00a0", " ")
+    limits = re.findall(r"<td>([^<]*)</td></tr>", page)
+    assert limits == ["30 min", "45 min", "5 h", "none", "none", "2 h", "2 h 15 min"]
+    await add_session(connection, family, running.clock(), seconds=3600)
+    [child] = await shown(running, family)
+    assert child["limit_usage_percent"] == round(60 / (30 + 45 + 300 + 120 + 135) * 100, 1)
+    [child] = (await weekly(running, family))["profiles"]
+    assert child["limit_usage_percent"] == round(60 / (7 * 120) * 100, 1)
