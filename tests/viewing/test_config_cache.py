@@ -15,11 +15,34 @@ from service.parents import config_change
 from service.settings import Settings
 from service.viewing import config_changes, config_loader
 from service.viewing.config_changes import CHANNEL
+from service.viewing.policy import stored_policy
+from service.viewing.rules import DEFAULTS
 from tests.conftest import Running, Starter, in_process
 from tests.eventually import eventually
 from tests.family import Family, add_family
 from tests.faults.proxy import proxied
 from tests.players.test_heartbeat import beat
+
+EVERYTHING = """
+    insert into viewing_schedules (
+        profile_id, daily_limits, downtime, weekly_limit_minutes, week_starts_on,
+        rollover_max_minutes, finish_minutes, updated_at
+    )
+    values (
+        $1, '{"mon": 60, "sun": null}',
+        '[{"days": ["mon", "fri"], "start": "20:00", "end": "07:00"}]', 600, 'sat', 30, 10, now()
+    )
+"""
+EXCEPTIONS = """
+    insert into viewing_exceptions (
+        profile_id, day, changes_limit, limit_minutes, lifts_downtime, updated_at
+    )
+    values
+        ($1, '2026-11-20', true, 30, false, now()),
+        ($1, '2026-12-24', true, null, true, now()),
+        ($1, '2027-11-20', false, null, true, now())
+"""
+LOCK = "insert into viewing_locks values ($1, '2026-12-01 12:00:00.123456Z', now())"
 
 
 async def limit(running: Running, family: Family) -> int | None:
@@ -287,6 +310,23 @@ async def test_a_beat_renews_an_ageing_configuration(
         assert verdict["remaining_minutes"] == (118.5 if beats == 3 else 60 - beats / 2)
     assert await loads(connection) == before
     assert running.context.configurations.misses == 1
+
+
+async def test_a_beat_renews_the_policy_that_a_load_returns(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await connection.execute(EVERYTHING, family.child)
+    await connection.execute(EXCEPTIONS, family.child)
+    await connection.execute(LOCK, family.child)
+    await connection.execute("update viewing_time_configs set day_floor = '2026-11-25'")
+    configurations = running.context.configurations
+    entry = await configurations.get(family.account, family.child)
+    loaded = entry.policy
+    assert all((loaded.downtime, loaded.exceptions, loaded.locked_until, loaded.day_floor))
+    entry.policy, entry.since = stored_policy(DEFAULTS), entry.since - 31
+    await beat(running, family)
+    assert entry.policy == loaded
+    assert configurations.misses == 1
 
 
 async def test_a_beat_renews_nothing_after_a_change(
