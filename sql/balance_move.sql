@@ -9,7 +9,8 @@
 -- row: is_done bool
 --
 -- No row: there was nothing to move. Runs after `viewing_config_update` in a strict account, when all
--- instances apply the change: a heartbeat that an instance had begun before counted on the old day.
+-- instances apply the change, and twice more: a heartbeat that began before counts on the old day, also
+-- if it waited in a queue.
 -- Locks and values as in `viewing_config_update`.
 with held as materialized (
     select

@@ -4,6 +4,7 @@ The statement writes days and limits that follow from the old policy. It does no
 change was faster, and is tried again with the new one.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Final, NamedTuple
@@ -23,6 +24,8 @@ from service.viewing import rules
 from service.viewing.policy import Policy, viewing_day
 
 MAX_TRIES: Final = 10
+# A beat can wait in the queue of an instance that has already acknowledged the change.
+MOVE_SECONDS: Final = (0.0, 0.1, 0.2)
 
 
 class UpdatedRow(msgspec.Struct, frozen=True):
@@ -141,6 +144,15 @@ async def changed(
         context.configurations.forget(account_id, profile_id, "updated")
         await change.wait_for(row.listeners)
         if row.is_strict and found.old_day and found.new_day and found.old_day < found.new_day:
-            days = (found.old_day, found.new_day)
-            await MOVE.maybe(context.pool, profile_id, *days, now, time_ordered_id(now))
+            await _move_late_beats(context, profile_id, found.old_day, found.new_day)
     return row
+
+
+async def _move_late_beats(
+    context: Context, profile_id: UUID, old_day: date, new_day: date
+) -> None:
+    """Moves the beats whose day was computed before the change, and that were written after it."""
+    for pause in MOVE_SECONDS:
+        await asyncio.sleep(pause)
+        now = context.now()
+        await MOVE.maybe(context.pool, profile_id, old_day, new_day, now, time_ordered_id(now))
