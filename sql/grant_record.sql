@@ -10,6 +10,7 @@
 -- $8 is_remote bool                granted away from the device
 -- $9 now timestamptz
 -- $10 id_prefix text               24 hexadecimal digits, new for each statement, that sort by time
+-- $11 usage_from date              first day of the balances that the policy needs; null: none needed
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
@@ -19,6 +20,12 @@
 -- row: is_unlimited_override bool
 -- row: grant_id uuid               null: nothing was done
 -- row: effect_seconds int          seconds gained; null: unlimited for the day
+-- row: past_days date[]            days with a balance from $11 to the day before $5, in step with
+--                                  the next four; null (like those) without $11 or a balance
+-- row: past_used_seconds int4[]
+-- row: past_overrides bool[]
+-- row: past_extended_minutes int4[]
+-- row: past_limit_minutes int4[]   null: not kept
 --
 -- No row: the account is unknown.
 -- The upsert on `uq_vtb_profile_date` changes the balance, so concurrent heartbeats are kept. It
@@ -110,7 +117,22 @@ select
     coalesce(b.extended_minutes, 0) as extended_minutes,
     coalesce(b.is_unlimited_override, false) as is_unlimited_override,
     g.id as grant_id,
-    b.effect_seconds
+    b.effect_seconds,
+    w.past_days,
+    w.past_used_seconds,
+    w.past_overrides,
+    w.past_extended_minutes,
+    w.past_limit_minutes
 from owner as o
 left join balance as b on true
 left join granted as g on true
+cross join lateral (
+    select
+        array_agg(v.reset_date) as past_days,
+        array_agg(coalesce(v.used_seconds, 0)) as past_used_seconds,
+        array_agg(coalesce(v.is_unlimited_override, false)) as past_overrides,
+        array_agg(coalesce(v.extended_minutes, 0)) as past_extended_minutes,
+        array_agg(v.limit_minutes) as past_limit_minutes
+    from viewing_time_balances as v
+    where v.profile_id = b.profile_id and v.reset_date >= $11::date and v.reset_date < $5::date
+) as w

@@ -55,6 +55,9 @@ TAGS: Final = {
     OPERATORS: "For those who run the service, and this description.",
 }
 
+EXPLAINED: Final = {
+    "Preference-Applied": ("Present if the response has the decision about each rule.", "decision")
+}
 EVERYWHERE: Final = (
     "The response is sent when every instance has applied the change: heartbeats sent after it"
     f" follow the change. It waits at most {MAX_WAIT_SECONDS * 1000:.0f} milliseconds for an"

@@ -11,6 +11,7 @@ from service.http.fields import EXAMPLE_GRANT, EXAMPLE_PROFILE
 from service.http.urls import PROFILE
 from service.openapi.operation import (
     EVERYWHERE,
+    EXPLAINED,
     OPERATORS,
     PARENTS,
     Caller,
@@ -27,6 +28,7 @@ from service.openapi.parameters import (
     LIMIT,
     MODE,
     PIN_TOKEN,
+    PREFER,
     REQUEST_KEY,
     TO_DATE,
     ZONE,
@@ -141,12 +143,16 @@ OPERATIONS: Final[dict[str, Operation]] = {
             errors.PIN_TOKEN_INVALID,
             errors.PIN_TOKEN_REQUIRED,
         ],
-        [REQUEST_KEY, PIN_TOKEN],
+        [REQUEST_KEY, PIN_TOKEN, PREFER],
         "A grant with `pin` or `pin_token` is made on the child's device, any other remotely, also"
         " with the header `X-PIN-Token`. A strict account requires one of the three. If the request"
-        " has `mode`, the response also has `grant_id` and `effect_minutes`."
+        " has `mode` or the preference `decision`, the response also has `grant_id` and"
+        " `effect_minutes`."
         f" {ATTEMPTS} {CHECKED_AGAIN}",
-        headers={"Location": ("The URL of the grant, which can be undone there.", GRANT_URL)},
+        headers={
+            "Location": ("The URL of the grant, which can be undone there.", GRANT_URL),
+            **EXPLAINED,
+        },
     ),
     "history": owner(
         history.History,

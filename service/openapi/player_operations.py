@@ -3,8 +3,8 @@
 from typing import Final
 
 from service import errors
-from service.http import decided
-from service.openapi.operation import PLAYERS, Caller, Operation
+from service.http.decision_reply import DecisionReply
+from service.openapi.operation import EXPLAINED, PLAYERS, Caller, Operation
 from service.openapi.parameters import (
     HEARTBEAT_KEY,
     PREFER,
@@ -29,12 +29,13 @@ PLAYING: Final[dict[str, Operation]] = {
         [HEARTBEAT_KEY, PREFER],
         "Send one every 30 seconds while a title plays; each counts 30 seconds. If viewing cannot"
         " be counted, the verdict is `blocked` (the service fails closed).",
+        headers=EXPLAINED,
     ),
     "balance": Operation(PLAYERS, Caller.OWNER, balance.Balance),
     "decision": Operation(
         PLAYERS,
         Caller.OWNER,
-        decided.DecisionReply,
+        DecisionReply,
         sentences=[errors.TITLE_NOT_FOUND],
         parameters=[WATCHED_TITLE, TITLE_MINUTES],
         note="Every rule gives its own result; the one with the least time left decides.",

@@ -23,6 +23,8 @@ from service.errors import (
 )
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
+from service.http.decided import APPLIED, decided, prefers_decision
+from service.http.decision_reply import DecisionReply
 from service.http.fields import EffectMinutes, GrantId, IsUnlimited, RemainingMinutes, doc
 from service.http.idempotency import RequestedOnce, begin_once, repeatable
 from service.http.lenient_json import maybe_minutes
@@ -30,7 +32,8 @@ from service.http.urls import PROFILE
 from service.parents.pin_attempt import Pin, attempt, delayed_response, hashing_turn
 from service.parents.pin_proof import NO_PROOF, PinProof, pin_proof
 from service.viewing.decision import Usage, decide
-from service.viewing.policy import Policy, viewing_day
+from service.viewing.policy import Policy, usage_from, viewing_day
+from service.viewing.usage import week
 
 
 class GrantBody(msgspec.Struct):
@@ -65,6 +68,16 @@ class GrantRow(msgspec.Struct, frozen=True):
     is_unlimited_override: bool
     grant_id: UUID | None
     effect_seconds: int | None
+    past_days: list[date] | None
+    past_used_seconds: list[int] | None
+    past_overrides: list[bool] | None
+    past_extended_minutes: list[int] | None
+    past_limit_minutes: list[int | None] | None
+
+    def usage(self, day: date) -> Usage:
+        """The usage of the viewing day after the grant."""
+        today = (self.used_seconds, self.is_unlimited_override, self.extended_minutes)
+        return Usage(day, *today, week(self))
 
 
 BODY: Final = lenient_json.Body(GrantBody)
@@ -81,6 +94,7 @@ class Grant(msgspec.Struct, frozen=True):
     is_unlimited_override: IsUnlimited
     grant_id: GrantId | UnsetType = UNSET
     effect_minutes: EffectMinutes | UnsetType = UNSET
+    decision: DecisionReply | UnsetType = UNSET
 
 
 @repeatable
@@ -94,9 +108,11 @@ async def grant(request: Request) -> Response:
     proof = await _proof(request, once, account_id, profile_id, body)
     policy = (await context.configurations.get(account_id, profile_id)).policy
     day, _ = viewing_day(policy, now := context.now())
-    arguments = (account_id, profile_id, *proof, day, *_members(body), now, id_prefix(now))
+    moment = (now, id_prefix(now), usage_from(policy, day))
+    arguments = (account_id, profile_id, *proof, day, *_members(body), *moment)
     stored = await once.outcome(partial(_record, arguments, body, policy, day, now))
-    return _response(profile_id, body, msgspec.json.decode(stored, type=Grant))
+    made = msgspec.json.decode(stored, type=Grant)
+    return await _response(request, account_id, profile_id, body, made)
 
 
 def _members(body: GrantBody) -> tuple[object, ...]:
@@ -125,8 +141,7 @@ async def _record(
     row = auth.owned(await RECORD_GRANT.maybe(source, *arguments))
     if row.grant_id is None:
         raise RuleError(PIN_TOKEN_REQUIRED if _is_remote(body) else PIN_TOKEN_INVALID)
-    usage = Usage(day, row.used_seconds, row.is_unlimited_override, row.extended_minutes or 0)
-    decision = decide(policy, usage, now)
+    decision = decide(policy, row.usage(day), now)
     return Grant(
         body.minutes,
         maybe_minutes(decision.remaining_seconds),
@@ -136,12 +151,17 @@ async def _record(
     )
 
 
-def _response(profile_id: UUID, body: GrantBody, made: Grant) -> Response:
-    """The response to a grant; a client that sends no `mode` gets the members of the contract."""
+async def _response(
+    request: Request, account_id: UUID, profile_id: UUID, body: GrantBody, made: Grant
+) -> Response:
+    """The response to a grant; of members beyond the contract only those that are asked for."""
     headers = {}
     if made.grant_id is not UNSET:
         headers["Location"] = f"{PROFILE.format(profile_id=profile_id)}/grants/{made.grant_id}"
-    if body.mode is UNSET:
+    if prefers_decision(request):
+        explained = (await decided(request, account_id, profile_id)).reply()
+        made, headers = msgspec.structs.replace(made, decision=explained), headers | APPLIED
+    elif body.mode is UNSET:
         made = msgspec.structs.replace(made, grant_id=UNSET, effect_minutes=UNSET)
     return reply(made, headers=headers)
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
-from service.http.decided import decided, decision_reply, unlimited_reply
+from service.http.decided import decided
 
 MAX_MINUTES: Final = 1440
 
@@ -19,7 +19,4 @@ async def decision(request: Request) -> Response:
     title_id = lenient_json.query_uuid(request.query_params, "title_id")
     minutes = lenient_json.query_integer(request.query_params, "minutes", 1, MAX_MINUTES)
     found = await decided(request, account_id, profile_id, title_id)
-    if found.decision is None:
-        return reply(unlimited_reply(profile_id, request.state.context.now(), minutes))
-    figures = (profile_id, found.policy, found.usage, found.decision)
-    return reply(decision_reply(*figures, is_counted=found.is_counted, minutes=minutes))
+    return reply(found.reply(minutes))

@@ -20,7 +20,8 @@ from service.database.ids import time_ordered_id
 from service.errors import SERVICE_UNAVAILABLE, ClientError, Overloaded, invalid_idempotency_key
 from service.http import auth, lenient_json
 from service.http.body_and_reply import body, slow_body
-from service.http.decided import DecisionReply, decision_reply, has_preference, unlimited_reply
+from service.http.decided import has_preference
+from service.http.decision_reply import DecisionReply, decision_reply, unlimited_reply
 from service.observing.trace import CURRENT, Trace, count_statement
 from service.players.heartbeat_body import HeartbeatBody, Verdict
 from service.viewing.decision import decide

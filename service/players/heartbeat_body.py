@@ -6,7 +6,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from service.http.decided import DecisionReply
+from service.http.decision_reply import DecisionReply
 from service.http.fields import (
     IsEducational,
     ProfileId,

@@ -1,12 +1,27 @@
 """Reads the usage of a profile, for decisions that no heartbeat makes."""
 
 from datetime import date
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from service.database.statement import Statement
 from service.viewing.decision import PastDay, Usage
+
+
+class PastDaysRow(Protocol):
+    """The row of a statement that reads earlier days; the columns are in step."""
+
+    @property
+    def past_days(self) -> list[date] | None: ...
+    @property
+    def past_used_seconds(self) -> list[int] | None: ...
+    @property
+    def past_overrides(self) -> list[bool] | None: ...
+    @property
+    def past_extended_minutes(self) -> list[int] | None: ...
+    @property
+    def past_limit_minutes(self) -> list[int | None] | None: ...
 
 
 class BalanceRow(msgspec.Struct, frozen=True):
@@ -28,13 +43,18 @@ class BalanceRow(msgspec.Struct, frozen=True):
 
     def usage(self, day: date, *, may_finish: bool = True) -> Usage:
         """The usage of the viewing day that was read."""
-        columns = (
-            *(self.past_days or (), self.past_used_seconds or (), self.past_overrides or ()),
-            *(self.past_extended_minutes or (), self.past_limit_minutes or ()),
-        )
         today = (self.used_seconds, self.is_unlimited_override, self.extended_minutes)
         session_seconds = self.session_seconds if may_finish else 0
-        return Usage(day, *today, [*map(PastDay, *columns)], session_seconds)
+        return Usage(day, *today, week(self), session_seconds)
+
+
+def week(row: PastDaysRow) -> list[PastDay]:
+    """The days of the viewing week that were read, before the current one."""
+    columns = (
+        *(row.past_days or (), row.past_used_seconds or (), row.past_overrides or ()),
+        *(row.past_extended_minutes or (), row.past_limit_minutes or ()),
+    )
+    return [*map(PastDay, *columns)]
 
 
 READ_BALANCE: Final = Statement("balance_read", BalanceRow)

@@ -14,8 +14,10 @@ from service.parents.grant import GrantBody
 from tests.conftest import Running, Starter
 from tests.family import PASSWORD_HASH, PIN, Family, add_family, used_seconds
 from tests.parents.test_viewing_config import pin_token
+from tests.players.test_decision import schedule
 from tests.players.test_heartbeat import beat
 
+VIEWING = "/api/v1/viewing-time"
 NOON = datetime(2027, 3, 3, 12, tzinfo=UTC)  # a Wednesday
 
 
@@ -318,9 +320,16 @@ async def test_effects_add_up_with_concurrent_heartbeats_and_grants(
 
 @pytest.mark.warm
 @pytest.mark.parametrize("members", [{}, {"minutes": 15}, {"minutes": 15, "mode": "extend"}])
+@pytest.mark.parametrize("policy", [None, {"weekly": 300, "rollover": 60, "finish": 15}])
 async def test_a_grant_is_one_statement(
-    running: Running, connection: Connection, family: Family, members: dict[str, Any]
+    running: Running,
+    connection: Connection,
+    family: Family,
+    members: dict[str, Any],
+    policy: dict[str, Any] | None,
 ) -> None:
+    if policy is not None:
+        await schedule(connection, family, **policy)
     await grant(running, family, minutes=15)
     before = await calls(connection)
     await grant(running, family, **members)
@@ -387,3 +396,127 @@ async def test_a_repeated_grant_needs_no_token_again(
     again = await running.client.post(url(family.child), json=body, headers=key)
     assert (refused.status_code, first.status_code, again.text) == (403, 200, first.text)
     assert len(await stored_grants(connection)) == 1
+
+
+async def remaining(running: Running, family: Family) -> list[Any]:
+    """The minutes left by the balance, by `playback-eligible`, and by the decision."""
+    return [
+        (
+            await running.client.get(f"{VIEWING}/{path}/{family.child}", headers=family.bearer)
+        ).json()["remaining_minutes"]
+        for path in ("balance", "playback-eligible", "decision")
+    ]
+
+
+async def test_extended_minutes_are_in_force_with_the_next_heartbeat(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    await use(connection, family, 7200)
+    assert (await beat(running, family))["enforcement"] == "blocked"
+    assert (await grant(running, family, minutes=15, mode="extend")).status_code == 200
+    verdict = await beat(running, family)
+    assert (verdict["enforcement"], verdict["remaining_minutes"]) == ("warning_15", 14.0)
+    assert await remaining(running, family) == [14.0] * 3
+    for _ in range(28):
+        verdict = await beat(running, family)
+    assert (verdict["enforcement"], verdict["remaining_minutes"]) == ("blocked", 0.0)
+
+
+@pytest.mark.parametrize("members", [{"minutes": 30}, {"minutes": 30, "mode": "extend"}, {}])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"weekly": 300},
+        {"limits": '{"wed": 60}', "rollover": 45},
+        {"weekly": 240, "rollover": 240, "finish": 30},
+        {"downtime": '[{"days": ["wed"], "start": "12:20", "end": "13:00"}]'},
+        {"downtime": '[{"days": ["wed"], "start": "11:00", "end": "13:00"}]'},
+        {"limits": '{"wed": null}', "weekly": 600},
+    ],
+)
+async def test_the_minutes_left_after_a_grant_are_those_of_every_other_response(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    policy: dict[str, Any],
+    members: dict[str, Any],
+) -> None:
+    running.clock.fixed = NOON
+    await schedule(connection, family, **policy)
+    await connection.execute(
+        "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds, "
+        "extended_minutes, is_unlimited_override) "
+        "values (gen_random_uuid(), $1, '2027-03-01', 6000, 15, false), "
+        "(gen_random_uuid(), $1, '2027-03-02', 5000, null, false)",
+        family.child,
+    )
+    await use(connection, family, 4000)
+    answer = (await grant(running, family, **members)).json()
+    assert [answer["remaining_minutes"]] * 3 == await remaining(running, family)
+
+
+async def test_no_grant_lifts_a_lock(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    await connection.execute(
+        "insert into viewing_locks values ($1, $2, $3)", family.child, NOON.replace(hour=13), NOON
+    )
+    for members in ({"minutes": 30}, {"minutes": 30, "mode": "extend"}, {}):
+        answer = (await grant(running, family, **members)).json()
+        assert answer["remaining_minutes"] == 0.0
+    assert (await beat(running, family))["enforcement"] == "blocked"
+
+
+@pytest.mark.parametrize("members", [{"minutes": 30}, {"minutes": 30, "mode": "extend"}, {}])
+async def test_a_grant_brings_the_decision_back_if_the_client_prefers_it(
+    running: Running, connection: Connection, family: Family, members: dict[str, Any]
+) -> None:
+    running.clock.fixed = NOON
+    await use(connection, family, 7200)
+    headers = {**family.bearer, "Prefer": "respond-async, decision"}
+    answer = await running.client.post(url(family.child), json=members, headers=headers)
+    assert answer.headers["preference-applied"] == "decision"
+    document = answer.json()
+    found = await running.client.get(f"{VIEWING}/decision/{family.child}", headers=family.bearer)
+    assert document["decision"] == found.json()
+    assert document["decision"]["remaining_minutes"] == document["remaining_minutes"]
+    assert answer.headers["location"].endswith(f"/{document['grant_id']}")
+    assert document["effect_minutes"] == members.get("minutes")
+
+
+async def test_without_the_preference_there_is_no_decision(
+    running: Running, family: Family
+) -> None:
+    for prefer in ("", "return=minimal", "decisions"):
+        headers = {**family.bearer, "Prefer": prefer}
+        answer = await running.client.post(url(family.child), json={}, headers=headers)
+        assert answer.text == (
+            '{"granted_minutes":null,"remaining_minutes":null,"is_unlimited_override":true}'
+        )
+        assert "preference-applied" not in answer.headers
+
+
+async def test_a_repeated_grant_brings_back_the_present_decision(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    await use(connection, family, 3600)
+    headers = {**family.bearer, "Prefer": "decision", "Idempotency-Key": "k"}
+    body = {"minutes": 30}
+    first = (await running.client.post(url(family.child), json=body, headers=headers)).json()
+    await beat(running, family)
+    again = (await running.client.post(url(family.child), json=body, headers=headers)).json()
+    minutes = [each.pop("decision")["remaining_minutes"] for each in (first, again)]
+    assert minutes == [90.0, 89.5]
+    assert again == first
+    assert len(await stored_grants(connection)) == 1
+
+
+async def test_the_decision_about_an_adult_is_that_nothing_limits(
+    running: Running, family: Family
+) -> None:
+    headers = {**family.bearer, "Prefer": "decision"}
+    answer = await running.client.post(url(family.adult), json={"minutes": 15}, headers=headers)
+    assert (answer.json()["decision"]["allowed"], answer.json()["decision"]["rules"]) == (True, [])
