@@ -120,7 +120,7 @@ def _sums(week: Week, words: Words) -> str:
         sums += ", " + of_limit.format(words.of_percent(usage))
     a_day = words.a_day.format(_duration(round(week.counted_seconds / len(week.days))))
     educational = words.educational.format(_duration(week.educational_seconds))
-    return f"{sums}; {a_day}; {educational}"
+    return f"{sums} · {a_day} · {educational}"
 
 
 def _key(shape: str) -> str:
@@ -145,7 +145,8 @@ def _chart(week: Week, number: int, words: Words) -> str:
         if limit
     )
     spoken = ". ".join(
-        f"{words.of_date(day.date)}: {_duration(day.counted_seconds)}" for day in week.days
+        words.day_value.format(day=words.of_date(day.date), duration=_duration(day.counted_seconds))
+        for day in week.days
     )
     title = words.picture.format(escape(week.name))
     return f"""<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"

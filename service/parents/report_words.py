@@ -30,6 +30,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     educational: str
     day_begins: str
     picture: str
+    day_value: str
     legend_counted: str
     legend_educational: str
     legend_exempt: str

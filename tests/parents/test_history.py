@@ -13,7 +13,7 @@ from service.database.driver import Connection
 from service.viewing import rules
 from service.viewing.rules import Configuration
 from tests.conftest import Running
-from tests.family import Family, add_family
+from tests.family import HEARTBEAT, Family, add_family
 
 
 async def history(running: Running, family: Family, **query: str) -> httpx.Response:
@@ -372,6 +372,41 @@ async def test_with_zone_child_another_accounts_profile_is_403(
         headers=stranger.bearer,
     )
     assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("reset_hour", [0, 3, 6])
+@pytest.mark.parametrize(
+    ("timezone", "change"),
+    [
+        ("Europe/Berlin", date(2026, 3, 29)),
+        ("Europe/Berlin", date(2026, 10, 25)),
+        ("America/New_York", date(2026, 5, 2)),
+        ("Australia/Lord_Howe", date(2026, 4, 5)),
+    ],
+)
+async def test_with_zone_child_the_minutes_of_days_are_those_of_their_balances(
+    running: Running, connection: Connection, timezone: str, change: date, reset_hour: int
+) -> None:
+    family = await add_family(connection, timezone=timezone, reset_hour=reset_hour)
+    configuration = Configuration(120, 120, reset_hour, True, timezone)
+    first, last = change - timedelta(days=2), change + timedelta(days=2)
+    resets = [rules.reset(configuration, first + timedelta(days=n)) for n in range(1, 5)]
+    session = None
+    for reset in resets:
+        # The session is played around each reset, and in the first minutes of a day that may
+        # have 23 or 25 hours.
+        for seconds in (-60, -30, -1, 0, 30, 600):
+            running.clock.fixed = reset + timedelta(seconds=seconds)
+            body = family.beat(session_id=session)
+            answer = await running.client.post(HEARTBEAT, json=body, headers=family.bearer)
+            session = answer.json()["session_id"]
+    days = {"from_date": str(first), "to_date": str(last), "zone": "child", "counted": "true"}
+    found = minutes(await history(running, family, **days))
+    balances = await connection.fetch(
+        "select reset_date, used_seconds from viewing_time_balances order by reset_date desc"
+    )
+    assert found == {str(row["reset_date"]): [row["used_seconds"] / 60] for row in balances}
+    assert len(found) == 5
 
 
 @pytest.mark.warm

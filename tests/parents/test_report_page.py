@@ -206,13 +206,13 @@ def test_exempt_educational_time_is_drawn_above_the_time_that_counts() -> None:
 
 
 def test_usage_compares_each_day_with_its_own_limit() -> None:
-    sums = "10 h 40 min counted, {} of the limit; 1 h 31 min a day; 2 h 35 min educational"
+    sums = "10 h 40 min counted, {} of the limit · 1 h 31 min a day · 2 h 35 min educational"
     assert sums.format("76.2 %") in plain(shown(week()))
     changed = (480, 480, 480, 480, 60, 60, 60)
     assert sums.format("30.5 %") in plain(shown(week(limits=changed)))
-    assert "8 h 5 min counted, 57.7 % of the limit;" in plain(shown(week(is_exempt=True)))
+    assert "8 h 5 min counted, 57.7 % of the limit ·" in plain(shown(week(is_exempt=True)))
     some = (120, None, 120, None, None, None, 120)
-    assert "84.7 % of the limit on days with one;" in plain(shown(week(limits=some)))
+    assert "84.7 % of the limit on days with one ·" in plain(shown(week(limits=some)))
     assert "%" not in plain(shown(week(limit=None)))
 
 
@@ -238,6 +238,7 @@ def test_page_without_viewing_or_children_has_a_sentence() -> None:
 PLACES = {
     "period": ["first", "last"],
     "day_begins": ["time", "zone"],
+    "day_value": ["day", "duration"],
     "date_form": ["weekday", "month", "day"],
 }
 WITH_ONE_PLACE = {

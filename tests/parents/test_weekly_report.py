@@ -259,7 +259,7 @@ async def test_page_counts_in_viewing_days_without_exempt_time(
     headers = {**family.bearer, "Accept": "text/html"}
     page = (await running.client.get(URL, params=params, headers=headers)).text
     text = page.replace("\u00a0", " ")
-    assert "31 min counted, 3.7 % of the limit; 4 min a day; 42 min educational" in text
+    assert "31 min counted, 3.7 % of the limit · 4 min a day · 42 min educational" in text
     assert '<time datetime="2026-11-17">Tue, Nov 17</time> to <time datetime="2026-11-23">' in text
     assert "Days begin at 6:00 (America/New_York)." in text
 
