@@ -16,6 +16,7 @@ from service.viewing.policy import stored_policy
 from service.viewing.rules import Configuration
 from tests.conftest import Running, Starter
 from tests.family import HEARTBEAT, PIN_HASH, Family, add_family, cheap_hash
+from tests.parents.policy_changing import NOON
 
 REFUSED = {"detail": "Valid PIN token required"}
 NOTHING = Members(False, None, False, None, None, None, None)
@@ -24,6 +25,12 @@ DAY = timedelta(days=1)
 
 def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.fixture
+async def running(start: Starter) -> Running:
+    """An application at noon on a Wednesday."""
+    return await start(now=NOON)
 
 
 async def make_strict(connection: Connection, family: Family) -> None:
