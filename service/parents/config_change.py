@@ -90,7 +90,7 @@ NO_EFFECTS: Final = Effects()
 
 
 def effects(policy: Policy, members: Members, now: datetime) -> Effects:
-    """What a change at `now` does, as arguments of the statement; `policy` is the old one."""
+    """The effects of a change at `now`, as arguments of the statement; `policy` is the old one."""
     old = policy.configuration
     today, _ = viewing_day(policy, now)
     found = Effects(
