@@ -5,6 +5,7 @@ export VIEWING_TIME_TOKEN=…
 .venv/bin/python examples/parent.py limits PROFILE --weekday 90 --weekend unlimited
 .venv/bin/python examples/parent.py grant PROFILE 30
 .venv/bin/python examples/parent.py report
+.venv/bin/python examples/parent.py page
 
 It needs httpx, a dependency of the service.
 """
@@ -97,6 +98,10 @@ class Parent:
             for title in profile["top_titles"]:
                 print(f"  {minutes(title['total_minutes']):>24}  {title['title_name']}")
 
+    def page(self, options: argparse.Namespace) -> None:
+        """Prints a URL of the week as a page; open it in a browser within five minutes."""
+        print(options.url + self.call("POST", "weekly-report/link")["url"])
+
 
 def typed(what: str) -> str:
     """Reads a secret from the terminal, or from a line of standard input."""
@@ -160,6 +165,7 @@ def _arguments() -> argparse.Namespace:
     history = command(Parent.history, "history", "sessions by day", profile=True)
     history.add_argument("--days", type=int, default=7)
     command(Parent.report, "report", "the last seven days of every child", profile=False)
+    command(Parent.page, "page", "a link to the same as a page, for a browser", profile=False)
     return parser.parse_args()
 
 

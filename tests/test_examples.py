@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import httpx
 import pytest
 
 from service.database.driver import Connection
@@ -271,6 +272,10 @@ async def test_parent_prints_history_and_report(
     assert len(report) == 2 + 7 + 1
     assert report[8].endswith("1 min  #")
     assert re.fullmatch(r" +1 min  Cartoon", report[9])
+    [url] = (await parent(family, service.url, "page")).splitlines()
+    async with httpx.AsyncClient() as browser:
+        assert "counted" in (await browser.get(url)).text
+        assert (await browser.get(url)).status_code == 404
 
 
 @pytest.mark.parametrize("name", ["player.py", "parent.py"])
