@@ -11,15 +11,18 @@
 -- $9 now timestamptz
 -- $10 id_prefix text               24 hexadecimal digits, new for each statement, that sort by time
 -- $11 usage_from date              first day of the balances that the policy needs; null: none needed
+-- $12 exempt bool                  educational titles do not count against the limit
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
 -- row: is_confirmed bool           the PIN is the one in $4, and a strict account has a proof
+-- row: is_child bool
 -- row: used_seconds int            the day's balance after the grant, like the next two
 -- row: extended_minutes int        added to the day's limit
 -- row: is_unlimited_override bool
 -- row: grant_id uuid               null: nothing was done
 -- row: effect_seconds int          seconds gained; null: unlimited for the day
+-- row: session_seconds int         counted in the open session, if it counts; 0 without $11
 -- row: past_days date[]            days with a balance from $11 to the day before $5, in step with
 --                                  the next four; null (like those) without $11 or a balance
 -- row: past_used_seconds int4[]
@@ -36,6 +39,7 @@ with owner as (
     select
         u.is_active,
         p.id as profile_id,
+        coalesce(p.is_kids, false) as is_child,
         (
             $3::bool
             or not exists (select from viewing_strict_accounts as t where t.account_id = u.id)
@@ -113,11 +117,22 @@ select
     o.is_active,
     o.profile_id is not null as is_owner,
     coalesce(o.is_confirmed, false) as is_confirmed,
+    o.is_child,
     coalesce(b.used_seconds, 0) as used_seconds,
     coalesce(b.extended_minutes, 0) as extended_minutes,
     coalesce(b.is_unlimited_override, false) as is_unlimited_override,
     g.id as grant_id,
     b.effect_seconds,
+    case
+        when $11::date is null then 0
+        else coalesce((
+            select s.total_seconds
+            from viewing_sessions as s
+            where s.profile_id = b.profile_id
+                and s.ended_at is null
+                and not (s.is_educational and $12::bool)
+        ), 0)
+    end as session_seconds,
     w.past_days,
     w.past_used_seconds,
     w.past_overrides,

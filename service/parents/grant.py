@@ -2,7 +2,7 @@
 
 from datetime import date, datetime
 from functools import partial
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -23,8 +23,8 @@ from service.errors import (
 )
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
-from service.http.decided import APPLIED, decided, prefers_decision
-from service.http.decision_reply import DecisionReply
+from service.http.decided import APPLIED, prefers_decision
+from service.http.decision_reply import DecisionReply, decision_reply, unlimited_reply
 from service.http.fields import EffectMinutes, GrantId, IsUnlimited, RemainingMinutes, doc
 from service.http.idempotency import RequestedOnce, begin_once, repeatable
 from service.http.lenient_json import maybe_minutes
@@ -63,21 +63,34 @@ class GrantRow(msgspec.Struct, frozen=True):
     is_active: bool
     is_owner: bool
     is_confirmed: bool
+    is_child: bool
     used_seconds: int
     extended_minutes: int
     is_unlimited_override: bool
     grant_id: UUID | None
     effect_seconds: int | None
+    session_seconds: int
     past_days: list[date] | None
     past_used_seconds: list[int] | None
     past_overrides: list[bool] | None
     past_extended_minutes: list[int] | None
     past_limit_minutes: list[int | None] | None
 
-    def usage(self, day: date) -> Usage:
+    def usage(self, day: date, *, may_finish: bool) -> Usage:
         """The usage of the viewing day after the grant."""
         today = (self.used_seconds, self.is_unlimited_override, self.extended_minutes)
-        return Usage(day, *today, week(self))
+        return Usage(day, *today, week(self), self.session_seconds if may_finish else 0)
+
+
+class Planned(NamedTuple):
+    """A grant that is to be recorded, and what its response is made from."""
+
+    profile_id: UUID
+    body: GrantBody
+    policy: Policy
+    day: date
+    now: datetime
+    is_explained: bool
 
 
 BODY: Final = lenient_json.Body(GrantBody)
@@ -97,6 +110,9 @@ class Grant(msgspec.Struct, frozen=True):
     decision: DecisionReply | UnsetType = UNSET
 
 
+ADDED: Final = ("grant_id", "effect_minutes")  # to the members of the contract
+
+
 @repeatable
 async def grant(request: Request) -> Response:
     """POST /grant: lowers today's used seconds, raises today's limit, or lifts it."""
@@ -108,11 +124,14 @@ async def grant(request: Request) -> Response:
     proof = await _proof(request, once, account_id, profile_id, body)
     policy = (await context.configurations.get(account_id, profile_id)).policy
     day, _ = viewing_day(policy, now := context.now())
-    moment = (now, id_prefix(now), usage_from(policy, day))
-    arguments = (account_id, profile_id, *proof, day, *_members(body), *moment)
-    stored = await once.outcome(partial(_record, arguments, body, policy, day, now))
-    made = msgspec.json.decode(stored, type=Grant)
-    return await _response(request, account_id, profile_id, body, made)
+    planned = Planned(profile_id, body, policy, day, now, prefers_decision(request))
+    arguments = (account_id, profile_id, *proof, day, *_members(body), *_moment(policy, day, now))
+    stored = await once.outcome(partial(_record, arguments, planned))
+    return _response(planned, msgspec.json.decode(stored))
+
+
+def _moment(policy: Policy, day: date, now: datetime) -> tuple[object, ...]:
+    return now, id_prefix(now), usage_from(policy, day), policy.configuration.educational_exempt
 
 
 def _members(body: GrantBody) -> tuple[object, ...]:
@@ -125,45 +144,49 @@ def _is_remote(body: GrantBody) -> bool:
     return body.pin is None and body.pin_token is None
 
 
-async def _record(
-    arguments: tuple[object, ...],
-    body: GrantBody,
-    policy: Policy,
-    day: date,
-    now: datetime,
-    source: Source,
-) -> Grant:
+async def _record(arguments: tuple[object, ...], planned: Planned, source: Source) -> Grant:
     """Records the grant.
 
     Raises RuleError if the PIN has changed since it was verified, and without the proof that a
     strict account requires.
     """
+    body, policy, day, now = planned.body, planned.policy, planned.day, planned.now
     row = auth.owned(await RECORD_GRANT.maybe(source, *arguments))
     if row.grant_id is None:
         raise RuleError(PIN_TOKEN_REQUIRED if _is_remote(body) else PIN_TOKEN_INVALID)
-    decision = decide(policy, row.usage(day), now)
+    left = decide(policy, row.usage(day, may_finish=False), now).remaining_seconds
     return Grant(
         body.minutes,
-        maybe_minutes(decision.remaining_seconds),
+        maybe_minutes(left),
         row.is_unlimited_override,
         row.grant_id,
         maybe_minutes(row.effect_seconds),
+        _decision(planned, row) if planned.is_explained else UNSET,
     )
 
 
-async def _response(
-    request: Request, account_id: UUID, profile_id: UUID, body: GrantBody, made: Grant
-) -> Response:
+def _decision(planned: Planned, row: GrantRow) -> DecisionReply:
+    """The decision after the grant."""
+    profile_id, _, policy, day, now, _ = planned
+    if not row.is_child:
+        return unlimited_reply(profile_id, now)
+    usage = row.usage(day, may_finish=True)
+    return decision_reply(profile_id, policy, usage, decide(policy, usage, now))
+
+
+def _response(planned: Planned, members: dict[str, object]) -> Response:
     """The response to a grant; of members beyond the contract only those that are asked for."""
     headers = {}
-    if made.grant_id is not UNSET:
-        headers["Location"] = f"{PROFILE.format(profile_id=profile_id)}/grants/{made.grant_id}"
-    if prefers_decision(request):
-        explained = (await decided(request, account_id, profile_id)).reply()
-        made, headers = msgspec.structs.replace(made, decision=explained), headers | APPLIED
-    elif body.mode is UNSET:
-        made = msgspec.structs.replace(made, grant_id=UNSET, effect_minutes=UNSET)
-    return reply(made, headers=headers)
+    if "grant_id" in members:
+        grants = f"{PROFILE.format(profile_id=planned.profile_id)}/grants"
+        headers["Location"] = f"{grants}/{members['grant_id']}"
+    if planned.is_explained and "decision" in members:
+        headers |= APPLIED
+    else:
+        members.pop("decision", None)
+    if planned.body.mode is UNSET and not planned.is_explained:
+        members = {name: members[name] for name in members if name not in ADDED}
+    return reply(members, headers=headers)
 
 
 async def _proof(

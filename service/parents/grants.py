@@ -144,9 +144,8 @@ async def grant_undo(request: Request) -> Response:
     grant_id = lenient_json.path_uuid(request.path_params["grant_id"], "grant_id")
     proof = pin_proof(request, context, account_id, body.pin_token)
     policy = (await context.configurations.get(account_id, profile_id)).policy
-    day, _ = viewing_day(policy, now := context.now())
     names = (account_id, profile_id, grant_id)
-    moment = (day, rules.reset(policy.configuration, day), now)
+    moment = (*viewing_day(policy, now := context.now()), now)
     async with transaction(context) as source:
         await LOCK.maybe(source, *names)
         row = await UNDO.maybe(source, *names, *proof, *moment)

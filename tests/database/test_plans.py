@@ -326,7 +326,8 @@ CASES = {
     "grant": Case(
         "grant_record",
         "select of('account', 3), of('profile', 3), true, null::text, date '2026-11-24', 30, "
-        f"'credit', true, timestamptz '2026-11-24 13:00Z', '{PREFIX}'::text, date '2026-11-23'",
+        f"'credit', true, timestamptz '2026-11-24 13:00Z', '{PREFIX}'::text, date '2026-11-23', "
+        "true",
         "select 1",
         each=20,
         beside=20,

@@ -334,6 +334,10 @@ async def test_a_grant_is_one_statement(
     before = await calls(connection)
     await grant(running, family, **members)
     assert await calls(connection) - before == 1
+    headers = {**family.bearer, "Prefer": "decision"}
+    answer = await running.client.post(url(family.child), json=members, headers=headers)
+    assert "decision" in answer.json()
+    assert await calls(connection) - before == 2
 
 
 @pytest.mark.parametrize("minutes", [15, None])
@@ -486,6 +490,25 @@ async def test_a_grant_brings_the_decision_back_if_the_client_prefers_it(
     assert document["effect_minutes"] == members.get("minutes")
 
 
+async def test_the_decision_after_a_grant_knows_the_title_that_is_being_finished(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    running.clock.fixed = NOON
+    await schedule(connection, family, finish=30)
+    await use(connection, family, 7170)
+    session = (await beat(running, family))["session_id"]
+    for _ in range(40):
+        await beat(running, family, session_id=session)
+    headers = {**family.bearer, "Prefer": "decision"}
+    body = {"minutes": 15, "mode": "extend"}
+    answer = await running.client.post(url(family.child), json=body, headers=headers)
+    assert answer.json()["remaining_minutes"] == 0.0
+    found = await running.client.get(f"{VIEWING}/decision/{family.child}", headers=family.bearer)
+    decision = answer.json()["decision"]
+    assert decision == found.json()
+    assert (decision["is_finishing"], decision["remaining_minutes"]) == (True, 25.0)
+
+
 async def test_without_the_preference_there_is_no_decision(
     running: Running, family: Family
 ) -> None:
@@ -498,20 +521,37 @@ async def test_without_the_preference_there_is_no_decision(
         assert "preference-applied" not in answer.headers
 
 
-async def test_a_repeated_grant_brings_back_the_present_decision(
+async def test_a_repeated_grant_brings_back_its_first_decision(
     running: Running, connection: Connection, family: Family
 ) -> None:
     running.clock.fixed = NOON
     await use(connection, family, 3600)
     headers = {**family.bearer, "Prefer": "decision", "Idempotency-Key": "k"}
     body = {"minutes": 30}
-    first = (await running.client.post(url(family.child), json=body, headers=headers)).json()
+    first = await running.client.post(url(family.child), json=body, headers=headers)
     await beat(running, family)
-    again = (await running.client.post(url(family.child), json=body, headers=headers)).json()
-    minutes = [each.pop("decision")["remaining_minutes"] for each in (first, again)]
-    assert minutes == [90.0, 89.5]
-    assert again == first
+    again = await running.client.post(url(family.child), json=body, headers=headers)
+    assert again.text == first.text
+    assert again.headers["preference-applied"] == first.headers["preference-applied"] == "decision"
+    assert again.json()["decision"]["remaining_minutes"] == 90.0
+    del headers["Prefer"]
+    plain = await running.client.post(url(family.child), json=body, headers=headers)
+    assert plain.text == (
+        '{"granted_minutes":30,"remaining_minutes":90.0,"is_unlimited_override":false}'
+    )
     assert len(await stored_grants(connection)) == 1
+
+
+async def test_a_repeated_grant_whose_first_response_had_no_decision_has_none(
+    running: Running, family: Family
+) -> None:
+    headers = {**family.bearer, "Idempotency-Key": "k"}
+    first = await running.client.post(url(family.child), json={"minutes": 15}, headers=headers)
+    headers["Prefer"] = "decision"
+    again = await running.client.post(url(family.child), json={"minutes": 15}, headers=headers)
+    assert "preference-applied" not in again.headers
+    assert first.json().items() < again.json().items()
+    assert again.json().keys() - first.json().keys() == {"grant_id", "effect_minutes"}
 
 
 async def test_the_decision_about_an_adult_is_that_nothing_limits(
