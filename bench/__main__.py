@@ -17,6 +17,7 @@ from bench import (
     keys,
     observing,
     pin,
+    policy,
     reads,
     statements,
     verdict,
@@ -43,9 +44,10 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "pin": pin.measure,
     "reads": reads.measure,
     "observing": observing.measure,
+    "policy": policy.measure,
 }
 # A quick run skips these, because they need time to be reliable.
-SLOW: Final = ("pin", "reads")
+SLOW: Final = ("pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
     "pin_ways": pin.measure_ways,

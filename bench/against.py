@@ -7,8 +7,8 @@ A figure is the median of the ratios of the rounds, so that a drift of the machi
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -18,10 +18,12 @@ import click
 from bench.figure import Figure, Target
 from bench.harness import Bench, Scale, Window
 from bench.peer import ROOT, Peer, Program
+from bench.report import git
 from bench.seed import fresh_day
 
 SCALE: Final = Scale(profiles=20_000, days=30, sessions=2, viewers=2_000, window=6, rounds=6)
 CLOSED: Final = (64, 1000)  # in flight
+OPEN: Final = 0
 RATE: Final = 1000.0  # heartbeats a second in the open loop
 CONNECTIONS: Final = 200
 MAX_RATIO: Final = Target(1.03)
@@ -36,13 +38,28 @@ def question(commit: str) -> Callable[[Bench], Awaitable[list[Figure]]]:
     """The question that compares with `commit`."""
 
     async def measure(bench: Bench) -> list[Figure]:
-        async with _program(bench, commit) as program, AsyncExitStack() as running:
-            base = await running.enter_async_context(bench.service(commit, program=program))
-            ours = await running.enter_async_context(bench.service())
-            pairs = await _rounds(bench, base, ours)
+        async with beside(bench, commit) as (base, ours):
+            scale = bench.scale
+            pairs = await rounds(bench, (base, ours), (*CLOSED, OPEN), scale.rounds, scale.window)
         return [figure for load, windows in pairs.items() for figure in _figures(load, windows)]
 
     return measure
+
+
+def is_present(commit: str) -> bool:
+    """Whether the repository has this commit; a shallow clone may lack it."""
+    return bool(git("rev-parse", "--quiet", "--verify", f"{commit}^{{commit}}"))
+
+
+@asynccontextmanager
+async def beside(bench: Bench, commit: str) -> AsyncIterator[tuple[Peer, Peer]]:
+    """The services of another commit and of this one, on one database."""
+    async with (
+        _program(bench, commit) as program,
+        bench.service(commit, program=program) as base,
+        bench.service() as ours,
+    ):
+        yield base, ours
 
 
 @asynccontextmanager
@@ -73,25 +90,31 @@ def _run(*command: str) -> None:
         raise click.ClickException(f"{' '.join(command)}: {finished.stderr.strip()}")
 
 
-async def _rounds(bench: Bench, base: Peer, ours: Peer) -> dict[str, list[tuple[Window, Window]]]:
-    """Pairs of windows, the other commit's first, by the name of the load."""
+async def rounds(
+    bench: Bench, peers: tuple[Peer, Peer], loads: Sequence[int], number: int, seconds: float
+) -> dict[str, list[tuple[Window, Window]]]:
+    """Pairs of windows of `seconds`, in the order of `peers`, by the name of the load.
+
+    A load is the number of heartbeats in flight, or OPEN.
+    """
     pairs: dict[str, list[tuple[Window, Window]]] = {}
-    for number in range(1, bench.scale.rounds + 1):
-        for load in (*CLOSED, 0):
+    for done in range(number):
+        for load in loads:
             name = f"{load:,} in flight" if load else f"open loop, {RATE:,.0f}/s"
-            bench.progress(f"{name}, round {number} of {bench.scale.rounds}")
+            bench.progress(f"{name}, round {done + 1} of {number}")
             await fresh_day(bench.connection)
-            order = (base, ours) if number % 2 else (ours, base)
-            windows = {peer.pid: await _window(bench, peer, load) for peer in order}
-            pairs.setdefault(name, []).append((windows[base.pid], windows[ours.pid]))
+            order = peers[::-1] if done % 2 else peers
+            windows = {peer.pid: await _window(bench, peer, load, seconds) for peer in order}
+            base, ours = (windows[peer.pid] for peer in peers)
+            pairs.setdefault(name, []).append((base, ours))
     return pairs
 
 
-async def _window(bench: Bench, peer: Peer, load: int) -> Window:
+async def _window(bench: Bench, peer: Peer, load: int, seconds: float) -> Window:
     await bench.warm(peer)
     if load:
-        return await bench.closed_loop(peer, load)
-    return await bench.open_loop(peer, bench.viewers, CONNECTIONS, RATE, bench.scale.window)
+        return await bench.closed_loop(peer, load, seconds)
+    return await bench.open_loop(peer, bench.viewers, CONNECTIONS, RATE, seconds)
 
 
 def _figures(load: str, pairs: list[tuple[Window, Window]]) -> list[Figure]:

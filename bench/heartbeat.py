@@ -149,7 +149,7 @@ async def _window(bench: Bench, peer: Peer, load: int) -> Window:
 
 
 async def _cache_rounds(bench: Bench, service: Peer) -> list[CacheRound]:
-    adults = await seed.viewers(bench.connection, len(bench.viewers), only_adults=True)
+    adults = await seed.viewers(bench.connection, len(bench.viewers), "adults")
     all_viewers = await seed.viewers(bench.connection, bench.scale.profiles)
     rounds = []
     for number in range(1, bench.scale.rounds + 1):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import jwt
@@ -79,7 +79,7 @@ VIEWERS: Final = """
 select p.user_id as account_id, p.id as profile_id, s.id as session_id, s.title_id
 from profiles as p
 join viewing_sessions as s on s.profile_id = p.id and s.ended_at is null
-where p.is_kids is not true or not $2::bool
+where $2::text is null or p.is_kids is true = ($2 = 'children')
 order by p.id
 limit $1
 """
@@ -138,10 +138,10 @@ async def fresh_day(connection: Connection) -> None:
 
 
 async def viewers(
-    connection: Connection, number: int, *, only_adults: bool = False
+    connection: Connection, number: int, only: Literal["children", "adults"] | None = None
 ) -> list[Viewer]:
-    """The first viewers in the order of their ids: children and adults, or adults only."""
-    return [Viewer(*row) for row in await connection.fetch(VIEWERS, number, only_adults)]
+    """The first viewers in the order of their ids: children and adults, or `only` some."""
+    return [Viewer(*row) for row in await connection.fetch(VIEWERS, number, only)]
 
 
 def token(account_id: UUID) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from httpx import AsyncClient
 
-from bench import chart, seed
+from bench import chart, decisions, policy, seed
 from bench.figure import Figure, Target, number, table
 from bench.load import Outcome, Plan, main, percentile
 from bench.procfs import cpu_seconds, resident_bytes
@@ -223,3 +224,41 @@ async def test_heartbeats_of_seeded_players_are_accepted(
         "select sum(total_seconds) / 30 from viewing_sessions where ended_at is null"
     )
     assert beats == 20
+
+
+async def test_children_with_all_rules_are_limited_by_each_and_never_blocked(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    await seed.seed(connection, 24, days=4, sessions=1, progress=lambda _: None)
+    children = await seed.viewers(connection, 24, "children")
+    path = tmp_path / "requests"
+    path.write_bytes(seed.heartbeats(children))
+    async with (
+        policy.all_rules(connection, children),
+        served(database, JWT_SECRET=seed.SECRET) as running,
+        AsyncClient() as client,
+    ):
+        port = int(running.url.rpartition(":")[2])
+        outcome = await played(Plan(port, str(path), connections=5))
+        for child in children:
+            url = f"{running.url}/api/v1/viewing-time/decision/{child.profile_id}"
+            bearer = {"Authorization": f"Bearer {seed.token(child.account_id)}"}
+            decision = (await client.get(url, headers=bearer)).json()
+            _, downtime, daily, weekly = decision["rules"]
+            assert decision["enforcement"] == "allowed"
+            assert downtime["remaining_minutes"] >= 5 * 60
+            assert daily["limit_minutes"] == 1440 + daily["carried_minutes"] == 1440 + 240
+            assert weekly["limit_minutes"] == 10_080
+            assert weekly["used_minutes"] == 6 * 60 + daily["used_minutes"]
+    assert (outcome.completed, outcome.errors, outcome.first_error) == (18, 0, "")
+    tables = "select (select count(*) from viewing_schedules) + count(*) from viewing_exceptions"
+    assert await connection.fetchval(tables) == 0
+
+
+def test_decisions_are_timed_for_plain_policies_and_for_all_rules() -> None:
+    figures = {figure.name: figure for figure in decisions.figures(calls=10)}
+    assert [name for name, figure in figures.items() if figure.target == Target(5)] == [
+        "no rules: decide",
+        "all rules: decide",
+    ]
+    assert all(figure.value > 0 for figure in figures.values())
