@@ -186,7 +186,7 @@ def test_quick_run_skips_slow_questions_unless_they_are_named() -> None:
     assert planned(quick=False) == ("full", FULL, [*command.QUESTIONS])
     kind, scale, names = planned(quick=True)
     assert (kind, scale) == ("quick", QUICK)
-    assert names == [name for name in command.QUESTIONS if name not in ("pin", "reads")]
+    assert names == [name for name in command.QUESTIONS if name not in ("pin", "reads", "policy")]
     assert planned("pin", quick=True)[2] == ["pin"]
     assert planned("against", "abc", quick=False) == ("against abc", against.SCALE, ["against"])
 
