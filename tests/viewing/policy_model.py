@@ -19,6 +19,7 @@ FIRST: Final = datetime(2010, 1, 1, tzinfo=UTC)
 LAST: Final = datetime(2030, 1, 1, tzinfo=UTC)
 DAYS_AHEAD: Final = 16
 RULES: Final = ("locked", "downtime", "daily_limit", "weekly_limit")
+LIMITS: Final = {"weekday_limit_minutes", "weekend_limit_minutes", "daily_limits"}
 LEVELS: Final = ((0, "blocked"), (300, "warning_5"), (900, "warning_15"))
 
 
@@ -85,13 +86,15 @@ class Exceptional(NamedTuple):
 class Day:
     """One viewing day: seconds used, minutes added to the limit, unlimited grants in force.
 
-    A day that is over keeps the limit of the policy that was in force, in `kept` if `is_kept`.
+    A day that is over keeps the limit of the policy that was in force, in `kept` if `is_kept`. A
+    day on which nothing was counted or granted has no balance, so it keeps no limit.
     """
 
     used: int = 0
     educational: int = 0
     extended: int = 0
     unlimited: int = 0
+    has_balance: bool = False
     is_kept: bool = False
     kept: int | None = None
 
@@ -109,7 +112,7 @@ class Session:
 
 @dataclass
 class Grant:
-    """A grant of a viewing day; `effect` is by how many seconds it lowered what was used."""
+    """A grant of a viewing day; `effect` is the seconds that it added (0: it was unlimited)."""
 
     day: date
     mode: str
@@ -126,10 +129,11 @@ class Limit(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The verdict, the rule that blocks, and the seconds left (None: no rule limits)."""
+    """The verdict, the rule that blocks, the one that leaves the least, and the seconds left."""
 
     enforcement: str
     reason: str | None
+    limited_by: str | None
     remaining: int | None
 
 
@@ -185,11 +189,11 @@ class Child:
                     )
 
     def is_down(self, at: datetime) -> bool:
-        exception = self.exceptions.get(self.viewing_day(at))
-        if exception is not None and exception.lifts_downtime:
-            return False
         around = [at.date() + n * DAY for n in range(-3, 3)]
-        return any(start <= at < end for start, end in self.windows(around))
+        if not any(start <= at < end for start, end in self.windows(around)):
+            return False
+        exception = self.exceptions.get(self.viewing_day(at))
+        return exception is None or not exception.lifts_downtime
 
     def turns(self, at: datetime) -> list[datetime]:
         """The instants after `at` at which a rule may begin or end to block, in order."""
@@ -201,6 +205,8 @@ class Child:
         return sorted(turn for turn in found if turn > at)
 
     def next_downtime(self, at: datetime) -> datetime | None:
+        if not self.downtime:
+            return None
         return next((turn for turn in self.turns(at) if self.is_down(turn)), None)
 
     # Limits
@@ -268,16 +274,16 @@ class Child:
 
     def decide(self, at: datetime, session: Session | None = None) -> Answer:
         """The verdict for a new session, or for one that plays."""
-        left = [
-            (rule, seconds) for rule, seconds in self.remaining(at).items() if seconds is not None
-        ]
+        left = {rule: left for rule, left in self.remaining(at).items() if left is not None}
         if not left:
-            return Answer("allowed", None, None)
-        rule, remaining = min(left, key=lambda each: each[1])
-        if remaining > 0:
-            return Answer(level(remaining), None, remaining)
+            return Answer("allowed", None, None, None)
+        rule = min(left, key=lambda rule: left[rule])  # the first of those that leave the least
+        if left[rule] > 0:
+            return Answer(level(left[rule]), None, rule, left[rule])
         grace = self.grace(at, session) if rule in ("daily_limit", "weekly_limit") else 0
-        return Answer("warning_5", None, grace) if grace > 0 else Answer("blocked", rule, 0)
+        if grace > 0:
+            return Answer("warning_5", None, rule, grace)
+        return Answer("blocked", rule, rule, 0)
 
     def grace(self, at: datetime, session: Session | None) -> int:
         """The seconds that a session may go on after the limits have run out."""
@@ -295,11 +301,11 @@ class Child:
         return session.is_educational and self.educational_exempt
 
     def next_allowed_at(self, at: datetime) -> datetime | None:
-        """The first turn at which a new session may play."""
-        allowed = (turn for turn in self.turns(at) if self.decide(turn).enforcement != "blocked")
-        return next(allowed, None)
+        """The first instant from `at` on at which a new session may play."""
+        instants = [at, *self.turns(at)]
+        return next((each for each in instants if self.decide(each).enforcement != "blocked"), None)
 
-    def allowed_until(self, at: datetime, session: Session | None = None) -> datetime | None:
+    def allowed_until(self, at: datetime, session: Session) -> datetime | None:
         """When a child who watches on is stopped; None: not within the days ahead."""
         child, playing = deepcopy((self, session))
         end = at + (DAYS_AHEAD - 4) * DAY
@@ -318,6 +324,7 @@ class Child:
 
     def watch(self, at: datetime, seconds: int, session: Session | None) -> None:
         day = self.on(self.viewing_day(at))
+        day.has_balance = True
         if session is not None:
             session.seconds += seconds
         if session is not None and self.is_exempt(session):
@@ -338,10 +345,12 @@ class Child:
     def grant(self, at: datetime, minutes: int | None, mode: str = "credit") -> Grant:
         today = self.viewing_day(at)
         day, effect = self.on(today), 0
+        day.has_balance = True
         if minutes is None:
             day.unlimited += 1
         elif mode == "extend":
             day.extended += minutes
+            effect = 60 * minutes
         else:
             effect = min(day.used, 60 * minutes)
             day.used -= effect
@@ -364,9 +373,9 @@ class Child:
     def change(self, at: datetime, **members: Any) -> None:
         """Changes members of the policy; the days that are over keep the limits they had."""
         today = self.viewing_day(at)
-        for n in range(1, 8):
+        for n in range(1, 8) if LIMITS & {*members} else ():
             past = self.on(today - n * DAY)
-            if not past.is_kept:
+            if past.has_balance and not past.is_kept:
                 past.kept = self.limit_minutes(today - n * DAY, today)
                 past.is_kept = True
         for name, value in members.items():

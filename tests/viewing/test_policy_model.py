@@ -1,9 +1,17 @@
 """The model of the rules, computed by hand, and the service compared with it over HTTP."""
 
+import asyncio
 from datetime import UTC, date, datetime, timedelta
+from time import monotonic
+from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 
+from service.database.driver import Connection
+from tests.conftest import Running
+from tests.viewing.policy_life import Life, changes_of_clocks, live, lives
 from tests.viewing.policy_model import (
     Answer,
     Child,
@@ -23,6 +31,10 @@ def utc(text: str) -> datetime:
 
 def minutes(text: str) -> int:
     return int(text[:2]) * 60 + int(text[3:])
+
+
+def blocked(rule: str) -> Answer:
+    return Answer("blocked", rule, rule, 0)
 
 
 # The clocks, computed by hand
@@ -117,10 +129,10 @@ def test_downtime_follows_the_clock_on_the_wall(
     child = Child(zone, 0, None, None)
     child.downtime = [Window(days, minutes(start), minutes(end))]
     before = utc(begins) - timedelta(minutes=7)
-    assert child.decide(before) == Answer("warning_15", None, 420)
-    assert child.allowed_until(before) == utc(begins)
-    assert child.decide(utc(begins)) == Answer("blocked", "downtime", 0)
-    assert child.decide(utc(ends) - timedelta(seconds=1)) == Answer("blocked", "downtime", 0)
+    assert child.decide(before) == Answer("warning_15", None, "downtime", 420)
+    assert child.allowed_until(before, Session("film")) == utc(begins)
+    assert child.decide(utc(begins)) == blocked("downtime")
+    assert child.decide(utc(ends) - timedelta(seconds=1)) == blocked("downtime")
     assert child.next_allowed_at(utc(begins)) == utc(ends)
     assert child.decide(utc(ends)).enforcement == "allowed"
 
@@ -159,7 +171,7 @@ def test_the_limit_of_an_exception_precedes_the_day_and_the_day_the_weekday() ->
     child.exceptions[TUESDAY.date()] = Exceptional(True, 15, False)
     assert child.decide(TUESDAY).remaining == 15 * 60
     child.exceptions[MONDAY.date()] = Exceptional(True, None, False)
-    assert child.decide(MONDAY) == Answer("allowed", None, None)
+    assert child.decide(MONDAY) == Answer("allowed", None, None, None)
 
 
 def test_what_is_left_rolls_over_from_day_to_day_within_the_week() -> None:
@@ -179,8 +191,9 @@ def test_a_day_without_a_limit_rolls_nothing_over() -> None:
 
 def test_a_changed_limit_does_not_change_what_was_left_before() -> None:
     child = Child(rollover_max_minutes=240)
+    child.watch(MONDAY, 1200, None)
     child.change(TUESDAY, weekday_limit_minutes=60)
-    assert child.decide(TUESDAY).remaining == (60 + 120) * 60
+    assert child.decide(TUESDAY).remaining == (60 + 100) * 60
 
 
 def test_the_week_leaves_out_days_with_an_override() -> None:
@@ -195,7 +208,7 @@ def test_the_week_begins_at_the_reset_hour() -> None:
     child = Child(weekly_limit_minutes=15)
     sunday = utc("2026-11-23 05:59:30")
     child.on(sunday.date() - timedelta(days=1)).used = 900
-    assert child.decide(sunday) == Answer("blocked", "weekly_limit", 0)
+    assert child.decide(sunday) == blocked("weekly_limit")
     assert child.next_allowed_at(sunday) == utc("2026-11-23 06:00")
 
 
@@ -234,7 +247,7 @@ def test_an_override_stands_until_its_last_grant_is_taken_back() -> None:
 
 def test_a_lock_blocks_until_it_ends() -> None:
     child = Child(locked_until=MONDAY + timedelta(hours=1))
-    assert child.decide(MONDAY) == Answer("blocked", "locked", 0)
+    assert child.decide(MONDAY) == blocked("locked")
     assert child.next_allowed_at(MONDAY) == child.locked_until
 
 
@@ -244,7 +257,7 @@ def test_the_title_that_played_when_the_limit_ran_out_may_be_finished() -> None:
     session = Session("film")
     left = [child.beat(MONDAY + timedelta(seconds=30 * n), session).remaining for n in range(1, 8)]
     assert left == [30, 120, 90, 60, 30, 0, 0]
-    assert child.decide(MONDAY, Session("film")) == Answer("blocked", "daily_limit", 0)
+    assert child.decide(MONDAY, Session("film")) == blocked("daily_limit")
 
 
 def test_a_session_that_began_after_the_limit_may_not_go_on() -> None:
@@ -259,14 +272,97 @@ def test_downtime_ends_the_grace() -> None:
     child = Child(finish_minutes=60, downtime=[NIGHT])
     at = utc("2026-11-23 19:58:20")
     child.on(MONDAY.date()).used = 7170
-    assert child.beat(at, Session("film")) == Answer("warning_5", None, 100)
+    assert child.beat(at, Session("film")) == Answer("warning_5", None, "daily_limit", 100)
 
 
 def test_a_child_who_watches_on_uses_the_next_day_too() -> None:
     child = Child(reset_hour=0)
     at = utc("2026-11-23 23:30")
     child.on(MONDAY.date()).used = 3600
-    assert child.allowed_until(at) == utc("2026-11-24 02:00")
+    assert child.allowed_until(at, Session("film")) == utc("2026-11-24 02:00")
     child.finish_minutes = 10
     assert child.allowed_until(at, Session("film")) == utc("2026-11-24 02:10")
-    assert Child(weekday_limit_minutes=None, weekend_limit_minutes=None).allowed_until(at) is None
+    assert (
+        Child(weekday_limit_minutes=None, weekend_limit_minutes=None).allowed_until(
+            at, Session("film")
+        )
+        is None
+    )
+
+
+# The service over HTTP
+
+CHANGES: Final = changes_of_clocks()
+DAYS: Final = 8  # of one life: a week and the day after it
+LIVES: Final = 4  # around each change of clocks
+FREE_LIVES: Final = 20  # at any time, in each chunk
+CHUNKS: Final = 13
+SHORTENING_SECONDS: Final = 60.0
+
+
+async def agree(
+    running: Running,
+    connection: Connection,
+    lives: st.SearchStrategy[Life],
+    count: int,
+    number: int,
+) -> int:
+    """Lives `count` random lives in the service and in the model; returns the number of days.
+
+    A life in which the two differ is made shorter for a minute, and then printed.
+    """
+    loop, days = asyncio.get_running_loop(), 0
+    failures: dict[str, AssertionError] = {}
+    until = 0.0
+
+    @seed(number)
+    @settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=[*HealthCheck]
+    )
+    @given(lives)
+    def explore(life: Life) -> None:
+        nonlocal days, until
+        if failures and monotonic() > until:
+            if error := failures.get(repr(life)):
+                raise error
+            return
+        try:
+            asyncio.run_coroutine_threadsafe(live(running, connection, life), loop).result()
+        except AssertionError as error:
+            until = until or monotonic() + SHORTENING_SECONDS
+            failures[repr(life)] = error
+            raise
+        days += len(life.days)
+
+    print(f"seed {number}")
+    await asyncio.to_thread(explore)
+    return days
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+async def test_service_and_model_agree_around_every_change_of_clocks(
+    running: Running, connection: Connection, chunk: int
+) -> None:
+    """Three days before each change and four after it, with every reset hour."""
+    numbers = range(chunk, len(CHANGES), CHUNKS)
+    for number in numbers:
+        zone, change = CHANGES[number]
+        first = st.just(change - timedelta(days=3))
+        chosen = lives(first, DAYS, zone=zone, reset_hour=number % 24)
+        assert await agree(running, connection, chosen, LIVES, number) >= DAYS * LIVES
+
+
+@pytest.mark.parametrize("chunk", range(3))
+async def test_service_and_model_agree_on_any_day(
+    running: Running, connection: Connection, chunk: int
+) -> None:
+    first = st.dates(date(2020, 1, 1), date(2027, 12, 1))
+    assert (
+        await agree(running, connection, lives(first, DAYS), FREE_LIVES, chunk) >= DAYS * FREE_LIVES
+    )
+
+
+def test_the_lives_contain_2000_days_every_change_and_every_reset_hour() -> None:
+    assert DAYS * LIVES * len(CHANGES) >= 2000
+    assert len(CHANGES) == 65
+    assert {number % 24 for number in range(len(CHANGES))} == {*range(24)}
