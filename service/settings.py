@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import jwt
 import msgspec
 from msgspec import Meta
-from msgspec.inspect import BoolType, FloatType, IntType, type_info
+from msgspec.inspect import BoolType, FloatType, IntType, LiteralType, type_info
 
 from service import database_url
 
@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_connections: Annotated[int, Meta(ge=1, le=16)] = 2
     heartbeat_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
     heartbeat_queue_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
+    credit: Literal["beats", "clock"] = "beats"
     config_cache_ttl_seconds: Annotated[float, Meta(ge=0.001, le=86_400)] = 60.0
     config_cache_max_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     pin_workers: Annotated[int, Meta(ge=1, le=64)] = 1
@@ -80,9 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
-MASKED: Final = frozenset(
-    {"database_url", "database_direct_url", "jwt_secret", "jwt_secret_previous"}
-)
+MASKED: Final = {"database_url", "database_direct_url", "jwt_secret", "jwt_secret_previous"}
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FLAGS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -177,6 +176,10 @@ def _value(name: str, text: str) -> object:
             if text.lower() not in FLAGS:
                 raise ValueError("must be true or false")
             return FLAGS[text.lower()]
+        case LiteralType(values=values):
+            if text.lower() not in values:
+                raise ValueError(f"must be {' or '.join(map(str, values))}")
+            return text.lower()
     return text
 
 

@@ -35,7 +35,7 @@ select
                 from (
                     values
                     ('viewing_sessions_end_open(uuid, timestamptz)'),
-                    ('viewing_clock_count(uuid, timestamptz)')
+                    ('viewing_clock_count(uuid, timestamptz, timestamptz)')
                 ) as f (name)
                 where to_regprocedure(f.name) is not null
                     and not has_function_privilege(to_regprocedure(f.name)::oid, 'execute')

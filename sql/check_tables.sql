@@ -110,8 +110,8 @@ with expected as (
             'locked_at timestamptz', 'profile_id'
         ),
         (
-            'viewing_clocks', 'fault', 'fault', null,
-            'profile_id uuid, counted_until timestamptz', 'profile_id'
+            'viewing_clocks', 'fault', 'refuse', 'profile_id uuid',
+            'counted_until timestamptz, latest_seconds int', 'profile_id'
         ),
         (
             'viewing_strict_accounts', 'fault', 'fault', null,

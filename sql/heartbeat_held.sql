@@ -8,7 +8,7 @@
 -- $6 lock_timeout text             of this statement; it waits for locked tables only
 --
 -- row: profiles int4[]             positions in the arrays, from 1, of beats with a held profile,
---                                  session or balance
+--                                  session, clock or balance
 -- row: titles int4[]               positions of beats that start a session of a held title
 --
 -- Runs after a batch has run into its lock time-out, because the server does not report the row.
@@ -26,6 +26,7 @@ tried as materialized (
         a.beat,
         p.id is not null and pl.id is null
             or s.id is not null and sl.id is null
+            or w.profile_id is not null and wl.profile_id is null
             or v.id is not null and vl.id is null
             or o.sessions > 0
             or a.starts and not pg_try_advisory_xact_lock(uuid_hash_extended(a.profile_id, 0))
@@ -40,6 +41,13 @@ tried as materialized (
     left join lateral (
         select x.id from viewing_sessions as x where x.id = s.id for no key update skip locked
     ) as sl on true
+    left join viewing_clocks as w on w.profile_id = a.profile_id
+    left join lateral (
+        select x.profile_id
+        from viewing_clocks as x
+        where x.profile_id = w.profile_id
+        for no key update skip locked
+    ) as wl on true
     left join viewing_time_balances as v on v.profile_id = a.profile_id and v.reset_date = a.day
     left join lateral (
         select x.id from viewing_time_balances as x where x.id = v.id for no key update skip locked

@@ -18,6 +18,7 @@
 -- $15 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
 -- $16 now timestamptz            time of this statement
 -- $17 lock_timeout text          of this statement
+-- $18 by_clock bool              count the seconds since the profile's latest counting beat, at most 30
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
@@ -51,6 +52,9 @@
 -- beat, and behind a pooler the connection has no setting of the service.
 -- Lock order: `locked` locks sessions in profile order, and balances are written in profile order.
 -- So two statements that share profiles wait for each other and do not deadlock.
+-- With `by_clock` a function counts (migration 0025), for beats that count and for no others. It locks
+-- the profile's clock after the session: `ended`, which locks the open sessions, is therefore before
+-- `seconds` in the select list, which the server evaluates from left to right.
 -- The session is locked before its pause is read, so two instances count one pause once. A new
 -- session ends the open ones through a function, because only a statement inside a function sees
 -- rows that another transaction has committed since this statement began.
@@ -187,15 +191,19 @@ locked as materialized (
         end as refusal,
         s.id is not null and (a.starts or s.earlier is not null) as is_repeated,
         case
-            when a.starts and s.id is not null or s.earlier is not null then 0
-            when s.paused_at is null or $16::timestamptz - s.paused_at <= interval '300 seconds'
-            then 30
-            else 0
-        end as seconds,
-        case
             when a.starts and a.refusal = 0 and s.id is null
             then viewing_sessions_end_open(a.profile_id, $16::timestamptz)
         end as ended,
+        case
+            when a.starts and s.id is not null or s.earlier is not null then 0
+            when s.paused_at is null or $16::timestamptz - s.paused_at <= interval '300 seconds'
+            then case
+                when $18::bool and a.refusal = 0 and (a.starts or s.id is not null)
+                then viewing_clock_count(a.profile_id, $16::timestamptz, a.begins)
+                else 30
+            end
+            else 0
+        end as seconds,
         case
             when s.ended_at is null and s.title_id = a.title_id and not a.is_exempt
             then coalesce(s.total_seconds, 0)

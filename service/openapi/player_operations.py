@@ -27,7 +27,8 @@ PLAYING: Final[dict[str, Operation]] = {
             errors.TOO_MANY_WAITING,
         ],
         [HEARTBEAT_KEY, PREFER],
-        "Send one every 30 seconds while a title plays; each counts 30 seconds. If viewing cannot"
+        "Send one every 30 seconds while a title plays; each counts 30 seconds (with"
+        " `CREDIT=clock`, the seconds since the latest one, at most 30). If viewing cannot"
         " be counted, the verdict is `blocked` (the service fails closed).",
         headers=EXPLAINED,
     ),

@@ -90,14 +90,15 @@ class HeartbeatStatement:
         self._metrics = metrics
         self._now = now
         self._timeout = settings.request_timeout_seconds
+        self._by_clock = settings.credit == "clock"
 
     async def open(self, lock_seconds: float) -> Connection:
         """Opens a connection and prepares the statement on it, for a fast first beat."""
         connection = await connect(self._settings)
         if self._settings.statement_cache_size:
             try:
-                moment = self._moment(lock_seconds)
-                await RECORD_HEARTBEATS.one(connection, *WARM_UP, *moment, timeout=self._timeout)
+                scalars = self._scalars(lock_seconds)
+                await RECORD_HEARTBEATS.one(connection, *WARM_UP, *scalars, timeout=self._timeout)
             except BaseException:
                 connection.terminate()
                 raise
@@ -115,8 +116,8 @@ class HeartbeatStatement:
         columns = zip(*(beat for beat, _ in beats), strict=True)
         self._metrics.heartbeat_statements += 1
         self._metrics.batch_sizes.add(len(beats))
-        moment = self._moment(lock_seconds)
-        row = await RECORD_HEARTBEATS.one(connection, *columns, *moment, timeout=self._timeout)
+        scalars = self._scalars(lock_seconds)
+        row = await RECORD_HEARTBEATS.one(connection, *columns, *scalars, timeout=self._timeout)
         balances, extensions = row.balances(), row.extensions()
         renewed, weeks = row.policies_renewed(), row.weeks()
         for number, refusal, educational in zip(
@@ -149,10 +150,10 @@ class HeartbeatStatement:
         profiles = [beats[position - 1] for position in row.profiles]
         return profiles, [beats[position - 1] for position in row.titles]
 
-    def _moment(self, lock_seconds: float) -> tuple[str, datetime, str]:
-        """The last arguments: the prefix of new ids, the time, the lock time-out."""
+    def _scalars(self, lock_seconds: float) -> tuple[str, datetime, str, bool]:
+        """The last arguments: prefix of new ids, time, lock time-out, whether the clock counts."""
         now = self._now()
-        return id_prefix(now), now, _lock_timeout(lock_seconds)
+        return id_prefix(now), now, _lock_timeout(lock_seconds), self._by_clock
 
 
 def _lock_timeout(seconds: float) -> str:

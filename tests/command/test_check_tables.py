@@ -28,7 +28,7 @@ HEARTBEATS = {"heartbeat_record", "heartbeat_held", "viewing_config_load"}
 # Run by the role that migrates, for development only, or not about tables of the service.
 NOT_SERVED = {"migration_applied", "demo_load", "import_stage"}
 # Named in a function, whose body the server does not check when it prepares a statement.
-IN_FUNCTIONS = {("viewing_clocks", "counted_until")}
+IN_FUNCTIONS = {("viewing_clocks", "counted_until"), ("viewing_clocks", "latest_seconds")}
 
 
 async def reported(connection: Connection) -> list[tuple[str, str]]:

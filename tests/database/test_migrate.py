@@ -108,7 +108,7 @@ ADDED = {
     "viewing_locks": """
         profile_id uuid, locked_until timestamptz, locked_at timestamptz""",
     "viewing_strict_accounts": "account_id uuid, since timestamptz",
-    "viewing_clocks": "profile_id uuid, counted_until timestamptz",
+    "viewing_clocks": "profile_id uuid, counted_until timestamptz, latest_seconds int",
     "viewing_report_links": "id bytea, account_id uuid, expires_at timestamptz",
 }
 ADDED_COLUMNS = {

@@ -212,7 +212,7 @@ def heartbeats(starts: bool, renews: bool = False, week: str = "null::date") -> 
             array_agg(false), array_agg(date '2026-11-24'), array_agg(true),
             array_agg(null::bytea), array_agg({renews}),
             array_agg(timestamptz '2026-11-24 00:00Z'), array_agg({week}), '{PREFIX}'::text,
-            timestamptz '2026-11-24 12:00Z', '500ms'::text
+            timestamptz '2026-11-24 12:00Z', '500ms'::text, false
         from (
             select s.id, s.title_id, s.profile_id from viewing_sessions as s
             where s.ended_at is null order by s.profile_id limit 256

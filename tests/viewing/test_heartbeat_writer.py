@@ -3,10 +3,10 @@
 import asyncio
 import os
 import signal
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -109,6 +109,7 @@ async def test_a_locked_title_delays_only_its_new_sessions(
     [
         "viewing_time_balances where profile_id = $1",
         "viewing_sessions where profile_id = $1",
+        "viewing_clocks where profile_id = $1",
         "profiles where id = $1",
     ],
 )
@@ -120,7 +121,10 @@ async def test_locked_row_delays_only_its_own_child(
     row: str,
     connections: int,
 ) -> None:
-    running = await start(msgspec.structs.replace(settings, heartbeat_connections=connections))
+    credit: Literal["beats", "clock"] = "clock" if "clocks" in row else "beats"
+    running = await start(
+        msgspec.structs.replace(settings, heartbeat_connections=connections, credit=credit)
+    )
     sessions = await watching(running, connection, 12)
     held, *good = sessions
     beats = 0
@@ -134,6 +138,7 @@ async def test_locked_row_delays_only_its_own_child(
         player = asyncio.create_task(retry())
         ends = monotonic() + 2.5
         while monotonic() < ends:
+            running.clock.fixed += timedelta(seconds=30)
             verdicts = await asyncio.gather(
                 *(beat(running, family, session_id=sessions[family]) for family in good)
             )
