@@ -11,8 +11,8 @@ import pytest
 
 from service.database.driver import Connection
 from service.parents import grants as module
-from tests.conftest import Running, Starter
-from tests.family import Family, add_family, used_seconds
+from tests.conftest import Running, Starter, served
+from tests.family import HEARTBEAT, Family, add_family, keep_today, used_seconds
 from tests.parents.test_grant import NOON, grant, use
 from tests.parents.test_viewing_config import pin_token
 from tests.players.test_heartbeat import beat
@@ -498,3 +498,52 @@ async def test_a_grant_can_be_undone_after_its_balance_was_erased(
 async def test_days_without_grants_are_an_empty_list(running: Running, family: Family) -> None:
     assert (await listed(running, family))["grants"] == []
     assert date.fromisoformat((await listed(running, family))["from"]) == date(2027, 2, 2)
+
+
+async def test_two_processes_agree_on_every_effect(
+    database: str, connection: Connection, family: Family
+) -> None:
+    await connection.execute(
+        "update viewing_time_configs set weekday_limit_minutes = null, weekend_limit_minutes = null"
+    )
+    await use(connection, family, 3000)
+    await keep_today(connection, family.child)
+    grant_url = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time/grant"
+    async with (
+        served(database) as one,
+        served(database) as two,
+        httpx.AsyncClient(base_url=one.url, headers=family.bearer, timeout=30) as first,
+        httpx.AsyncClient(base_url=two.url, headers=family.bearer, timeout=30) as second,
+    ):
+        clients = (first, second)
+        sessions = []
+        for client in clients:
+            started = await client.post(HEARTBEAT, json=family.beat())
+            sessions.append(started.json()["session_id"])
+
+        async def watch(number: int) -> None:
+            body = family.beat(session_id=sessions[number % 2])
+            answer = await clients[number // 2 % 2].post(HEARTBEAT, json=body)
+            assert answer.json()["enforcement"] == "allowed"
+
+        async def grant_and_undo(number: int) -> None:
+            body = {"minutes": 15, "mode": ("credit", "extend")[number % 3 == 0]}
+            made = await clients[number % 2].post(grant_url, json=body)
+            place = made.headers["location"]
+            if number % 2:
+                undone = [clients[n].delete(place) for n in (0, 1, 0)]
+                answers = await asyncio.gather(*undone)
+                assert {answer.text for answer in answers} == {answers[0].text}
+
+        await asyncio.gather(
+            *(watch(number) for number in range(160)),
+            *(grant_and_undo(number) for number in range(60)),
+        )
+        rows = (await first.get(url(family.child))).json()["grants"]
+    standing = [row for row in rows if row["undone_at"] is None]
+    assert (len(rows), len(standing)) == (60, 30)
+    credited = sum(60 * row["effect_minutes"] for row in standing if row["mode"] == "credit")
+    assert credited > 0
+    extended = sum(row["effect_minutes"] for row in standing if row["mode"] == "extend")
+    watched = 3000 + 162 * 30
+    assert await balance(connection) == (watched - round(credited), extended, False)
