@@ -176,7 +176,7 @@ async def test_bad_minutes_grant_nothing(
 @pytest.mark.parametrize(
     ("used", "minutes", "effect"), [(7200, 30, 1800), (600, 15, 600), (0, 120, 0), (None, 30, 0)]
 )
-async def test_a_credit_records_how_far_it_took_effect(
+async def test_response_and_record_say_how_much_of_a_credit_took_effect(
     running: Running,
     connection: Connection,
     family: Family,
