@@ -13,6 +13,8 @@ from service.viewing.policy import Policy, limit_minutes, week_start
 from service.viewing.rules import DAY
 
 MAX_FRAMES: Final = 16_384
+# A strict account can have a viewing day this long before the calendar in its zone reaches it.
+FLOOR_DAYS: Final = 3
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ def frame(policy: Policy, day: date) -> Frame:
     configuration = policy.configuration
     begins, ends = (rules.reset(configuration, day), rules.next_reset(configuration, day))
     first = week_start(policy, day)
+    since = day - FLOOR_DAYS * DAY if day == policy.day_floor else day
     return Frame(
         day,
         begins,
@@ -51,14 +54,13 @@ def frame(policy: Policy, day: date) -> Frame:
             (earlier, limit_minutes(policy, earlier))
             for earlier in (first + number * DAY for number in range((day - first).days))
         ),
-        tuple(_downtime_of_day(policy, day, begins, ends)) if policy.downtime else (),
+        tuple(_downtime_of_days(policy, since, ends)) if policy.downtime else (),
     )
 
 
-def _downtime_of_day(
-    policy: Policy, day: date, begins: datetime, ends: datetime
-) -> Iterator[Interval]:
-    for interval in downtime(policy, day - DAY):
+def _downtime_of_days(policy: Policy, first: date, ends: datetime) -> Iterator[Interval]:
+    begins = rules.reset(policy.configuration, first)
+    for interval in downtime(policy, first - DAY):
         if interval.ends is None or interval.ends > begins:
             yield interval
         if interval.begins >= ends:

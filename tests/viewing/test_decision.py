@@ -244,6 +244,18 @@ def test_the_viewing_day_does_not_go_back_before_its_floor() -> None:
     assert viewing_day(policy(reset_hour=18, day_floor=THURSDAY), later)[0] == date(2026, 11, 27)
 
 
+@pytest.mark.parametrize(
+    ("now", "reason"), [("2026-11-25 12:00", "downtime"), ("2026-11-25 18:00", None)]
+)
+def test_downtime_applies_while_the_floor_is_ahead_of_the_calendar(
+    now: str, reason: str | None
+) -> None:
+    """A family moved from Kiritimati to Niue, where 12:00 UTC is one o'clock at night."""
+    night = [{"days": EVERY_DAY, "start": "20:00", "end": "07:00"}]
+    ours = policy(None, zone="Pacific/Niue", day_floor=THURSDAY, downtime=night)
+    assert at(ours, utc(now)).reason == reason
+
+
 def test_ties_are_reported_in_the_order_of_the_rules() -> None:
     always = [{"days": EVERY_DAY, "start": "00:00", "end": "00:00"}]
     everything = policy(
