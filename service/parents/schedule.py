@@ -20,11 +20,10 @@ from service.parents.pin_proof import pin_proof
 from service.parents.policy_change import in_force, past_limits
 from service.parents.viewing_config import QUARTERS
 from service.viewing import rules
-from service.viewing.policy import DAY_NAMES, DayName
+from service.viewing.policy import DAY_NAMES, ClockTime, DayName
 
 MAX_WINDOWS: Final = 21
 
-ClockTime = Annotated[str, Meta(max_length=5, pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 DayLimit = Annotated[int, Meta(ge=15, le=1440), QUARTERS]
 WeekLimit = Annotated[int, Meta(ge=15, le=10080), QUARTERS]
 BY_DAY: Final = Meta(extra_json_schema={"propertyNames": {"enum": [*DAY_NAMES]}})

@@ -26,7 +26,7 @@ from service.observing.trace import CURRENT, Trace, count_statement
 from service.players.heartbeat_body import HeartbeatBody, Verdict
 from service.viewing.decision import decide
 from service.viewing.heartbeat_statement import Beat
-from service.viewing.policy import stored_policy, usage_from, viewing_day
+from service.viewing.policy import usage_from, viewing_day
 
 logger = logging.getLogger("viewing_time.heartbeat")
 
@@ -163,7 +163,7 @@ async def _verdict(
     )
     usage = recorded.usage
     if recorded.renewed is not None:
-        configurations.renew(beat.profile_id, entry, stored_policy(*recorded.renewed))
+        configurations.renew(beat.profile_id, entry, *recorded.renewed)
     if (usage is not None) != entry.is_child:
         configurations.forget(account_id, beat.profile_id, "child or adult changed")
     is_educational = recorded.is_educational

@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.viewing import rules
 from service.viewing.config_changes import Changes
 from service.viewing.config_loader import ConfigLoader
-from service.viewing.policy import Policy, stored_policy
+from service.viewing.policy import Policy, stored_policy, unreadable_policy
 from service.viewing.rules import Configuration
 from service.viewing.shared_errors import without_frames
 
@@ -57,6 +57,7 @@ class ConfigCache:
         # Clearing the cache also clears its own counts.
         self._past_hits = self._past_misses = 0
         self._bad_zones: set[str] = set()
+        self._bad_policies: set[UUID] = set()
         self._ttl_seconds = self._life_seconds = settings.config_cache_ttl_seconds
         cached = alru_cache(
             maxsize=settings.config_cache_max_size,
@@ -88,10 +89,11 @@ class ConfigCache:
         """Whether an entry is in the second half of its life."""
         return monotonic() - entry.since > self._life_seconds / 2
 
-    def renew(self, profile_id: UUID, entry: Entry, renewed: Policy) -> None:
+    def renew(
+        self, profile_id: UUID, entry: Entry, configuration: Configuration, stored: str | None
+    ) -> None:
         """Renews an entry with the policy that a heartbeat has read."""
-        self._check_zone(profile_id, renewed.configuration)
-        entry.policy = renewed
+        entry.policy = self._policy(profile_id, configuration, stored)
         entry.since = monotonic()
 
     def trust(self, is_listening: bool) -> None:
@@ -142,8 +144,20 @@ class ConfigCache:
             row.educational_exempt,
             row.timezone,
         )
+        policy = self._policy(profile_id, configuration, row.policy)
+        return Entry(row.is_child, policy, since)
+
+    def _policy(self, profile_id: UUID, configuration: Configuration, stored: str | None) -> Policy:
+        """The policy that was read; a child whose stored rules are wrong is locked."""
         self._check_zone(profile_id, configuration)
-        return Entry(row.is_child, stored_policy(configuration, row.policy), since)
+        try:
+            return stored_policy(configuration, stored)
+        except msgspec.DecodeError as error:
+            if profile_id not in self._bad_policies:
+                self._bad_policies.add(profile_id)
+                fields = {"profile_id": str(profile_id), "error": str(error)}
+                logger.error("policy_unreadable_locks_profile", extra={"fields": fields})
+            return unreadable_policy(configuration)
 
     def _check_zone(self, profile_id: UUID, configuration: Configuration) -> None:
         """Logs each unknown zone once, because it counts as UTC."""

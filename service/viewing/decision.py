@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import msgspec
 
 from service.viewing.frame import Frame, frame
-from service.viewing.policy import UNLIMITED, Policy
+from service.viewing.policy import FOREVER, UNLIMITED, Policy
 from service.viewing.rules import WARNING_MINUTES, Enforcement
 
 Rule = Literal["locked", "downtime", "daily_limit", "weekly_limit"]
@@ -47,7 +47,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """Blocks until `ends`."""
+    """Blocks until `ends`; None: until a parent acts."""
 
     remaining_seconds: int | None = None
     ends: datetime | None = None
@@ -145,7 +145,7 @@ def decide(policy: Policy, usage: Usage, now: datetime) -> Decision:
     binding: Rule | None = None
     overrun = -1
     if policy.locked_until is not None and now < policy.locked_until:
-        lock = Lock(0, policy.locked_until)
+        lock = Lock(0, None if policy.locked_until == FOREVER else policy.locked_until)
         remaining, binding = 0, "locked"
     if today.downtime:
         downtime = _downtime(today, now)

@@ -4,17 +4,20 @@
 """
 
 from collections.abc import Mapping
-from datetime import date, datetime
-from typing import Final, Literal, NamedTuple, get_args
+from datetime import UTC, date, datetime
+from typing import Annotated, Final, Literal, NamedTuple, get_args
 
 import msgspec
+from msgspec import Meta
 
 from service.viewing import rules
 from service.viewing.rules import DAY, Configuration
 
 DayName = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAY_NAMES: Final[tuple[DayName, ...]] = get_args(DayName)
+ClockTime = Annotated[str, Meta(max_length=5, pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 UNLIMITED: Final = -1  # as the limit that is kept with a balance, where null is "not kept"
+FOREVER: Final = datetime.max.replace(tzinfo=UTC)  # the end of a lock that a parent must end
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -24,8 +27,8 @@ class Window(msgspec.Struct, frozen=True):
     """
 
     days: tuple[DayName, ...]
-    start: str
-    end: str
+    start: ClockTime
+    end: ClockTime
 
 
 class Schedule(msgspec.Struct, frozen=True):
@@ -98,6 +101,11 @@ def stored_policy(configuration: Configuration, stored: str | None = None) -> Po
         parts.locked_until,
         parts.day_floor,
     )
+
+
+def unreadable_policy(configuration: Configuration) -> Policy:
+    """The policy of a child for whom the stored JSON is wrong: nothing plays."""
+    return Policy(configuration, _limits(configuration, None), locked_until=FOREVER)
 
 
 def _limits(

@@ -17,7 +17,7 @@ from service.viewing import config_changes, config_loader
 from service.viewing.config_changes import CHANNEL
 from service.viewing.policy import stored_policy
 from service.viewing.rules import DEFAULTS
-from tests.conftest import Running, Starter, in_process
+from tests.conftest import Running, Starter, in_process, logged
 from tests.eventually import eventually
 from tests.family import Family, add_family
 from tests.faults.proxy import proxied
@@ -382,6 +382,40 @@ async def test_an_adult_that_became_a_child_is_limited_after_a_renewal(
         assert verdict["used_minutes"] == used
     stored = "select count(*) from viewing_time_configs where profile_id = $1"
     assert await connection.fetchval(stored, family.adult) == 1
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        """insert into viewing_schedules (profile_id, downtime, updated_at)
+        values ($1, '[{"days": ["wed"], "start": "7:5", "end": "24:00"}]', now())""",
+        """insert into viewing_schedules (profile_id, daily_limits, updated_at)
+        values ($1, '{"mon": "x"}', now())""",
+        "insert into viewing_locks values ($1, 'infinity', now())",
+        "update viewing_time_configs set day_floor = 'infinity' where profile_id = $1",
+    ],
+)
+async def test_unreadable_rules_lock_their_profile_alone_and_are_logged_once(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    row: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = await add_family(connection)
+    await connection.execute(row, family.child)
+    configurations = running.context.configurations
+    for _ in range(3):
+        ours, theirs = await asyncio.gather(beat(running, family), beat(running, other))
+        assert (ours["enforcement"], theirs["enforcement"]) == ("blocked", "allowed")
+        entry = await configurations.get(family.account, family.child)
+        entry.since -= 31  # the next beat renews it
+    path = f"/api/v1/viewing-time/decision/{family.child}"
+    decision = (await running.client.get(path, headers=family.bearer)).json()
+    assert (decision["reason"], decision["next_allowed_at"]) == ("locked", None)
+    [fields] = logged(caplog, "policy_unreadable_locks_profile")
+    assert fields["profile_id"] == str(family.child)
+    assert not [line for line in caplog.records if line.exc_info]
 
 
 async def test_one_profile_whose_load_fails_fails_alone(

@@ -9,7 +9,7 @@ import pytest
 from service.viewing import outlook
 from service.viewing.decision import RULES, Decision, PastDay, Usage, decide
 from service.viewing.frame import frame
-from service.viewing.policy import Policy, stored_policy, viewing_day
+from service.viewing.policy import Policy, stored_policy, unreadable_policy, viewing_day
 from service.viewing.rules import DEFAULTS, Configuration
 
 THURSDAY = date(2026, 11, 26)
@@ -254,6 +254,13 @@ def test_downtime_applies_while_the_floor_is_ahead_of_the_calendar(
     night = [{"days": EVERY_DAY, "start": "20:00", "end": "07:00"}]
     ours = policy(None, zone="Pacific/Niue", day_floor=THURSDAY, downtime=night)
     assert at(ours, utc(now)).reason == reason
+
+
+def test_an_unreadable_policy_locks_until_a_parent_acts() -> None:
+    ours = unreadable_policy(DEFAULTS)
+    decision = at(ours, NOON)
+    assert (decision.reason, decision.changes_at, decision.lock.ends) == ("locked", None, None)
+    assert outlook.next_allowed_at(ours, Usage(THURSDAY), NOON) is None
 
 
 def test_ties_are_reported_in_the_order_of_the_rules() -> None:
