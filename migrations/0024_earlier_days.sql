@@ -1,8 +1,10 @@
 -- depends: 0023_day_limits
 --
--- The viewing days of a session that continues over the reset hour: [["2026-11-25", 1800], ...],
--- each day with the seconds counted on it. The rest of total_seconds belongs to the day of the
--- latest heartbeat. Null for nearly all sessions; written once for each reset that a session
+-- The parts of a session that continues over the reset hour, one for each viewing day except that of
+-- the latest heartbeat: [["2026-11-26T05:59:30+00:00", 1800], ...], the last heartbeat on that day and
+-- the seconds counted on it. The rest of total_seconds belongs to the day of the latest heartbeat.
+-- Times rather than dates, so that the day follows from the zone and the reset hour, like that of a
+-- session without parts. Null for nearly all sessions; written once for each reset that a session
 -- crosses.
 --
 -- Without a default the rows stay as they are. The lock excludes every other transaction while the

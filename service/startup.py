@@ -111,10 +111,10 @@ def _warmth(now: datetime) -> Warmth:
         *_load_warmth(now),
         (READ_BALANCE, (no_id, no_id, today, None, None, False)),
         (history.LIST, (no_id, no_id, today, today, 1)),
-        (history.LIST_DAYS, (no_id, no_id, today, [], 1)),
+        (history.LIST_DAYS, (no_id, no_id, [], 1)),
         (report_weeks.REPORT, (no_id, today, rules.REPORT_DAYS, 1, 1, None)),
         (report_weeks.LIST_CHILDREN, (no_id, 1, None, today)),
-        (report_weeks.SUM_DAYS, (no_id, [], [], [], rules.REPORT_DAYS, 1)),
+        (report_weeks.SUM_DAYS, (no_id, [], [], rules.REPORT_DAYS, 1)),
         (pin_attempt.ATTEMPT, (no_id, None, 1, pin_attempt.LOCKS, no_id)),
     )
 

@@ -68,9 +68,8 @@
 -- loading it stores the defaults. Beats without `renews` search for a null key, which reads no page.
 -- Only policies with a weekly limit, roll-over or time to finish a title set $14; other beats read no
 -- balance except their day's.
--- A session that continues on a later viewing day keeps what it counted on the day of its latest
--- beat. That day is found from the time between the beat and the begin of this day; only a pause of
--- more than a day over a change of clocks can make it wrong, by one day.
+-- A session that continues on a later viewing day keeps the time of its latest beat and what it has
+-- counted by then, so that reports divide it between its days.
 -- The upsert adds to the balance (conflicts on `uq_vtb_profile_date`); it never writes a value that
 -- was read before. Beats that do not count read the balance from the snapshot of this statement.
 -- The id of a new balance is the prefix and the beat's position: unique, sorted by time so that new
@@ -244,12 +243,10 @@ continued as (
             when s.last_heartbeat_at >= h.begins then s.earlier_days
             else coalesce(s.earlier_days, '[]') || jsonb_build_array(
                 jsonb_build_array(
-                    h.day - ceil(
-                        extract(epoch from h.begins - s.last_heartbeat_at) / 86400
-                    )::int,
+                    s.last_heartbeat_at,
                     coalesce(s.total_seconds, 0) - (
-                        select coalesce(sum((e.entry ->> 1)::int), 0)
-                        from jsonb_array_elements(s.earlier_days) as e (entry)
+                        select coalesce(sum((e.part ->> 1)::int), 0)
+                        from jsonb_array_elements(s.earlier_days) as e (part)
                     )
                 )
             )

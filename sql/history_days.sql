@@ -2,9 +2,8 @@
 --
 -- $1 account_id uuid               the caller
 -- $2 profile_id uuid
--- $3 from_date date                first viewing day
--- $4 bounds timestamptz[]          when each day begins; the last one: when the last day ends
--- $5 max_sessions int
+-- $3 bounds timestamptz[]          when each day begins; the last one: when the last day ends
+-- $4 max_sessions int
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
@@ -17,7 +16,7 @@
 -- row: ended_at timestamptz        null: still open
 -- row: total_seconds int           watched on this day
 -- row: day int                     days after $3
--- row: is_truncated bool           the range has more than $5 sessions
+-- row: is_truncated bool           the range has more than $4 sessions
 --
 -- No row: the account is unknown.
 -- A session has a row for each day on which it was watched. `earlier_days` has the seconds of days
@@ -50,7 +49,7 @@ left join lateral (
             f.id, f.title_id, f.device_type, f.is_educational, f.started_at,
             f.last_heartbeat_at, f.ended_at, f.total_seconds, f.earlier_days,
             row_number() over (order by f.started_at desc, f.id) as place,
-            count(*) over () > $5::int as is_truncated
+            count(*) over () > $4::int as is_truncated
         from (
             (
                 select
@@ -60,10 +59,10 @@ left join lateral (
                 where k.profile_id = p.id
                     and u.is_active
                     and k.earlier_days is null
-                    and k.started_at >= ($4::timestamptz[])[1]
-                    and k.started_at < ($4::timestamptz[])[cardinality($4::timestamptz[])]
+                    and k.started_at >= ($3::timestamptz[])[1]
+                    and k.started_at < ($3::timestamptz[])[cardinality($3::timestamptz[])]
                 order by k.started_at desc
-                limit $5::int + 1
+                limit $4::int + 1
             )
             union all
             (
@@ -74,13 +73,13 @@ left join lateral (
                 where k.profile_id = p.id
                     and u.is_active
                     and k.earlier_days is not null
-                    and k.started_at < ($4::timestamptz[])[cardinality($4::timestamptz[])]
-                    and k.last_heartbeat_at >= ($4::timestamptz[])[1]
+                    and k.started_at < ($3::timestamptz[])[cardinality($3::timestamptz[])]
+                    and k.last_heartbeat_at >= ($3::timestamptz[])[1]
                 order by k.started_at desc
-                limit $5::int + 1
+                limit $4::int + 1
             )
             order by started_at desc, id
-            limit $5::int + 1
+            limit $4::int + 1
         ) as f
     ) as v
     cross join lateral (
@@ -89,18 +88,20 @@ left join lateral (
             select
                 width_bucket(
                     case when v.earlier_days is null then v.started_at else v.last_heartbeat_at end,
-                    $4::timestamptz[]
+                    $3::timestamptz[]
                 ) - 1 as day,
                 v.total_seconds - coalesce(sum((e.part ->> 1)::int), 0) as seconds
             from jsonb_array_elements(v.earlier_days) as e (part)
             union all
-            select (e.part ->> 0)::date - $3::date, (e.part ->> 1)::int
+            select
+                width_bucket((e.part ->> 0)::timestamptz, $3::timestamptz[]) - 1,
+                (e.part ->> 1)::int
             from jsonb_array_elements(v.earlier_days) as e (part)
         ) as x
         group by x.day
     ) as d
-    where v.place <= $5::int
-        and d.day between 0 and cardinality($4::timestamptz[]) - 2
+    where v.place <= $4::int
+        and d.day between 0 and cardinality($3::timestamptz[]) - 2
         and (d.seconds > 0 or v.earlier_days is null)
 ) as s on true
 left join titles as t on t.id = s.title_id

@@ -2,10 +2,9 @@
 --
 -- $1 account_id uuid               the caller
 -- $2 profile_ids uuid[]            children of the account, in step with the next parameter
--- $3 week_starts date[]            first viewing day of each
--- $4 bounds timestamptz[]          for each child $5 + 1 times: when its days begin, and the end
--- $5 days int                      number of days
--- $6 max_titles int                for each child
+-- $3 bounds timestamptz[]          for each child $4 + 1 times: when its days begin, and the end
+-- $4 days int                      number of days
+-- $5 max_titles int                for each child
 --
 -- row: profile_id uuid
 -- row: watched_days int4[]         days after its first one on which anything was watched
@@ -26,12 +25,12 @@ select
     w.title_ids,
     w.title_names,
     w.title_seconds
-from unnest($2::uuid[], $3::date[]) with ordinality as a (profile_id, week_start, place)
+from unnest($2::uuid[]) with ordinality as a (profile_id, place)
 join users as u on u.id = $1::uuid and u.is_active
 join profiles as p on p.id = a.profile_id and p.user_id = u.id and p.is_kids
 cross join lateral (
     select
-        ($4::timestamptz[])[(a.place::int - 1) * ($5::int + 1) + 1:a.place::int * ($5::int + 1)]
+        ($3::timestamptz[])[(a.place::int - 1) * ($4::int + 1) + 1:a.place::int * ($4::int + 1)]
             as bounds
 ) as b
 cross join lateral (
@@ -45,7 +44,7 @@ cross join lateral (
         where k.profile_id = p.id
             and k.earlier_days is null
             and k.started_at >= b.bounds[1]
-            and k.started_at < b.bounds[$5::int + 1]
+            and k.started_at < b.bounds[$4::int + 1]
         union all
         select
             e.day,
@@ -59,12 +58,14 @@ cross join lateral (
                 k.total_seconds - coalesce(sum((j.part ->> 1)::int), 0)::int as seconds
             from jsonb_array_elements(k.earlier_days) as j (part)
             union all
-            select (j.part ->> 0)::date - a.week_start, (j.part ->> 1)::int
+            select
+                width_bucket((j.part ->> 0)::timestamptz, b.bounds) - 1,
+                (j.part ->> 1)::int
             from jsonb_array_elements(k.earlier_days) as j (part)
         ) as e
         where k.profile_id = p.id
             and k.earlier_days is not null
-            and k.started_at < b.bounds[$5::int + 1]
+            and k.started_at < b.bounds[$4::int + 1]
             and k.last_heartbeat_at >= b.bounds[1]
     ),
     watched as materialized (
@@ -74,7 +75,7 @@ cross join lateral (
             coalesce(sum(x.seconds), 0)::int8 as seconds,
             coalesce(sum(x.seconds) filter (where x.is_educational), 0)::int8 as educational
         from parts as x
-        where x.day between 0 and $5::int - 1
+        where x.day between 0 and $4::int - 1
         group by grouping sets ((1), (2))
     )
     select
@@ -102,7 +103,7 @@ cross join lateral (
             from watched as x
             where x.title_id is not null and x.seconds > 0
             order by x.seconds desc, x.title_id
-            limit $6::int
+            limit $5::int
         ) as y
         join titles as k on k.id = y.title_id
     ) as t

@@ -15,8 +15,9 @@
 -- row: last_heartbeat_at timestamptz
 -- row: ended_at timestamptz        null while it is open
 -- row: total_seconds int
--- row: earlier_days jsonb          {"2026-11-25": 1800}: seconds of total_seconds that were watched on
---                                  viewing days before the last one; null: all on one day
+-- row: earlier_days jsonb          {"2026-11-26T05:59:30+00:00": 1800}: seconds of total_seconds on each
+--                                  viewing day before the last one, by the latest heartbeat of that
+--                                  day; null: all on one day
 --
 -- Each page starts in ix_vs_profile_started where the page before it ended; reading all sessions at
 -- once would sort them on disk.

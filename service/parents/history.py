@@ -157,7 +157,7 @@ async def _in_own_days(
 ) -> Found:
     """The sessions that were watched on each viewing day; raises ClientError 401 or 403."""
     days = days_between(configuration, from_date, to_date)
-    arguments = (account_id, profile_id, *days, rules.HISTORY_SESSIONS_MAX)
+    arguments = (account_id, profile_id, days.bounds, rules.HISTORY_SESSIONS_MAX)
     rows = await LIST_DAYS.all(source, *arguments)
     first = auth.owned(rows[0] if rows else None)
     numbered = groupby(rows, key=lambda row: row.day)

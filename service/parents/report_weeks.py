@@ -197,7 +197,6 @@ async def _sums(
         context.pool,
         account_id,
         [child.profile_id for child in children],
-        [each.first for each in days],
         [bound for each in days for bound in each.bounds],
         rules.REPORT_DAYS,
         TOP_TITLES,

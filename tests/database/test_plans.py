@@ -71,7 +71,7 @@ insert into viewing_sessions (
 select
     md5((1000 * p.n + k)::text)::uuid, p.id, t.id, 'tv', k % 5 = 0, began, began,
     case when k > 0 or p.n % 5 > 0 then began end, 600,
-    case when k % 50 = 2 then jsonb_build_array(jsonb_build_array(began::date - 1, 30)) end
+    case when k % 50 = 2 then jsonb_build_array(jsonb_build_array(began - interval '1 day', 30)) end
 from generate_series(389, 0, -1) as k
 cross join (select n, of('profile', n) as id from generate_series(1, 5000) as n offset 0) as p
 cross join lateral (
@@ -170,7 +170,7 @@ def history_days(account: int, profile: int, days: int) -> Case:
     """Another index is descended; the sessions in it are read even if they ended before."""
     return Case(
         "history_days",
-        f"select of('account', {account}), of('profile', {profile}), date '2026-11-24' - {days}, "
+        f"select of('account', {account}), of('profile', {profile}), "
         "array(select timestamptz '2026-11-24 06:00Z' - n * interval '1 day' "
         f"from generate_series({days}, -1, -1) as n), 500",
         f"select least(count(*), 500) + count(*) filter (where earlier_days is not null) "
@@ -185,7 +185,7 @@ def report_days(account: int, children: int) -> Case:
     return Case(
         "report_days",
         f"select of('account', {account}), array(select id from profiles where is_kids and user_id "
-        f"= of('account', {account})), array_fill(date '2026-11-18', array[{children}]), "
+        f"= of('account', {account})), "
         "array(select timestamptz '2026-11-18 06:00Z' + n * interval '1 day' "
         f"from generate_series(1, {children}) as child, generate_series(0, 7) as n "
         "order by child, n), 7, 3",

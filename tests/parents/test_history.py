@@ -155,6 +155,7 @@ async def add_session(
 ) -> UUID:
     """Stores a session as heartbeats leave it; `earlier_days` are those before its last one."""
     session = uuid4()
+    parts = [(f"{day}T12:00:00Z", part) for day, part in earlier_days or ()]
     await connection.execute(
         "insert into viewing_sessions (id, profile_id, title_id, device_id, is_educational, "
         "started_at, last_heartbeat_at, total_seconds, earlier_days) "
@@ -166,7 +167,7 @@ async def add_session(
         started_at,
         last_heartbeat_at or started_at,
         seconds,
-        None if earlier_days is None else json.dumps(earlier_days),
+        json.dumps(parts) if parts else None,
     )
     return session
 

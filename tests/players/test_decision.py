@@ -208,4 +208,4 @@ async def test_session_keeps_the_seconds_of_earlier_days(
         await beat(running, family, session_id=session)
     row = await connection.fetchrow("select total_seconds, earlier_days from viewing_sessions")
     assert row is not None
-    assert tuple(row) == (660, '[["2026-11-24", 600]]')
+    assert tuple(row) == (660, '[["2026-11-24T23:00:00+00:00", 600]]')
