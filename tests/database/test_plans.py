@@ -49,7 +49,8 @@ from profiles as p, generate_series(1, 20);
 insert into viewing_exceptions
 select p.id, date '2026-11-24' - n, true, null, false, timestamptz '2026-11-24 12:00Z'
 from profiles as p, generate_series(-30, 60) as n
-where p.is_kids;
+where p.is_kids
+order by p.id, n; -- a parent enters holidays at once, so they are on neighbouring pages
 
 insert into viewing_locks
 select p.id, '2026-11-24 12:00Z', '2026-11-24 12:00Z' from profiles as p where p.is_kids;
