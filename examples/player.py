@@ -45,6 +45,7 @@ class Player:
             "device_id": options.device,
             "device_type": "tv",
             "session_id": None,
+            "exclusive": True,
         }
 
     def play(self, beats: int | None) -> None:
@@ -67,7 +68,12 @@ class Player:
             eligibility = self.call("GET", f"playback-eligible/{self.profile}")
             if eligibility is None or not eligibility["eligible"]:
                 return UNREACHABLE if eligibility is None else NOTHING_LEFT
-        verdict = self.call("POST", "heartbeat", json=self.body)
+        try:
+            verdict = self.call("POST", "heartbeat", json=self.body)
+        except Refused as refusal:
+            if refusal.status == 409:  # another device plays: it has ended this session
+                self.body["session_id"] = None
+            raise
         if verdict is not None:
             self.body["session_id"] = verdict["session_id"]
         if verdict is None or verdict["enforcement"] == "blocked":

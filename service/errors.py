@@ -53,6 +53,7 @@ BODY_SLOW: Final = Sentence(408, "Request body did not arrive in time", "body_sl
 
 EMAIL_TAKEN: Final = Sentence(409, "Email belongs to another account")
 PROFILE_TAKEN: Final = Sentence(409, "Profile belongs to another account")
+SESSION_DISPLACED: Final = Sentence(409, "Session was ended by another device", "session_displaced")
 ACCOUNT_BEING_DELETED: Final = Sentence(409, "Account is being deleted")
 PROFILE_BEING_DELETED: Final = Sentence(409, "Profile is being deleted")
 TITLE_BEING_DELETED: Final = Sentence(409, "Title is being deleted")
@@ -121,7 +122,8 @@ def constraint_refused(constraint: str | None, table: str) -> Sentence:
 class ClientError(Exception):
     """A request that the client must change.
 
-    `reason` is one of few labels for log and metrics; no response contains it.
+    `reason` is one of few labels for log and metrics; no response contains it. `members` come with
+    `detail` in the response.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class ClientError(Exception):
         super().__init__(sentence.text)
         self.status = sentence.status
         self.detail: object = sentence.text
+        self.members: dict[str, object] = {}
         self.headers = headers
         self.reason = reason or sentence.label or f"status_{sentence.status}"
 

@@ -15,14 +15,16 @@
 -- $12 renews bool[]              return the configuration, to renew the cache
 -- $13 begins timestamptz[]       when the viewing day began
 -- $14 usage_from date[]          first day of the balances that the policy needs; null: none needed
--- $15 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
--- $16 now timestamptz            time of this statement
--- $17 lock_timeout text          of this statement
--- $18 by_clock bool              count the seconds since the profile's latest counting beat, at most 30
+-- $15 exclusive bool[]           refuse the beat if another device has ended its session
+-- $16 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
+-- $17 now timestamptz            time of this statement
+-- $18 lock_timeout text          of this statement
+-- $19 by_clock bool              count the seconds since the profile's latest counting beat, at most 30
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
---                                5 session of another profile, 6 key used for another request
+--                                5 session of another profile, 6 key used for another request,
+--                                7 session ended by another device
 -- row: educational bool[]        the title is educational (null where refused before the title)
 -- row: children uuid[]           child profiles, in step with the next two
 -- row: used_seconds int4[]       used in the viewing day, after this beat
@@ -58,6 +60,10 @@
 -- The session is locked before its pause is read, so two instances count one pause once. A new
 -- session ends the open ones through a function, because only a statement inside a function sees
 -- rows that another transaction has committed since this statement began.
+-- Another device has ended a session if the profile has a session of another device that started at
+-- that moment (`viewing_sessions_end_open`). If the other's clock was behind, the session ended at its
+-- own start, and the other one is open. Only beats with `exclusive` look for it, in an index by start
+-- and in the one of open sessions.
 -- The first 300 seconds of a pause count.
 -- A session keeps the keys of its latest 100 beats, newest first, in a column without an index. A
 -- beat is a repetition if its key is among them, or if it starts a session that exists (the id of
@@ -88,6 +94,7 @@ with beats as materialized (
         b.key,
         b.begins,
         b.usage_from,
+        b.exclusive,
         p.is_kids,
         coalesce(t.is_educational, false) as is_educational,
         coalesce(t.is_educational, false) and b.exempt as is_exempt,
@@ -125,7 +132,7 @@ with beats as materialized (
                     where x.profile_id = p.id and x.day >= b.day - 8
                 ) as e
                 where z.profile_id is not null
-                    or l.locked_until > $16::timestamptz
+                    or l.locked_until > $17::timestamptz
                     or e.days is not null
                     or c.day_floor is not null
             )
@@ -139,16 +146,17 @@ with beats as materialized (
     from unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bool[], $6::text[], $7::text[],
         $8::bool[], $9::date[], $10::bool[], $11::bytea[], $12::bool[], $13::timestamptz[],
-        $14::date[]
+        $14::date[], $15::bool[]
     ) with ordinality as b (
         profile_id, account_id, title_id, session_id, starts, device_id, device_type,
-        paused, day, exempt, key, renews, begins, usage_from, beat
+        paused, day, exempt, key, renews, begins, usage_from,
+        exclusive, beat
     )
     left join users as u on u.id = b.account_id
     left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
     left join titles as t on t.id = b.title_id
     left join viewing_time_configs as c on c.profile_id = case when b.renews then p.id end
-    where (select set_config('lock_timeout', $17::text, true)) is not null
+    where (select set_config('lock_timeout', $18::text, true)) is not null
     order by b.profile_id
 ),
 locked as materialized (
@@ -178,7 +186,8 @@ locked as materialized (
         case
             when a.refusal <> 0 then a.refusal
             when s.earlier <> a.key then 6
-            when a.starts and s.started_at < $16::timestamptz - interval '1 day' then 6
+            when a.starts and s.started_at < $17::timestamptz - interval '1 day' then 6
+            when s.is_displaced then 7
             when a.starts or s.id is not null then 0
             when exists (
                 select
@@ -191,14 +200,17 @@ locked as materialized (
         s.id is not null and (a.starts or s.earlier is not null) as is_repeated,
         case
             when a.starts and a.refusal = 0 and s.id is null
-            then viewing_sessions_end_open(a.profile_id, $16::timestamptz)
+            then viewing_sessions_end_open(a.profile_id, $17::timestamptz)
         end as ended,
         case
             when a.starts and s.id is not null or s.earlier is not null then 0
-            when s.paused_at is null or $16::timestamptz - s.paused_at <= interval '300 seconds'
+            when s.paused_at is null or $17::timestamptz - s.paused_at <= interval '300 seconds'
             then case
-                when $18::bool and a.refusal = 0 and (a.starts or s.id is not null)
-                then viewing_clock_count(a.profile_id, $16::timestamptz, a.begins)
+                when $19::bool
+                    and a.refusal = 0
+                    and (a.starts or s.id is not null)
+                    and s.is_displaced is not true
+                then viewing_clock_count(a.profile_id, $17::timestamptz, a.begins)
                 else 30
             end
             else 0
@@ -221,7 +233,24 @@ locked as materialized (
                 s.recent_keys
                 from nullif(position(substring(a.key from 1 for 8) in s.recent_keys), 0)
                 for 10
-            ) as earlier
+            ) as earlier,
+            a.exclusive and s.ended_at is not null and (
+                exists (
+                    select
+                    from viewing_sessions as x
+                    where x.profile_id = s.profile_id
+                        and x.started_at = s.ended_at
+                        and x.device_id <> s.device_id
+                )
+                or s.ended_at = s.started_at and exists (
+                    select
+                    from viewing_sessions as x
+                    where x.profile_id = s.profile_id
+                        and x.ended_at is null
+                        and x.started_at < s.started_at
+                        and x.device_id <> s.device_id
+                )
+            ) as is_displaced
         from viewing_sessions as s
         where a.refusal = 0
             and s.id = a.session_id
@@ -232,9 +261,9 @@ locked as materialized (
 continued as (
     update viewing_sessions as s
     set
-        last_heartbeat_at = greatest($16::timestamptz, s.started_at),
+        last_heartbeat_at = greatest($17::timestamptz, s.started_at),
         total_seconds = coalesce(s.total_seconds, 0) + h.seconds,
-        paused_at = case when h.paused then coalesce(s.paused_at, $16::timestamptz) end,
+        paused_at = case when h.paused then coalesce(s.paused_at, $17::timestamptz) end,
         recent_keys = case
             when h.key is null then s.recent_keys
             else substring(h.key || coalesce(s.recent_keys, '') from 1 for 1000)
@@ -266,11 +295,11 @@ started as (
         h.device_id,
         h.device_type,
         h.is_educational,
-        $16::timestamptz,
-        $16::timestamptz,
+        $17::timestamptz,
+        $17::timestamptz,
         null,
         h.seconds,
-        case when h.paused then $16::timestamptz end,
+        case when h.paused then $17::timestamptz end,
         h.key
     from locked as h
     where h.refusal = 0 and h.starts
@@ -281,13 +310,13 @@ balance as (
         updated_at
     )
     select
-        ($15::text || lpad(to_hex(h.beat::int4), 8, '0'))::uuid,
+        ($16::text || lpad(to_hex(h.beat::int4), 8, '0'))::uuid,
         h.profile_id,
         h.day,
         case when h.is_exempt then 0 else h.seconds end,
         case when h.is_exempt then h.seconds else 0 end,
         false,
-        $16::timestamptz
+        $17::timestamptz
     from locked as h
     where h.refusal = 0 and h.is_kids and h.seconds > 0
     order by h.profile_id

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -13,7 +14,9 @@ import pytest
 
 from service.database.driver import Connection
 from tests.conftest import ROOT, RunningService, free_port
+from tests.eventually import eventually
 from tests.family import (
+    HEARTBEAT,
     PIN,
     Family,
     add_family,
@@ -202,6 +205,28 @@ async def test_player_stops_on_a_client_error(
     code, output = await run("player.py", family, service.url, *options)
     assert code == 1
     assert output.startswith("BLOCKED  403 ")
+
+
+async def test_player_stops_when_another_device_plays(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection, reset_hour=far_reset_hour())
+    options = ("--profile", str(family.child), "--title", str(family.title), *QUICK)
+    player = asyncio.create_task(run("player.py", family, service.url, *options))
+    await eventually(lambda: open_sessions(connection, family.child))
+    body = family.beat(device_id="tablet", device_type="tablet")
+    async with httpx.AsyncClient(base_url=service.url) as client:
+        answer = await client.post(HEARTBEAT, json=body, headers=family.bearer)
+    session = answer.json()["session_id"]
+    code, output = await player
+    assert code == 1
+    assert output.splitlines()[-1].startswith("BLOCKED  409 ")
+    # The player does not move the end of its session, nor does it end the other one.
+    assert await connection.fetchval(
+        "select t.started_at = s.ended_at from viewing_sessions t, viewing_sessions s "
+        "where t.id = $1 and t.ended_at is null and s.id <> t.id and s.profile_id = t.profile_id",
+        UUID(session),
+    )
 
 
 async def test_parent_sets_pin_limits_and_grants(

@@ -48,7 +48,7 @@ async def client_error(request: Request, error: ClientError) -> Response:
     if error.status == 401:
         context: Context = request.state.context
         context.metrics.unauthenticated[error.reason] += 1
-    return reply({"detail": error.detail}, error.status, error.headers)
+    return reply({"detail": error.detail, **error.members}, error.status, error.headers)
 
 
 async def entitled_error(request: Request, error: FieldError | RuleError) -> Response:

@@ -12,7 +12,7 @@ from service.openapi.parameters import (
     TITLE_MINUTES,
     WATCHED_TITLE,
 )
-from service.players import balance, heartbeat_body, session
+from service.players import balance, displaced, heartbeat_body, session
 
 PLAYING: Final[dict[str, Operation]] = {
     "heartbeat": Operation(
@@ -31,6 +31,7 @@ PLAYING: Final[dict[str, Operation]] = {
         " `CREDIT=clock`, the seconds since the latest one, at most 30). If viewing cannot"
         " be counted, the verdict is `blocked` (the service fails closed).",
         headers=EXPLAINED,
+        also={409: displaced.Displaced},
     ),
     "balance": Operation(PLAYERS, Caller.OWNER, balance.Balance),
     "decision": Operation(

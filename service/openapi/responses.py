@@ -101,6 +101,9 @@ def _error(status: int, sentences: Sequence[str], operation: Operation) -> Json:
         examples["a_field"] = {"value": example(FieldErrors)}
     if status in operation.also:
         kinds.append(operation.also[status])
+        outcome = example(operation.also[status])
+        if "detail" in outcome:
+            examples["with_details"] = {"value": outcome}
     references = [reference(kind) for kind in kinds]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
     return {

@@ -23,6 +23,7 @@ from service.http.body_and_reply import body, slow_body
 from service.http.decided import has_preference
 from service.http.decision_reply import DecisionReply, decision_reply, unlimited_reply
 from service.observing.trace import CURRENT, Trace, count_statement
+from service.players.displaced import with_details
 from service.players.heartbeat_body import HeartbeatBody, Verdict
 from service.viewing.decision import decide
 from service.viewing.heartbeat_statement import Beat
@@ -143,24 +144,28 @@ async def _verdict(
     day, begins = viewing_day(current, now)
     session_id = beat.session_id or (hashed[0] if hashed else time_ordered_id(now))
     count_statement()
-    recorded = await context.writer.record(
-        Beat(
-            beat.profile_id,
-            account_id,
-            beat.title_id,
-            session_id,
-            beat.session_id is None,
-            beat.device_id,
-            beat.device_type,
-            beat.is_paused,
-            day,
-            current.configuration.educational_exempt,
-            hashed[1] if hashed else None,
-            configurations.is_ageing(entry),
-            begins,
-            usage_from(current, day),
+    try:
+        recorded = await context.writer.record(
+            Beat(
+                beat.profile_id,
+                account_id,
+                beat.title_id,
+                session_id,
+                beat.session_id is None,
+                beat.device_id,
+                beat.device_type,
+                beat.is_paused,
+                day,
+                current.configuration.educational_exempt,
+                hashed[1] if hashed else None,
+                configurations.is_ageing(entry),
+                begins,
+                usage_from(current, day),
+                beat.exclusive,
+            )
         )
-    )
+    except ClientError as refusal:
+        raise await with_details(context, beat.profile_id, session_id, refusal) from None
     usage = recorded.usage
     if recorded.renewed is not None:
         configurations.renew(beat.profile_id, entry, *recorded.renewed)

@@ -35,6 +35,9 @@ class HeartbeatBody(msgspec.Struct):
     is_paused: Annotated[
         bool, doc("Playback is paused; after 300 seconds heartbeats stop counting.", False)
     ] = False
+    exclusive: Annotated[
+        bool, doc("Reject this heartbeat with 409 if another device has ended its session.", False)
+    ] = False
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from service.errors import (
     ACCOUNT_INACTIVE,
     KEY_OF_ANOTHER_REQUEST,
     PROFILE_DENIED,
+    SESSION_DISPLACED,
     SESSION_NOT_FOUND,
     SESSION_OF_ANOTHER_PROFILE,
     TITLE_NOT_FOUND,
@@ -44,6 +45,7 @@ class Beat(NamedTuple):
     renews: bool
     begins: datetime
     usage_from: date | None
+    exclusive: bool
 
 
 # A beat and the future that gets its outcome.
@@ -67,6 +69,7 @@ REFUSALS: Final = {
     4: SESSION_NOT_FOUND,
     5: SESSION_OF_ANOTHER_PROFILE,
     6: KEY_OF_ANOTHER_REQUEST,
+    7: SESSION_DISPLACED,
 }
 
 NO_WEEK: Final[tuple[int, Sequence[PastDay]]] = (0, ())
@@ -77,7 +80,7 @@ WARM_UP: Final = tuple(
     [field]
     for field in Beat(
         *(NO_ID, NO_ID, NO_ID, NO_ID, False, "", "", False, date(2000, 1, 1), False, None, False),
-        *(datetime(2000, 1, 1, tzinfo=UTC), None),
+        *(datetime(2000, 1, 1, tzinfo=UTC), None, False),
     )
 )
 

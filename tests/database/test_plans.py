@@ -198,10 +198,13 @@ def report_days(account: int, children: int) -> Case:
     )
 
 
-def heartbeats(starts: bool, renews: bool = False, week: str = "null::date") -> Case:
+def heartbeats(
+    starts: bool, renews: bool = False, week: str = "null::date", exclusive: bool = False
+) -> Case:
     """A batch; a new session is added to three indexes, and the previous one is ended.
 
-    A renewal also looks for a schedule, a lock and exceptions, and `week` reads six balances.
+    A renewal also looks for a schedule, a lock and exceptions, and `week` reads six balances. An
+    exclusive beat of an ended session looks for the one that ended it.
     """
     return Case(
         "heartbeat_record",
@@ -212,16 +215,19 @@ def heartbeats(starts: bool, renews: bool = False, week: str = "null::date") -> 
             array_agg({starts}), array_agg('tv'::text), array_agg('web'::text),
             array_agg(false), array_agg(date '2026-11-24'), array_agg(true),
             array_agg(null::bytea), array_agg({renews}),
-            array_agg(timestamptz '2026-11-24 00:00Z'), array_agg({week}), '{PREFIX}'::text,
-            timestamptz '2026-11-24 12:00Z', '500ms'::text, false
+            array_agg(timestamptz '2026-11-24 00:00Z'), array_agg({week}),
+            array_agg({exclusive}), '{PREFIX}'::text, timestamptz '2026-11-24 12:00Z',
+            '500ms'::text, false
         from (
-            select s.id, s.title_id, s.profile_id from viewing_sessions as s
-            where s.ended_at is null order by s.profile_id limit 256
+            select distinct on (s.profile_id) s.id, s.title_id, s.profile_id
+            from viewing_sessions as s
+            where s.ended_at is {"not" if exclusive else ""} null
+            order by s.profile_id limit 256
         ) as s
         join profiles as p on p.id = s.profile_id
         """,
         "select 256",
-        each=36 if starts else 16 + 8 * renews + 12 * (week != "null::date"),
+        each=36 if starts else 16 + 8 * renews + 12 * (week != "null::date") + 8 * exclusive,
         beside=20,
     )
 
@@ -301,6 +307,14 @@ CASES = {
     "heartbeats that bring a configuration back": heartbeats(False, renews=True),
     "heartbeats of children with a weekly limit": heartbeats(False, week="date '2026-11-18'"),
     "heartbeats that start": heartbeats(True),
+    "heartbeats of sessions that other devices may have ended": heartbeats(False, exclusive=True),
+    "which device has ended a session": Case(
+        "session_displaced",
+        "select s.profile_id, s.id from viewing_sessions as s where s.ended_at is not null limit 1",
+        "select 1",
+        each=8,
+        beside=8,
+    ),
     "heartbeats, which of them are held": Case(
         "heartbeat_held",
         """

@@ -16,6 +16,7 @@ from tests.conftest import Running, Starter, in_process, logged
 from tests.eventually import eventually
 from tests.family import EXPIRES, HEARTBEAT, SECRET, Family, bearer
 from tests.operators.exposition import scrape, value
+from tests.players.test_displaced import displace
 
 STATUS = "/api/v1/parental-controls/pin/status"
 OTHER_SECRET = "another secret of the tests, long enough"
@@ -106,11 +107,13 @@ async def test_refused_heartbeats_share_a_line_a_second(
 ) -> None:
     monkeypatch.setattr(event_loop, "REPORT_SECONDS", 0.02)
     running = await start(settings)
+    displaced, _ = await displace(running, family)
     headers = {**family.bearer, **browser, "X-Request-ID": "one-of-them"}
     cases: list[tuple[dict[str, Any], int, str]] = [
         ({"profile_id": uuid4()}, 403, "profile_denied"),
         ({"title_id": uuid4()}, 404, "title_unknown"),
         ({"session_id": uuid4()}, 404, "session_unknown"),
+        ({"session_id": displaced, "exclusive": True}, 409, "session_displaced"),
         ({"device_id": 7}, 422, "field_invalid"),
         ({"device_id": "x" * 70_000}, 413, "body_too_large"),
     ]
@@ -127,7 +130,7 @@ async def test_refused_heartbeats_share_a_line_a_second(
         malformed = await running.client.post(HEARTBEAT, content=b"{", headers=as_json)
         assert malformed.status_code == 422
         expected["json_malformed"] += 1
-        assert await reported(caplog, 21) == expected
+        assert await reported(caplog, 25) == expected
     assert logged(caplog, "request_processed") == []
     lines = logged(caplog, "heartbeats_refused")
     assert all(line["heartbeats"] == sum(line["reasons"].values()) for line in lines)
@@ -140,9 +143,9 @@ async def test_refused_heartbeats_share_a_line_a_second(
     }
     assert family.bearer["Authorization"][7:] not in str([vars(r) for r in caplog.records])
     metrics = running.context.metrics
-    assert metrics.heartbeats_refused == 21
+    assert metrics.heartbeats_refused == 25
     requests = {status: count for (_, _, status), count in metrics.requests.items()}
-    assert requests == {403: 4, 404: 8, 422: 5, 413: 4}
+    assert requests == {200: 2, 403: 4, 404: 8, 409: 4, 422: 5, 413: 4}
 
 
 async def test_shed_heartbeats_share_a_line_a_second(

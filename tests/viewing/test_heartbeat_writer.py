@@ -39,7 +39,7 @@ def beat_of(account: UUID) -> Beat:
     day = date(2026, 11, 26)
     ids = (uuid4(), account, uuid4(), uuid4())
     begins = datetime(2026, 11, 26, tzinfo=UTC)
-    return Beat(*ids, False, "tv-1", "tv", False, day, True, None, False, begins, None)
+    return Beat(*ids, False, "tv-1", "tv", False, day, True, None, False, begins, None, False)
 
 
 def is_allowed(verdict: dict[str, Any]) -> bool:
