@@ -29,6 +29,7 @@ PRIVATE: Final = {
     # pytest shows the fixtures of a test, and xdist what goes to one worker, nowhere else.
     "tests/conftest.py": {"_fixtureinfo", "_split_scope"},
     "tests/openapi/test_document.py": {"_replace"},  # of every NamedTuple
+    "tests/parents/test_config_change.py": {"_replace"},  # of every NamedTuple
     "tests/processes.py": {"_exit"},  # of `os`
 }
 # Who reads the machine's clock, and why the day of the run does not matter.
@@ -40,6 +41,7 @@ MACHINE_CLOCK: Final = {
     "tests/platform/test_retention.py": "retention counts from the clock of the database",
     "tests/command/test_data.py": "retention counts from the clock of the database",
     "tests/parents/test_pin.py": "locks end by the clock of the database",
+    "tests/parents/test_report_link.py": "links expire by the clock of the database",
     "tests/database/test_tls.py": "certificates are valid from yesterday to tomorrow",
     "tests/family.py": "moves the reset half a day away",
     "tests/conformance/replay.py": "replays once more what a day's change may have spoiled",

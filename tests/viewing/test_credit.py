@@ -48,7 +48,7 @@ async def clocks(connection: Connection) -> list[datetime]:
 async def counts(
     running: Running, connection: Connection, family: Family, seconds: list[float]
 ) -> list[int]:
-    """What each heartbeat of one session counts, at seconds after the first, which counts 30."""
+    """The seconds of each heartbeat of a session, sent at times after the first, which has 30."""
     session = (await beat(running, family))["session_id"]
     found = [await counted(connection, family)]
     begin = running.clock.fixed
