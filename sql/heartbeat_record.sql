@@ -77,7 +77,8 @@
 -- A session that continues on a later viewing day keeps the time of its latest beat and what it has
 -- counted by then, so that reports divide it between its days.
 -- The upsert adds to the balance (conflicts on `uq_vtb_profile_date`); it never writes a value that
--- was read before. Beats that do not count read the balance from the snapshot of this statement.
+-- was read before. Beats that do not count, and those that count 0 seconds by the clock, read the
+-- balance from the snapshot of this statement.
 -- The id of a new balance is the prefix and the beat's position: unique, sorted by time so that new
 -- rows share index pages, and cheaper than a random id.
 with beats as materialized (
