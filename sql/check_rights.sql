@@ -35,7 +35,12 @@ select
                 from (
                     values
                     ('viewing_sessions_end_open(uuid, timestamptz)'),
-                    ('viewing_clock_count(uuid, timestamptz, timestamptz)')
+                    ('viewing_clock_count(uuid, timestamptz, timestamptz)'),
+                    ('viewing_policies(uuid[], date[], date[], timestamptz)'),
+                    ('viewing_past_balances(int[], uuid[], date[], date[])'),
+                    ('viewing_day_balances(uuid[], date[])'),
+                    ('viewing_earlier_parts(jsonb, int, timestamptz)'),
+                    ('viewing_session_is_displaced(uuid, text, timestamptz, timestamptz)')
                 ) as f (name)
                 where to_regprocedure(f.name) is not null
                     and not has_function_privilege(to_regprocedure(f.name)::oid, 'execute')

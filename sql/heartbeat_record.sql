@@ -49,6 +49,11 @@
 -- row: past_limit_minutes int4[]  null: not kept
 --
 -- Returns one row of arrays: a row for each beat would cost the driver more than the work itself.
+-- Arrays are read by subscript, except the one that makes the rows: `unnest` stores each array that it
+-- takes as rows, and the device is needed for new sessions only.
+-- What most batches do not need is in functions (migration 0028): the server opens every table that a
+-- statement names, also if no row is read. They are strict, so they are not called with a null. In a
+-- `from` clause each call would have a cost of its own; `offset 0` keeps it one call for all fields.
 -- A refused beat writes and locks nothing, so a stranger's beat cannot hold a lock.
 -- The lock time-out is set for this transaction only: it is shorter for a batch than for a single
 -- beat, and behind a pooler the connection has no setting of the service.
@@ -88,8 +93,6 @@ with beats as materialized (
         b.title_id,
         b.session_id,
         b.starts,
-        b.device_id,
-        b.device_type,
         b.paused,
         b.day,
         b.key,
@@ -106,53 +109,31 @@ with beats as materialized (
         c.reset_hour,
         c.educational_exempt,
         c.timezone,
-        case
-            when b.renews and p.is_kids then (
-                select json_build_object(
-                    'schedule', case when z.profile_id is not null then json_build_object(
-                        'daily_limits', z.daily_limits,
-                        'downtime', z.downtime,
-                        'weekly_limit_minutes', z.weekly_limit_minutes,
-                        'week_starts_on', z.week_starts_on,
-                        'rollover_max_minutes', z.rollover_max_minutes,
-                        'finish_minutes', z.finish_minutes
-                    ) end,
-                    'exceptions', e.days,
-                    'locked_until', l.locked_until,
-                    'day_floor', c.day_floor
-                )::text
-                from (select) as one
-                left join viewing_schedules as z on z.profile_id = p.id
-                left join viewing_locks as l on l.profile_id = p.id
-                cross join lateral (
-                    select json_agg(
-                        json_build_array(x.day, x.changes_limit, x.limit_minutes, x.lifts_downtime)
-                        order by x.day
-                    ) as days
-                    from viewing_exceptions as x
-                    where x.profile_id = p.id and x.day >= b.day - 8
-                ) as e
-                where z.profile_id is not null
-                    or l.locked_until > $17::timestamptz
-                    or e.days is not null
-                    or c.day_floor is not null
-            )
-        end as policy,
+        c.day_floor,
         case
             when u.is_active is not true then 1
             when p.id is null then 2
             when t.id is null then 3
             else 0
         end as refusal
-    from unnest(
-        $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bool[], $6::text[], $7::text[],
-        $8::bool[], $9::date[], $10::bool[], $11::bytea[], $12::bool[], $13::timestamptz[],
-        $14::date[], $15::bool[]
-    ) with ordinality as b (
-        profile_id, account_id, title_id, session_id, starts, device_id, device_type,
-        paused, day, exempt, key, renews, begins, usage_from,
-        exclusive, beat
-    )
+    from (
+        select
+            g.beat::int4 as beat,
+            g.profile_id,
+            ($2::uuid[])[g.beat::int4] as account_id,
+            ($3::uuid[])[g.beat::int4] as title_id,
+            ($4::uuid[])[g.beat::int4] as session_id,
+            ($5::bool[])[g.beat::int4] as starts,
+            ($8::bool[])[g.beat::int4] as paused,
+            ($9::date[])[g.beat::int4] as day,
+            ($10::bool[])[g.beat::int4] as exempt,
+            ($11::bytea[])[g.beat::int4] as key,
+            ($12::bool[])[g.beat::int4] as renews,
+            ($13::timestamptz[])[g.beat::int4] as begins,
+            ($14::date[])[g.beat::int4] as usage_from,
+            ($15::bool[])[g.beat::int4] as exclusive
+        from unnest($1::uuid[]) with ordinality as g (profile_id, beat)
+    ) as b
     left join users as u on u.id = b.account_id
     left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
     left join titles as t on t.id = b.title_id
@@ -167,8 +148,6 @@ locked as materialized (
         a.title_id,
         a.session_id,
         a.starts and s.id is null as starts,
-        a.device_id,
-        a.device_type,
         a.paused,
         a.day,
         a.key,
@@ -183,7 +162,7 @@ locked as materialized (
         a.reset_hour,
         a.educational_exempt,
         a.timezone,
-        a.policy,
+        a.day_floor,
         case
             when a.refusal <> 0 then a.refusal
             when s.earlier <> a.key then 6
@@ -235,23 +214,11 @@ locked as materialized (
                 from nullif(position(substring(a.key from 1 for 8) in s.recent_keys), 0)
                 for 10
             ) as earlier,
-            a.exclusive and s.ended_at is not null and (
-                exists (
-                    select
-                    from viewing_sessions as x
-                    where x.profile_id = s.profile_id
-                        and x.started_at = s.ended_at
-                        and x.device_id <> s.device_id
-                )
-                or s.ended_at = s.started_at and exists (
-                    select
-                    from viewing_sessions as x
-                    where x.profile_id = s.profile_id
-                        and x.ended_at is null
-                        and x.started_at < s.started_at
-                        and x.device_id <> s.device_id
-                )
-            ) as is_displaced
+            a.exclusive
+                and s.ended_at is not null
+                and viewing_session_is_displaced(
+                    s.profile_id, s.device_id::text, s.started_at, s.ended_at
+                ) as is_displaced
         from viewing_sessions as s
         where a.refusal = 0
             and s.id = a.session_id
@@ -271,14 +238,8 @@ continued as (
         end,
         earlier_days = case
             when s.last_heartbeat_at >= h.begins then s.earlier_days
-            else coalesce(s.earlier_days, '[]') || jsonb_build_array(
-                jsonb_build_array(
-                    s.last_heartbeat_at,
-                    coalesce(s.total_seconds, 0) - (
-                        select coalesce(sum((e.part ->> 1)::int), 0)
-                        from jsonb_array_elements(s.earlier_days) as e (part)
-                    )
-                )
+            else viewing_earlier_parts(
+                s.earlier_days, coalesce(s.total_seconds, 0)::int, s.last_heartbeat_at
             )
         end
     from locked as h
@@ -293,8 +254,8 @@ started as (
         h.session_id,
         h.profile_id,
         h.title_id,
-        h.device_id,
-        h.device_type,
+        ($6::text[])[h.beat],
+        ($7::text[])[h.beat],
         h.is_educational,
         $17::timestamptz,
         $17::timestamptz,
@@ -311,7 +272,7 @@ balance as (
         updated_at
     )
     select
-        ($16::text || lpad(to_hex(h.beat::int4), 8, '0'))::uuid,
+        ($16::text || lpad(to_hex(h.beat), 8, '0'))::uuid,
         h.profile_id,
         h.day,
         case when h.is_exempt then 0 else h.seconds end,
@@ -331,84 +292,71 @@ balance as (
         v.used_seconds,
         coalesce(v.is_unlimited_override, false) as is_unlimited_override,
         v.extended_minutes
-),
-unchanged as (
-    select
-        h.profile_id,
-        coalesce(v.used_seconds, 0) as used_seconds,
-        coalesce(v.is_unlimited_override, false) as is_unlimited_override,
-        v.extended_minutes
-    from locked as h
-    left join viewing_time_balances as v on v.profile_id = h.profile_id and v.reset_date = h.day
-    where h.refusal = 0 and h.is_kids and h.seconds = 0
 )
 select
     r.beats,
     r.refusals,
     r.educational,
-    c.children,
-    c.used_seconds,
-    c.overrides,
+    c.children || (f.today).children as children,
+    c.used_seconds || (f.today).used_seconds as used_seconds,
+    c.overrides || (f.today).overrides as overrides,
     r.renewed,
     r.weekday_limits,
     r.weekend_limits,
     r.reset_hours,
     r.exemptions,
     r.timezones,
-    r.policies,
-    c.extended,
-    c.extended_minutes,
+    viewing_policies(r.renewed_children, r.renewed_days, r.day_floors, $17::timestamptz) as policies,
+    c.extended || (f.today).extended as extended,
+    c.extended_minutes || (f.today).extended_minutes as extended_minutes,
     r.playing,
     r.session_seconds,
-    w.past,
-    w.past_days,
-    w.past_used_seconds,
-    w.past_overrides,
-    w.past_extended_minutes,
-    w.past_limit_minutes
+    (f.week).past,
+    (f.week).past_days,
+    (f.week).past_used_seconds,
+    (f.week).past_overrides,
+    (f.week).past_extended_minutes,
+    (f.week).past_limit_minutes
 from (
     select
-        array_agg(h.beat::int4) as beats,
+        array_agg(h.beat) as beats,
         array_agg(h.refusal) as refusals,
         array_agg(h.is_educational) as educational,
-        array_agg(h.beat::int4) filter (where h.is_renewed) as renewed,
+        array_agg(h.beat) filter (where h.is_renewed) as renewed,
         array_agg(h.weekday_limit_minutes) filter (where h.is_renewed) as weekday_limits,
         array_agg(h.weekend_limit_minutes) filter (where h.is_renewed) as weekend_limits,
         array_agg(h.reset_hour) filter (where h.is_renewed) as reset_hours,
         array_agg(h.educational_exempt) filter (where h.is_renewed) as exemptions,
         array_agg(h.timezone::text) filter (where h.is_renewed) as timezones,
-        array_agg(h.policy) filter (where h.is_renewed) as policies,
-        array_agg(h.beat::int4) filter (where h.usage_from is not null) as playing,
+        array_agg(case when h.is_kids then h.profile_id end) filter (where h.is_renewed)
+            as renewed_children,
+        array_agg(h.day) filter (where h.is_renewed) as renewed_days,
+        array_agg(h.day_floor) filter (where h.is_renewed) as day_floors,
+        array_agg(h.beat) filter (where h.usage_from is not null) as playing,
+        array_agg(h.profile_id) filter (where h.usage_from is not null) as players,
+        array_agg(h.usage_from) filter (where h.usage_from is not null) as firsts,
+        array_agg(h.day) filter (where h.usage_from is not null) as days,
         array_agg(h.counted_before + h.seconds) filter (where h.usage_from is not null)
-            as session_seconds
+            as session_seconds,
+        array_agg(h.profile_id) filter (where h.refusal = 0 and h.is_kids and h.seconds = 0)
+            as uncounted,
+        array_agg(h.day) filter (where h.refusal = 0 and h.is_kids and h.seconds = 0)
+            as uncounted_days
     from locked as h
 ) as r
 cross join (
     select
         array_agg(b.profile_id) as children,
-        array_agg(b.used_seconds) as used_seconds,
+        array_agg(b.used_seconds::int) as used_seconds,
         array_agg(b.is_unlimited_override) as overrides,
         array_agg(b.profile_id) filter (where b.extended_minutes is not null) as extended,
         array_agg(b.extended_minutes) filter (where b.extended_minutes is not null)
             as extended_minutes
-    from (
-        select b.profile_id, b.used_seconds, b.is_unlimited_override, b.extended_minutes
-        from balance as b
-        union all
-        select u.profile_id, u.used_seconds, u.is_unlimited_override, u.extended_minutes
-        from unchanged as u
-    ) as b
+    from balance as b
 ) as c
-cross join (
+cross join lateral (
     select
-        array_agg(h.beat::int4) as past,
-        array_agg(v.reset_date) as past_days,
-        array_agg(coalesce(v.used_seconds, 0)) as past_used_seconds,
-        array_agg(coalesce(v.is_unlimited_override, false)) as past_overrides,
-        array_agg(coalesce(v.extended_minutes, 0)) as past_extended_minutes,
-        array_agg(v.limit_minutes) as past_limit_minutes
-    from locked as h
-    join viewing_time_balances as v
-        on v.profile_id = h.profile_id and v.reset_date >= h.usage_from and v.reset_date < h.day
-    where h.refusal = 0 and h.is_kids and h.usage_from is not null
-) as w
+        viewing_day_balances(r.uncounted, r.uncounted_days) as today,
+        viewing_past_balances(r.playing, r.players, r.firsts, r.days) as week
+    offset 0
+) as f

@@ -54,6 +54,7 @@ IDS = [
     "0025_clocks",
     "0026_ix_vs_earlier_days",
     "0027_report_links",
+    "0028_heartbeat_parts",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
