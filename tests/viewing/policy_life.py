@@ -59,9 +59,12 @@ class Watch(NamedTuple):
 
 
 class Beat(NamedTuple):
+    """A heartbeat of a new session, or of the one that plays, which may name another title."""
+
     title: str
     starts: bool
     is_paused: bool
+    is_other: bool = False
 
 
 class Give(NamedTuple):
@@ -104,7 +107,11 @@ class Ask(NamedTuple):
     minutes: int | None
 
 
-Action = Watch | Beat | Give | Undo | Lock | Unlock | Except | Unexcept | Change | Ask
+class End(NamedTuple):
+    """The player ends the session."""
+
+
+Action = Watch | Beat | End | Give | Undo | Lock | Unlock | Except | Unexcept | Change | Ask
 Step = tuple[Wait, Action]
 
 
@@ -151,7 +158,13 @@ waits = st.builds(
 )
 actions = st.one_of(
     st.builds(Watch, st.sampled_from([0, 1, 30, 60, 300, 301, 900, 901, 3600])),
-    st.builds(Beat, st.sampled_from(TITLES), st.booleans(), st.just(False) | st.booleans()),
+    st.builds(
+        Beat,
+        st.sampled_from(TITLES),
+        st.booleans(),
+        st.just(False) | st.booleans(),
+        st.sampled_from([False, False, True]),
+    ),
     st.builds(
         Give, st.none() | st.sampled_from([15, 30, 120]), st.sampled_from(["credit", "extend"])
     ),
@@ -162,6 +175,8 @@ actions = st.one_of(
     st.builds(Unexcept, st.integers(0, 3)),
     st.builds(Change, st.fixed_dictionaries({}, optional=schedules)),
     st.builds(Change, st.fixed_dictionaries({}, optional=configurations)),
+    st.builds(Change, st.fixed_dictionaries({}, optional=places)),
+    st.builds(End),
     st.builds(Ask, st.none() | st.sampled_from(TITLES), st.none() | st.sampled_from([1, 15, 90])),
 )
 steps = st.tuples(waits, actions)
@@ -274,8 +289,13 @@ class Living:
         match action:
             case Watch(leave):
                 await self.watch(leave)
-            case Beat(title, starts, is_paused):
-                await self.beat(title, starts, is_paused)
+            case Beat(title, starts, is_paused, is_other):
+                await self.beat(title, starts, is_paused, is_other=is_other)
+            case End():
+                if self.session is not None:
+                    url = f"{VIEWING}/session/{self.session[0]}/end"
+                    await self.request("POST", url)
+                    self.session = None
             case Give(given, mode):
                 await self.give(given, mode)
             case Undo(index, times):
@@ -348,27 +368,34 @@ class Living:
         if session:
             session.seconds += seconds
 
-    async def beat(self, title: str, starts: bool, is_paused: bool) -> None:
+    async def beat(
+        self, title: str, starts: bool, is_paused: bool, *, is_other: bool = False
+    ) -> None:
         """Sends a heartbeat of a new session, or of the one that plays, and compares."""
         known = None if starts else self.session
         if known is None and self.session:
             self.session[1].is_open = False
         session = Session(title, title == "lesson") if known is None else known[1]
         body = self.family.beat(
-            title_id=self.title(session.title),
+            title_id=self.title(title if is_other else session.title),
             session_id=None if known is None else known[0],
             is_paused=is_paused,
         )
         answer = await self.request("POST", HEARTBEAT, json=body, headers={"Prefer": "decision"})
-        expected = self.child.beat(self.now, session, is_paused=is_paused)
+        played = Session(title, title == "lesson") if is_other else None
+        expected = self.child.beat(self.now, session, is_paused=is_paused, played=played)
         self.session = (answer["session_id"], session)
+        watched = session if played is None or title == session.title else played
+        is_other = watched is not session or self.child.is_exempt(watched)
+        if is_other and expected.enforcement == "blocked" and self.child.finish_minutes:
+            return  # the service may allow one that begins when a limit is just reached
         used = self.child.on(self.child.viewing_day(self.now)).used
         self.agree(
             enforcement=(answer["enforcement"], expected.enforcement),
             remaining=(answer["remaining_minutes"], in_minutes(expected.remaining)),
             used=(answer["used_minutes"], minutes(used)),
         )
-        self.compare(answer["decision"], session)
+        self.compare(answer["decision"], watched)
 
     async def give(self, given: int | None, mode: str) -> None:
         """Grants minutes, or an unlimited day, and compares."""
@@ -405,9 +432,12 @@ class Living:
         balance = await self.request("GET", f"{VIEWING}/balance/{self.family.child}")
         expected = child.decide(now)
         day = child.on(child.viewing_day(now))
+        limit = child.daily(now, lifts=False)
         self.agree(
             used=(balance["used_minutes"], minutes(day.used)),
             educational=(balance["educational_minutes"], minutes(day.educational)),
+            limit=(balance["limit_minutes"], limit and limit.seconds // 60),
+            has_limits=(balance["has_limits"], expected.remaining is not None),
             override=(balance["is_unlimited_override"], day.unlimited > 0),
             remaining=(balance["remaining_minutes"], in_minutes(expected.remaining)),
             next_reset=(at(balance["next_reset_at"]), child.next_reset(now)),
@@ -425,8 +455,8 @@ class Living:
         url = f"{VIEWING}/decision/{self.family.child}"
         decision = await self.request("GET", url, params=query)
         playing = self.session[1] if self.session else None
-        # Without a title the time is counted, also while an exempt one plays.
         is_other = playing is not None and title not in (None, playing.title)
+        # Without a title the time is counted, also while an exempt one plays.
         if playing is None or is_other or (title is None and self.child.is_exempt(playing)):
             playing = Session(title or "any", title == "lesson")
         self.compare(decision, playing, left)
@@ -434,7 +464,6 @@ class Living:
     def compare(self, decision: Any, session: Session, lasts: int | None = None) -> None:
         now, child = self.now, self.child
         expected = child.decide(now, session)
-        remaining = child.remaining(now)
         is_allowed = expected.enforcement != "blocked"
         until = child.allowed_until(now, session) if is_allowed else None
         self.agree(
@@ -444,10 +473,6 @@ class Living:
             reason=(decision["reason"], expected.reason),
             limited_by=(decision["limited_by"], expected.limited_by),
             remaining=(decision["remaining_minutes"], in_minutes(expected.remaining)),
-            rules=(
-                {rule["rule"]: rule["remaining_minutes"] for rule in decision["rules"]},
-                {rule: in_minutes(seconds) for rule, seconds in remaining.items()},
-            ),
             allowed_until=(at(decision["allowed_until"]), until),
             next_allowed_at=(
                 at(decision["next_allowed_at"]),
@@ -458,6 +483,47 @@ class Living:
                 lasts and is_allowed and (until is None or now + timedelta(minutes=lasts) <= until),
             ),
         )
+
+        self.compare_rules(decision["rules"])
+
+    def compare_rules(self, rules: Any) -> None:
+        """Compares the figures of each rule."""
+        now, child = self.now, self.child
+        left = child.remaining(now)
+        today = child.viewing_day(now)
+        day, week = child.on(today), child.week(today)
+        daily, weekly = child.daily(now, lifts=False), child.weekly(now, lifts=False)
+        is_locked = child.locked_until is not None and now < child.locked_until
+        start, end = child.downtime_from(now)
+        limited = child.limit_minutes(today, today) is not None
+        figures: dict[str, dict[str, Any]] = {
+            "locked": {"ends_at": child.locked_until if is_locked else None},
+            "downtime": {"ends_at": end} | ({} if child.is_down(now) else {"starts_at": start}),
+            "daily_limit": {
+                "limit_minutes": daily and minutes(daily.seconds),
+                "used_minutes": minutes(day.used),
+                "extended_minutes": minutes(60 * day.extended),
+                "carried_minutes": minutes(child.carried(today, today)) if limited else 0,
+                "starts_at": child.begins(today),
+                "ends_at": child.begins(today + DAY),
+                "is_lifted": limited and day.unlimited > 0,
+            },
+            "weekly_limit": {"limit_minutes": None},
+        }
+        if weekly is not None:
+            figures["weekly_limit"] = {
+                "limit_minutes": minutes(weekly.seconds),
+                "used_minutes": minutes(weekly.used),
+                "starts_at": child.begins(week[0]),
+                "ends_at": child.begins(week[0] + 7 * DAY),
+                "is_lifted": day.unlimited > 0,
+            }
+        for rule in rules:
+            expected = figures[rule["rule"]] | {"remaining_minutes": in_minutes(left[rule["rule"]])}
+            shown = {
+                name: at(rule[name]) if name.endswith("_at") else rule[name] for name in expected
+            }
+            self.agree(**{rule["rule"]: (shown, expected)})
 
     def title(self, name: str) -> UUID:
         """The id of a title; the series has one of its own."""

@@ -7,7 +7,7 @@ until then. To look ahead it tries one instant after the other.
 
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -209,6 +209,13 @@ class Child:
             return None
         return next((turn for turn in self.turns(at) if self.is_down(turn)), None)
 
+    def downtime_from(self, at: datetime) -> tuple[datetime | None, datetime | None]:
+        """The start of the next downtime, or `at` inside one, and its end."""
+        start = at if self.is_down(at) else self.next_downtime(at)
+        if start is None:
+            return None, None
+        return start, next((turn for turn in self.turns(start) if not self.is_down(turn)), None)
+
     # Limits
 
     def limit_minutes(self, day: date, today: date) -> int | None:
@@ -222,9 +229,10 @@ class Child:
             return self.daily_limits[day.weekday()]
         return self.weekend_limit_minutes if day.weekday() >= 5 else self.weekday_limit_minutes
 
-    def limit_seconds(self, day: date, today: date) -> int | None:
+    def limit_seconds(self, day: date, today: date, *, lifts: bool = True) -> int | None:
+        """The limit with all that is added to it; `lifts`: an unlimited grant lifts it."""
         minutes = self.limit_minutes(day, today)
-        if minutes is None or self.on(day).unlimited:
+        if minutes is None or (lifts and self.on(day).unlimited):
             return None
         return 60 * (minutes + self.on(day).extended) + self.carried(day, today)
 
@@ -244,14 +252,14 @@ class Child:
             days.insert(0, days[0] - DAY)
         return days
 
-    def daily(self, at: datetime) -> Limit | None:
+    def daily(self, at: datetime, *, lifts: bool = True) -> Limit | None:
         today = self.viewing_day(at)
-        seconds = self.limit_seconds(today, today)
+        seconds = self.limit_seconds(today, today, lifts=lifts)
         return None if seconds is None else Limit(seconds, self.on(today).used)
 
-    def weekly(self, at: datetime) -> Limit | None:
+    def weekly(self, at: datetime, *, lifts: bool = True) -> Limit | None:
         today = self.viewing_day(at)
-        if self.weekly_limit_minutes is None or self.on(today).unlimited:
+        if self.weekly_limit_minutes is None or (lifts and self.on(today).unlimited):
             return None
         days = [self.on(day) for day in self.week(today)]
         counted = [day for day in days if not day.unlimited]
@@ -300,14 +308,24 @@ class Child:
     def is_exempt(self, session: Session) -> bool:
         return session.is_educational and self.educational_exempt
 
+    def ahead(self, at: datetime) -> "Child":
+        """A copy to look ahead with. Only the days until today count.
+
+        A later day has a balance if a change of zone or reset hour has moved the day back.
+        """
+        child, today = deepcopy(self), self.viewing_day(at)
+        child.days = {day: each for day, each in child.days.items() if day <= today}
+        return child
+
     def next_allowed_at(self, at: datetime) -> datetime | None:
         """The first instant from `at` on at which a new session may play."""
-        instants = [at, *self.turns(at)]
-        return next((each for each in instants if self.decide(each).enforcement != "blocked"), None)
+        child, instants = self.ahead(at), [at, *self.turns(at)]
+        allowed = (each for each in instants if child.decide(each).enforcement != "blocked")
+        return next(allowed, None)
 
     def allowed_until(self, at: datetime, session: Session) -> datetime | None:
         """When a child who watches on is stopped; None: not within the days ahead."""
-        child, playing = deepcopy((self, session))
+        child, playing = self.ahead(at), replace(session)
         end = at + (DAYS_AHEAD - 4) * DAY
         while at < end:
             answer = child.decide(at, playing)
@@ -332,15 +350,30 @@ class Child:
         else:
             day.used += seconds
 
-    def beat(self, at: datetime, session: Session, *, is_paused: bool = False) -> Answer:
-        """Counts a heartbeat and decides; the first 300 seconds of a pause count."""
+    def beat(
+        self,
+        at: datetime,
+        session: Session,
+        *,
+        is_paused: bool = False,
+        played: Session | None = None,
+    ) -> Answer:
+        """Counts a heartbeat and decides; the first 300 seconds of a pause count.
+
+        `played` has the title of a heartbeat that names another one than its session.
+        """
         if session.paused_at is None or at - session.paused_at <= 300 * SECOND:
-            self.watch(at, 30, session)
+            if played is None:
+                self.watch(at, 30, session)
+            else:
+                self.watch(at, 30, replace(played))
+                session.seconds += 30
         if not is_paused:
             session.paused_at = None
         elif session.paused_at is None:
             session.paused_at = at
-        return self.decide(at, session)
+        is_other = played is not None and played.title != session.title
+        return self.decide(at, played if is_other else session)
 
     def grant(self, at: datetime, minutes: int | None, mode: str = "credit") -> Grant:
         today = self.viewing_day(at)
