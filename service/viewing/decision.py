@@ -12,7 +12,7 @@ import msgspec
 
 from service.viewing.frame import Frame, frame
 from service.viewing.policy import FOREVER, UNLIMITED, Policy
-from service.viewing.rules import WARNING_MINUTES, Enforcement
+from service.viewing.rules import SECOND, WARNING_MINUTES, Enforcement
 
 Rule = Literal["locked", "downtime", "daily_limit", "weekly_limit"]
 RULES: Final[tuple[Rule, ...]] = get_args(Rule)
@@ -208,7 +208,7 @@ def _enforcement(remaining: int | None) -> Enforcement:
 def _downtime(today: Frame, now: datetime) -> Downtime:
     for interval in today.downtime:
         if now < interval.begins:
-            seconds = int((interval.begins - now).total_seconds())
+            seconds = (interval.begins - now) // SECOND
             return Downtime(seconds, interval.begins, interval.ends, today.lifts_downtime)
         if interval.ends is None or now < interval.ends:
             return Downtime(0, interval.begins, interval.ends, today.lifts_downtime)
@@ -229,9 +229,8 @@ def carried_seconds(policy: Policy, today: Frame, week: Sequence[PastDay]) -> in
                 minutes = None if kept == UNLIMITED else kept
             if is_unlimited:
                 minutes = None
-        carried = (
-            0 if minutes is None else max(0, min(most, 60 * (minutes + extended) + carried - used))
-        )
+        left = 0 if minutes is None else 60 * (minutes + extended) + carried - used
+        carried = left if 0 <= left <= most else most if left > 0 else 0
     return carried
 
 
@@ -239,10 +238,10 @@ def _weekly_limit(minutes: int, today: Frame, usage: Usage) -> WeeklyLimit:
     used, extended = 0, 0
     if not usage.is_unlimited:
         used, extended = usage.used_seconds, usage.extended_minutes
-    for past in usage.week:
-        if not past.is_unlimited:
-            used += past.used_seconds
-            extended += past.extended_minutes
+    for _, seconds, is_unlimited, added, _ in usage.week:
+        if not is_unlimited:
+            used += seconds
+            extended += added
     limit = 60 * (minutes + extended)
     left = None if usage.is_unlimited else max(0, limit - used)
     return WeeklyLimit(left, limit, used, usage.is_unlimited, today.week_begins, today.week_ends)

@@ -60,19 +60,25 @@ class RecordedRow(msgspec.Struct, frozen=True):
 
     def extensions(self) -> dict[UUID, int]:
         """Minutes by which the day was extended, by child profile."""
-        return dict(zip(self.extended or (), self.extended_minutes or (), strict=True))
+        if self.extended is None:
+            return {}
+        return dict(zip(self.extended, self.extended_minutes or (), strict=True))
 
     def policies_renewed(self) -> dict[int, Renewed]:
         """Policies by the position of the beat with `renews`."""
+        if self.renewed is None:
+            return {}
         limits = (self.weekday_limits or (), self.weekend_limits or ())
         columns = (*limits, self.reset_hours or (), self.exemptions or (), self.timezones or ())
         configurations = map(stored_or_default, *columns)
         renewed = map(Renewed, configurations, self.policies or ())
-        return dict(zip(self.renewed or (), renewed, strict=True))
+        return dict(zip(self.renewed, renewed, strict=True))
 
     def weeks(self) -> dict[int, tuple[int, list[PastDay]]]:
         """Seconds of the session and the earlier balances, by the position of the beat."""
-        playing = zip(self.playing or (), self.session_seconds or (), strict=True)
+        if self.playing is None:
+            return {}
+        playing = zip(self.playing, self.session_seconds or (), strict=True)
         weeks: dict[int, tuple[int, list[PastDay]]] = {
             position: (seconds, []) for position, seconds in playing
         }
