@@ -1,4 +1,4 @@
-"""Reads dates of query and path; a date may be a timestamp at midnight.
+"""Reads dates of query and path, and ranges of them; a date may be a timestamp at midnight.
 
 The history also reads Unix times, as pydantic 2 does, because clients may rely on that.
 """
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Final
 
+from service.errors import DAYS_REVERSED, RuleError, Sentence, date_range_too_long
 from service.http.field_errors import Loc, field_error
 
 CLOCK: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
@@ -35,6 +36,22 @@ def optional_query_date(params: Mapping[str, str], name: str) -> date | None:
 def path_date(text: str, name: str) -> date:
     """A date in the path; raises FieldError."""
     return _written_date(text, ("path", name))
+
+
+def require_range(
+    first: date, last: date, max_days: int, is_reversed: Sentence = DAYS_REVERSED
+) -> None:
+    """Raises RuleError if `last` is before `first`, or more than `max_days` after it."""
+    if first > last:
+        raise RuleError(is_reversed)
+    if (last - first).days > max_days:
+        raise RuleError(date_range_too_long(max_days))
+
+
+def days_after(day: date, count: int) -> date:
+    """The day `count` days after another, or before it; the calendar's first or last at most."""
+    number = day.toordinal() + count
+    return date.fromordinal(max(1, min(number, date.max.toordinal())))
 
 
 def _written_date(text: str, loc: Loc) -> date:

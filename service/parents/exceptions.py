@@ -11,23 +11,20 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import (
-    DAY_OVER,
-    DAYS_REVERSED,
-    RuleError,
-    date_range_too_long,
-    not_a_multiple,
-    too_far_ahead,
-)
+from service.errors import DAY_OVER, RuleError, too_far_ahead
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, read_optional, reply
 from service.http.fields import PinToken, ProfileId, Time, ViewingDay, doc
 from service.http.lenient_json import stored
-from service.http.query_dates import optional_query_date, path_date
+from service.http.query_dates import (
+    days_after,
+    optional_query_date,
+    path_date,
+    require_range,
+)
 from service.parents.pin_proof import PROOF, pin_proof
 from service.parents.policy_change import in_force
-from service.parents.viewing_config import QUARTERS
-from service.viewing import rules
+from service.parents.viewing_config import QUARTERS, require_multiple
 from service.viewing.policy import viewing_day
 
 MAX_DAYS_AHEAD: Final = 366
@@ -106,8 +103,8 @@ async def exceptions(request: Request) -> Response:
     if first is None:
         first = await _today(context, account_id, profile_id)
     if last is None:
-        last = min(first, date.max - MAX_DAYS_AHEAD * rules.DAY) + MAX_DAYS_AHEAD * rules.DAY
-    _check_range(first, last)
+        last = days_after(first, MAX_DAYS_AHEAD)
+    require_range(first, last, MAX_DAYS_AHEAD)
     rows = await LIST.all(context.pool, account_id, profile_id, first, last)
     auth.owned(rows[0] if rows else None)
     return reply(DayExceptions(profile_id, [_shown(row) for row in rows if row.day is not None]))
@@ -121,7 +118,7 @@ async def exception_put(request: Request) -> Response:
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     day = path_date(request.path_params["date"], "date")
     _check_day(day, await _today(context, account_id, profile_id))
-    _check_multiple(body)
+    require_multiple("limit_minutes", body.limit_minutes)
     proof = pin_proof(request, context, account_id, body.pin_token)
     limit = (body.limit_minutes is not UNSET, stored(body.limit_minutes))
     change = context.configurations.changes.begin()
@@ -153,24 +150,11 @@ async def _today(context: Context, account_id: UUID, profile_id: UUID) -> date:
     return viewing_day(entry.policy, context.now())[0]
 
 
-def _check_range(first: date, last: date) -> None:
-    if first > last:
-        raise RuleError(DAYS_REVERSED)
-    if (last - first).days > MAX_DAYS_AHEAD:
-        raise RuleError(date_range_too_long(MAX_DAYS_AHEAD))
-
-
 def _check_day(day: date, today: date) -> None:
     if day < today:
         raise RuleError(DAY_OVER)
     if (day - today).days > MAX_DAYS_AHEAD:
         raise RuleError(too_far_ahead("date", MAX_DAYS_AHEAD))
-
-
-def _check_multiple(body: ExceptionBody) -> None:
-    minutes = body.limit_minutes
-    if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
-        raise RuleError(not_a_multiple("limit_minutes", rules.LIMIT_STEP_MINUTES))
 
 
 def _shown(row: ExceptionRow) -> DayException:

@@ -11,18 +11,16 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.statement import Statement
 from service.errors import (
-    DAYS_REVERSED,
     GRANT_NOT_FOUND,
     GRANT_OVER,
     PIN_TOKEN_REQUIRED,
     ClientError,
     RuleError,
-    date_range_too_long,
 )
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read_optional, reply
 from service.http.fields import AccountId, GrantId, ProfileId, Time, ViewingDay, doc
-from service.http.query_dates import optional_query_date
+from service.http.query_dates import days_after, optional_query_date, require_range
 from service.http.transaction import transaction
 from service.parents.pin_proof import PROOF, pin_proof
 from service.viewing import rules
@@ -113,26 +111,13 @@ async def grants(request: Request) -> Response:
     to_day = optional_query_date(request.query_params, "to")
     policy = (await context.configurations.get(account_id, profile_id)).policy
     last = to_day or viewing_day(policy, context.now())[0]
-    first = from_day or _days_before(last, DEFAULT_DAYS - 1)
-    _check_range(first, last)
+    first = from_day or days_after(last, 1 - DEFAULT_DAYS)
+    require_range(first, last, rules.HISTORY_DAYS_MAX)
     arguments = (account_id, profile_id, first, last, MAX_GRANTS + 1)
     rows = await LIST.all(context.pool, *arguments)
     auth.owned(rows[0] if rows else None)
     found = [_recorded(row) for row in rows[:MAX_GRANTS] if row.grant_id is not None]
     return reply(Grants(profile_id, first, last, len(rows) <= MAX_GRANTS, found))
-
-
-def _days_before(day: date, count: int) -> date:
-    """The day `count` days before, or the first day of the calendar."""
-    return date.fromordinal(max(1, day.toordinal() - count))
-
-
-def _check_range(first: date, last: date) -> None:
-    """Raises RuleError if the range is reversed or too long."""
-    if first > last:
-        raise RuleError(DAYS_REVERSED)
-    if (last - first).days > rules.HISTORY_DAYS_MAX:
-        raise RuleError(date_range_too_long(rules.HISTORY_DAYS_MAX))
 
 
 async def grant_undo(request: Request) -> Response:

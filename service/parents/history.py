@@ -14,7 +14,7 @@ from starlette.responses import Response
 from service.context import Context
 from service.database.driver import Source
 from service.database.statement import Statement
-from service.errors import DATES_REVERSED, RuleError, date_range_too_long
+from service.errors import DATES_REVERSED
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
 from service.http.fields import (
@@ -27,7 +27,7 @@ from service.http.fields import (
     Time,
     doc,
 )
-from service.http.query_dates import query_date
+from service.http.query_dates import query_date, require_range
 from service.parents.report_view import View, days_between, read_view
 from service.viewing import rules
 from service.viewing.rules import Configuration
@@ -118,7 +118,7 @@ async def history(request: Request) -> Response:
     from_date = query_date(request.query_params, "from_date")
     to_date = query_date(request.query_params, "to_date")
     view = read_view(request.query_params)
-    _require_range(from_date, to_date)
+    require_range(from_date, to_date, rules.HISTORY_DAYS_MAX, DATES_REVERSED)
     wanted = (context.pool, account_id, profile_id, from_date, to_date)
     if view is None:
         return _response(profile_id, await _in_utc(*wanted))
@@ -127,13 +127,6 @@ async def history(request: Request) -> Response:
     is_of_child = view.zone == "child"
     found = await (_in_own_days(configuration, *wanted) if is_of_child else _in_utc(*wanted))
     return _response(profile_id, found, view, configuration.educational_exempt)
-
-
-def _require_range(from_date: date, to_date: date) -> None:
-    if from_date > to_date:
-        raise RuleError(DATES_REVERSED)
-    if (to_date - from_date).days > rules.HISTORY_DAYS_MAX:
-        raise RuleError(date_range_too_long(rules.HISTORY_DAYS_MAX))
 
 
 async def _in_utc(

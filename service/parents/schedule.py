@@ -11,15 +11,13 @@ from starlette.responses import Response
 
 from service.context import Context
 from service.database.statement import Statement
-from service.errors import RuleError, not_a_multiple
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
 from service.http.fields import PinToken, ProfileId, Time, doc
 from service.http.lenient_json import stored
 from service.parents.pin_proof import pin_proof
 from service.parents.policy_change import in_force, past_limits
-from service.parents.viewing_config import QUARTERS
-from service.viewing import rules
+from service.parents.viewing_config import QUARTERS, require_multiple
 from service.viewing.policy import DAY_NAMES, ClockTime, DayName
 
 MAX_WINDOWS: Final = 21
@@ -155,8 +153,7 @@ def _check_multiples(body: ScheduleBody) -> None:
     daily = body.daily_limits if isinstance(body.daily_limits, dict) else {}
     limits = {f"daily_limits.{day}": daily.get(day) for day in DAY_NAMES}
     for name, minutes in (*limits.items(), ("weekly_limit_minutes", body.weekly_limit_minutes)):
-        if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
-            raise RuleError(not_a_multiple(name, rules.LIMIT_STEP_MINUTES))
+        require_multiple(name, minutes)
 
 
 def _members(body: ScheduleBody) -> tuple[object, ...]:

@@ -127,9 +127,13 @@ def _check(body: ConfigurationBody) -> None:
             "value_error", ["body", "timezone"], f"Value error, {sentence}", body.timezone
         )
     for name in LIMITS:
-        minutes = getattr(body, name)
-        if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
-            raise RuleError(not_a_multiple(name, rules.LIMIT_STEP_MINUTES))
+        require_multiple(name, getattr(body, name))
+
+
+def require_multiple(name: str, minutes: object) -> None:
+    """Raises RuleError for a limit that is not a multiple of 15 minutes."""
+    if isinstance(minutes, int) and minutes % rules.LIMIT_STEP_MINUTES:
+        raise RuleError(not_a_multiple(name, rules.LIMIT_STEP_MINUTES))
 
 
 def _members(body: ConfigurationBody) -> Members:
