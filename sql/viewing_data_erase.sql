@@ -17,9 +17,10 @@
 --
 -- Always one row; for an unknown caller `is_active` is false. One transaction.
 -- Rows are deleted in the order in which all other statements lock them, so none of them can deadlock
--- with this one: sessions, then the clock and the rules of the parent, then balances, then grants. A
--- heartbeat locks its session, its clock and its balance. A change of limits locks its own row and the
--- balances of earlier days. A grant writes the balance and then itself.
+-- with this one: sessions, then the clock, schedule, exceptions and lock, then balances, then the
+-- configuration, then grants. A heartbeat locks its session, its clock and its balance. A change of the
+-- schedule locks its row and then balances, a change of the configuration balances, then its row, then
+-- grants. A grant writes the balance and then itself.
 -- A session that starts meanwhile is not seen, and stays.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
 -- are deleted. Neither they nor the clock are counted.
@@ -55,13 +56,6 @@ clocks as (
     where w.profile_id = t.id
     returning w.profile_id
 ),
-configurations as (
-    delete from viewing_time_configs as k
-    using target as t
-    cross join removed as r
-    where k.profile_id = t.id
-    returning k.profile_id
-),
 schedules as (
     delete from viewing_schedules as h
     using target as t
@@ -87,11 +81,10 @@ ruled as materialized (
     select
         (select count(*) from clocks) as clocks,
         (
-            (select count(*) from configurations)
-            + (select count(*) from schedules)
+            (select count(*) from schedules)
             + (select count(*) from exceptions)
             + (select count(*) from locks)
-        )::int as configurations
+        ) as rules
 ),
 balances as (
     delete from viewing_time_balances as b
@@ -104,10 +97,21 @@ emptied as materialized (
     select count(*)::int as balances
     from balances
 ),
+configurations as (
+    delete from viewing_time_configs as k
+    using target as t
+    cross join emptied as e
+    where k.profile_id = t.id
+    returning k.profile_id
+),
+reset as materialized (
+    select count(*) as configurations
+    from configurations
+),
 grants as (
     delete from time_grants as g
     using target as t
-    cross join emptied as e
+    cross join reset as f
     where g.profile_id = t.id
     returning g.id
 ),
@@ -123,7 +127,7 @@ select
     r.sessions,
     e.balances,
     (select count(*)::int from grants) as grants,
-    o.configurations,
+    (o.rules + f.configurations)::int as configurations,
     case
         when t.id is not null
         then pg_notify(
@@ -144,4 +148,5 @@ from caller as c
 cross join removed as r
 cross join ruled as o
 cross join emptied as e
+cross join reset as f
 left join target as t on true

@@ -196,7 +196,8 @@ async def test_erasure_concurrent_with_heartbeats(
     [
         ("viewing_sessions", "viewing_clocks"),
         ("viewing_clocks", "viewing_time_balances"),
-        ("viewing_time_configs", "viewing_time_balances"),
+        ("viewing_time_balances", "viewing_time_configs"),
+        ("viewing_time_configs", "time_grants"),
         ("viewing_schedules", "viewing_time_balances"),
         ("viewing_time_balances", "time_grants"),
     ],
