@@ -196,9 +196,9 @@ locked as materialized (
             else 0
         end as seconds,
         case
-            when s.ended_at is null and s.title_id = a.title_id and not a.is_exempt
-            then coalesce(s.total_seconds, 0)
-            else 0
+            when a.is_exempt then null
+            when s.id is null then 0
+            when s.ended_at is null and s.title_id = a.title_id then coalesce(s.total_seconds, 0)
         end as counted_before
     from beats as a
     left join lateral (
@@ -336,7 +336,7 @@ from (
         array_agg(h.profile_id) filter (where h.usage_from is not null) as players,
         array_agg(h.usage_from) filter (where h.usage_from is not null) as firsts,
         array_agg(h.day) filter (where h.usage_from is not null) as days,
-        array_agg(h.counted_before + h.seconds) filter (where h.usage_from is not null)
+        array_agg(coalesce(h.counted_before + h.seconds, 0)) filter (where h.usage_from is not null)
             as session_seconds,
         array_agg(h.profile_id) filter (where h.refusal = 0 and h.is_kids and h.seconds = 0)
             as uncounted,

@@ -149,6 +149,34 @@ async def test_title_may_be_finished_and_another_may_not_start(
     assert verdict["enforcement"] == "blocked"
 
 
+async def test_exempt_lesson_is_blocked_at_the_limit_for_as_long_as_it_plays(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    await schedule(connection, family, finish=10)
+    await used(connection, family, 7200)
+    verdict = await beat(running, family, title_id=family.lesson)
+    for _ in range(2):
+        assert verdict["enforcement"] == "blocked"
+        lesson = {"title_id": family.lesson, "session_id": verdict["session_id"]}
+        verdict = await beat(running, family, **lesson)
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+async def test_only_the_open_session_of_a_title_may_finish_it(
+    running: Running, connection: Connection, family: Family, is_ended: bool
+) -> None:
+    await connection.execute("update viewing_time_configs set educational_exempt = false")
+    await schedule(connection, family, finish=10)
+    await used(connection, family, 7200 - 60)
+    session = (await beat(running, family))["session_id"]
+    if is_ended:
+        path = f"/api/v1/viewing-time/session/{session}/end"
+        assert (await running.client.post(path, headers=family.bearer)).status_code == 200
+    title = family.title if is_ended else family.lesson
+    verdict = await beat(running, family, session_id=session, title_id=title)
+    assert verdict["enforcement"] == "blocked"
+
+
 async def test_unknown_title_is_404(running: Running, family: Family) -> None:
     path = f"/api/v1/viewing-time/decision/{family.child}?title_id={family.child}"
     answer = await running.client.get(path, headers=family.bearer)
