@@ -4,6 +4,7 @@ apply; each over HTTP."""
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import combinations, permutations
+from random import Random
 from typing import Any, Final
 
 import httpx
@@ -18,6 +19,7 @@ VIEWING: Final = "/api/v1/viewing-time"
 PARENTAL: Final = "/api/v1/parental-controls"
 NOON: Final = datetime(2026, 11, 25, 12, tzinfo=UTC)  # a Wednesday
 EVERY_DAY: Final = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+WEST: Final = ("UTC", "America/New_York", "Pacific/Niue")  # midnight comes no earlier than in UTC
 RULES: Final = ("locked", "downtime", "daily_limit", "weekly_limit")
 
 
@@ -290,6 +292,30 @@ async def test_moving_the_day_gives_a_strict_family_no_second_allowance(
     await home.use(6000)
     await home.change("PUT", "viewing-time", moved | proof)
     assert await home.minutes_left() == 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_no_series_of_moves_gives_a_strict_family_a_second_allowance(
+    running: Running, connection: Connection, seed: int
+) -> None:
+    """Until midnight the child stays blocked, wherever its day is moved, and however often."""
+    random = Random(seed)
+    for _ in range(8):
+        running.clock.fixed = NOON
+        home = Home(running, connection, await add_family(connection))
+        strict = {"enabled": True, "pin_token": home.token()}
+        await home.change("PUT", f"{PARENTAL}/strict", strict)
+        await home.use(7200)
+        moves: list[tuple[float, dict[str, Any]]] = []
+        for hours in sorted(random.uniform(0, 11.9) for _ in range(6)):
+            running.clock.fixed = NOON + timedelta(hours=hours)
+            moved: dict[str, Any] = {"timezone": random.choice(WEST)}
+            if random.random() < 0.5:
+                moved = {"reset_hour": random.randrange(24)}
+            moves.append((hours, moved))
+            await home.change("PUT", "viewing-time", moved | {"pin_token": home.token()})
+            assert await home.minutes_left() == 0, (seed, moves)
+            assert (await home.beat())["enforcement"] == "blocked", (seed, moves)
 
 
 # Precedence
