@@ -14,10 +14,10 @@ from service.http import auth
 from service.parents.report_view import View, days_between
 from service.parents.week import Day, Title, Week
 from service.viewing import rules
-from service.viewing.decision import PastDay
 from service.viewing.past_limits import limit_in_force
-from service.viewing.policy import stored_policy, viewing_day
+from service.viewing.policy import limit_minutes, stored_policy, viewing_day
 from service.viewing.rules import Configuration
+from service.viewing.usage import past_days
 
 TOP_TITLES: Final = 3
 MAX_CHILDREN: Final = 50  # building their HTML page blocks the event loop for 10 ms
@@ -146,7 +146,8 @@ def _child_in_utc(row: ReportRow, first: date) -> Child | None:
             weekend_limit_minutes=row.weekend_limit_minutes,
             educational_exempt=row.educational_exempt is not False,
         )
-    minutes = [rules.limit_minutes(configuration, day) for day in _days(first)]
+    policy = stored_policy(configuration)
+    minutes = [limit_minutes(policy, day) for day in _days(first)]
     limits = [None if limit is None else 60 * limit for limit in minutes]
     return Child(row.profile_id, row.profile_name, configuration, first, limits)
 
@@ -177,11 +178,9 @@ def _child(row: ChildRow, now: datetime) -> Child | None:
     )
     policy = stored_policy(configuration, row.policy)
     first = viewing_day(policy, now)[0] - SIX_DAYS
-    columns = (
-        *(row.balance_days or (), row.used_seconds or (), row.overrides or ()),
-        *(row.extended_minutes or (), row.limit_minutes or ()),
-    )
-    balances = {past.day: past for past in map(PastDay, *columns)}
+    columns = (row.balance_days, row.used_seconds, row.overrides)
+    past = past_days(*columns, row.extended_minutes, row.limit_minutes)
+    balances = {balance.day: balance for balance in past}
     limits = [limit_in_force(policy, day, balances) for day in _days(first)]
     return Child(row.profile_id, row.profile_name, configuration, first, limits)
 

@@ -8,6 +8,7 @@ import msgspec
 
 from service.viewing.decision import PastDay, Usage
 from service.viewing.rules import Configuration, stored_or_default
+from service.viewing.usage import week
 
 
 class Renewed(NamedTuple):
@@ -82,10 +83,6 @@ class RecordedRow(msgspec.Struct, frozen=True):
         weeks: dict[int, tuple[int, list[PastDay]]] = {
             position: (seconds, []) for position, seconds in playing
         }
-        columns = (
-            *(self.past_days or (), self.past_used_seconds or (), self.past_overrides or ()),
-            *(self.past_extended_minutes or (), self.past_limit_minutes or ()),
-        )
-        for position, past in zip(self.past or (), map(PastDay, *columns), strict=True):
+        for position, past in zip(self.past or (), week(self), strict=True):
             weeks[position][1].append(past)
         return weeks

@@ -152,10 +152,3 @@ def _viewing_day(configuration: Configuration, now: datetime) -> ViewingDay:
     while (ends := reset(configuration, day + DAY)) <= now:
         begins, day = ends, day + DAY
     return ViewingDay(begins, ends, day)
-
-
-def limit_minutes(configuration: Configuration, day: date) -> int | None:
-    """The limit of the viewing day `day` in minutes; None is unlimited."""
-    if day.weekday() >= SATURDAY:
-        return configuration.weekend_limit_minutes
-    return configuration.weekday_limit_minutes

@@ -1,7 +1,8 @@
 """Reads the usage of a profile, for decisions that no heartbeat makes."""
 
+from collections.abc import Sequence
 from datetime import date
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -50,11 +51,13 @@ class BalanceRow(msgspec.Struct, frozen=True):
 
 def week(row: PastDaysRow) -> list[PastDay]:
     """The days of the viewing week that were read, before the current one."""
-    columns = (
-        *(row.past_days or (), row.past_used_seconds or (), row.past_overrides or ()),
-        *(row.past_extended_minutes or (), row.past_limit_minutes or ()),
-    )
-    return [*map(PastDay, *columns)]
+    columns = (row.past_days, row.past_used_seconds, row.past_overrides)
+    return past_days(*columns, row.past_extended_minutes, row.past_limit_minutes)
+
+
+def past_days(*columns: Sequence[Any] | None) -> list[PastDay]:
+    """The days in columns that are in step; the columns are null if there is none."""
+    return [PastDay(*day) for day in zip(*(column or () for column in columns), strict=True)]
 
 
 READ_BALANCE: Final = Statement("balance_read", BalanceRow)

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from service.database.driver import Connection
 from service.viewing import rules
 from service.viewing.decision import Usage, decide
-from service.viewing.policy import stored_policy
+from service.viewing.policy import limit_minutes, stored_policy
 from service.viewing.rules import Configuration
 from tests.conftest import Running
 from tests.family import Family
@@ -57,7 +57,7 @@ def modelled(configuration: Configuration) -> Model:
 def test_viewing_day_is_that_of_the_model(configuration: Configuration, now: datetime) -> None:
     model, day = modelled(configuration), rules.viewing_day(configuration, now)
     assert day == model.today(now)
-    assert rules.limit_minutes(configuration, day) == model.limit(now)
+    assert limit_minutes(stored_policy(configuration), day) == model.limit(now)
 
 
 @steady

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from service.viewing import rules
+from service.viewing.policy import limit_minutes, stored_policy
 from service.viewing.rules import DEFAULTS, Configuration
 
 
@@ -190,12 +191,13 @@ def test_number_of_cached_days_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_weekend_limit_follows_the_viewing_day() -> None:
     configuration = configured("UTC", 6)
+    policy = stored_policy(configuration)
     saturday_night = rules.viewing_day(configuration, utc("2026-11-23 05:00"))
     assert saturday_night == date(2026, 11, 22)
-    assert rules.limit_minutes(configuration, saturday_night) == 180
+    assert limit_minutes(policy, saturday_night) == 180
     monday = rules.viewing_day(configuration, utc("2026-11-23 06:00"))
-    assert rules.limit_minutes(configuration, monday) == 120
-    assert rules.limit_minutes(configuration, date(2026, 11, 21)) == 180
+    assert limit_minutes(policy, monday) == 120
+    assert limit_minutes(policy, date(2026, 11, 21)) == 180
 
 
 def test_only_zones_of_the_list_are_zones() -> None:
