@@ -1,4 +1,4 @@
--- Takes back a grant as far as it took effect.
+-- Undoes a grant as far as it took effect.
 --
 -- $1 account_id uuid               the caller
 -- $2 profile_id uuid

@@ -23,7 +23,8 @@
 -- row: timezone text
 -- row: updated_at timestamptz
 -- row: policy text                 JSON, as service/viewing/policy.py reads it: the schedule, the
---                                  exceptions of the last 8 days and later, a lock; null: none
+--                                  exceptions of the last 8 days and later, a lock, the first day
+--                                  of a strict account; null: none
 --
 -- If two first reads run at once, one inserts. The other waits for `uq_vtc_profile`. Its snapshot
 -- does not have the new row, so it returns the row through an update that changes nothing. The

@@ -19,7 +19,7 @@ APPLIED: Final = {"Preference-Applied": PREFER}
 
 
 class Decided(NamedTuple):
-    """A decision with all that it was made from; None in `decision` for an adult profile."""
+    """A decision and the values that it was made from; `decision` is None for an adult."""
 
     profile_id: UUID
     at: datetime

@@ -195,7 +195,7 @@ class RequestedOnce:
         return await KEEP.maybe(source, *key, status, answer.decode(), MAX_KEYS) is not None
 
     async def answer(self, work: Callable[[Source], Awaitable[msgspec.Struct]]) -> Response:
-        """The response with `outcome`, which raises the same."""
+        """As `outcome`, as a response."""
         return _response(await self.outcome(work))
 
     async def outcome(self, work: Callable[[Source], Awaitable[msgspec.Struct]]) -> bytes:

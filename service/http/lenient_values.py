@@ -147,8 +147,8 @@ def _boolean(value: object, loc: Loc) -> bool:
         if value.lower() not in TRUE + FALSE:
             raise field_error("bool_parsing", loc, value)
         return value.lower() in TRUE
-    iswhole = isinstance(value, int | float) and value % 1 == 0 and abs(value) < INT64
-    raise field_error("bool_parsing" if iswhole else "bool_type", loc, value)
+    is_whole = isinstance(value, int | float) and value % 1 == 0 and abs(value) < INT64
+    raise field_error("bool_parsing" if is_whole else "bool_type", loc, value)
 
 
 def read_integer(least: int | None, most: int | None, value: object, loc: Loc) -> int:

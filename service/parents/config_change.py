@@ -1,7 +1,7 @@
-"""A change of a configuration, and what it does to the viewing days before it.
+"""A change of a configuration, with its effect on the viewing days before it.
 
 The statement writes days and limits that follow from the old policy. It does nothing if another
-change was faster, and is tried again with the new one.
+request has changed that policy, and is retried with the new one.
 """
 
 import asyncio
@@ -106,8 +106,9 @@ def effects(policy: Policy, members: Members, now: datetime) -> Effects:
             reset_hour=old.reset_hour if members.reset_hour is None else members.reset_hour,
             timezone=old.timezone if members.timezone is None else members.timezone,
         )
-        found = found._replace(old_day=today, new_day=rules.viewing_day(new, now))
-        today = max(today, rules.viewing_day(new, now))
+        new_day = rules.viewing_day(new, now)
+        found = found._replace(old_day=today, new_day=new_day)
+        today = max(today, new_day)
     if members.sets_limits:
         past_days, past_limits = limits_before(policy, today)
         found = found._replace(past_days=past_days, past_limits=past_limits)
@@ -151,7 +152,7 @@ async def changed(
 async def _move_late_beats(
     context: Context, profile_id: UUID, old_day: date, new_day: date
 ) -> None:
-    """Moves the beats whose day was computed before the change, and that were written after it."""
+    """Moves the time of beats that were written after the change, on the day before it."""
     for pause in MOVE_SECONDS:
         await asyncio.sleep(pause)
         now = context.now()

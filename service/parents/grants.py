@@ -1,4 +1,4 @@
-"""The grants of a child: a list for parents, and the undoing of one."""
+"""GET the grants of a child; DELETE undoes one of them."""
 
 from datetime import date, datetime
 from typing import Annotated, Final, Literal
@@ -121,7 +121,7 @@ async def grants(request: Request) -> Response:
 
 
 async def grant_undo(request: Request) -> Response:
-    """DELETE /grants/{grant_id}: takes back a grant of the viewing day as far as it took effect."""
+    """DELETE /grants/{grant_id}: undoes a grant of the viewing day, as far as it took effect."""
     context: Context = request.state.context
     body = read_optional(request, PROOF)
     account_id = await auth.account(request)

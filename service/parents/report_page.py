@@ -173,9 +173,7 @@ def _grid_line(seconds: int, unit: float) -> str:
 def _bar(day: Day, middle: float, unit: float) -> str:
     x = f'x="{middle - BAR / 2:.1f}" width="{BAR}"'
     educational = day.educational_seconds * unit
-    counted = (
-        day.seconds * unit - educational
-    )  # all of it counts; of the rest, exempt time does not
+    counted = day.seconds * unit - educational
     y = FLOOR - counted
     bar = f'<rect class="counted" {x} y="{y:.1f}" height="{counted:.1f}"/>'
     if educational:

@@ -120,11 +120,8 @@ KINDS: Final[dict[str, Statement[Any]]] = {
     "exceptions": EXPORT_EXCEPTIONS,
     "locks": EXPORT_LOCK,
 }
-DECODED: Final = (
-    "earlier_days",
-    "daily_limits",
-    "downtime",
-)  # JSON, which the driver reads as text
+# JSON, which the driver reads as text.
+DECODED: Final = ("earlier_days", "daily_limits", "downtime")
 
 
 async def export(

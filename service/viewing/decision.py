@@ -47,7 +47,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """Blocks until `ends`; None: until a parent acts."""
+    """Blocks until `ends`; None: it does not end by itself."""
 
     remaining_seconds: int | None = None
     ends: datetime | None = None

@@ -17,7 +17,7 @@ DayName = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAY_NAMES: Final[tuple[DayName, ...]] = get_args(DayName)
 ClockTime = Annotated[str, Meta(max_length=5, pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 UNLIMITED: Final = -1  # as the limit that is kept with a balance, where null is "not kept"
-FOREVER: Final = datetime.max.replace(tzinfo=UTC)  # the end of a lock that a parent must end
+FOREVER: Final = datetime.max.replace(tzinfo=UTC)  # the end of a lock of an unreadable policy
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -52,7 +52,10 @@ class ExceptionalDay(NamedTuple):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """The part of a policy that the statements return as JSON; a null if a family uses none."""
+    """The parts of a policy beside the configuration, as statements return them in JSON.
+
+    A child without any of them has a null instead of the JSON.
+    """
 
     schedule: Schedule | None = None
     exceptions: tuple[ExceptionalDay, ...] | None = None
@@ -68,7 +71,7 @@ _decode: Final = msgspec.json.Decoder(Stored).decode
 class Policy(msgspec.Struct, frozen=True, cache_hash=True):
     """The decisions of parents about one child; `limits` are by day of the week, from Monday.
 
-    `day_floor` is a viewing day before which a strict account does not go back.
+    A viewing day is never before `day_floor`, which only strict accounts have.
     """
 
     configuration: Configuration

@@ -1,4 +1,4 @@
-"""Parents see every grant with its effect, and take back one of today as far as it took effect."""
+"""Parents see every grant with its effect, and undo one of today as far as it took effect."""
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
