@@ -3,7 +3,7 @@
 -- Parts of the heartbeat statement that most heartbeats do not need.
 --
 -- Why functions: the server opens every table and index that a plan names, and builds and removes
--- every node, at each execution, also if no row reaches them. That was a sixth of the CPU time of a
+-- every node, at each execution, also if no row reaches them. That was a seventh of the CPU time of a
 -- statement with one heartbeat. A function costs nothing until it is called.
 --
 -- They are stable, so they see what the calling statement sees. The search path is that of the
