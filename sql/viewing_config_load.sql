@@ -1,4 +1,4 @@
--- Reads the configurations of profiles and stores the defaults of those that have none.
+-- Reads the policies of profiles; stores the default configuration of those that have none.
 --
 -- $1 account_ids uuid[]            of the tokens
 -- $2 profile_ids uuid[]            in step with $1

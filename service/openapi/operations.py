@@ -130,8 +130,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
         ],
         [PIN_TOKEN],
         f"{EVERYWHERE} In a strict account a change of zone or reset hour gives no second"
-        " allowance: a viewing day that begins earlier takes over the time used, and one that would"
-        " begin again goes on.",
+        " allowance: if it begins another viewing day, the time used moves to that day, and a"
+        " change back to an earlier day takes effect when the current day has ended.",
     ),
     **POLICY,
     "grant": owner(

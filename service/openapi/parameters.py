@@ -146,7 +146,7 @@ GRANTS_FROM: Final = Parameter(
     "query",
     Annotated[
         date,
-        doc(f"The first viewing day; absent: {DEFAULT_DAYS} days end with the last.", "2026-02-01"),
+        doc(f"The first viewing day; absent: the range has {DEFAULT_DAYS} days.", "2026-02-01"),
     ],
 )
 GRANTS_TO: Final = Parameter(

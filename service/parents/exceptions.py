@@ -23,7 +23,7 @@ from service.http.query_dates import (
     require_range,
 )
 from service.parents.pin_proof import PROOF, pin_proof
-from service.parents.policy_change import in_force
+from service.parents.policy_change import ClearedRow, in_force
 from service.parents.viewing_config import QUARTERS, require_multiple
 from service.viewing.policy import viewing_day
 
@@ -58,14 +58,6 @@ class PutRow(ExceptionRow, frozen=True):
     listeners: list[str]
 
 
-class DeletedRow(msgspec.Struct, frozen=True):
-    is_active: bool
-    is_owner: bool
-    is_confirmed: bool
-    notified: str | None
-    listeners: list[str]
-
-
 class DayException(msgspec.Struct, frozen=True):
     """The exception of a viewing day."""
 
@@ -90,7 +82,7 @@ class DayExceptions(msgspec.Struct, frozen=True):
 BODY: Final = lenient_json.Body(ExceptionBody)
 LIST: Final = Statement("exception_list", ExceptionRow)
 PUT: Final = Statement("exception_put", PutRow)
-DELETE: Final = Statement("exception_delete", DeletedRow)
+DELETE: Final = Statement("exception_delete", ClearedRow)
 
 
 async def exceptions(request: Request) -> Response:

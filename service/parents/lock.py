@@ -17,7 +17,7 @@ from service.http.body_and_reply import read, read_optional, reply
 from service.http.fields import PinToken, ProfileId, Time, doc
 from service.parents.exceptions import MAX_DAYS_AHEAD
 from service.parents.pin_proof import PROOF, pin_proof
-from service.parents.policy_change import in_force
+from service.parents.policy_change import ClearedRow, in_force
 from service.viewing import rules
 from service.viewing.policy import viewing_day
 
@@ -46,14 +46,6 @@ class PutRow(msgspec.Struct, frozen=True):
     is_owner: bool
     is_child: bool
     locked_until: datetime | None
-    is_confirmed: bool
-    notified: str | None
-    listeners: list[str]
-
-
-class ClearedRow(msgspec.Struct, frozen=True):
-    is_active: bool
-    is_owner: bool
     is_confirmed: bool
     notified: str | None
     listeners: list[str]

@@ -4,6 +4,8 @@ from datetime import date, datetime
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
+import msgspec
+
 from service.context import Context
 from service.errors import PIN_TOKEN_REQUIRED, RuleError
 from service.http import auth
@@ -21,6 +23,16 @@ class ChangedRow(auth.OwnedRow, Protocol):
     def is_confirmed(self) -> bool: ...
     @property
     def listeners(self) -> list[str]: ...
+
+
+class ClearedRow(msgspec.Struct, frozen=True):
+    """A changed row without values, because the statement deletes them."""
+
+    is_active: bool
+    is_owner: bool
+    is_confirmed: bool
+    notified: str | None
+    listeners: list[str]
 
 
 Changed = TypeVar("Changed", bound=ChangedRow)

@@ -37,7 +37,7 @@ EXEMPT: Final = doc("Educational titles do not count against the limit.", True)
 TIMEZONE: Final = doc(
     "Time zone of the viewing day, spelled as in the IANA list; `localtime`, a machine's own zone,"
     " is rejected. A changed zone can start another viewing day at once, with the allowance of that"
-    " day; in a strict account the time used goes with it.",
+    " day; in a strict account the time used moves with it.",
     "Europe/Berlin",
 )
 

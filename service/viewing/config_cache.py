@@ -37,13 +37,13 @@ class Entry(msgspec.Struct):
 
 
 class ConfigCache:
-    """An LRU cache of configurations by account and profile, with single-flight loads.
+    """An LRU cache of policies by account and profile, with single-flight loads.
 
     Concurrent misses of one profile share a load. If the entry is dropped during the load, the
     callers that already wait get the value, and it is not cached. Errors are not cached.
 
     An entry is valid for `config_cache_ttl_seconds`. In the second half of that time a heartbeat
-    reads the configuration with its own statement and renews the entry. Renewing an entry that has
+    reads the policy with its own statement and renews the entry. Renewing an entry that has
     been dropped meanwhile has no effect.
     """
 

@@ -1,4 +1,4 @@
-"""Loads configurations: concurrent callers share a statement.
+"""Loads configurations with the policies: concurrent callers share a statement.
 
 Loads have their own connections, so that a slow report delays no heartbeat. A statement that fails
 is repeated for each caller alone, so that one bad profile fails alone.

@@ -64,7 +64,6 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 DEFAULT_SCHEDULE: Final = Schedule()
-NOTHING: Final = Stored()
 _decode: Final = msgspec.json.Decoder(Stored).decode
 
 

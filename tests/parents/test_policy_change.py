@@ -8,6 +8,7 @@ import pytest
 from service.database.driver import Connection
 from service.http import auth
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import HEARTBEAT, PIN_HASH, Family, add_family, cheap_hash
 from tests.parents.policy_changing import CHANGES, NOON, Change, call, prepare
 
@@ -117,13 +118,14 @@ async def test_a_refused_change_notifies_nobody(
     await make_strict(connection, family)
     stranger = await add_family(connection)
     await prepare(connection, change, family, stranger)
-    heard: list[object] = []
-    await connection.add_listener("viewing_config_changed", lambda *call: heard.append(call[-1]))
+    received: list[str] = []
+    await connection.add_listener(
+        "viewing_config_changed", lambda *notification: received.append(str(notification[-1]))
+    )
     await call(running, family, change.method, change.path, change.body)
     await call(running, stranger, change.method, change.path, change.body)
-    while not heard:  # the permitted change, of another family
-        await asyncio.sleep(0.01)
-    assert [str(payload).split(" ")[1:] for payload in heard] == [
+    await eventually(lambda: bool(received))  # the permitted change, of another family
+    assert [payload.split(" ")[1:] for payload in received] == [
         [str(stranger.account), str(stranger.child)]
     ]
 
