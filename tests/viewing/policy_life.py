@@ -295,7 +295,7 @@ class Living:
                 if self.session is not None:
                     url = f"{VIEWING}/session/{self.session[0]}/end"
                     await self.request("POST", url)
-                    self.session = None
+                    self.session[1].is_open = False
             case Give(given, mode):
                 await self.give(given, mode)
             case Undo(index, times):
@@ -386,9 +386,8 @@ class Living:
         expected = self.child.beat(self.now, session, is_paused=is_paused, played=played)
         self.session = (answer["session_id"], session)
         watched = session if played is None or title == session.title else played
-        is_other = watched is not session or self.child.is_exempt(watched)
-        if is_other and expected.enforcement == "blocked" and self.child.finish_minutes:
-            return  # the service may allow one that begins when a limit is just reached
+        if not session.is_open:  # to watch on, it needs a new one
+            watched = Session(watched.title, watched.is_educational)
         used = self.child.on(self.child.viewing_day(self.now)).used
         self.agree(
             enforcement=(answer["enforcement"], expected.enforcement),
@@ -454,7 +453,7 @@ class Living:
         query = {name: value for name, value in query.items() if value is not None}
         url = f"{VIEWING}/decision/{self.family.child}"
         decision = await self.request("GET", url, params=query)
-        playing = self.session[1] if self.session else None
+        playing = self.session[1] if self.session and self.session[1].is_open else None
         is_other = playing is not None and title not in (None, playing.title)
         # Without a title the time is counted, also while an exempt one plays.
         if playing is None or is_other or (title is None and self.child.is_exempt(playing)):

@@ -244,6 +244,22 @@ async def test_another_episode_does_not_begin_in_the_grace(home: Home) -> None:
     assert (await home.beat())["enforcement"] == "blocked"
 
 
+async def test_an_exempt_title_does_not_go_on_after_the_limit(home: Home) -> None:
+    """It would go on for ever, because it uses nothing."""
+    await home.change("PUT", "schedule", {"finish_minutes": 10})
+    await home.use(7170)
+    assert (await home.beat())["enforcement"] == "warning_5"
+    assert (await home.beat(title_id=home.family.lesson))["enforcement"] == "blocked"
+
+
+async def test_an_ended_session_may_not_be_finished(home: Home) -> None:
+    await home.change("PUT", "schedule", {"finish_minutes": 10})
+    await home.use(7140)
+    session_id = (await home.beat())["session_id"]
+    await home.change("POST", f"{VIEWING}/session/{session_id}/end")
+    assert (await home.beat(session_id=session_id))["enforcement"] == "blocked"
+
+
 CHANGES: Final[list[tuple[str, str, Any]]] = [
     ("PUT", "viewing-time", {"weekday_limit_minutes": None}),
     ("PUT", "viewing-time", {"timezone": "Asia/Tokyo"}),
