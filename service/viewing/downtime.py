@@ -10,6 +10,8 @@ from service.viewing.rules import DAY, Configuration
 
 # Days ahead for which downtime is known; downtime that lasts longer has no end.
 HORIZON_DAYS: Final = 16
+# Downtime that has lasted longer begins with the first of these days.
+BACK_DAYS: Final = 7
 
 
 class Interval(NamedTuple):
@@ -17,6 +19,17 @@ class Interval(NamedTuple):
 
     begins: datetime
     ends: datetime | None
+
+
+def since(policy: Policy, day: date) -> date:
+    """The calendar day before `day`, or an earlier one from which downtime lasts until then."""
+    for _ in range(BACK_DAYS):
+        day -= DAY
+        windows = _windows(policy, day)
+        before = [ends for _, ends in _windows(policy, day - DAY)]
+        if not windows or not before or max(before) < windows[0][0]:
+            break
+    return day
 
 
 def downtime(policy: Policy, first: date) -> Iterator[Interval]:
@@ -42,9 +55,10 @@ def downtime(policy: Policy, first: date) -> Iterator[Interval]:
 
 
 def _merged(policy: Policy, first: date) -> Iterator[Interval]:
-    last = first + HORIZON_DAYS * DAY
+    days = BACK_DAYS + HORIZON_DAYS
+    last = first + days * DAY
     pending: Interval | None = None
-    for day in (first + number * DAY for number in range(HORIZON_DAYS)):
+    for day in (first + number * DAY for number in range(days)):
         for begins, ends in _windows(policy, day):
             if pending is None:
                 pending = Interval(begins, ends)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from service.viewing import rules
-from service.viewing.downtime import Interval, downtime
+from service.viewing.downtime import Interval, downtime, since
 from service.viewing.policy import Policy, limit_minutes, week_start
 from service.viewing.rules import DAY
 
@@ -41,7 +41,7 @@ def frame(policy: Policy, day: date) -> Frame:
     configuration = policy.configuration
     begins, ends = (rules.reset(configuration, day), rules.next_reset(configuration, day))
     first = week_start(policy, day)
-    since = day - FLOOR_DAYS * DAY if day == policy.day_floor else day
+    earliest = day - FLOOR_DAYS * DAY if day == policy.day_floor else day
     return Frame(
         day,
         begins,
@@ -54,13 +54,13 @@ def frame(policy: Policy, day: date) -> Frame:
             (earlier, limit_minutes(policy, earlier))
             for earlier in (first + number * DAY for number in range((day - first).days))
         ),
-        tuple(_downtime_of_days(policy, since, ends)) if policy.downtime else (),
+        tuple(_downtime_of_days(policy, earliest, ends)) if policy.downtime else (),
     )
 
 
 def _downtime_of_days(policy: Policy, first: date, ends: datetime) -> Iterator[Interval]:
     begins = rules.reset(policy.configuration, first)
-    for interval in downtime(policy, first - DAY):
+    for interval in downtime(policy, since(policy, first)):
         if interval.ends is None or interval.ends > begins:
             yield interval
         if interval.begins >= ends:

@@ -108,6 +108,28 @@ def test_downtime_blocks_over_midnight_and_the_reset_hour(
     assert (downtime.begins, downtime.ends) == (utc(begins), utc(ends))
 
 
+@pytest.mark.parametrize("now", ["2026-11-28 12:00", "2026-11-29 12:00", "2026-11-29 23:59"])
+def test_downtime_of_a_weekend_begins_and_ends_alike_on_each_day(now: str) -> None:
+    weekend = [
+        {"days": ["fri"], "start": "16:00", "end": "00:00"},
+        {"days": ["sat", "sun"], "start": "00:00", "end": "00:00"},
+    ]
+    downtime = at(policy(None, reset_hour=0, downtime=weekend), utc(now)).downtime
+    assert (downtime.begins, downtime.ends) == (utc("2026-11-27 16:00"), utc("2026-11-30 00:00"))
+
+
+def test_downtime_with_a_minute_off_a_week_ends_with_that_minute() -> None:
+    always = [
+        {"days": EVERY_DAY[1:], "start": "00:00", "end": "00:00"},
+        {"days": ["mon"], "start": "00:00", "end": "11:59"},
+        {"days": ["mon"], "start": "12:00", "end": "00:00"},
+    ]
+    downtime = at(policy(None, downtime=always), utc("2026-11-30 11:58")).downtime
+    assert (downtime.begins, downtime.ends) == (utc("2026-11-23 12:00"), utc("2026-11-30 11:59"))
+    downtime = at(policy(None, downtime=always), utc("2026-11-30 11:59")).downtime
+    assert (downtime.begins, downtime.ends) == (utc("2026-11-30 12:00"), utc("2026-12-07 11:59"))
+
+
 @pytest.mark.parametrize(
     ("zone", "day", "start", "end", "begins", "ends"),
     [
