@@ -82,14 +82,23 @@ class DecisionReply(msgspec.Struct, frozen=True):
     at: Annotated[Time, doc("When the decision was made, in UTC.", "2026-03-02T18:00:00Z")]
     enforcement: Annotated[Enforcement, doc("As in the answer to a heartbeat.", "allowed")]
     allowed: Annotated[
-        bool, doc("The title may play on, or start unless it is being finished.", True)
+        bool,
+        doc(
+            "The title may play on. If `is_finishing` is false, a title may also start.",
+            True,
+        ),
     ]
     reason: Annotated[Rule | None, doc("The rule that blocks; null if none does.", None)]
     limited_by: Annotated[
         Rule | None, doc("The rule with the least time left; null without a limit.", "daily_limit")
     ]
     remaining_minutes: Annotated[
-        float | None, doc("Minutes left by all rules, never below 0; null without a limit.", 30.0)
+        float | None,
+        doc(
+            "Minutes left by the rule that leaves least, or to finish the title; never below 0;"
+            " null if no rule limits viewing.",
+            30.0,
+        ),
     ]
     is_finishing: Annotated[
         bool, doc("A limit is reached, and the title that plays may be finished.", False)
@@ -105,15 +114,20 @@ class DecisionReply(msgspec.Struct, frozen=True):
     next_allowed_at: Annotated[
         Time | None,
         doc(
-            "The first time from now on at which something may play, in UTC; null: a parent must"
+            "The first time from now on at which a title may start, in UTC; null: a parent must"
             " act.",
             "2026-03-02T18:00:00Z",
         ),
     ]
-    rules: Annotated[list[RuleFigures], doc("Every rule, in the order of precedence.")]
+    rules: Annotated[
+        list[RuleFigures], doc("Every rule, in the order of precedence; empty for an adult.")
+    ]
     fits: Annotated[
         bool | None,
-        doc("A title of `minutes` ends in time if it starts now; null without `minutes`.", None),
+        doc(
+            "The title ends in time if it has `minutes` to go from now on; null without `minutes`.",
+            None,
+        ),
     ]
 
 

@@ -46,7 +46,11 @@ EndedAt = Annotated[
 UsedMinutes = Annotated[float, doc("Minutes counted against the limit of the viewing day.", 30.5)]
 RemainingMinutes = Annotated[
     float | None,
-    doc("Minutes left in the viewing day, never below 0; null without a limit.", 89.5),
+    doc(
+        "Minutes left by the rule that leaves least, downtime included; never below 0; null if no"
+        " rule limits viewing.",
+        89.5,
+    ),
 ]
 EffectMinutes = Annotated[
     float | None,

@@ -110,8 +110,9 @@ PIN_TOKEN: Final = Parameter(
     Annotated[
         str,
         doc(
-            "A token from `POST /pin/verify`, for clients that cannot send it in the body; a"
-            " `pin_token` in the body is used first. A strict account requires one of them.",
+            "A token from `POST /pin/verify`, for clients that cannot send it in the body. A"
+            " `pin_token` in the body is used instead of it, even if it is invalid. A strict"
+            " account requires one of them.",
             fields.EXAMPLE_JWT,
         ),
     ],
@@ -162,7 +163,11 @@ GRANTS_TO: Final = Parameter(
     ],
 )
 
-COUNT: Final = doc("The most children to return; absent: all of them.", 20)
+COUNT: Final = doc(
+    "The most children to return; absent: all of them, or 422 if there are more than"
+    f" {MAX_CHILDREN}.",
+    20,
+)
 LIMIT: Final = Parameter("limit", "query", Annotated[int, Meta(ge=1, le=MAX_CHILDREN), COUNT])
 LAST_PROFILE: Final = doc(
     "Return only children after this profile, by name, then id.", fields.EXAMPLE_PROFILE

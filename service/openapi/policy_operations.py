@@ -52,7 +52,9 @@ POLICY: Final[dict[str, Operation]] = {
             errors.not_a_multiple("limit_minutes", rules.LIMIT_STEP_MINUTES),
         ],
         [PIN_TOKEN],
-        "A new exception without `limit_minutes` keeps the usual limit of the day; without"
+        "The day is one from the current viewing day to"
+        f" {exceptions.MAX_DAYS_AHEAD} days after it."
+        " A new exception without `limit_minutes` keeps the usual limit of the day; without"
         f" `lifts_downtime` it keeps downtime. {EVERYWHERE}",
     ),
     "exception_delete": owner(

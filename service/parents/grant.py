@@ -53,7 +53,8 @@ class GrantBody(msgspec.Struct):
         Literal["credit", "extend"] | UnsetType,
         doc(
             "`credit`, the default, lowers the minutes used today, not below 0. `extend` adds the"
-            " minutes to today's limit, so none of them are lost.",
+            " minutes to today's limit, so none of them are lost. Without `minutes` it has no"
+            " effect.",
             "extend",
         ),
     ] = UNSET

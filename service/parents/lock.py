@@ -28,7 +28,8 @@ class LockBody(msgspec.Struct):
     until: Annotated[
         Time | None | UnsetType,
         doc(
-            "When the lock ends, with a time zone; null or absent: at the next reset.",
+            f"When the lock ends, with a time zone, at most {MAX_DAYS_AHEAD} days ahead; null or"
+            " absent: at the next reset.",
             "2026-03-01T18:00:00+01:00",
         ),
     ] = UNSET

@@ -27,10 +27,13 @@ WeekLimit = Annotated[int, Meta(ge=15, le=10080), QUARTERS]
 BY_DAY: Final = Meta(extra_json_schema={"propertyNames": {"enum": [*DAY_NAMES]}})
 DAILY: Final = doc(
     "Minutes allowed in the viewing day of each day of the week; null: no limit. A day that is"
-    " missing has the limit of the configuration, for a weekday or for the weekend.",
+    " missing has the limit of the configuration, for a weekday or for the weekend. The whole"
+    " object is replaced.",
     {"wed": 60, "sat": 240, "sun": None},
 )
-DOWNTIME: Final = doc("Windows in which nothing plays; windows that overlap count as one.")
+DOWNTIME: Final = doc(
+    "Windows in which nothing plays; windows that overlap count as one. The whole list is replaced."
+)
 WEEKLY: Final = doc("Minutes allowed in a viewing week; null: no limit.", 900)
 WEEK_START: Final = doc("The day on which the viewing week begins, at the reset hour.", "mon")
 ROLLOVER: Final = doc(
@@ -50,7 +53,7 @@ class Window(msgspec.Struct, frozen=True):
         Annotated[list[DayName], Meta(min_length=1, max_length=7)],
         doc("The days on which the window begins.", ["sun", "mon", "tue", "wed", "thu"]),
     ]
-    start: Annotated[ClockTime, doc("When it begins, as HH:MM.", "20:00")]
+    start: Annotated[ClockTime, doc("When it begins, as HH:MM; midnight is 00:00.", "20:00")]
     end: Annotated[
         ClockTime,
         doc(

@@ -19,7 +19,9 @@ class Balance(msgspec.Struct, frozen=True):
 
     profile_id: ProfileId
     is_child_profile: Annotated[bool, doc("A child's profile; only these have limits.", True)]
-    has_limits: Annotated[bool, doc("A limit applies today, and no parent has lifted it.", True)]
+    has_limits: Annotated[
+        bool, doc("A rule limits viewing: a limit not lifted, downtime or a lock.", True)
+    ]
     used_minutes: UsedMinutes
     educational_minutes: Annotated[
         float, doc("Minutes of educational titles that do not count against the limit.", 12.0)
@@ -47,7 +49,7 @@ class Eligibility(msgspec.Struct, frozen=True):
     next_reset_at: Annotated[
         Time | None,
         doc(
-            "When the next viewing day starts, in UTC; null without a limit.",
+            "When the next viewing day starts, in UTC; null if no rule limits viewing.",
             "2026-03-02T06:00:00Z",
         ),
     ]
