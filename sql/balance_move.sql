@@ -1,4 +1,4 @@
--- Moves what was still added to the viewing days that a change has left, to the day that it began.
+-- Moves time that was added to viewing days after a change had left them, to the day that it began.
 --
 -- $1 profile_id uuid
 -- $2 old_day date                  the viewing day before the change
@@ -11,7 +11,7 @@
 -- No row: there was nothing to move. Runs after `viewing_config_update` in a strict account, when all
 -- instances apply the change, and twice more: a heartbeat that began before counts on the old day, also
 -- if it waited in a queue.
--- Locks and values as in `viewing_config_update`.
+-- Locks and values as in `viewing_config_update`. Uses uq_vtb_profile_date and ix_tg_profile.
 with held as materialized (
     select
         b.id,

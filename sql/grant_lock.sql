@@ -10,6 +10,7 @@
 -- A new grant writes the balance before its own row, so it waits for this lock. `grant_undo` starts
 -- with the lock held and sees every grant that can be committed until it ends. In one statement, an
 -- unlimited grant could commit after the snapshot was taken, and its override would be lost.
+-- Uses primary keys and uq_vtb_profile_date.
 select b.reset_date
 from users as u
 join profiles as p on p.id = $2::uuid and p.user_id = u.id

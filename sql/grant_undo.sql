@@ -26,8 +26,9 @@
 --
 -- No row: the account is unknown.
 -- Runs after `grant_lock` in one transaction. A grant that is undone already stays as it is.
--- Of several unlimited grants of a day the last one takes the override with it. Grants of an earlier
--- version have no viewing day; those made since the day began count as of the day.
+-- The override stays until the last unlimited grant of the day is undone. Grants of an earlier version
+-- have no viewing day; those made since the day began count as of the day.
+-- Locks the grant after the balance. Uses primary keys, uq_vtb_profile_date and ix_tg_profile.
 with owner as (
     select
         u.is_active,

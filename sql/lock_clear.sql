@@ -14,6 +14,7 @@
 --
 -- No row: the account is unknown.
 -- Without a lock nothing changes and nobody is notified, so a repeated request costs little.
+-- Reads one row of each table by its primary key.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then finds no row.
 with owner as (
     select

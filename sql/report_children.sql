@@ -26,6 +26,7 @@
 -- No row: the account is unknown. Stores no defaults; the caller adds them.
 -- The viewing days of a child follow from its zone and reset hour, so `report_days` sums them with a
 -- second statement.
+-- Uses the index of profiles by account, primary keys, uq_vtc_profile and uq_vtb_profile_date.
 select
     u.is_active,
     $3::uuid is null or a.id is not null as is_owner,

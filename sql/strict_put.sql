@@ -13,7 +13,7 @@
 -- No row: the account is unknown.
 -- Both directions need the PIN, so an account without one cannot become strict. An account that is
 -- strict already stays so since the first time; the upsert on the primary key returns that time.
--- A change that needs no PIN, and whose statement began before this one has committed, is not late.
+-- A change without a PIN whose statement began before this one committed still takes effect.
 with owner as (
     select
         u.id as account_id,

@@ -126,13 +126,8 @@ async def grant(request: Request) -> Response:
     policy = (await context.configurations.get(account_id, profile_id)).policy
     day, _ = viewing_day(policy, now := context.now())
     planned = Planned(profile_id, body, policy, day, now, prefers_decision(request))
-    arguments = (account_id, profile_id, *proof, day, *_members(body), *_moment(policy, day, now))
-    stored = await once.outcome(partial(_record, arguments, planned))
+    stored = await once.outcome(partial(_record, account_id, proof, planned))
     return _response(planned, msgspec.json.decode(stored))
-
-
-def _moment(policy: Policy, day: date, now: datetime) -> tuple[object, ...]:
-    return now, id_prefix(now), usage_from(policy, day), policy.configuration.educational_exempt
 
 
 def _members(body: GrantBody) -> tuple[object, ...]:
@@ -145,13 +140,16 @@ def _is_remote(body: GrantBody) -> bool:
     return body.pin is None and body.pin_token is None
 
 
-async def _record(arguments: tuple[object, ...], planned: Planned, source: Source) -> Grant:
+async def _record(account_id: UUID, proof: PinProof, planned: Planned, source: Source) -> Grant:
     """Records the grant.
 
     Raises RuleError if the PIN has changed since it was verified, and without the proof that a
     strict account requires.
     """
-    body, policy, day, now = planned.body, planned.policy, planned.day, planned.now
+    profile_id, body, policy, day, now, is_explained = planned
+    names = (account_id, profile_id, *proof)
+    read = (usage_from(policy, day), policy.configuration.educational_exempt)
+    arguments = (*names, day, *_members(body), now, id_prefix(now), *read)
     row = auth.owned(await RECORD_GRANT.maybe(source, *arguments))
     if row.grant_id is None:
         raise RuleError(PIN_TOKEN_REQUIRED if _is_remote(body) else PIN_TOKEN_INVALID)
@@ -162,7 +160,7 @@ async def _record(arguments: tuple[object, ...], planned: Planned, source: Sourc
         row.is_unlimited_override,
         row.grant_id,
         maybe_minutes(row.effect_seconds),
-        _decision(planned, row) if planned.is_explained else UNSET,
+        _decision(planned, row) if is_explained else UNSET,
     )
 
 

@@ -114,7 +114,7 @@ def _child(week: Week, number: int, words: Words) -> str:
 def _sums(week: Week, words: Words) -> str:
     """The sums of the week, and the usage of those days that have a limit."""
     sums = words.counted.format(_duration(week.counted_seconds))
-    if (usage := week.limited_usage_percent) is not None:
+    if (usage := week.usage_of_limited_days_percent) is not None:
         has_every_limit = all(day.limit_seconds is not None for day in week.days)
         of_limit = words.of_limit if has_every_limit else words.of_limit_on_some_days
         sums += ", " + of_limit.format(words.of_percent(usage))

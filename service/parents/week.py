@@ -58,7 +58,7 @@ class Week(msgspec.Struct, frozen=True):
         return round(self.counted_seconds / limit * 100, 1) if limit else None
 
     @property
-    def limited_usage_percent(self) -> float | None:
+    def usage_of_limited_days_percent(self) -> float | None:
         """The same of the days that have a limit, since other days cannot exceed one."""
         limited = [day for day in self.days if day.limit_seconds is not None]
         return msgspec.structs.replace(self, days=limited).limit_usage_percent

@@ -131,7 +131,7 @@ class Decision(msgspec.Struct, frozen=True):
         return self.at + timedelta(seconds=self.remaining_seconds - next(later, 0))
 
     @property
-    def blocking(self) -> "list[Lock | Downtime | DailyLimit | WeeklyLimit]":
+    def blocking(self) -> list[Lock | Downtime | DailyLimit | WeeklyLimit]:
         """The rules that block now, in the order of RULES."""
         rules = (self.lock, self.downtime, self.daily_limit, self.weekly_limit)
         return [rule for rule in rules if rule.remaining_seconds == 0]

@@ -51,5 +51,5 @@ def test_exempt_time_is_neither_counted_nor_in_the_usage() -> None:
 def test_usage_of_limited_days_leaves_out_the_others() -> None:
     some = week((3600, 0, 120), (36_000, 0, None))
     assert some.limit_usage_percent == 550.0
-    assert some.limited_usage_percent == 50.0
-    assert week((3600, 0, None)).limited_usage_percent is None
+    assert some.usage_of_limited_days_percent == 50.0
+    assert week((3600, 0, None)).usage_of_limited_days_percent is None
