@@ -52,7 +52,7 @@ async def decided(
     context: Context = request.state.context
     policy = (await context.configurations.get(account_id, profile_id)).policy
     now = context.now()
-    day, _ = viewing_day(policy, now)
+    day = viewing_day(policy, now)
     exempt = policy.configuration.educational_exempt
     arguments = (account_id, profile_id, day, usage_from(policy, day), title_id, exempt)
     row = auth.owned(await READ_BALANCE.maybe(context.pool, *arguments))

@@ -92,7 +92,7 @@ NO_EFFECTS: Final = Effects()
 def effects(policy: Policy, members: Members, now: datetime) -> Effects:
     """The effects of a change at `now`, as arguments of the statement; `policy` is the old one."""
     old = policy.configuration
-    today, _ = viewing_day(policy, now)
+    today = viewing_day(policy, now)
     found = Effects(
         old.weekday_limit_minutes,
         old.weekend_limit_minutes,

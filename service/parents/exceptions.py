@@ -139,7 +139,7 @@ async def exception_delete(request: Request) -> Response:
 async def _today(context: Context, account_id: UUID, profile_id: UUID) -> date:
     """The current viewing day of a profile; raises ClientError 401 or 403 for a stranger's."""
     entry = await context.configurations.get(account_id, profile_id)
-    return viewing_day(entry.policy, context.now())[0]
+    return viewing_day(entry.policy, context.now())
 
 
 def _check_day(day: date, today: date) -> None:

@@ -124,7 +124,7 @@ async def grant(request: Request) -> Response:
     once = await begin_once(request, account_id, (profile_id, body), profile_id)
     proof = await _proof(request, once, account_id, profile_id, body)
     policy = (await context.configurations.get(account_id, profile_id)).policy
-    day, _ = viewing_day(policy, now := context.now())
+    day = viewing_day(policy, now := context.now())
     planned = Planned(profile_id, body, policy, day, now, prefers_decision(request))
     stored = await once.outcome(partial(_record, account_id, proof, planned))
     return _response(planned, msgspec.json.decode(stored))

@@ -24,7 +24,7 @@ from service.http.query_dates import days_after, optional_query_date, require_ra
 from service.http.transaction import transaction
 from service.parents.pin_proof import PROOF, pin_proof
 from service.viewing import rules
-from service.viewing.policy import viewing_day
+from service.viewing.policy import current_day, viewing_day
 
 MAX_GRANTS: Final = 500
 DEFAULT_DAYS: Final = 30
@@ -110,7 +110,7 @@ async def grants(request: Request) -> Response:
     from_day = optional_query_date(request.query_params, "from")
     to_day = optional_query_date(request.query_params, "to")
     policy = (await context.configurations.get(account_id, profile_id)).policy
-    last = to_day or viewing_day(policy, context.now())[0]
+    last = to_day or viewing_day(policy, context.now())
     first = from_day or days_after(last, 1 - DEFAULT_DAYS)
     require_range(first, last, rules.HISTORY_DAYS_MAX)
     arguments = (account_id, profile_id, first, last, MAX_GRANTS + 1)
@@ -130,7 +130,7 @@ async def grant_undo(request: Request) -> Response:
     proof = pin_proof(request, context, account_id, body.pin_token)
     policy = (await context.configurations.get(account_id, profile_id)).policy
     names = (account_id, profile_id, grant_id)
-    moment = (*viewing_day(policy, now := context.now()), now)
+    moment = (*current_day(policy, now := context.now()), now)
     async with transaction(context) as source:
         await LOCK.maybe(source, *names)
         row = await UNDO.maybe(source, *names, *proof, *moment)

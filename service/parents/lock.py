@@ -113,7 +113,7 @@ async def _next_reset(
 ) -> datetime:
     """The end of the current viewing day; raises ClientError 401 or 403 for a stranger's."""
     policy = (await context.configurations.get(account_id, profile_id)).policy
-    return rules.next_reset(policy.configuration, viewing_day(policy, now)[0])
+    return rules.next_reset(policy.configuration, viewing_day(policy, now))
 
 
 def _check(until: datetime, now: datetime) -> None:

@@ -58,8 +58,7 @@ async def past_limits(
 ) -> tuple[list[date], list[int]]:
     """The days before the current one and the limits in force on them, for their balances."""
     policy = (await context.configurations.get(account_id, profile_id)).policy
-    today, _ = viewing_day(policy, now)
-    return limits_before(policy, today)
+    return limits_before(policy, viewing_day(policy, now))
 
 
 def limits_before(policy: Policy, today: date) -> tuple[list[date], list[int]]:

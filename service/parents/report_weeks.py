@@ -177,7 +177,7 @@ def _child(row: ChildRow, now: datetime) -> Child | None:
         row.timezone,
     )
     policy = stored_policy(configuration, row.policy)
-    first = viewing_day(policy, now)[0] - SIX_DAYS
+    first = viewing_day(policy, now) - SIX_DAYS
     columns = (row.balance_days, row.used_seconds, row.overrides)
     past = past_days(*columns, row.extended_minutes, row.limit_minutes)
     balances = {balance.day: balance for balance in past}

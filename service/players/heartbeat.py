@@ -27,7 +27,7 @@ from service.players.displaced import with_details
 from service.players.heartbeat_body import HeartbeatBody, Verdict
 from service.viewing.decision import decide
 from service.viewing.heartbeat_statement import Beat
-from service.viewing.policy import usage_from, viewing_day
+from service.viewing.policy import current_day, usage_from
 
 logger = logging.getLogger("viewing_time.heartbeat")
 
@@ -141,7 +141,7 @@ async def _verdict(
     entry = await configurations.get(account_id, beat.profile_id, is_for_beat=True)
     current = entry.policy
     now = context.now()
-    day, begins = viewing_day(current, now)
+    day, begins = current_day(current, now)
     session_id = beat.session_id or (hashed[0] if hashed else time_ordered_id(now))
     count_statement()
     try:

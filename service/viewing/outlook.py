@@ -63,7 +63,7 @@ def next_allowed_at(policy: Policy, usage: Usage, now: datetime) -> datetime | N
         if ends is None:
             return None
         at = ends
-        usage = on_day(policy, usage, max(usage.day, viewing_day(policy, at)[0]))
+        usage = on_day(policy, usage, max(usage.day, viewing_day(policy, at)))
     return None
 
 

@@ -122,7 +122,12 @@ def _limits(
     )
 
 
-def viewing_day(policy: Policy, now: datetime) -> tuple[date, datetime]:
+def viewing_day(policy: Policy, now: datetime) -> date:
+    """The viewing day at `now`."""
+    return current_day(policy, now)[0]
+
+
+def current_day(policy: Policy, now: datetime) -> tuple[date, datetime]:
     """The viewing day at `now`, and when it began."""
     begins, _, day = rules.current_day(policy.configuration, now)
     if policy.day_floor is None or day >= policy.day_floor:

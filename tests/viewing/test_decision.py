@@ -44,7 +44,7 @@ def policy(
 
 def at(policy: Policy, now: datetime, used: int = 0, **usage: Any) -> Decision:
     """Decides at `now` for a child who has used `used` seconds of the day."""
-    return decide(policy, Usage(viewing_day(policy, now)[0], used, **usage), now)
+    return decide(policy, Usage(viewing_day(policy, now), used, **usage), now)
 
 
 def test_plain_configuration_is_the_whole_policy_of_a_family_that_uses_nothing() -> None:
@@ -261,9 +261,9 @@ def test_a_lock_blocks_until_its_end() -> None:
 
 
 def test_the_viewing_day_does_not_go_back_before_its_floor() -> None:
-    assert viewing_day(policy(reset_hour=18, day_floor=THURSDAY), NOON)[0] == THURSDAY
+    assert viewing_day(policy(reset_hour=18, day_floor=THURSDAY), NOON) == THURSDAY
     later = NOON + timedelta(days=2)
-    assert viewing_day(policy(reset_hour=18, day_floor=THURSDAY), later)[0] == date(2026, 11, 27)
+    assert viewing_day(policy(reset_hour=18, day_floor=THURSDAY), later) == date(2026, 11, 27)
 
 
 @pytest.mark.parametrize(
