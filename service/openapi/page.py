@@ -126,25 +126,38 @@ def _response(status: str, response: Json) -> str:
 
 
 def _curl(method: str, path: str, operation: Json) -> str:
-    """The request as a shell command."""
+    """The request as a shell command that can be sent as it is.
+
+    It has no idempotency key, because one works for one request. curl sends no header that is
+    empty, so `$PIN_TOKEN` need not be set.
+    """
     query = []
     headers = []
     for one in operation.get("parameters", []):
         if one["in"] == "path":
             path = path.replace(f"{{{one['name']}}}", str(one["example"]))
         elif one["in"] == "query":
-            query.append(f"{one['name']}={one['example']}")
-        else:
+            query.append(f"{one['name']}={_plain(one['example'])}")
+        elif one["name"] == "X-PIN-Token":
+            headers.append('-H "X-PIN-Token: $PIN_TOKEN"')
+        elif one["name"] != "Idempotency-Key":
             headers.append(f"-H '{one['name']}: {one['example']}'")
     if "security" in operation:
         headers.insert(0, '-H "Authorization: Bearer $TOKEN"')
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
-        if example := content.get("example"):
+        example = content.get("example")
+        if isinstance(example, dict):
+            example = {key: value for key, value in example.items() if key != "pin_token"}
+        if example:
             body = example if isinstance(example, str) else json.dumps(example)
             headers += [f"-H 'Content-Type: {media_type}'", f"--data-binary '{body.rstrip()}'"]
     url = f'"$URL{path}{"?" if query else ""}{"&".join(query)}"'
     verb = [] if method == "GET" else [f"-X {method}"]
     return "curl -s " + " \\\n  ".join([*verb, *headers, url])
+
+
+def _plain(example: object) -> str:
+    return example if isinstance(example, str) else json.dumps(example)
 
 
 def _schema(name: str, schema: Json) -> str:

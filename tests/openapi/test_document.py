@@ -197,6 +197,19 @@ async def test_page_loads_no_other_resource(client: httpx.AsyncClient) -> None:
     assert {*targets} - anchors == {"/openapi.json"}
 
 
+async def test_shell_lines_of_the_page_have_no_token_or_key_of_an_example(
+    client: httpx.AsyncClient,
+) -> None:
+    lines = re.findall(r"<pre [^>]*>(curl .*?)</pre>", (await client.get("/docs")).text, re.S)
+    assert len(lines) > len(ROUTES) / 2
+    for line in lines:
+        # A token that is not valid is rejected, and a key that was used is, for another request.
+        assert fields.EXAMPLE_JWT not in line
+        assert "Idempotency-Key" not in line
+        assert "=True" not in line
+    assert any("X-PIN-Token: $PIN_TOKEN" in line for line in lines)
+
+
 def test_page_escapes_html() -> None:
     shown = page.page(
         {**DOCUMENT, "info": {**DOCUMENT["info"], "title": "<script>", "description": "`<b>`"}}
