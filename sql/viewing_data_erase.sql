@@ -17,10 +17,10 @@
 --
 -- Always one row; for an unknown caller `is_active` is false. One transaction.
 -- Rows are deleted in the order in which all other statements lock them, so none of them can deadlock
--- with this one: sessions, then the clock, schedule, exceptions and lock, then balances, then the
--- configuration, then grants. A heartbeat locks its session, its clock and its balance. A change of the
--- schedule locks its row and then balances, a change of the configuration balances, then its row, then
--- grants. A grant writes the balance and then itself.
+-- with this one: sessions, then the clock, schedule, exceptions and lock, then balances in the
+-- order of their days, then the configuration, then grants. A heartbeat locks its session, its clock
+-- and its balance. A change of the schedule locks its row and then balances, a change of the
+-- configuration balances, then its row, then grants. A grant writes the balance and then itself.
 -- A session that starts meanwhile is not seen, and stays.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
 -- are deleted. Neither they nor the clock are counted.
@@ -86,11 +86,19 @@ ruled as materialized (
             + (select count(*) from locks)
         ) as rules
 ),
+held as materialized (
+    select b.id
+    from viewing_time_balances as b
+    join target as t on t.id = b.profile_id
+    cross join ruled as o
+    where o.clocks >= 0
+    order by b.reset_date
+    for update of b
+),
 balances as (
     delete from viewing_time_balances as b
     using target as t
-    cross join ruled as o
-    where b.profile_id = t.id and o.clocks >= 0
+    where b.profile_id = t.id and (select count(*) from held) >= 0
     returning b.id
 ),
 emptied as materialized (

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import date
 from uuid import UUID, uuid4
 
 import httpx
@@ -218,6 +219,26 @@ async def test_erasure_locks_tables_in_the_order_of_other_statements(
         await eventually(lambda: connection.fetchval(waiting))
         await connection.execute(f"select from {second} for no key update")
     assert (await erasure).status_code == 200
+
+
+async def test_erasure_locks_balances_in_the_order_of_their_days(
+    running: Running, connection: Connection, family: Family, admin: UUID
+) -> None:
+    for day in (date(2026, 11, 25), date(2026, 11, 24)):
+        await connection.execute(
+            "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds) "
+            "values (gen_random_uuid(), $1, $2, 60)",
+            family.child,
+            day,
+        )
+    lock = "select from viewing_time_balances where reset_date = $1::text::date for no key update"
+    waiting = "select exists (select from pg_locks where not granted)"
+    async with connection.transaction():
+        await connection.execute(lock, "2026-11-24")
+        erasure = asyncio.create_task(ask(running, family.child, admin))
+        await eventually(lambda: connection.fetchval(waiting))
+        await connection.execute(lock, "2026-11-25")
+    assert (await erasure).json()["balances"] == 2
 
 
 async def test_no_log_line_of_an_erasure_contains_the_profile_id(
