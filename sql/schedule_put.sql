@@ -16,6 +16,7 @@
 -- $14 past_limits int[]            in step with $13; -1 is unlimited
 -- $15 origin text                  id of the change, for the notification
 -- $16 now timestamptz
+-- $17 id_prefix text               24 hexadecimal digits, new for each statement, that sort by time
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
@@ -34,6 +35,7 @@
 -- One upsert on the primary key, so concurrent changes of different members are all kept.
 -- A new limit is not that of the days before: their balances keep the limit that was in force, unless
 -- an earlier change has already kept it, or the day has an exception, which stays in its own table.
+-- A day without a balance gets one, unless it is before the child's configuration.
 -- They are locked after the schedule and in the order of their days. A heartbeat locks only the
 -- balance of the current day, so it waits for none of them.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
@@ -103,6 +105,35 @@ kept as (
     set limit_minutes = p.limit_minutes
     from past as p
     where b.id = p.id
+),
+added as (
+    insert into viewing_time_balances (
+        id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override,
+        limit_minutes, updated_at
+    )
+    select
+        ($17::text || lpad(to_hex(f.number::int), 8, '0'))::uuid,
+        c.profile_id,
+        f.day,
+        0,
+        0,
+        false,
+        f.limit_minutes,
+        $16::timestamptz
+    from changed as c
+    join profiles as p on p.id = c.profile_id and p.is_kids
+    join viewing_time_configs as g on g.profile_id = c.profile_id
+    cross join unnest($13::date[], $14::int[]) with ordinality as f (day, limit_minutes, number)
+    where f.day >= (g.created_at at time zone 'UTC')::date
+        and not exists (
+            select from viewing_time_balances as b
+            where b.profile_id = c.profile_id and b.reset_date = f.day
+        )
+        and not exists (
+            select from viewing_exceptions as e
+            where e.profile_id = c.profile_id and e.day = f.day and e.changes_limit
+        )
+    on conflict (profile_id, reset_date) do nothing
 )
 select
     o.is_active,

@@ -47,7 +47,8 @@
 -- One upsert on `uq_vtc_profile`, so concurrent changes of different members are all kept. It does
 -- nothing if $21 to $25 are not the stored values, because the days and limits would be wrong.
 -- A new limit is not that of the days before: their balances keep the limit that was in force, unless
--- an earlier change has already kept it. The exceptions of a policy are those of the last days only,
+-- an earlier change has already kept it. A day without a balance gets one, unless it is before the
+-- configuration. The exceptions of a policy are those of the last days only,
 -- so older ones are read here.
 -- In a strict account no change of zone or reset hour gives a child the allowance of another day. If
 -- it moves the viewing day forward, the balances from the old day on move to the new one with their
@@ -143,7 +144,7 @@ changed as (
         )
     returning
         c.profile_id, c.weekday_limit_minutes, c.weekend_limit_minutes, c.reset_hour,
-        c.educational_exempt, c.timezone, c.updated_at,
+        c.educational_exempt, c.timezone, c.created_at, c.updated_at,
         pg_notify(
             'viewing_config_changed', concat_ws(' ', $18::text, $1::uuid::text, c.profile_id::text)
         )::text as notified
@@ -160,6 +161,30 @@ kept as (
     left join viewing_exceptions as x
         on x.profile_id = c.profile_id and x.day = k.day and x.changes_limit
     where b.id = h.id and h.is_kept and h.is_moved is not true
+),
+added as (
+    insert into viewing_time_balances (
+        id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override,
+        limit_minutes, updated_at
+    )
+    select
+        ($20::text || lpad(to_hex(1024 + k.number::int), 8, '0'))::uuid,
+        c.profile_id,
+        k.day,
+        0,
+        0,
+        false,
+        case when x.profile_id is null then k.limit_minutes else coalesce(x.limit_minutes, -1) end,
+        $19::timestamptz
+    from changed as c
+    join owner as o on o.is_child
+    cross join unnest($28::date[], $29::int[]) with ordinality as k (day, limit_minutes, number)
+    left join viewing_exceptions as x
+        on x.profile_id = c.profile_id and x.day = k.day and x.changes_limit
+    where k.day >= (c.created_at at time zone 'UTC')::date
+        and not (o.keeps_days and coalesce(k.day >= $26::date and k.day < $27::date, false))
+        and not exists (select from held as h where h.reset_date = k.day)
+    on conflict (profile_id, reset_date) do nothing
 ),
 emptied as (
     update viewing_time_balances as b

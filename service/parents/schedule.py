@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import Context
+from service.database.ids import id_prefix
 from service.database.statement import Statement
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read, reply
@@ -145,7 +146,8 @@ async def schedule_put(request: Request) -> Response:
     if body.daily_limits is not UNSET:
         kept = await past_limits(context, account_id, profile_id, context.now())
     change = context.configurations.changes.begin()
-    arguments = (*proof, *_members(body), *kept, change.origin, context.now())
+    moment = (change.origin, now := context.now(), id_prefix(now))
+    arguments = (*proof, *_members(body), *kept, *moment)
     row = await PUT.maybe(context.pool, account_id, profile_id, *arguments)
     row = await in_force(context, change, account_id, profile_id, row)
     return _response(profile_id, row)

@@ -349,12 +349,13 @@ CASES = {
     ),
     "schedule, with new limits by day": Case(
         "schedule_put",
-        """
+        f"""
         select
-            of('account', 3), of('profile', 3), false, null::text, true, '{"mon": 60}'::jsonb,
+            of('account', 3), of('profile', 3), false, null::text, true, '{{"mon": 60}}'::jsonb,
             null::jsonb, false, null::int, null::text, null::int, null::int,
             array(select date '2026-11-24' - n from generate_series(1, 14) as n),
-            array_fill(120, array[14]), 'here'::text, timestamptz '2026-11-24 12:00Z'
+            array_fill(120, array[14]), 'here'::text, timestamptz '2026-11-24 12:00Z',
+            '{PREFIX}'::text
         """,
         "select 14",
         each=16,

@@ -407,7 +407,16 @@ async def test_with_zone_child_an_account_without_children_has_an_empty_report(
     assert report == {"week_start": "2026-11-18", "week_end": "2026-11-24", "profiles": []}
 
 
-@pytest.mark.parametrize("change", ["configuration", "schedule"])
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "configuration": ("viewing-time", {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}),
+    "schedule": (
+        "schedule",
+        {"daily_limits": dict.fromkeys(("mon", "tue", "wed", "thu", "fri", "sat", "sun"), 15)},
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
 async def test_a_limit_lowered_today_does_not_change_the_usage_of_the_days_before(
     running: Running, connection: Connection, change: str
 ) -> None:
@@ -424,20 +433,43 @@ async def test_a_limit_lowered_today_does_not_change_the_usage_of_the_days_befor
         )
     before = [child["limit_usage_percent"] for child in (await shown(running, family))]
     assert before == [round(6 * 90 / (7 * 120) * 100, 1)]
-    profile = f"/api/v1/parental-controls/profiles/{family.child}"
-    days = dict.fromkeys(("mon", "tue", "wed", "thu", "fri", "sat", "sun"), 15)
-    path, body = {
-        "configuration": ("viewing-time", {"weekday_limit_minutes": 15}),
-        "schedule": ("schedule", {"daily_limits": days}),
-    }[change]
-    answer = await running.client.put(f"{profile}/{path}", json=body, headers=family.bearer)
-    assert answer.status_code == 200
+    await lower(running, family, change)
     after = [child["limit_usage_percent"] for child in (await shown(running, family))]
     assert after == [round(6 * 90 / (6 * 120 + 15) * 100, 1)]
     headers = {**family.bearer, "Accept": "text/html"}
     page = (await running.client.get(URL, headers=headers)).text.replace("\u00a0", " ")
     assert f"{after[0]} % of the limit" in page
     assert (page.count("<td>2 h</td>"), page.count("<td>15 min</td>")) == (6, 1)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_limit_lowered_today_is_not_that_of_days_on_which_nothing_was_watched(
+    running: Running, connection: Connection, change: str
+) -> None:
+    family = await add_family(connection)
+    await connection.execute(
+        "update viewing_time_configs set created_at = $1", running.clock() - timedelta(days=3)
+    )
+    await lower(running, family, change)
+    balances = await connection.fetch(
+        "select reset_date, used_seconds, limit_minutes from viewing_time_balances order by 1"
+    )
+    today = running.clock().date()
+    kept = [(today - timedelta(days=ago), 0, 120) for ago in (3, 2, 1)]
+    assert [tuple(row) for row in balances] == kept
+    headers = {**family.bearer, "Accept": "text/html"}
+    page = (await running.client.get(URL, headers=headers)).text.replace("\u00a0", " ")
+    assert (page.count("<td>2 h</td>"), page.count("<td>15 min</td>")) == (3, 4)
+    await lower(running, family, change)
+    assert await connection.fetchval("select count(*) from viewing_time_balances") == 3
+
+
+async def lower(running: Running, family: Family, change: str) -> None:
+    """Sets the limits of the days to 15 minutes."""
+    path, body = CHANGES[change]
+    url = f"/api/v1/parental-controls/profiles/{family.child}/{path}"
+    answer = await running.client.put(url, json=body, headers=family.bearer)
+    assert answer.status_code == 200
 
 
 async def shown(running: Running, family: Family) -> Any:

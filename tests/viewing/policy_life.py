@@ -548,7 +548,8 @@ async def live(running: Running, connection: Connection, life: Life) -> None:
         living.series,
     )
     await connection.execute(
-        "update viewing_time_configs set weekend_limit_minutes = $2 where profile_id = $1",
+        "update viewing_time_configs set weekend_limit_minutes = $2, created_at = '2000-01-01Z' "
+        "where profile_id = $1",
         family.child,
         child.weekend_limit_minutes,
     )

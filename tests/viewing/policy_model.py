@@ -86,15 +86,13 @@ class Exceptional(NamedTuple):
 class Day:
     """One viewing day: seconds used, minutes added to the limit, unlimited grants in force.
 
-    A day that is over keeps the limit of the policy that was in force, in `kept` if `is_kept`. A
-    day on which nothing was counted or granted has no balance, so it keeps no limit.
+    A day that is over keeps the limit of the policy that was in force, in `kept` if `is_kept`.
     """
 
     used: int = 0
     educational: int = 0
     extended: int = 0
     unlimited: int = 0
-    has_balance: bool = False
     is_kept: bool = False
     kept: int | None = None
 
@@ -342,7 +340,6 @@ class Child:
 
     def watch(self, at: datetime, seconds: int, session: Session | None) -> None:
         day = self.on(self.viewing_day(at))
-        day.has_balance = True
         if session is not None:
             session.seconds += seconds
         if session is not None and self.is_exempt(session):
@@ -378,7 +375,6 @@ class Child:
     def grant(self, at: datetime, minutes: int | None, mode: str = "credit") -> Grant:
         today = self.viewing_day(at)
         day, effect = self.on(today), 0
-        day.has_balance = True
         if minutes is None:
             day.unlimited += 1
         elif mode == "extend":
@@ -408,7 +404,7 @@ class Child:
         today = self.viewing_day(at)
         for n in range(1, 8) if LIMITS & {*members} else ():
             past = self.on(today - n * DAY)
-            if past.has_balance and not past.is_kept:
+            if not past.is_kept:
                 past.kept = self.limit_minutes(today - n * DAY, today)
                 past.is_kept = True
         for name, value in members.items():
