@@ -1,24 +1,33 @@
 """Downtime: the windows of a policy as intervals of time, over changes of clocks. Times are UTC."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from service.viewing import rules
 from service.viewing.policy import DAY_NAMES, Policy
 from service.viewing.rules import DAY, Configuration
 
-# Days ahead for which downtime is known; downtime that lasts longer has no end.
+# Days ahead for which downtime is known; downtime that lasts longer than a week has no end.
 HORIZON_DAYS: Final = 16
-# Downtime that has lasted longer begins with the first of these days.
+# Days back in which the begin of downtime is looked for.
 BACK_DAYS: Final = 7
+MAX_DAYS: Final = 4096
 
 
 class Interval(NamedTuple):
-    """Downtime from `begins` to `ends`; None: it does not end within HORIZON_DAYS."""
+    """Downtime from `begins` to `ends`; None: it lasts longer than a week, so it does not end."""
 
     begins: datetime
     ends: datetime | None
+
+
+class Lift(NamedTuple):
+    """A viewing day on which a parent has lifted downtime."""
+
+    begins: datetime
+    ends: datetime
 
 
 def since(policy: Policy, day: date) -> date:
@@ -37,21 +46,27 @@ def downtime(policy: Policy, first: date) -> Iterator[Interval]:
 
     Windows that overlap or touch are one interval. Exceptions that lift downtime are cut out.
     """
-    lifted = [
-        (rules.reset(policy.configuration, e.day), rules.next_reset(policy.configuration, e.day))
-        for e in policy.exceptions
-        if e.lifts_downtime
-    ]
+    lifts = _lifts(policy, first - 2 * DAY)
+    lift = next(lifts, None)
     for begins, ends in _merged(policy, first):
         rest: datetime | None = begins
-        for lift_begins, lift_ends in lifted:
-            if rest is None or lift_ends <= rest or (ends is not None and lift_begins >= ends):
-                continue
-            if lift_begins > rest:
-                yield Interval(rest, lift_begins)
-            rest = lift_ends if ends is None or lift_ends < ends else None
+        while lift is not None and rest is not None and (ends is None or lift.begins < ends):
+            if lift.begins > rest:
+                yield Interval(rest, lift.begins)
+            if ends is not None and lift.ends >= ends:
+                rest = None  # the next interval can begin before the end of this exception
+            else:
+                rest = max(rest, lift.ends)
+                lift = next(lifts, None)
         if rest is not None:
             yield Interval(rest, ends)
+
+
+def _lifts(policy: Policy, first: date) -> Iterator[Lift]:
+    """From when to when exceptions of the viewing day `first` or later lift downtime, in order."""
+    for day in sorted(e.day for e in policy.exceptions if e.lifts_downtime and e.day >= first):
+        configuration = policy.configuration
+        yield Lift(rules.reset(configuration, day), rules.next_reset(configuration, day))
 
 
 def _merged(policy: Policy, first: date) -> Iterator[Interval]:
@@ -68,11 +83,15 @@ def _merged(policy: Policy, first: date) -> Iterator[Interval]:
                 yield pending
                 pending = Interval(begins, ends)
     if pending is not None and pending.ends is not None:
-        is_endless = pending.ends >= instant(policy.configuration, last, 0)
-        yield Interval(pending.begins, None if is_endless else pending.ends)
+        configuration = policy.configuration
+        if pending.ends < instant(configuration, last, 0):
+            yield pending
+        elif pending.begins < instant(configuration, last - (BACK_DAYS + 1) * DAY, 0):
+            yield Interval(pending.begins, None)  # longer than a week
 
 
-def _windows(policy: Policy, day: date) -> list[tuple[datetime, datetime]]:
+@lru_cache(maxsize=MAX_DAYS)
+def _windows(policy: Policy, day: date) -> Sequence[tuple[datetime, datetime]]:
     """The windows that begin on a calendar day; a change of clocks can leave one empty."""
     name = DAY_NAMES[day.weekday()]
     found = []

@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.viewing import outlook
+from service.viewing import outlook, rules
 from service.viewing.decision import RULES, Decision, PastDay, Usage, decide
 from service.viewing.frame import frame
 from service.viewing.policy import Policy, stored_policy, unreadable_policy, viewing_day
-from service.viewing.rules import DEFAULTS, Configuration
+from service.viewing.rules import DAY, DEFAULTS, Configuration
 
 THURSDAY = date(2026, 11, 26)
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -351,3 +351,37 @@ def test_usage_of_a_later_day_keeps_the_week() -> None:
 def test_the_decision_says_when_the_enforcement_changes(used: int, changes: str | None) -> None:
     expected = utc(f"2026-11-26 {changes}") if changes else utc("2026-11-27 06:00")
     assert at(policy(60), NOON, used).changes_at == expected
+
+
+@pytest.mark.parametrize(
+    ("days", "begins", "ends"),
+    [(14, utc("2026-12-10 20:00"), utc("2026-12-11 05:00")), (21, None, None)],
+)
+def test_downtime_after_a_long_holiday_has_an_end_or_is_not_known(
+    days: int, begins: datetime | None, ends: datetime | None
+) -> None:
+    holiday: list[tuple[str, bool, int | None, bool]] = [
+        (f"{THURSDAY + n * DAY}", False, None, True) for n in range(days)
+    ]
+    night = [{"days": EVERY_DAY, "start": "20:00", "end": "05:00"}]
+    downtime = at(policy(None, downtime=night, exceptions=holiday), NOON).downtime
+    assert (downtime.begins, downtime.ends) == (begins, ends)
+
+
+def test_exceptions_of_a_year_are_not_all_computed_for_one_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    year: list[tuple[str, bool, int | None, bool]] = [
+        (f"{THURSDAY + n * DAY}", False, None, True) for n in range(366)
+    ]
+    night = [{"days": EVERY_DAY, "start": "20:00", "end": "07:00"}]
+    resets: list[date] = []
+
+    def reset(configuration: Configuration, day: date) -> datetime:
+        resets.append(day)
+        return datetime(day.year, day.month, day.day, 6, tzinfo=UTC)
+
+    monkeypatch.setattr(rules, "reset", reset)
+    downtime = at(policy(None, downtime=night, exceptions=year), NOON).downtime
+    assert (downtime.is_lifted, downtime.remaining_seconds) == (True, None)
+    assert len(resets) < 100
