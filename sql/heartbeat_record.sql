@@ -12,7 +12,7 @@
 -- $10 exempt bool[]              educational titles do not count against the limit
 -- $11 keys bytea[]               8 bytes of the idempotency key's hash, then 2 of the request's;
 --                                null: the beat has no key
--- $12 renews bool[]              return the configuration, to renew the cache
+-- $12 renews bool[]              return the policy, to renew the cache
 -- $13 begins timestamptz[]       when the viewing day began
 -- $14 usage_from date[]          first day of the balances that the policy needs; null: none needed
 -- $15 exclusive bool[]           refuse the beat if another device has ended its session
@@ -74,7 +74,7 @@
 -- beat is a repetition if its key is among them, or if it starts a session that exists (the id of
 -- the session is derived from the key). It writes nothing and returns the current state. The hash
 -- of the request is compared too, so a key that is used for another request is refused.
--- A beat can return its configuration. By default a cached one expires after two beats, so this saves
+-- A beat can return its policy. By default a cached one expires after two beats, so this saves
 -- a second statement for every other beat. A child without a configuration is not renewed, because
 -- loading it stores the defaults. Beats without `renews` search for a null key, which reads no page.
 -- Only policies with a weekly limit, roll-over or time to finish a title set $14; other beats read no

@@ -130,16 +130,6 @@ async def grant(request: Request) -> Response:
     return _response(planned, msgspec.json.decode(stored))
 
 
-def _members(body: GrantBody) -> tuple[object, ...]:
-    """The minutes, the mode, and whether the grant is remote."""
-    mode = "unlimited" if body.minutes is None else body.mode or "credit"
-    return body.minutes, mode, _is_remote(body)
-
-
-def _is_remote(body: GrantBody) -> bool:
-    return body.pin is None and body.pin_token is None
-
-
 async def _record(account_id: UUID, proof: PinProof, planned: Planned, source: Source) -> Grant:
     """Records the grant.
 
@@ -147,12 +137,13 @@ async def _record(account_id: UUID, proof: PinProof, planned: Planned, source: S
     strict account requires.
     """
     profile_id, body, policy, day, now, is_explained = planned
-    names = (account_id, profile_id, *proof)
+    mode = "unlimited" if body.minutes is None else body.mode or "credit"
+    is_remote = body.pin is None and body.pin_token is None
     read = (usage_from(policy, day), policy.configuration.educational_exempt)
-    arguments = (*names, day, *_members(body), now, id_prefix(now), *read)
-    row = auth.owned(await RECORD_GRANT.maybe(source, *arguments))
+    arguments = (*proof, day, body.minutes, mode, is_remote, now, id_prefix(now), *read)
+    row = auth.owned(await RECORD_GRANT.maybe(source, account_id, profile_id, *arguments))
     if row.grant_id is None:
-        raise RuleError(PIN_TOKEN_REQUIRED if _is_remote(body) else PIN_TOKEN_INVALID)
+        raise RuleError(PIN_TOKEN_REQUIRED if is_remote else PIN_TOKEN_INVALID)
     left = decide(policy, row.usage(day, may_finish=False), now).remaining_seconds
     return Grant(
         body.minutes,
