@@ -1,7 +1,7 @@
 """Proof that a parent made a request: a PIN token in its body or in the header X-PIN-Token.
 
 A strict account allows changes only with a proof. The statement that changes something checks it:
-`has_proof` says that a token came, `pin_mark` is the fingerprint of the PIN that it proves.
+`has_proof` is true if a valid token came, `pin_mark` is the fingerprint of the PIN in it.
 """
 
 from contextlib import suppress

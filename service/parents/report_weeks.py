@@ -97,7 +97,7 @@ class Wanted(NamedTuple):
 class Found(NamedTuple):
     """The children's weeks, by name, their first and last day, and whether there are more children.
 
-    With days of each child the weeks can differ; the days are then the first and the last of any.
+    If the children have days of their own, `first` and `last` are the first and the last of any.
     """
 
     weeks: list[Week]

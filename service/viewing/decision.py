@@ -95,7 +95,7 @@ NO_WEEKLY_LIMIT: Final = WeeklyLimit()
 class Decision(msgspec.Struct, frozen=True):
     """The results of all rules, the binding one, and what follows from it.
 
-    `remaining_seconds` is None without a limit. If `is_finishing`, the limit is reached, and it is
+    `remaining_seconds` is None without a limit. If `is_finishing`, a limit is reached, and they are
     the rest of the time in which the child may finish its title.
     """
 
@@ -116,9 +116,9 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def changes_at(self) -> datetime | None:
-        """When the enforcement changes: for a blocked child, if nothing changes before.
+        """When the enforcement changes; None: not before a parent acts.
 
-        For a child who may watch: if it watches on. None: not before a parent acts.
+        A child who may watch watches on; a blocked one waits until each rule that blocks has ended.
         """
         if self.enforcement == "blocked":
             ends = [rule.ends for rule in self.blocking]
