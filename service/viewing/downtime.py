@@ -30,7 +30,7 @@ class Lift(NamedTuple):
     ends: datetime
 
 
-def since(policy: Policy, day: date) -> date:
+def _since(policy: Policy, day: date) -> date:
     """The calendar day before `day`, or an earlier one from which downtime lasts until then."""
     for _ in range(BACK_DAYS):
         day -= DAY
@@ -41,14 +41,15 @@ def since(policy: Policy, day: date) -> date:
     return day
 
 
-def downtime(policy: Policy, first: date) -> Iterator[Interval]:
-    """The intervals of the windows that begin on the calendar day `first` or later, in order.
+def downtime(policy: Policy, day: date) -> Iterator[Interval]:
+    """The intervals that end on the calendar day `day` or later, in order, and some before.
 
     Windows that overlap or touch are one interval. Exceptions that lift downtime are cut out.
     """
+    first = _since(policy, day)
     lifts = _lifts(policy, first - 2 * DAY)
     lift = next(lifts, None)
-    for begins, ends in _merged(policy, first):
+    for begins, ends in _merged(policy, first, day + (HORIZON_DAYS + BACK_DAYS) * DAY):
         rest: datetime | None = begins
         while lift is not None and rest is not None and (ends is None or lift.begins < ends):
             if lift.begins > rest:
@@ -69,11 +70,9 @@ def _lifts(policy: Policy, first: date) -> Iterator[Lift]:
         yield Lift(rules.reset(configuration, day), rules.next_reset(configuration, day))
 
 
-def _merged(policy: Policy, first: date) -> Iterator[Interval]:
-    days = BACK_DAYS + HORIZON_DAYS
-    last = first + days * DAY
+def _merged(policy: Policy, first: date, last: date) -> Iterator[Interval]:
     pending: Interval | None = None
-    for day in (first + number * DAY for number in range(days)):
+    for day in (first + number * DAY for number in range((last - first).days)):
         for begins, ends in _windows(policy, day):
             if pending is None:
                 pending = Interval(begins, ends)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from service.viewing import rules
-from service.viewing.downtime import Interval, downtime, since
+from service.viewing.downtime import Interval, downtime
 from service.viewing.policy import Policy, limit_minutes, week_start
 from service.viewing.rules import DAY
 
@@ -60,7 +60,7 @@ def frame(policy: Policy, day: date) -> Frame:
 
 def _downtime_of_days(policy: Policy, first: date, ends: datetime) -> Iterator[Interval]:
     begins = rules.reset(policy.configuration, first)
-    for interval in downtime(policy, since(policy, first)):
+    for interval in downtime(policy, first):
         if interval.ends is None or interval.ends > begins:
             yield interval
         if interval.begins >= ends:

@@ -355,7 +355,7 @@ def test_the_decision_says_when_the_enforcement_changes(used: int, changes: str 
 
 @pytest.mark.parametrize(
     ("days", "begins", "ends"),
-    [(14, utc("2026-12-10 20:00"), utc("2026-12-11 05:00")), (21, None, None)],
+    [(14, utc("2026-12-10 20:00"), utc("2026-12-11 05:00")), (22, None, None)],
 )
 def test_downtime_after_a_long_holiday_has_an_end_or_is_not_known(
     days: int, begins: datetime | None, ends: datetime | None
