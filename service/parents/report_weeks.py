@@ -15,7 +15,7 @@ from service.parents.report_view import View, days_between
 from service.parents.week import Day, Title, Week
 from service.viewing import rules
 from service.viewing.past_limits import limit_in_force
-from service.viewing.policy import limit_minutes, stored_policy, viewing_day
+from service.viewing.policy import limit_minutes, policy_or_locked, stored_policy, viewing_day
 from service.viewing.rules import Configuration
 from service.viewing.usage import past_days
 
@@ -176,7 +176,7 @@ def _child(row: ChildRow, now: datetime) -> Child | None:
         row.educational_exempt,
         row.timezone,
     )
-    policy = stored_policy(configuration, row.policy)
+    policy = policy_or_locked(configuration, row.policy)
     first = viewing_day(policy, now) - SIX_DAYS
     columns = (row.balance_days, row.used_seconds, row.overrides)
     past = past_days(*columns, row.extended_minutes, row.limit_minutes)

@@ -110,6 +110,14 @@ def unreadable_policy(configuration: Configuration) -> Policy:
     return Policy(configuration, _limits(configuration, None), locked_until=FOREVER)
 
 
+def policy_or_locked(configuration: Configuration, stored: str | None) -> Policy:
+    """The stored policy, or `unreadable_policy`."""
+    try:
+        return stored_policy(configuration, stored)
+    except msgspec.DecodeError:
+        return unreadable_policy(configuration)
+
+
 def _limits(
     configuration: Configuration, daily_limits: Mapping[DayName, int | None] | None
 ) -> tuple[int | None, ...]:

@@ -413,6 +413,8 @@ async def test_unreadable_rules_lock_their_profile_alone_and_are_logged_once(
     path = f"/api/v1/viewing-time/decision/{family.child}"
     decision = (await running.client.get(path, headers=family.bearer)).json()
     assert (decision["reason"], decision["next_allowed_at"]) == ("locked", None)
+    report = "/api/v1/parental-controls/weekly-report?zone=child"
+    assert (await running.client.get(report, headers=family.bearer)).status_code == 200
     [fields] = logged(caplog, "policy_unreadable_locks_profile")
     assert fields["profile_id"] == str(family.child)
     assert not [line for line in caplog.records if line.exc_info]
