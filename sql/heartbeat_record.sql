@@ -5,15 +5,15 @@
 -- $3  title_ids uuid[]           of the watched titles
 -- $4  session_ids uuid[]         of the session to continue, or for a new one
 -- $5  starts bool[]              true: the beat starts a session
--- $6  device_ids text[]          of a new session
--- $7  device_types text[]        of a new session
+-- $6  device_ids text[]          of a new session; null: the session continues
+-- $7  device_types text[]        of a new session; null: the session continues
 -- $8  paused bool[]              the player is paused
 -- $9  days date[]                the viewing day by the cached configuration
 -- $10 exempt bool[]              educational titles do not count against the limit
 -- $11 keys bytea[]               8 bytes of the idempotency key's hash, then 2 of the request's;
 --                                null: the beat has no key
 -- $12 renews bool[]              return the policy, to renew the cache
--- $13 begins timestamptz[]       when the viewing day began
+-- $13 begin_seconds int8[]       from 1970 to the begin of the viewing day
 -- $14 usage_from date[]          first day of the balances that the policy needs; null: none needed
 -- $15 exclusive bool[]           refuse the beat if another device has ended its session
 -- $16 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
@@ -129,7 +129,7 @@ with beats as materialized (
             ($10::bool[])[g.beat::int4] as exempt,
             ($11::bytea[])[g.beat::int4] as key,
             ($12::bool[])[g.beat::int4] as renews,
-            ($13::timestamptz[])[g.beat::int4] as begins,
+            to_timestamp(($13::int8[])[g.beat::int4]) as begins,
             ($14::date[])[g.beat::int4] as usage_from,
             ($15::bool[])[g.beat::int4] as exclusive
         from unnest($1::uuid[]) with ordinality as g (profile_id, beat)

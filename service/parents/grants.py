@@ -130,7 +130,8 @@ async def grant_undo(request: Request) -> Response:
     proof = pin_proof(request, context, account_id, body.pin_token)
     policy = (await context.configurations.get(account_id, profile_id)).policy
     names = (account_id, profile_id, grant_id)
-    moment = (*current_day(policy, now := context.now()), now)
+    today = current_day(policy, now := context.now())
+    moment = (today.day, today.begins, now)
     async with transaction(context) as source:
         await LOCK.maybe(source, *names)
         row = await UNDO.maybe(source, *names, *proof, *moment)

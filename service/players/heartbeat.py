@@ -141,7 +141,8 @@ async def _verdict(
     entry = await configurations.get(account_id, beat.profile_id, is_for_beat=True)
     current = entry.policy
     now = context.now()
-    day, begins = current_day(current, now)
+    _, _, day, begin_seconds = current_day(current, now)
+    is_start = beat.session_id is None
     session_id = beat.session_id or (hashed[0] if hashed else time_ordered_id(now))
     count_statement()
     try:
@@ -151,15 +152,15 @@ async def _verdict(
                 account_id,
                 beat.title_id,
                 session_id,
-                beat.session_id is None,
-                beat.device_id,
-                beat.device_type,
+                is_start,
+                beat.device_id if is_start else None,
+                beat.device_type if is_start else None,
                 beat.is_paused,
                 day,
                 current.configuration.educational_exempt,
                 hashed[1] if hashed else None,
                 configurations.is_ageing(entry),
-                begins,
+                begin_seconds,
                 usage_from(current, day),
                 beat.exclusive,
             )

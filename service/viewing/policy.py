@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from service.viewing import rules
-from service.viewing.rules import DAY, Configuration
+from service.viewing.rules import DAY, Configuration, ViewingDay
 
 DayName = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAY_NAMES: Final[tuple[DayName, ...]] = get_args(DayName)
@@ -132,15 +132,15 @@ def _limits(
 
 def viewing_day(policy: Policy, now: datetime) -> date:
     """The viewing day at `now`."""
-    return current_day(policy, now)[0]
+    return current_day(policy, now).day
 
 
-def current_day(policy: Policy, now: datetime) -> tuple[date, datetime]:
-    """The viewing day at `now`, and when it began."""
-    begins, _, day = rules.current_day(policy.configuration, now)
-    if policy.day_floor is None or day >= policy.day_floor:
-        return day, begins
-    return policy.day_floor, begins
+def current_day(policy: Policy, now: datetime) -> ViewingDay:
+    """The viewing day at `now`, with its begin and end by the calendar."""
+    today = rules.current_day(policy.configuration, now)
+    if policy.day_floor is None or today.day >= policy.day_floor:
+        return today
+    return ViewingDay(today.begins, today.ends, policy.day_floor, today.begin_seconds)
 
 
 def limit_minutes(policy: Policy, day: date) -> int | None:

@@ -215,7 +215,7 @@ def heartbeats(
             array_agg({starts}), array_agg('tv'::text), array_agg('web'::text),
             array_agg(false), array_agg(date '2026-11-24'), array_agg(true),
             array_agg(null::bytea), array_agg({renews}),
-            array_agg(timestamptz '2026-11-24 00:00Z'), array_agg({week}),
+            array_agg(1795478400::int8), array_agg({week}),
             array_agg({exclusive}), '{PREFIX}'::text, timestamptz '2026-11-24 12:00Z',
             '500ms'::text, false
         from (

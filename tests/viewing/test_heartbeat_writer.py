@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import partial
 from time import monotonic
 from typing import Any, Literal
@@ -38,8 +38,7 @@ def beat_of(account: UUID) -> Beat:
     """A beat of a new profile of the account."""
     day = date(2026, 11, 26)
     ids = (uuid4(), account, uuid4(), uuid4())
-    begins = datetime(2026, 11, 26, tzinfo=UTC)
-    return Beat(*ids, False, "tv-1", "tv", False, day, True, None, False, begins, None, False)
+    return Beat(*ids, False, None, None, False, day, True, None, False, 0, None, False)
 
 
 def is_allowed(verdict: dict[str, Any]) -> bool:
