@@ -7,7 +7,7 @@ errors; both are those of pydantic 2.
 import json
 import re
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, Generic, NoReturn, TypeVar
 from uuid import UUID
 
@@ -70,6 +70,7 @@ def query_integer(params: Mapping[str, str], name: str, least: int, most: int) -
     return read_integer(least, most, params[name], ("query", name)) if name in params else None
 
 
+@lru_cache(maxsize=8192)
 def minutes(seconds: int) -> float:
     """Seconds as minutes, rounded as the contract says."""
     return round(seconds / 60, 2)

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Annotated, Final, Literal, NamedTuple, get_args
 
 import msgspec
@@ -16,6 +17,7 @@ from service.viewing.rules import DAY, Configuration, ViewingDay
 DayName = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAY_NAMES: Final[tuple[DayName, ...]] = get_args(DayName)
 ClockTime = Annotated[str, Meta(max_length=5, pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+MAX_POLICIES: Final = 4096
 UNLIMITED: Final = -1  # as the limit that is kept with a balance, where null is "not kept"
 FOREVER: Final = datetime.max.replace(tzinfo=UTC)  # the end of a lock of an unreadable policy
 
@@ -85,8 +87,12 @@ class Policy(msgspec.Struct, frozen=True, cache_hash=True):
     day_floor: date | None = None
 
 
+@lru_cache(maxsize=MAX_POLICIES)
 def stored_policy(configuration: Configuration, stored: str | None = None) -> Policy:
-    """The policy of a configuration and of the JSON that the statements return with it."""
+    """The policy of a configuration and of the JSON that the statements return with it.
+
+    Children with equal rules share one policy, which keeps the memory of a heartbeat small.
+    """
     if stored is None:
         return Policy(configuration, _limits(configuration, None))
     parts = _decode(stored)

@@ -83,7 +83,7 @@ def zone(name: str) -> ZoneInfo | None:
 class ViewingDay(NamedTuple):
     """A viewing day: from `begins` inclusive to `ends` exclusive.
 
-    `begin_seconds` are those from 1970 to `begins`: an integer costs the driver a quarter of a time.
+    `begin_seconds` are those from 1970 to `begins`: integers cost the driver a quarter of times.
     """
 
     begins: datetime
