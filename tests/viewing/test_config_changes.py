@@ -160,6 +160,8 @@ async def test_a_single_instance_waits_for_no_acknowledgement(
         "on d.oid = s.dbid where d.datname = current_database() and s.query not like '%pg_stat_st%'"
     )
     assert (await put_limits(running, family, {})).status_code == 200
+    # The change has dropped the policy, from which the next one keeps the limits of past days.
+    await running.context.configurations.get(family.account, family.child)
     before = await connection.fetchval(statements)
     assert (await put_limits(running, family, {})).status_code == 200
     assert await connection.fetchval(statements) - before == 1
