@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -113,8 +114,9 @@ async def connection_state(reader: asyncio.StreamReader) -> bytes:
 
 
 def lines(log: IO[bytes], event: str) -> list[dict[str, Any]]:
-    log.seek(0)
-    return [line for line in map(json.loads, log.read().splitlines()) if line["event"] == event]
+    """The whole lines of an event, without moving the position at which the service writes."""
+    whole, _, _ = os.pread(log.fileno(), 10_000_000, 0).rpartition(b"\n")
+    return [line for line in map(json.loads, whole.splitlines()) if line["event"] == event]
 
 
 async def until_ready(client: httpx.AsyncClient) -> None:
