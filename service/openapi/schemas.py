@@ -132,7 +132,7 @@ def answer(form: types.StructType) -> Json:
 
 
 def _tag(form: types.StructType) -> Json:
-    """The member that tells a Struct from the others of a union; empty if there is none."""
+    """The member that identifies a Struct in a union; empty outside of one."""
     return {} if form.tag_field is None else {form.tag_field: form.tag}
 
 

@@ -56,7 +56,7 @@ def week(row: PastDaysRow) -> list[PastDay]:
 
 
 def past_days(*columns: Sequence[Any] | None) -> list[PastDay]:
-    """The days in columns that are in step; the columns are null if there is none."""
+    """The days in columns that are in step; the columns are null without a day."""
     return [PastDay(*day) for day in zip(*(column or () for column in columns), strict=True)]
 
 

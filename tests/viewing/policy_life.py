@@ -101,7 +101,7 @@ class Change(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """The decision for a title, of which so many minutes are left."""
+    """The decision for a title of which `minutes` are left."""
 
     title: str | None
     minutes: int | None
