@@ -4,21 +4,15 @@ Every wrong value is reported in the same run, one sentence each, and the proces
 A secret can be in a file instead: `JWT_SECRET_FILE=/run/secrets/jwt` for `JWT_SECRET`.
 """
 
-import contextlib
-import ipaddress
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
 
-import jwt
 import msgspec
 from msgspec import Meta
-from msgspec.inspect import BoolType, FloatType, IntType, LiteralType, type_info
 
-from service import database_url
+from service.setting_values import READERS, by_type
 
 
 class SettingsError(Exception):
@@ -82,105 +76,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
 MASKED: Final = {"database_url", "database_direct_url", "jwt_secret", "jwt_secret_previous"}
-LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-FLAGS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-
-
-def _level(text: str) -> str:
-    if text.upper() not in LEVELS:
-        raise ValueError(f"must be one of {', '.join(LEVELS)}")
-    return text.upper()
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
-    for origin in origins:
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
-            raise ValueError("must be origins like https://tv.example, separated by commas")
-    return origins
-
-
-def _database(text: str) -> str:
-    database_url.read(text)
-    return text
-
-
-def _secret(text: str) -> str:
-    """Rejects a public key too: it is known to others, who could sign tokens with it."""
-    if len(text.encode()) < 32:
-        raise ValueError("must be at least 32 characters long")
-    try:
-        jwt.get_algorithm_by_name("HS256").prepare_key(text)
-    except jwt.InvalidKeyError as error:
-        raise ValueError("must be a secret, not a key or a certificate") from error
-    return text
-
-
-def _web_address(text: str) -> str:
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(text)
-        is_open = parts.hostname and parts.port != 0 and parts.username is None
-        if is_open and parts.scheme in ("http", "https"):
-            return text
-    raise ValueError("must look like https://accounts.example/.well-known/jwks.json")
-
-
-def _proxies(text: str) -> str:
-    """Normalized, because the server rejects a network address with host bits set."""
-    if text == "*":
-        return text
-    try:
-        networks = [ipaddress.ip_network(proxy.strip(), strict=False) for proxy in text.split(",")]
-    except ValueError as error:
-        raise ValueError("must be * or addresses and networks, separated by commas") from error
-    return ",".join(map(str, networks))
-
-
-def _file(text: str) -> str:
-    if not database_url.is_readable(text):
-        raise ValueError("must name a file that can be read")
-    return text
-
-
-# The other fields are read by their types.
-READERS: Final[Mapping[str, Callable[[str], object]]] = {
-    "database_url": _database,
-    "database_direct_url": _database,
-    "jwt_secret": _secret,
-    "jwt_secret_previous": _secret,
-    "jwt_jwks_url": _web_address,
-    "jwt_jwks_file": _file,
-    "cors_origins": _origins,
-    "log_level": _level,
-    "otel_exporter_otlp_endpoint": _web_address,
-    "forwarded_allow_ips": _proxies,
-}
-
-
-def _value(name: str, text: str) -> object:
-    if name in READERS:
-        return READERS[name](text)
-    match type_info(FIELDS[name].type):
-        case IntType(ge=int(low), le=int(high)):
-            # int() also reads other digits, underscores and signs.
-            if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
-                raise ValueError(f"must be a whole number from {low} to {high}")
-            return int(text)
-        case FloatType(ge=int() | float() as low, le=int() | float() as high):
-            with contextlib.suppress(ValueError):
-                if low <= float(text) <= high:
-                    return float(text)
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
-        case BoolType():
-            if text.lower() not in FLAGS:
-                raise ValueError("must be true or false")
-            return FLAGS[text.lower()]
-        case LiteralType(values=values):
-            if text.lower() not in values:
-                raise ValueError(f"must be {' or '.join(map(str, values))}")
-            return text.lower()
-    return text
 
 
 def setting(name: str, environment: Mapping[str, str]) -> object:
@@ -195,7 +90,7 @@ def setting(name: str, environment: Mapping[str, str]) -> object:
     if not text:
         return None
     try:
-        return _value(name, text)
+        return READERS[name](text) if name in READERS else by_type(FIELDS[name].type, text)
     except ValueError as error:
         value = "" if name in MASKED else f", not {text[:80]!r}"
         raise ValueError(f"{variable} {error}{value}.") from error
