@@ -8,7 +8,7 @@ import pytest
 from service.errors import NoAnswer
 from service.observing import event_loop
 from service.observing.trace import Trace
-from service.players import heartbeat
+from service.players import beats
 from service.settings import Settings
 from tests.conftest import Running, Starter, logged
 from tests.eventually import eventually
@@ -163,7 +163,7 @@ async def test_a_bug_in_reading_a_body_is_not_a_client_error(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heartbeat.BODY, "read", lambda *_: 1 / 0)
+    monkeypatch.setattr(beats.BODY, "read", lambda *_: 1 / 0)
     answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     assert answer.status_code == 500
     [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -205,7 +205,7 @@ async def test_a_slow_heartbeat_is_logged(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.players.heartbeat.SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("service.players.beats.SLOW_SECONDS", 0.0)
     with caplog.at_level("INFO", "viewing_time"):
         await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     [line] = logged(caplog, "heartbeat_processed")

@@ -1,0 +1,210 @@
+"""The parts of a heartbeat that the short path and the ordinary one share."""
+
+import logging
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import blake2b
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from msgspec import UNSET, UnsetType
+
+from service.context import Context
+from service.database.driver import cause
+from service.database.ids import time_ordered_id
+from service.errors import invalid_idempotency_key
+from service.http import lenient_json
+from service.http.decided import has_preference
+from service.http.decision_reply import DecisionReply, decision_reply, unlimited_reply
+from service.observing.trace import Trace
+from service.players.heartbeat_body import HeartbeatBody, Verdict
+from service.viewing.config_cache import Entry
+from service.viewing.decision import decide
+from service.viewing.heartbeat_statement import Beat
+from service.viewing.policy import current_day, usage_from
+from service.viewing.recorded_row import Recorded
+
+logger = logging.getLogger("viewing_time.heartbeat")
+
+BODY: Final = lenient_json.Body(HeartbeatBody)
+SLOW_SECONDS: Final = 0.2
+KEY: Final = re.compile(rb"[\x21-\x7e]{1,64}")
+HEADERS: Final = [
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+]
+APPLIED: Final = (b"preference-applied", b"decision")
+
+
+class Head(NamedTuple):
+    """The headers of a request that a heartbeat uses; `prefers_decision` is from `Prefer`."""
+
+    authorization: str | None
+    content_type: str | None
+    key: bytes | None
+    request_id: bytes | None
+    traceparent: bytes | None
+    prefers_decision: bool
+
+
+def read_head(headers: Sequence[tuple[bytes, bytes]]) -> Head:
+    """Reads the headers; the first of a repeated header counts."""
+    first = dict(reversed(headers))
+    authorization = first.get(b"authorization")
+    content_type = first.get(b"content-type")
+    prefers_decision = False
+    if b"prefer" in first:
+        preferences = b",".join(value for name, value in headers if name == b"prefer")
+        prefers_decision = has_preference(preferences.decode("latin-1"))
+    return Head(
+        None if authorization is None else authorization.decode("latin-1"),
+        None if content_type is None else content_type.decode("latin-1"),
+        first.get(b"idempotency-key"),
+        first.get(b"x-request-id"),
+        first.get(b"traceparent"),
+        prefers_decision,
+    )
+
+
+class KeyHash(NamedTuple):
+    """An idempotency key: the session that its beat may start, and the bytes to store."""
+
+    session_id: UUID
+    stored: bytes
+
+
+def key_hash(body: HeartbeatBody, key: bytes) -> KeyHash:
+    """Hashes an idempotency key; raises FieldError if it is not 1 to 64 visible ASCII characters.
+
+    The id is derived from the key and the profile, so a repeated first beat finds its session
+    although its player never received the id. The stored bytes are 8 of the key's hash and 2 of the
+    request's. The latter hash excludes the session, because a player may repeat its first beat
+    after it has received the id.
+    """
+    if not KEY.fullmatch(key):
+        raise invalid_idempotency_key()
+    digest = blake2b(key, digest_size=16, key=body.profile_id.bytes).digest()
+    request = (body.title_id, body.device_id, body.device_type, body.is_paused)
+    of_request = blake2b(lenient_json.encode(request), digest_size=2).digest()
+    return KeyHash(UUID(bytes=digest, version=4), digest[:8] + of_request)
+
+
+def beat(
+    context: Context,
+    account_id: UUID,
+    body: HeartbeatBody,
+    key: KeyHash | None,
+    entry: Entry,
+    now: datetime,
+) -> Beat:
+    """The heartbeat as the statement records it."""
+    policy = entry.policy
+    _, _, day, begin_seconds = current_day(policy, now)
+    is_start = body.session_id is None
+    return Beat(
+        body.profile_id,
+        account_id,
+        body.title_id,
+        body.session_id or (key.session_id if key else time_ordered_id(now)),
+        is_start,
+        body.device_id if is_start else None,
+        body.device_type if is_start else None,
+        body.is_paused,
+        day,
+        policy.configuration.educational_exempt,
+        key.stored if key else None,
+        context.configurations.is_ageing(entry),
+        begin_seconds,
+        usage_from(policy, day),
+        body.exclusive,
+    )
+
+
+def verdict(
+    context: Context,
+    sent: Beat,
+    entry: Entry,
+    recorded: Recorded,
+    now: datetime,
+    prefers_decision: bool,
+) -> Verdict:
+    """Decides by the committed balance; renews the cached policy if the statement returned it."""
+    profile_id, usage = sent.profile_id, recorded.usage
+    if recorded.renewed is not None:
+        context.configurations.renew(profile_id, entry, *recorded.renewed)
+    if (usage is not None) != entry.is_child:
+        context.configurations.forget(sent.account_id, profile_id, "child or adult changed")
+    is_educational = recorded.is_educational
+    explanation: DecisionReply | UnsetType = UNSET
+    if usage is None:
+        if prefers_decision:
+            explanation = unlimited_reply(profile_id, now)
+        return Verdict(sent.session_id, "allowed", None, 0.0, is_educational, explanation)
+    policy = entry.policy
+    decision = decide(policy, usage, now)
+    if prefers_decision:
+        is_counted = not (is_educational and policy.configuration.educational_exempt)
+        explanation = decision_reply(profile_id, policy, usage, decision, is_counted=is_counted)
+    return Verdict(
+        sent.session_id,
+        decision.enforcement,
+        lenient_json.maybe_minutes(decision.remaining_seconds),
+        lenient_json.minutes(usage.used_seconds),
+        is_educational,
+        explanation,
+    )
+
+
+def blocked(session_id: UUID) -> Verdict:
+    """The answer to a heartbeat that failed: viewing that cannot be counted is blocked."""
+    return Verdict(session_id, "blocked", 0.0, 0.0, False)
+
+
+def is_logged(context: Context, answer: Verdict, ended_at: float, seconds: float) -> bool:
+    """Counts a recorded heartbeat; whether it is slow or in the sample, so it must be logged.
+
+    `ended_at` is monotonic.
+    """
+    metrics = context.metrics
+    metrics.heartbeats.add(ended_at, seconds)
+    metrics.verdicts[answer.enforcement] += 1
+    sample = context.settings.heartbeat_log_sample
+    return seconds > SLOW_SECONDS or not metrics.heartbeats.count % sample
+
+
+def log(profile_id: UUID, answer: Verdict, trace: Trace, seconds: float) -> None:
+    """Logs a recorded heartbeat."""
+    fields = _fields(profile_id, answer, trace, seconds)
+    logger.info("heartbeat_processed", extra={"fields": fields})
+
+
+def failed(
+    context: Context,
+    profile_id: UUID,
+    answer: Verdict,
+    trace: Trace,
+    ended_at: float,
+    error: Exception,
+) -> None:
+    """Counts and logs a heartbeat that failed closed; `ended_at` is monotonic."""
+    metrics = context.metrics
+    seconds = ended_at - trace.begun
+    metrics.heartbeats.add(ended_at, seconds)
+    metrics.heartbeats_failed_closed += 1
+    reason = cause(error)
+    metrics.failures[reason] += 1
+    fields = _fields(profile_id, answer, trace, seconds)
+    fields["error"] = f"{type(error).__name__}: {error}"
+    traceback = error if reason == "own" else None
+    logger.error("heartbeat_processed", extra={"fields": fields}, exc_info=traceback)
+
+
+def _fields(profile_id: UUID, answer: Verdict, trace: Trace, seconds: float) -> dict[str, object]:
+    return {
+        "profile_id": str(profile_id),
+        "enforcement": answer.enforcement,
+        "db_ops": trace.statements,
+        "duration_ms": round(seconds * 1000, 3),
+    }
