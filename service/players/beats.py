@@ -19,10 +19,10 @@ from service.http.decided import has_preference
 from service.http.decision_reply import DecisionReply, decision_reply, unlimited_reply
 from service.observing.trace import Trace
 from service.players.heartbeat_body import HeartbeatBody, Verdict
-from service.viewing.config_cache import Entry
+from service.viewing.config_entries import Entry
 from service.viewing.decision import decide
 from service.viewing.heartbeat_statement import Beat
-from service.viewing.policy import current_day, usage_from
+from service.viewing.policy import Policy, current_day, usage_from
 from service.viewing.recorded_row import Recorded
 
 logger = logging.getLogger("viewing_time.heartbeat")
@@ -126,11 +126,15 @@ def verdict(
     context: Context,
     sent: Beat,
     entry: Entry,
+    policy: Policy,
     recorded: Recorded,
     now: datetime,
     prefers_decision: bool,
 ) -> Verdict:
-    """Decides by the committed balance; renews the cached policy if the statement returned it."""
+    """Decides by the committed balance and by the policy with which the beat was sent.
+
+    Renews the cached policy if the statement returned it.
+    """
     profile_id, usage = sent.profile_id, recorded.usage
     if recorded.renewed is not None:
         context.configurations.renew(profile_id, entry, *recorded.renewed)
@@ -142,7 +146,6 @@ def verdict(
         if prefers_decision:
             explanation = unlimited_reply(profile_id, now)
         return Verdict(sent.session_id, "allowed", None, 0.0, is_educational, explanation)
-    policy = entry.policy
     decision = decide(policy, usage, now)
     if prefers_decision:
         is_counted = not (is_educational and policy.configuration.educational_exempt)

@@ -89,14 +89,14 @@ async def _verdict(
 ) -> Verdict:
     """Records the beat and decides by the committed balance."""
     entry = await context.configurations.get(account_id, body.profile_id, is_for_beat=True)
-    now = context.now()
+    policy, now = entry.policy, context.now()
     beat = beats.beat(context, account_id, body, key, entry, now)
     count_statement()
     try:
         recorded = await context.writer.record(beat)
     except ClientError as refusal:
         raise await with_details(context, beat.profile_id, beat.session_id, refusal) from None
-    return beats.verdict(context, beat, entry, recorded, now, prefers_decision)
+    return beats.verdict(context, beat, entry, policy, recorded, now, prefers_decision)
 
 
 def count_refused(

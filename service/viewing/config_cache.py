@@ -1,18 +1,19 @@
 """Policies in memory: loaded once at a time, dropped when a parent changes them.
 
-The key is the account with the profile, so a stranger's request never finds the owner's entry. An
-instance drops the entry right after the commit of its own change. Every change also arrives as a
-notification, even if its request ended before the commit. The time to live is the fallback.
+An entry belongs to one account, so a stranger's request never finds it. An instance drops the entry
+right after the commit of its own change. Every change also arrives as a notification, even if its
+request ended before the commit. The time to live is the fallback.
 """
 
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from math import inf
 from time import monotonic
+from typing import Final
 from uuid import UUID
 
 import msgspec
-from async_lru import alru_cache
 
 from service.database.driver import Pool
 from service.errors import ACCOUNT_INACTIVE, PROFILE_DENIED, ClientError, DatabaseError, Overloaded
@@ -20,24 +21,21 @@ from service.observing.metrics import Metrics
 from service.settings import Settings
 from service.viewing import rules
 from service.viewing.config_changes import Changes
+from service.viewing.config_entries import Entries, Entry
 from service.viewing.config_loader import ConfigLoader
 from service.viewing.policy import Policy, stored_policy, unreadable_policy
 from service.viewing.rules import Configuration
 from service.viewing.shared_errors import without_frames
+from service.viewing.single_flight import SingleFlight
 
 logger = logging.getLogger("viewing_time.config_cache")
 
-
-class Entry(msgspec.Struct):
-    """The cached policy of a profile, and when it was read (monotonic)."""
-
-    is_child: bool
-    policy: Policy
-    since: float
+# Profiles whose latest drop is remembered; with more, all values that are being read count as old.
+MAX_DROPPED: Final = 1024
 
 
 class ConfigCache:
-    """An LRU cache of policies by account and profile, with single-flight loads.
+    """A cache of policies by profile, with single-flight loads.
 
     Concurrent misses of one profile share a load. If the entry is dropped during the load, the
     callers that already wait get the value, and it is not cached. Errors are not cached.
@@ -51,19 +49,18 @@ class ConfigCache:
         self, settings: Settings, pool: Pool, metrics: Metrics, now: Callable[[], datetime]
     ) -> None:
         """`pool` is used for loads only."""
+        self.hits = self.misses = 0
         self._metrics = metrics
         self._loader = ConfigLoader(settings, pool, metrics, now)
+        self._loads: SingleFlight[tuple[int, int], Entry] = SingleFlight()
         self.changes = Changes(settings, self)
-        # Clearing the cache also clears its own counts.
-        self._past_hits = self._past_misses = 0
         self._bad_zones: set[str] = set()
         self._bad_policies: set[UUID] = set()
         self._ttl_seconds = self._life_seconds = settings.config_cache_ttl_seconds
-        cached = alru_cache(
-            maxsize=settings.config_cache_max_size,
-            key=lambda account_id, profile_id, _=False: (account_id.int, profile_id.int),
-        )
-        self._cached = cached(self._load)
+        self._entries = Entries(settings.config_cache_max_size)
+        # When profiles were dropped: what was read before that is not cached.
+        self._dropped: dict[int, float] = {}
+        self._all_dropped_at = -inf
 
     async def start(self) -> None:
         await self.changes.start()
@@ -72,18 +69,30 @@ class ConfigCache:
         await self.changes.stop()
         await self._loader.stop()
 
+    def peek(self, account_id: UUID, profile_id: UUID) -> Entry | None:
+        """Returns the entry of a profile, or None if there is no valid one of this account."""
+        entry = self._entries.get(profile_id.int)
+        if entry is None or entry.account != account_id.int:
+            return None
+        now = monotonic()
+        if now - entry.since > self._life_seconds:
+            return None
+        entry.used = now
+        self.hits += 1
+        return entry
+
     async def get(self, account_id: UUID, profile_id: UUID, is_for_beat: bool = False) -> Entry:
         """Returns the entry of a profile; raises ClientError 401 or 403 for a stranger's."""
-        started_at = monotonic()
+        if entry := self.peek(account_id, profile_id):
+            return entry
         try:
-            entry = await self._cached(account_id, profile_id, is_for_beat)
-            if started_at - entry.since > self._life_seconds:
-                self.drop(account_id, profile_id)
-                entry = await self._cached(account_id, profile_id, is_for_beat)
+            return await self._loads.run(
+                (account_id.int, profile_id.int),
+                lambda: self._load(account_id, profile_id, is_for_beat),
+            )
         except (ClientError, DatabaseError, Overloaded) as error:
             without_frames(error)  # the frames of the cache refer to the task that failed
             raise
-        return entry
 
     def is_ageing(self, entry: Entry) -> bool:
         """Whether an entry is in the second half of its life."""
@@ -102,7 +111,11 @@ class ConfigCache:
 
     def drop(self, account_id: UUID, profile_id: UUID) -> None:
         """Drops one entry, without a count or a log line."""
-        self._cached.cache_invalidate(account_id, profile_id)
+        self._loads.forget((account_id.int, profile_id.int))
+        self._entries.drop(profile_id.int)
+        if len(self._dropped) == MAX_DROPPED:
+            self._drop_what_is_read()
+        self._dropped[profile_id.int] = monotonic()
 
     def forget(self, account_id: UUID, profile_id: UUID, cause: str) -> None:
         """Drops one entry after the commit that changed it."""
@@ -113,24 +126,28 @@ class ConfigCache:
 
     def clear(self, cause: str) -> None:
         """Drops every entry, because changes may have been missed."""
-        self._past_hits, self._past_misses = self.hits, self.misses
-        self._cached.cache_clear()
+        self._loads.clear()
+        self._entries.clear()
+        self._drop_what_is_read()
         self._metrics.invalidations[cause] += 1
         logger.info("config_cache_cleared", extra={"fields": {"cause": cause}})
 
     @property
-    def hits(self) -> int:
-        return self._past_hits + self._cached.cache_info().hits
-
-    @property
-    def misses(self) -> int:
-        return self._past_misses + self._cached.cache_info().misses
-
-    @property
     def size(self) -> int:
-        return self._cached.cache_info().currsize
+        return len(self._entries)
+
+    @property
+    def evictions(self) -> int:
+        """Entries in use that others have replaced."""
+        return self._entries.evictions
+
+    def _drop_what_is_read(self) -> None:
+        """Nothing that has been read so far, or is being read, will be cached."""
+        self._dropped.clear()
+        self._all_dropped_at = monotonic()
 
     async def _load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> Entry:
+        self.misses += 1
         since = monotonic()
         row = await self._loader.load(account_id, profile_id, is_for_beat)
         if not row.is_active:
@@ -145,7 +162,15 @@ class ConfigCache:
             row.timezone,
         )
         policy = self._policy(profile_id, configuration, row.policy)
-        return Entry(row.is_child, policy, since)
+        entry = Entry(profile_id.int, account_id.int, row.is_child, policy, since, monotonic())
+        return self._stored(entry)
+
+    def _stored(self, entry: Entry) -> Entry:
+        """Caches an entry, unless its profile has been dropped since it was read."""
+        dropped_at = self._dropped.get(entry.profile, -inf)
+        if entry.since <= max(dropped_at, self._all_dropped_at):
+            return entry
+        return self._entries.put(entry)
 
     def _policy(self, profile_id: UUID, configuration: Configuration, stored: str | None) -> Policy:
         """The policy that was read; a child whose stored rules are wrong is locked."""
