@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from service.credentials.keys import Keys, Verified
+from service.credentials.keys import Keys
 from service.credentials.pin_hasher import PinHasher
 from service.credentials.pin_turns import Turns
+from service.credentials.tokens import Tokens
 from service.database.driver import Pool
 from service.deadlines import Deadlines
 from service.observing.metrics import Metrics
@@ -32,7 +33,7 @@ class Context:
     pins: PinHasher
     pin_turns: Turns
     keys: Keys
-    tokens: dict[str, Verified]
+    tokens: Tokens
     deadlines: Deadlines
     deletions: Deletions
     metrics: Metrics

@@ -9,9 +9,10 @@ from uuid import UUID
 import msgspec
 
 from service.context import Context
-from service.credentials.keys import Keys, Verified
+from service.credentials.keys import Keys
 from service.credentials.pin_hasher import PinHasher
 from service.credentials.pin_turns import Turns
+from service.credentials.tokens import Tokens
 from service.database.driver import is_outage
 from service.database.ids import id_prefix
 from service.database.pool import Warmth, close_pool, open_pool
@@ -50,7 +51,7 @@ async def build(
     supervisor = parts.enter_context(Supervisor(metrics, end, is_outage))
     if telemetry is not None:
         parts.push_async_callback(telemetry.stop)
-    tokens: dict[str, Verified] = {}
+    tokens = Tokens(settings.tokens_max_size)
     keys = Keys(settings, tokens)
     await keys.start()
     parts.push_async_callback(keys.stop)

@@ -17,7 +17,8 @@ import msgspec
 from starlette.requests import Request
 
 from service.context import Context
-from service.credentials.keys import NoKey, Signed, TooLong, UnknownKey, Verified
+from service.credentials.keys import NoKey, Signed, TooLong, UnknownKey
+from service.credentials.tokens import Verified
 from service.database.statement import Statement
 from service.errors import (
     ACCOUNT_INACTIVE,
@@ -32,7 +33,6 @@ from service.errors import (
 )
 from service.settings import Settings
 
-MAX_TOKENS: Final = 50_000
 PIN_TOKEN_LIFETIME: Final = timedelta(minutes=5)
 PIN_TOKEN_LEEWAY: Final = timedelta(seconds=5)
 PIN_PURPOSE: Final = "pin_verified"
@@ -94,10 +94,9 @@ async def verified(context: Context, header: str | None) -> UUID:
         signed = await context.keys.signed(token)
     except jwt.InvalidTokenError as error:
         raise ClientError(TOKEN_INVALID, reason=_signature_error(error)) from error
-    accepted = _accepted(context.settings, signed, context.now().timestamp())
-    if len(context.tokens) >= MAX_TOKENS:
-        del context.tokens[next(iter(context.tokens))]
-    context.tokens[token] = accepted
+    now = context.now().timestamp()
+    accepted = _accepted(context.settings, signed, now)
+    context.tokens.add(token, accepted, now)
     return accepted.account_id
 
 

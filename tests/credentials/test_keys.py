@@ -202,8 +202,8 @@ async def test_removed_key_invalidates_its_cached_tokens(
         assert await accepts(running, headers)
     del platform.keys["first"]
     await platform.read_again()
-    cached = [headers["Authorization"][7:] for headers in (second, family.bearer)]
-    assert [*running.context.tokens] == cached
+    tokens = [headers["Authorization"][7:] for headers in (first, second, family.bearer)]
+    assert [running.context.tokens.get(token) is None for token in tokens] == [True, False, False]
     assert not await accepts(running, first)
     assert await accepts(running, second)
 
@@ -293,9 +293,8 @@ async def test_keys_can_rotate_at_every_reading(
             unknown.add("unknown")
             assert not await accepts(running, unknown.bearer("unknown", family.account))
             assert platform.readings == n + 1
-            assert running.context.tokens == {}
+            assert running.context.tokens.get(headers["Authorization"][7:]) is None
             assert await accepts(running, family.bearer)
-            running.context.tokens.clear()
 
 
 async def test_keys_that_are_unreachable_at_start_are_read_later(
