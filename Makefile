@@ -38,7 +38,7 @@ format: $(INSTALLED) ## let ruff put the code in order
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(INSTALLED) ## measure in twelve minutes; ARGS=--quick in about one, ARGS="against main" beside a commit
+bench: $(INSTALLED) ## measure in sixteen minutes; ARGS=--quick in about one, ARGS="against main" beside a commit
 	@exec $(BIN)/python -m bench $(ARGS)
 
 fuzz: $(INSTALLED) ## two minutes of schemathesis over the API's description

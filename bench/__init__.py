@@ -4,15 +4,18 @@ It uses a PostgreSQL that syncs every commit, service processes, HTTP and signed
 to compare with run at the same time on the same machine. Reading order:
 
     __main__      the command; the questions by name
-    statements, heartbeat, keys, arrivals, cold, pin, reads, observing, policy, batching
-                  one question each: `measure(bench)` returns its figures
+    statements, heartbeat, keys, arrivals, curve, languages, cold, pin, reads, observing, policy,
+    batching      one question each: `measure(bench)` returns its figures
     decisions     figures of `policy` without a server
     against       the question that compares with another commit
     verdict       error responses, missed targets, ratios worse than the committed run's
     harness       the database, the peers, a measured window
     seed          the rows of the database, and the requests of their players
     peer          a server process under load; `echo` is the one to compare with
-    load, wrk     the clients: our own, or wrk if it is installed
+    peers         heartbeat services in Go and Node.js, one statement a heartbeat
+    load, open_loop, wrk
+                  the clients: our own, in flight or at a fixed rate; wrk if it is installed
+    plan          the load for a client, and its outcome
     procfs        CPU time and memory of processes
     report        the results as JSON; `chart` draws them
     figure        a figure, its target, the table

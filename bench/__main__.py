@@ -13,8 +13,10 @@ from bench import (
     arrivals,
     batching,
     cold,
+    curve,
     heartbeat,
     keys,
+    languages,
     observing,
     pin,
     policy,
@@ -40,6 +42,8 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "heartbeat": heartbeat.measure,
     "keys": keys.measure,
     "arrivals": arrivals.measure,
+    "curve": curve.measure,
+    "languages": languages.measure,
     "cold": cold.measure,
     "pin": pin.measure,
     "reads": reads.measure,
@@ -47,7 +51,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "policy": policy.measure,
 }
 # A quick run skips these, because they need time to be reliable.
-SLOW: Final = ("pin", "reads", "policy")
+SLOW: Final = ("curve", "languages", "pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
     "pin_ways": pin.measure_ways,

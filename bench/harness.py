@@ -3,7 +3,7 @@
 import asyncio
 import resource
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -16,8 +16,8 @@ import asyncpg
 import msgspec
 
 from bench import peer, seed, wrk
-from bench.load import Outcome, Plan
 from bench.peer import OURS, Peer, Program
+from bench.plan import Outcome, Plan
 from bench.procfs import cpu_seconds
 from bench.seed import Viewer
 from service.database import migrate
@@ -114,6 +114,11 @@ class Bench:
     def is_quick(self) -> bool:
         return self.scale is QUICK
 
+    @property
+    def served_dsn(self) -> str:
+        """The database of the services, by their role."""
+        return self.dsn.replace(f"user={USER}", f"user={ROLE}")
+
     def progress(self, text: str) -> None:
         """Prints a line of progress on standard error."""
         seconds = monotonic() - self.started_at
@@ -126,8 +131,11 @@ class Bench:
         program: Program = OURS,
     ) -> AbstractAsyncContextManager[Peer]:
         """A service process with default settings, except `variables`."""
-        served = self.dsn.replace(f"user={USER}", f"user={ROLE}")
-        return peer.service(name, served, self.folder, variables, program)
+        return peer.service(name, self.served_dsn, self.folder, variables, program)
+
+    def other(self, name: str, command: Sequence[str]) -> AbstractAsyncContextManager[Peer]:
+        """A heartbeat service of another language."""
+        return peer.other(name, command, self.served_dsn, self.folder)
 
     def echo(self) -> AbstractAsyncContextManager[Peer]:
         """A server without work of its own."""

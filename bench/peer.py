@@ -1,4 +1,4 @@
-"""Server processes under load: the service as operators run it, and the echo."""
+"""Server processes under load: the service as operators run it, the echo, and other languages."""
 
 import asyncio
 import http.client
@@ -29,6 +29,10 @@ class Program:
     arguments: Sequence[str] = ("service", "serve")
     root: Path = ROOT
     python: str = sys.executable
+
+    @property
+    def command(self) -> list[str]:
+        return [self.python, "-m", *self.arguments]
 
 
 OURS: Final = Program()
@@ -71,9 +75,10 @@ async def service(
         "JWT_SECRET": SECRET,
         "PORT": str(port),
         "SHUTDOWN_DRAIN_SECONDS": "0",  # there is no load balancer to wait for
+        "PYTHONPATH": str(program.root),
         **variables,
     }
-    with _process(program, settings, folder) as process:
+    with _process(program.command, settings, folder) as process:
         peer = Peer(name, port, process.pid)
         await _answering(peer, process, "/health/ready", folder)
         yield peer
@@ -83,22 +88,34 @@ async def service(
 async def echo_server(folder: Path) -> AsyncIterator[Peer]:
     """A server without work of its own (`bench.echo`)."""
     port = _free_port()
-    with _process(Program(("bench.echo", str(port))), {}, folder) as process:
+    program = Program(("bench.echo", str(port)))
+    with _process(program.command, {"PYTHONPATH": str(program.root)}, folder) as process:
         peer = Peer("echo", port, process.pid, counter=echo.PATH)
         await _answering(peer, process, echo.PATH, folder)
         yield peer
 
 
+@asynccontextmanager
+async def other(name: str, command: Sequence[str], dsn: str, folder: Path) -> AsyncIterator[Peer]:
+    """A heartbeat service of another language (`bench.peers`)."""
+    port = _free_port()
+    settings = {"DATABASE_URL": dsn, "JWT_SECRET": SECRET, "PORT": str(port)}
+    with _process(command, settings, folder) as process:
+        peer = Peer(name, port, process.pid)
+        await _answering(peer, process, "/health/live", folder)
+        yield peer
+
+
 @contextmanager
 def _process(
-    program: Program, settings: Mapping[str, str], folder: Path
+    command: Sequence[str], settings: Mapping[str, str], folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a program until the block ends, in `folder`, where there is no `.env` to read."""
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(
-            [program.python, "-m", *program.arguments],
+            command,
             cwd=folder,
-            env={"PATH": os.defpath, "PYTHONPATH": str(program.root), **settings},
+            env={"PATH": os.defpath, **settings},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

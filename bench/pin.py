@@ -14,8 +14,8 @@ from urllib.request import urlopen
 from bench import seed
 from bench.figure import Figure, Target
 from bench.harness import Bench, Window
-from bench.load import Outcome, Plan
 from bench.peer import Peer, Program
+from bench.plan import Outcome, Plan
 from bench.seed import Viewer
 from service.command.demo import PIN_HASH
 

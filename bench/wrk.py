@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from bench.load import Outcome, Plan
+from bench.plan import Outcome, Plan
 
 SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 

@@ -14,7 +14,8 @@ from httpx import AsyncClient
 
 from bench import chart, decisions, policy, seed
 from bench.figure import Figure, Target, number, table
-from bench.load import Outcome, Plan, main, percentile
+from bench.load import main
+from bench.plan import Outcome, Plan, percentile
 from bench.procfs import cpu_seconds, resident_bytes
 from service.database.driver import Connection
 from tests.conftest import served
@@ -183,6 +184,7 @@ async def test_open_loop_counts_the_wait_of_delayed_requests(tmp_path: Path) -> 
         outcome = await played(plan)
     assert (outcome.completed, outcome.errors) == (40, 0)
     assert outcome.p50_ms > 100
+    assert outcome.client_us > 0
 
 
 async def test_an_open_loop_opens_closed_connections_again(tmp_path: Path) -> None:

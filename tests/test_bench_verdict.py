@@ -12,7 +12,7 @@ from bench import __main__ as command
 from bench import against, report, verdict
 from bench.figure import Figure, Target
 from bench.harness import FULL, QUICK, Scale, Window
-from bench.load import Outcome
+from bench.plan import Outcome
 from bench.report import Machine, Report
 
 NOW = datetime(2026, 11, 26, 18, tzinfo=UTC)
@@ -186,7 +186,7 @@ def test_quick_run_skips_slow_questions_unless_they_are_named() -> None:
     assert planned(quick=False) == ("full", FULL, [*command.QUESTIONS])
     kind, scale, names = planned(quick=True)
     assert (kind, scale) == ("quick", QUICK)
-    assert names == [name for name in command.QUESTIONS if name not in ("pin", "reads", "policy")]
+    assert names == [name for name in command.QUESTIONS if name not in command.SLOW]
     assert planned("pin", quick=True)[2] == ["pin"]
     assert planned("against", "abc", quick=False) == ("against abc", against.SCALE, ["against"])
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 import msgspec
 
-from bench.load import Outcome, Plan, percentile
+from bench.plan import Outcome, Plan, percentile
 from bench.procfs import resident_bytes
 from tests.conftest import FILES, RunningService, served
 from tests.family import HEARTBEAT, Family, add_family
