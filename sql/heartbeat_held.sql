@@ -4,7 +4,7 @@
 -- $2 title_ids uuid[]              of the watched titles
 -- $3 session_ids uuid[]            of the sessions that continue
 -- $4 starts bool[]                 true: the beat starts a session
--- $5 days date[]                   the viewing days
+-- $5 days date[]                   the viewing days; null: unknown, the day of the latest balance
 -- $6 lock_timeout text             of this statement; it waits for locked tables only
 --
 -- row: profiles int4[]             positions in the arrays, from 1, of beats with a held profile,
@@ -48,7 +48,16 @@ tried as materialized (
         where x.profile_id = w.profile_id
         for no key update skip locked
     ) as wl on true
-    left join viewing_time_balances as v on v.profile_id = a.profile_id and v.reset_date = a.day
+    left join viewing_time_balances as v
+        on v.profile_id = a.profile_id
+        and v.reset_date = coalesce(
+            a.day,
+            (
+                select max(x.reset_date)
+                from viewing_time_balances as x
+                where x.profile_id = a.profile_id
+            )
+        )
     left join lateral (
         select x.id from viewing_time_balances as x where x.id = v.id for no key update skip locked
     ) as vl on true

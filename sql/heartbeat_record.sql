@@ -8,23 +8,29 @@
 -- $6  device_ids text[]          of a new session; null: the session continues
 -- $7  device_types text[]        of a new session; null: the session continues
 -- $8  paused bool[]              the player is paused
--- $9  days date[]                the viewing day by the cached configuration
--- $10 exempt bool[]              educational titles do not count against the limit
+-- $9  days date[]                the viewing day by the cached configuration; null: not cached
+-- $10 exempt bool[]              educational titles do not count against the limit; without a day the
+--                                stored configuration decides, if it does
 -- $11 keys bytea[]               8 bytes of the idempotency key's hash, then 2 of the request's;
 --                                null: the beat has no key
 -- $12 renews bool[]              return the policy, to renew the cache
 -- $13 begin_seconds int8[]       from 1970 to the begin of the viewing day
--- $14 usage_from date[]          first day of the balances that the policy needs; null: none needed
+-- $14 usage_from date[]          first day of the balances that the policy needs; null: none needed;
+--                                -infinity: the days of a week, if the stored schedule needs them
 -- $15 exclusive bool[]           refuse the beat if another device has ended its session
 -- $16 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
 -- $17 now timestamptz            time of this statement
 -- $18 lock_timeout text          of this statement
 -- $19 by_clock bool              count the seconds since the profile's latest counting beat, at most 30
+-- $20 guesses text[]             zone and reset hour, joined by a space; the first are the defaults;
+--                                null (like the next two): every beat has a day
+-- $21 guessed_days date[]        the viewing days that they have now, in step
+-- $22 guessed_begins int8[]      from 1970 to the begins of these days, in seconds, in step
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
 --                                5 session of another profile, 6 key used for another request,
---                                7 session ended by another device
+--                                7 session ended by another device, 8 the viewing day is unknown
 -- row: educational bool[]        the title is educational (null where refused before the title)
 -- row: children uuid[]           child profiles, in step with the next two
 -- row: used_seconds int4[]       used in the viewing day, after this beat
@@ -36,6 +42,7 @@
 -- row: exemptions bool[]
 -- row: timezones text[]
 -- row: policies text[]           JSON, see viewing_config_load; null: the configuration is all
+-- row: are_children bool[]
 -- row: extended uuid[]           children whose day was extended, in step with the next
 -- row: extended_minutes int4[]
 -- row: playing int4[]            positions with $14, in step with the next
@@ -77,6 +84,10 @@
 -- A beat can return its policy. By default a cached one expires after two beats, so this saves
 -- a second statement for every other beat. A child without a configuration is not renewed, because
 -- loading it stores the defaults. Beats without `renews` search for a null key, which reads no page.
+-- A beat whose policy is not cached is sent without its day. The statement looks for the day of the
+-- stored zone and reset hour among the guesses, because only service/viewing/rules.py computes viewing
+-- days. It refuses the beat if none has it, if the profile's first day is later, and if a child has no
+-- configuration. Then it returns the stored policy, and the beat comes again with its day.
 -- Only policies with a weekly limit, roll-over or time to finish a title set $14; other beats read no
 -- balance except their day's.
 -- A session that continues on a later viewing day keeps the time of its latest beat and what it has
@@ -94,14 +105,16 @@ with beats as materialized (
         b.session_id,
         b.starts,
         b.paused,
-        b.day,
+        coalesce(b.day, ($21::date[])[g.guess]) as day,
         b.key,
-        b.begins,
+        to_timestamp(coalesce(b.begin_seconds, ($22::int8[])[g.guess])) as begins,
         b.usage_from,
         b.exclusive,
         p.is_kids,
         coalesce(t.is_educational, false) as is_educational,
-        coalesce(t.is_educational, false) and b.exempt as is_exempt,
+        coalesce(t.is_educational, false)
+            and coalesce(case when b.day is null then c.educational_exempt end, b.exempt)
+            as is_exempt,
         b.renews and (c.profile_id is not null or p.id is not null and p.is_kids is not true)
             as is_renewed,
         c.weekday_limit_minutes,
@@ -114,6 +127,9 @@ with beats as materialized (
             when u.is_active is not true then 1
             when p.id is null then 2
             when t.id is null then 3
+            when b.day is null
+                and (g.guess is null or c.day_floor > ($21::date[])[g.guess])
+            then 8
             else 0
         end as refusal
     from (
@@ -129,7 +145,7 @@ with beats as materialized (
             ($10::bool[])[g.beat::int4] as exempt,
             ($11::bytea[])[g.beat::int4] as key,
             ($12::bool[])[g.beat::int4] as renews,
-            to_timestamp(($13::int8[])[g.beat::int4]) as begins,
+            ($13::int8[])[g.beat::int4] as begin_seconds,
             ($14::date[])[g.beat::int4] as usage_from,
             ($15::bool[])[g.beat::int4] as exclusive
         from unnest($1::uuid[]) with ordinality as g (profile_id, beat)
@@ -138,6 +154,15 @@ with beats as materialized (
     left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
     left join titles as t on t.id = b.title_id
     left join viewing_time_configs as c on c.profile_id = case when b.renews then p.id end
+    cross join lateral (
+        select
+            case
+                when b.day is not null then null
+                when c.profile_id is not null
+                then array_position($20::text[], c.timezone || ' ' || c.reset_hour)
+                when p.is_kids is not true then 1
+            end as guess
+    ) as g
     where (select set_config('lock_timeout', $18::text, true)) is not null
     order by b.profile_id
 ),
@@ -307,6 +332,7 @@ select
     r.exemptions,
     r.timezones,
     viewing_policies(r.renewed_children, r.renewed_days, r.day_floors, $17::timestamptz) as policies,
+    r.are_children,
     c.extended || (f.today).extended as extended,
     c.extended_minutes || (f.today).extended_minutes as extended_minutes,
     r.playing,
@@ -330,8 +356,10 @@ from (
         array_agg(h.timezone::text) filter (where h.is_renewed) as timezones,
         array_agg(case when h.is_kids then h.profile_id end) filter (where h.is_renewed)
             as renewed_children,
-        array_agg(h.day) filter (where h.is_renewed) as renewed_days,
+        array_agg(coalesce(h.day, ($17::timestamptz at time zone 'UTC')::date))
+            filter (where h.is_renewed) as renewed_days,
         array_agg(h.day_floor) filter (where h.is_renewed) as day_floors,
+        array_agg(h.is_kids) filter (where h.is_renewed) as are_children,
         array_agg(h.beat) filter (where h.usage_from is not null) as playing,
         array_agg(h.profile_id) filter (where h.usage_from is not null) as players,
         array_agg(h.usage_from) filter (where h.usage_from is not null) as firsts,

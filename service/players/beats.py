@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -21,9 +21,11 @@ from service.observing.trace import Trace
 from service.players.heartbeat_body import HeartbeatBody, Verdict
 from service.viewing.config_entries import Entry
 from service.viewing.decision import decide
-from service.viewing.heartbeat_statement import Beat
+from service.viewing.heartbeat_statement import EVERY_DAY, Beat
 from service.viewing.policy import Policy, current_day, usage_from
 from service.viewing.recorded_row import Recorded
+from service.viewing.rules import DEFAULTS
+from service.viewing.usage import of_week
 
 logger = logging.getLogger("viewing_time.heartbeat")
 
@@ -36,6 +38,10 @@ HEADERS: Final = [
     (b"x-content-type-options", b"nosniff"),
 ]
 APPLIED: Final = (b"preference-applied", b"decision")
+
+# The parts of a beat that its policy decides: day, exempt, renews, begin_seconds, usage_from.
+ByPolicy = tuple[date | None, bool, bool, int | None, date | None]
+UNCACHED: Final[ByPolicy] = (None, DEFAULTS.educational_exempt, True, None, EVERY_DAY)
 
 
 class Head(NamedTuple):
@@ -96,12 +102,15 @@ def beat(
     account_id: UUID,
     body: HeartbeatBody,
     key: KeyHash | None,
-    entry: Entry,
+    entry: Entry | None,
     now: datetime,
 ) -> Beat:
-    """The heartbeat as the statement records it."""
-    policy = entry.policy
-    _, _, day, begin_seconds = current_day(policy, now)
+    """The heartbeat as the statement records it, which reads the policy if there is no entry."""
+    if entry is None:
+        context.configurations.misses += 1
+        day, exempt, renews, begin_seconds, first = UNCACHED
+    else:
+        day, exempt, renews, begin_seconds, first = _by_policy(context, entry, now)
     is_start = body.session_id is None
     return Beat(
         body.profile_id,
@@ -113,36 +122,55 @@ def beat(
         body.device_type if is_start else None,
         body.is_paused,
         day,
-        policy.configuration.educational_exempt,
+        exempt,
         key.stored if key else None,
-        context.configurations.is_ageing(entry),
+        renews,
         begin_seconds,
-        usage_from(policy, day),
+        first,
         body.exclusive,
     )
+
+
+def with_policy(context: Context, sent: Beat, entry: Entry, now: datetime) -> Beat:
+    """The same beat with the viewing day that its statement did not find."""
+    day, exempt, renews, begin_seconds, first = _by_policy(context, entry, now)
+    return sent._replace(
+        day=day, exempt=exempt, renews=renews, begin_seconds=begin_seconds, usage_from=first
+    )
+
+
+def _by_policy(context: Context, entry: Entry, now: datetime) -> ByPolicy:
+    policy = entry.policy
+    _, _, day, begin_seconds = current_day(policy, now)
+    renews = context.configurations.is_ageing(entry)
+    exempt = policy.configuration.educational_exempt
+    return day, exempt, renews, begin_seconds, usage_from(policy, day)
 
 
 def verdict(
     context: Context,
     sent: Beat,
-    entry: Entry,
-    policy: Policy,
+    entry: Entry | None,
+    policy: Policy | None,
     recorded: Recorded,
     now: datetime,
     prefers_decision: bool,
 ) -> Verdict:
-    """Decides by the committed balance and by the policy with which the beat was sent.
+    """Decides by the committed balance and by the policy with which the beat was recorded.
 
-    Renews the cached policy if the statement returned it.
+    Caches a policy that the statement has read.
     """
-    profile_id, usage = sent.profile_id, recorded.usage
-    if recorded.renewed is not None:
-        context.configurations.renew(profile_id, entry, *recorded.renewed)
-    if (usage is not None) != entry.is_child:
+    profile_id, usage, read = sent.profile_id, recorded.usage, recorded.renewed
+    if read is not None:
+        fresh = context.configurations.adopt(sent.account_id, profile_id, read)
+        if policy is None:
+            policy, now = fresh, read.now
+            usage = usage and of_week(usage, policy)
+    if entry is not None and (usage is not None) != entry.is_child:
         context.configurations.forget(sent.account_id, profile_id, "child or adult changed")
     is_educational = recorded.is_educational
     explanation: DecisionReply | UnsetType = UNSET
-    if usage is None:
+    if usage is None or policy is None:
         if prefers_decision:
             explanation = unlimited_reply(profile_id, now)
         return Verdict(sent.session_id, "allowed", None, 0.0, is_educational, explanation)

@@ -20,6 +20,9 @@ from service.players import beats
 from service.players.beats import APPLIED, BODY, HEADERS, KeyHash
 from service.players.displaced import with_details
 from service.players.heartbeat_body import HeartbeatBody, Verdict
+from service.viewing.config_entries import Entry
+from service.viewing.heartbeat_statement import Beat, DayUnknown
+from service.viewing.recorded_row import Recorded, Renewed
 
 SHED: Final = lenient_json.encode({"detail": SERVICE_UNAVAILABLE.text})
 SHED_HEADERS: Final = [
@@ -88,15 +91,33 @@ async def _verdict(
     prefers_decision: bool,
 ) -> Verdict:
     """Records the beat and decides by the committed balance."""
-    entry = await context.configurations.get(account_id, body.profile_id, is_for_beat=True)
-    policy, now = entry.policy, context.now()
+    entry, now = context.configurations.peek(account_id, body.profile_id), context.now()
+    policy = None if entry is None else entry.policy
     beat = beats.beat(context, account_id, body, key, entry, now)
-    count_statement()
     try:
-        recorded = await context.writer.record(beat)
+        try:
+            recorded = await _recorded(context, beat)
+        except DayUnknown as unknown:
+            entry = await _entry(context, beat, unknown.read)
+            policy = entry.policy
+            beat = beats.with_policy(context, beat, entry, now)
+            recorded = await _recorded(context, beat)
     except ClientError as refusal:
         raise await with_details(context, beat.profile_id, beat.session_id, refusal) from None
     return beats.verdict(context, beat, entry, policy, recorded, now, prefers_decision)
+
+
+async def _recorded(context: Context, beat: Beat) -> Recorded:
+    count_statement()
+    return await context.writer.record(beat)
+
+
+async def _entry(context: Context, sent: Beat, read: Renewed | None) -> Entry:
+    """The policy that the statement of a beat has read; it is loaded if there was none."""
+    account_id, profile_id = sent.account_id, sent.profile_id
+    if read is not None:
+        context.configurations.adopt(account_id, profile_id, read)
+    return await context.configurations.get(account_id, profile_id, is_for_beat=True)
 
 
 def count_refused(

@@ -24,6 +24,7 @@ from service.viewing.config_changes import Changes
 from service.viewing.config_entries import Entries, Entry
 from service.viewing.config_loader import ConfigLoader
 from service.viewing.policy import Policy, stored_policy, unreadable_policy
+from service.viewing.recorded_row import Renewed
 from service.viewing.rules import Configuration
 from service.viewing.shared_errors import without_frames
 from service.viewing.single_flight import SingleFlight
@@ -41,8 +42,8 @@ class ConfigCache:
     callers that already wait get the value, and it is not cached. Errors are not cached.
 
     An entry is valid for `config_cache_ttl_seconds`. In the second half of that time a heartbeat
-    reads the policy with its own statement and renews the entry. Renewing an entry that has
-    been dropped meanwhile has no effect.
+    reads the policy with its own statement and renews the entry, and so does a heartbeat without an
+    entry. What was read before its profile was dropped is not cached.
     """
 
     def __init__(
@@ -98,12 +99,15 @@ class ConfigCache:
         """Whether an entry is in the second half of its life."""
         return monotonic() - entry.since > self._life_seconds / 2
 
-    def renew(
-        self, profile_id: UUID, entry: Entry, configuration: Configuration, stored: str | None
-    ) -> None:
-        """Renews an entry with the policy that a heartbeat has read."""
-        entry.policy = self._policy(profile_id, configuration, stored)
-        entry.since = monotonic()
+    def adopt(self, account_id: UUID, profile_id: UUID, read: Renewed) -> Policy:
+        """Returns the policy that a heartbeat has read.
+
+        Caches it too, unless the profile has been dropped since the heartbeat was sent.
+        """
+        policy = self._policy(profile_id, read.configuration, read.stored)
+        ids = (profile_id.int, account_id.int)
+        self._put(Entry(*ids, read.is_child, policy, read.sent_at, monotonic()))
+        return policy
 
     def trust(self, is_listening: bool) -> None:
         """Sets the life of entries: their time to live while changes are received, else 0."""
@@ -162,10 +166,10 @@ class ConfigCache:
             row.timezone,
         )
         policy = self._policy(profile_id, configuration, row.policy)
-        entry = Entry(profile_id.int, account_id.int, row.is_child, policy, since, monotonic())
-        return self._stored(entry)
+        ids = (profile_id.int, account_id.int)
+        return self._put(Entry(*ids, row.is_child, policy, since, monotonic()))
 
-    def _stored(self, entry: Entry) -> Entry:
+    def _put(self, entry: Entry) -> Entry:
         """Caches an entry, unless its profile has been dropped since it was read."""
         dropped_at = self._dropped.get(entry.profile, -inf)
         if entry.since <= max(dropped_at, self._all_dropped_at):

@@ -48,11 +48,16 @@ class Entries:
         return len(self._by_profile)
 
     def put(self, entry: Entry) -> Entry:
-        """Stores an entry and returns it; an older one of its profile becomes equal to it."""
-        if older := self._by_profile.get(entry.profile):
-            for field in entry.__struct_fields__:
-                setattr(older, field, getattr(entry, field))
-            return older
+        """Stores an entry and returns the one that is kept: one of its profile becomes equal to it.
+
+        An entry that was read later stays as it is.
+        """
+        if kept := self._by_profile.get(entry.profile):
+            if kept.since < entry.since:
+                kept.account, kept.is_child = entry.account, entry.is_child
+                kept.policy, kept.since = entry.policy, entry.since
+                kept.used = entry.used
+            return kept
         if len(self._places) < self._max_size:
             self._places.append(entry)
         else:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
+from time import monotonic
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -24,14 +25,17 @@ from service.errors import (
 )
 from service.observing.metrics import Metrics
 from service.settings import Settings
+from service.viewing.day_guesses import DayGuesses
 from service.viewing.decision import PastDay, Usage
-from service.viewing.recorded_row import Recorded, RecordedRow
+from service.viewing.recorded_row import Recorded, RecordedRow, Renewed
+from service.viewing.rules import viewing_day
 
 
 class Beat(NamedTuple):
     """One heartbeat; the fields are the arrays of the statement, in order.
 
-    Only a beat that starts a session has a device: a null costs the driver half of a text.
+    Only a beat that starts a session has a device: a null costs the driver half of a text. A beat
+    of an uncached profile has no day and no begin; it has `renews`, and EVERY_DAY in `usage_from`.
     """
 
     profile_id: UUID
@@ -42,13 +46,29 @@ class Beat(NamedTuple):
     device_id: str | None
     device_type: str | None
     paused: bool
-    day: date
+    day: date | None
     exempt: bool
     key: bytes | None
     renews: bool
-    begin_seconds: int
+    begin_seconds: int | None
     usage_from: date | None
     exclusive: bool
+
+
+BEGINS: Final = Beat._fields.index("begin_seconds")
+# Sent as `-infinity`: all the days that the policy needs, which the statement reads.
+EVERY_DAY: Final = date.min
+
+
+class DayUnknown(Exception):
+    """A beat of an uncached profile was not recorded, because no guess has its viewing day.
+
+    `read` is the policy that the statement has read; None: a child without a configuration.
+    """
+
+    def __init__(self, read: Renewed | None) -> None:
+        super().__init__("the viewing day of an uncached profile is unknown")
+        self.read = read
 
 
 # A beat and the future that gets its outcome.
@@ -74,6 +94,8 @@ REFUSALS: Final = {
     6: KEY_OF_ANOTHER_REQUEST,
     7: SESSION_DISPLACED,
 }
+DAY_UNKNOWN: Final = 8
+NO_GUESSES: Final = (None, None, None)
 
 NO_WEEK: Final[tuple[int, Sequence[PastDay]]] = (0, ())
 
@@ -97,14 +119,16 @@ class HeartbeatStatement:
         self._now = now
         self._timeout = settings.request_timeout_seconds
         self._by_clock = settings.credit == "clock"
+        self._guesses = DayGuesses()
 
     async def open(self, lock_seconds: float) -> Connection:
         """Opens a connection and prepares the statement on it, for a fast first beat."""
         connection = await connect(self._settings)
         if self._settings.statement_cache_size:
             try:
-                scalars = self._scalars(lock_seconds)
-                await RECORD_HEARTBEATS.one(connection, *WARM_UP, *scalars, timeout=self._timeout)
+                scalars = self._scalars(self._now(), lock_seconds)
+                arguments = (*WARM_UP, *scalars, *NO_GUESSES)
+                await RECORD_HEARTBEATS.one(connection, *arguments, timeout=self._timeout)
             except BaseException:
                 connection.terminate()
                 raise
@@ -119,13 +143,16 @@ class HeartbeatStatement:
         """
         # Locks are taken in profile order: see the header of heartbeat_record.sql.
         beats.sort(key=lambda waiting: waiting[0].profile_id.int)
-        columns = zip(*(beat for beat, _ in beats), strict=True)
+        columns = list(zip(*(beat for beat, _ in beats), strict=True))
         self._metrics.heartbeat_statements += 1
         self._metrics.batch_sizes.add(len(beats))
-        scalars = self._scalars(lock_seconds)
-        row = await RECORD_HEARTBEATS.one(connection, *columns, *scalars, timeout=self._timeout)
+        now, sent_at = self._now(), monotonic()
+        scalars = self._scalars(now, lock_seconds)
+        guesses = self._guesses.at(now) if None in columns[BEGINS] else NO_GUESSES
+        arguments = (*columns, *scalars, *guesses)
+        row = await RECORD_HEARTBEATS.one(connection, *arguments, timeout=self._timeout)
         balances, extensions = row.balances(), row.extensions()
-        renewed, weeks = row.policies_renewed(), row.weeks()
+        renewed, weeks = row.policies_renewed(sent_at, now), row.weeks()
         for number, refusal, educational in zip(
             row.beats, row.refusals, row.educational, strict=True
         ):
@@ -133,14 +160,25 @@ class HeartbeatStatement:
             if future.done():
                 continue
             if refusal:
-                future.set_exception(ClientError(REFUSALS[refusal]))
+                future.set_exception(self._refused(refusal, renewed.get(number)))
                 continue
-            usage = None
+            usage, read, day = None, renewed.get(number), beat.day
             if balance := balances.get(beat.profile_id):
+                if day is None:
+                    assert read is not None, "a recorded beat without a day has read its policy"
+                    day = viewing_day(read.configuration, now)
                 extended = extensions.get(beat.profile_id, 0)
                 session_seconds, week = weeks.get(number, NO_WEEK)
-                usage = Usage(beat.day, *balance, extended, week, session_seconds)
-            future.set_result(Recorded(bool(educational), usage, renewed.get(number)))
+                usage = Usage(day, *balance, extended, week, session_seconds)
+            future.set_result(Recorded(bool(educational), usage, read))
+
+    def _refused(self, refusal: int, read: Renewed | None) -> Exception:
+        """The error of a refused beat; the day of an unknown pair is sent with later statements."""
+        if refusal != DAY_UNKNOWN:
+            return ClientError(REFUSALS[refusal])
+        if read is not None:
+            self._guesses.learn(read.configuration)
+        return DayUnknown(read)
 
     async def held(
         self, connection: Connection, beats: list[Waiting], lock_seconds: float
@@ -156,9 +194,8 @@ class HeartbeatStatement:
         profiles = [beats[position - 1] for position in row.profiles]
         return profiles, [beats[position - 1] for position in row.titles]
 
-    def _scalars(self, lock_seconds: float) -> tuple[str, datetime, str, bool]:
-        """The last arguments: prefix of new ids, time, lock time-out, whether the clock counts."""
-        now = self._now()
+    def _scalars(self, now: datetime, lock_seconds: float) -> tuple[str, datetime, str, bool]:
+        """Further arguments: prefix of new ids, time, lock time-out, whether the clock counts."""
         return id_prefix(now), now, _lock_timeout(lock_seconds), self._by_clock
 
 

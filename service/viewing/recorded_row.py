@@ -1,6 +1,7 @@
 """The row of the statement that records heartbeats, and the outcome of each beat."""
 
-from datetime import date
+from datetime import date, datetime
+from itertools import repeat
 from typing import NamedTuple
 from uuid import UUID
 
@@ -12,10 +13,16 @@ from service.viewing.usage import week
 
 
 class Renewed(NamedTuple):
-    """The stored parts of a child's policy; for an adult they are the defaults."""
+    """The stored parts of a policy, read by a statement; for an adult they are the defaults.
+
+    The statement was sent at `sent_at` (monotonic), and its time is `now`.
+    """
 
     configuration: Configuration
     stored: str | None
+    is_child: bool
+    sent_at: float
+    now: datetime
 
 
 class Recorded(NamedTuple):
@@ -43,6 +50,7 @@ class RecordedRow(msgspec.Struct, frozen=True):
     exemptions: list[bool | None] | None
     timezones: list[str | None] | None
     policies: list[str | None] | None
+    are_children: list[bool | None] | None
     extended: list[UUID] | None
     extended_minutes: list[int] | None
     playing: list[int] | None
@@ -65,14 +73,15 @@ class RecordedRow(msgspec.Struct, frozen=True):
             return {}
         return dict(zip(self.extended, self.extended_minutes or (), strict=True))
 
-    def policies_renewed(self) -> dict[int, Renewed]:
+    def policies_renewed(self, sent_at: float, now: datetime) -> dict[int, Renewed]:
         """Policies by the position of the beat with `renews`."""
         if self.renewed is None:
             return {}
         limits = (self.weekday_limits or (), self.weekend_limits or ())
         columns = (*limits, self.reset_hours or (), self.exemptions or (), self.timezones or ())
         configurations = map(stored_or_default, *columns)
-        renewed = map(Renewed, configurations, self.policies or ())
+        kinds = (self.policies or (), map(bool, self.are_children or ()))
+        renewed = map(Renewed, configurations, *kinds, repeat(sent_at), repeat(now))
         return dict(zip(self.renewed, renewed, strict=True))
 
     def weeks(self) -> dict[int, tuple[int, list[PastDay]]]:

@@ -8,6 +8,16 @@ import msgspec
 
 from service.database.statement import Statement
 from service.viewing.decision import PastDay, Usage
+from service.viewing.policy import Policy, usage_from
+
+
+def of_week(usage: Usage, policy: Policy) -> Usage:
+    """The usage without the days before the viewing week of its day."""
+    first = usage_from(policy, usage.day)
+    if first is None or not usage.week:
+        return usage
+    week = [past for past in usage.week if past.day >= first]
+    return msgspec.structs.replace(usage, week=week)
 
 
 class PastDaysRow(Protocol):

@@ -55,6 +55,7 @@ IDS = [
     "0026_ix_vs_earlier_days",
     "0027_report_links",
     "0028_heartbeat_parts",
+    "0034_uncached_heartbeats",
 ]
 STARTED = "0006_ix_vs_profile_started"
 

@@ -1,0 +1,30 @@
+set local lock_timeout = '2s';
+
+-- The balances of profiles before `days`, from `firsts` on, with the place of each beat; null if
+-- there are no beats. The arrays that it takes are in step, and those that it returns.
+create or replace function viewing_past_balances(
+    places int[], profiles uuid[], firsts date[], days date[],
+    out past int[], out past_days date[], out past_used_seconds int[], out past_overrides bool[],
+    out past_extended_minutes int[], out past_limit_minutes int[]
+)
+language plpgsql
+stable
+strict
+set search_path from current
+as $$
+begin
+    select
+        array_agg(i.place),
+        array_agg(v.reset_date),
+        array_agg(coalesce(v.used_seconds, 0)::int),
+        array_agg(coalesce(v.is_unlimited_override, false)),
+        array_agg(coalesce(v.extended_minutes, 0)),
+        array_agg(v.limit_minutes)
+    into
+        past, past_days, past_used_seconds, past_overrides, past_extended_minutes,
+        past_limit_minutes
+    from unnest(places, profiles, firsts, days) as i (place, profile_id, first, day)
+    join viewing_time_balances as v
+        on v.profile_id = i.profile_id and v.reset_date >= i.first and v.reset_date < i.day;
+end;
+$$;
