@@ -199,13 +199,21 @@ def report_days(account: int, children: int) -> Case:
 
 
 def heartbeats(
-    starts: bool, renews: bool = False, week: str = "null::date", exclusive: bool = False
+    starts: bool,
+    renews: bool = False,
+    week: str = "null::date",
+    exclusive: bool = False,
+    is_cached: bool = True,
 ) -> Case:
     """A batch; a new session is added to three indexes, and the previous one is ended.
 
     A renewal also looks for a schedule, a lock and exceptions, and `week` reads six balances. An
-    exclusive beat of an ended session looks for the one that ended it.
+    exclusive beat of an ended session looks for the one that ended it. A beat that is not cached
+    reads its policy like a renewal, and looks once more for the schedule.
     """
+    day, begin = "date '2026-11-24'", "1795478400::int8"
+    if not is_cached:
+        renews, day, begin, week = True, "null::date", "null::int8", "date '-infinity'"
     return Case(
         "heartbeat_record",
         f"""
@@ -213,11 +221,12 @@ def heartbeats(
             array_agg(p.id), array_agg(p.user_id), array_agg(s.title_id),
             array_agg({"gen_random_uuid()" if starts else "s.id"}),
             array_agg({starts}), array_agg('tv'::text), array_agg('web'::text),
-            array_agg(false), array_agg(date '2026-11-24'), array_agg(true),
+            array_agg(false), array_agg({day}), array_agg(true),
             array_agg(null::bytea), array_agg({renews}),
-            array_agg(1795478400::int8), array_agg({week}),
+            array_agg({begin}), array_agg({week}),
             array_agg({exclusive}), '{PREFIX}'::text, timestamptz '2026-11-24 12:00Z',
-            '500ms'::text, false
+            '500ms'::text, false, array['UTC 6'], array[date '2026-11-24'],
+            array[1795478400::int8]
         from (
             select distinct on (s.profile_id) s.id, s.title_id, s.profile_id
             from viewing_sessions as s
@@ -227,7 +236,9 @@ def heartbeats(
         join profiles as p on p.id = s.profile_id
         """,
         "select 256",
-        each=36 if starts else 16 + 8 * renews + 12 * (week != "null::date") + 8 * exclusive,
+        each=36
+        if starts
+        else 16 + 8 * renews + 12 * (week != "null::date") * is_cached + 8 * exclusive,
         beside=20,
     )
 
@@ -305,6 +316,7 @@ CASES = {
     ),
     "heartbeats that go on": heartbeats(False),
     "heartbeats that bring a configuration back": heartbeats(False, renews=True),
+    "heartbeats of profiles that are not cached": heartbeats(False, is_cached=False),
     "heartbeats of children with a weekly limit": heartbeats(False, week="date '2026-11-18'"),
     "heartbeats that start": heartbeats(True),
     "heartbeats of sessions that other devices may have ended": heartbeats(False, exclusive=True),

@@ -176,7 +176,8 @@ async def test_a_missing_configuration_is_stored_once_for_fifty_first_beats(
     await asyncio.gather(*(beat(running, family) for _ in range(50)))
     rows = await connection.fetch("select timezone, reset_hour from viewing_time_configs")
     assert [tuple(row) for row in rows] == [("UTC", 6)]
-    assert running.context.configurations.misses == 1
+    # Each beat was refused for its unknown viewing day and came again; they shared the load.
+    assert running.context.configurations.misses == 50 + 1
 
 
 async def test_a_long_pause_does_not_count_and_its_end_does_not_either(
