@@ -18,6 +18,19 @@ strict
 set search_path from current
 as $$
 begin
+    with asked as materialized (
+        select
+            i.place,
+            i.profile_id,
+            case when i.first = '-infinity' then i.day - 6 else i.first end as first,
+            i.day
+        from unnest(places, profiles, firsts, days) as i (place, profile_id, first, day)
+        left join viewing_schedules as z
+            on z.profile_id = case when i.first = '-infinity' then i.profile_id end
+        where i.first <> '-infinity'
+            or z.weekly_limit_minutes is not null
+            or z.rollover_max_minutes > 0
+    )
     select
         array_agg(i.place),
         array_agg(v.reset_date),
@@ -28,15 +41,8 @@ begin
     into
         past, past_days, past_used_seconds, past_overrides, past_extended_minutes,
         past_limit_minutes
-    from unnest(places, profiles, firsts, days) as i (place, profile_id, first, day)
-    left join viewing_schedules as z
-        on z.profile_id = case when i.first = '-infinity' then i.profile_id end
+    from asked as i
     join viewing_time_balances as v
-        on v.profile_id = i.profile_id
-        and v.reset_date >= case
-            when i.first <> '-infinity' then i.first
-            when z.weekly_limit_minutes is not null or z.rollover_max_minutes > 0 then i.day - 6
-        end
-        and v.reset_date < i.day;
+        on v.profile_id = i.profile_id and v.reset_date >= i.first and v.reset_date < i.day;
 end;
 $$;

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import asyncpg
@@ -600,8 +601,15 @@ def literal(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, list):
-        return "'{" + ",".join("null" if v is None else str(v) for v in value) + "}'"
+        return "'{" + ",".join(map(element, value)) + "}'"
     return f"'{value}'"
+
+
+def element(value: object) -> str:
+    """A value in an array literal; the driver reads `-infinity` as the first date."""
+    if value is None:
+        return "null"
+    return "-infinity" if value == date.min else str(value)
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
