@@ -17,11 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service.server import bound
+from service.listeners import MAX_BACKLOG, bound, sharing
 
-# The event loop accepts one new connection a turn from each listening socket. With one socket and
-# 1,000 busy clients the last of them waits for seconds.
-LISTENERS: Final = 16
 PATH: Final = "/api/v1/viewing-time/heartbeat"
 RESPONSE: Final = {
     "session_id": "00000000-0000-4000-8000-000000000000",
@@ -67,11 +64,10 @@ def main(port: int) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        backlog=MAX_BACKLOG,
     )
     with bound("127.0.0.1", port) as listener:
-        uvicorn.Server(config).run(
-            sockets=[listener, *(listener.dup() for _ in range(LISTENERS - 1))]
-        )
+        uvicorn.Server(config).run(sockets=sharing(listener))
 
 
 if __name__ == "__main__":

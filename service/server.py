@@ -1,7 +1,6 @@
 """The HTTP server around the application: one process, one event loop."""
 
 import asyncio
-import errno
 import gc
 import logging
 import os
@@ -18,25 +17,12 @@ from starlette.applications import Starlette
 from service.app import Service, application, scrapes
 from service.context import Context
 from service.http.protocol import Protocol
+from service.listeners import MAX_BACKLOG, sharing
 from service.settings import Settings
 
 logger = logging.getLogger("viewing_time.server")
 
-# The event loop accepts one connection per turn from each listening socket. If a thousand players
-# connect to one socket at once, the last waits a second while the first are served.
-LISTENERS: Final = 16
 OPERATOR_CONNECTIONS: Final = 8  # to METRICS_PORT, in addition to those of clients
-
-
-class PortTaken(Exception):
-    """The service cannot listen on the address `where`; the message is two sentences.
-
-    `variable` is the setting to change, `remedy` is how to change it.
-    """
-
-    def __init__(self, where: str, reason: str | None, variable: str, remedy: str) -> None:
-        super().__init__(f"Cannot serve on {where}: {reason}. {remedy[0].upper()}{remedy[1:]}.")
-        self.where, self.reason, self.variable, self.remedy = where, reason, variable, remedy
 
 
 class BackgroundTaskDied(Exception):
@@ -137,42 +123,6 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(50_000, 50, 50)
 
 
-def bound(host: str, port: int, variable: str = "PORT") -> socket.socket:
-    """A listening socket, bound before anything slow begins; raises PortTaken."""
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # `localhost` has addresses of both families; clients in the field use IPv4.
-        family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, ValueError) as error:  # ValueError: not a possible host name
-        reason = error.strerror if isinstance(error, OSError) else "not the name of a machine"
-        raise PortTaken(where, reason, *_remedy(None, variable)) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        remedy = _remedy(error.errno, variable)
-        raise PortTaken(where, error.strerror, *remedy) from error
-    return listener
-
-
-def _remedy(number: int | None, variable: str) -> tuple[str, str]:
-    """The setting to change after the system's error `number`, and how to change it."""
-    if number == errno.EADDRINUSE:
-        return variable, f"set {variable} to another"
-    if number in (errno.EACCES, errno.EPERM):
-        return (
-            variable,
-            f"set {variable} to 1024 or more, or allow this process to bind lower ports",
-        )
-    host = variable.replace("PORT", "HOST")
-    remedy = f"set {host} to an address of this machine, such as 127.0.0.1, or to 0.0.0.0 for all"
-    return host, remedy
-
-
 def serve(
     settings: Settings,
     listener: socket.socket,
@@ -193,7 +143,7 @@ def serve(
     if scrape_listener is not None:
         server.add(scrape_listener, _config(settings, scrapes()))
     try:
-        server.run(sockets=[listener, *(listener.dup() for _ in range(LISTENERS - 1))])
+        server.run(sockets=sharing(listener))
     except SystemExit as end:
         if not end.code:  # a signal; a server that could not start exits with 3
             raise
@@ -208,6 +158,7 @@ def _config(settings: Settings, served: Starlette) -> uvicorn.Config:
         loop="uvloop",
         http=Admitted,
         ws="none",
+        backlog=MAX_BACKLOG,
         lifespan="on",
         log_config=None,
         access_log=False,

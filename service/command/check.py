@@ -11,8 +11,8 @@ from service.command.check_database import Finding as Finding
 from service.command.check_database import Findings, database
 from service.credentials import jwks
 from service.http.urls import HEALTH, METRICS
+from service.listeners import LISTENERS, PortTaken, bound, max_waiting
 from service.observing import open_files
-from service.server import PortTaken, bound
 from service.settings import Settings, SettingsError, read
 from service.viewing import rules
 
@@ -48,6 +48,10 @@ def _players(settings: Settings) -> Findings:
         yield Finding("FAULT", f"{text}; HEARTBEAT_QUEUE_MAX is {needed:,}", remedy)
     else:
         yield Finding("ok", text)
+    if (waiting := max_waiting()) < needed:
+        text = f"players: if more than {waiting:,} connect at once, the others wait for a second"
+        remedy = f"set the kernel's net.core.somaxconn to {-(-needed // LISTENERS):,} or more"
+        yield Finding("warn", f"{text}; HEARTBEAT_QUEUE_MAX is {needed:,}", remedy)
 
 
 def _zones() -> Findings:

@@ -18,9 +18,10 @@ from service.command import check, check_database, data, demo, imports, local_da
 from service.command.dotenv import dotenv
 from service.database import cures
 from service.errors import DatabaseError
+from service.listeners import PortTaken, bound
 from service.observing import open_files
 from service.observing.logs import logging_to_stdout
-from service.server import BackgroundTaskDied, PortTaken, bound, serve
+from service.server import BackgroundTaskDied, serve
 from service.settings import Settings, SettingsError, read, setting
 
 ADDRESSES: Final = ("database_direct_url", "database_url")

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
+from service import listeners
 from service.app import utc_now
 from service.command import check, check_database
 from service.command.check import Finding, findings
@@ -20,7 +21,7 @@ from service.command.check_database import ServerRow
 from service.command.main import main
 from service.credentials import jwks
 from service.database.driver import Connection
-from service.server import bound
+from service.listeners import bound
 from service.settings import Settings
 from service.viewing import rules
 from tests.conftest import RunningService, free_port, served
@@ -71,6 +72,18 @@ async def test_all_checks_pass(environment: dict[str, str]) -> None:
         "settings", "players:", "database", "settings", "migrations:", "tables", "the",
         "clock", "connections:", "time", "port:",
     ]  # fmt: skip
+
+
+async def test_a_kernel_that_lets_few_connections_wait_is_reported(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "SOMAXCONN", tmp_path / "somaxconn")
+    assert await problems(environment) == []
+    (tmp_path / "somaxconn").write_text("16\n")
+    assert await problems(environment) == [
+        "warn  players: if more than 256 connect at once, the others wait for a second; "
+        "HEARTBEAT_QUEUE_MAX is 500: set the kernel's net.core.somaxconn to 32 or more"
+    ]
 
 
 async def test_all_setting_errors_are_reported_at_once() -> None:

@@ -26,7 +26,7 @@ from service.command.dotenv import dotenv
 from service.database import schema
 from service.database.driver import Connection
 from service.database.migrate import listing
-from service.server import PortTaken, bound
+from service.listeners import PortTaken, bound
 from tests.conftest import ROOT, free_port, served
 from tests.embedded.test_supervisor import ask
 from tests.family import SECRET
