@@ -1,8 +1,8 @@
 """A client that opens all its connections at once, and sends one request on each.
 
-`python -m bench.burst PLAN` takes a `load.Plan` as JSON and prints a `load.Outcome`. Latencies
-count from the first connection. It has no event loop: it shares the cores with the service, and a
-slow client would open the connections one after the other.
+`python -m bench.burst PLAN` takes a Plan as JSON and prints an Outcome. Latencies count from the
+first connection. There is no event loop: the client shares the cores with the service, and a slow
+one would open the connections one after the other.
 """
 
 import select
@@ -14,77 +14,67 @@ from typing import Final
 
 import msgspec
 
-from bench.load import MAX_WAIT_SECONDS, Outcome, Plan, percentile
+from bench.plan import (
+    MAX_WAIT_SECONDS,
+    Answers,
+    Outcome,
+    Plan,
+    cpu_seconds,
+    error_in,
+    response_bytes,
+)
 
-LENGTH: Final = b"content-length:"
-READY: Final = b"HTTP/1.1 200"
+RECEIVED_BYTES: Final = 65_536
+
+
+class Player:
+    """A connection on which one request is sent; it stays open."""
+
+    def __init__(self, request: bytes) -> None:
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+        self._request = request
+        self._received = b""
+
+    def proceed(self, events: int) -> str | None:
+        """Sends or receives; returns the error, empty if there is none, once the player is done."""
+        try:
+            if events & select.EPOLLOUT:
+                self.socket.send(self._request)
+                return None
+            part = self.socket.recv(RECEIVED_BYTES)
+        except OSError as error:
+            return str(error)
+        received = self._received = self._received + part
+        length = response_bytes(received)
+        if part and not (length and len(received) >= length):
+            return None
+        return error_in(received) if part else "closed by the server"
 
 
 def run(plan: Plan) -> Outcome:
     """Sends each request of the plan on a connection of its own."""
     requests = Path(plan.requests).read_bytes().split(b"\0")[:-1]
-    connections = {}
-    for request in requests:
-        connection = socket.socket()
-        connection.setblocking(False)
-        connections[connection.fileno()] = (connection, request)
-    latencies: list[float] = []
-    failures: list[str] = []
-    received = dict.fromkeys(connections, b"")
+    players = {player.socket.fileno(): player for player in map(Player, requests)}
+    answers = Answers()
+    waiting = len(players)
     with select.epoll() as poll:
         started_at = perf_counter()
-        for number, (connection, _) in connections.items():
-            connection.connect_ex(("127.0.0.1", plan.port))
+        for number, player in players.items():
+            player.socket.connect_ex(("127.0.0.1", plan.port))
             poll.register(number, select.EPOLLOUT)
-        while received:
-            if perf_counter() - started_at > MAX_WAIT_SECONDS:
-                raise TimeoutError(f"{len(received):,} responses are missing")
+        while waiting:
+            if perf_counter() > started_at + MAX_WAIT_SECONDS:
+                raise TimeoutError(f"{waiting:,} responses are missing")
             for number, events in poll.poll(1, 1024):
-                connection, request = connections[number]
-                try:
-                    if events & select.EPOLLOUT:
-                        connection.send(request)
-                        poll.modify(number, select.EPOLLIN)
-                        continue
-                    part = connection.recv(65_536)
-                except OSError as error:
-                    failures.append(str(error))
-                    part = b""
-                received[number] += part
-                if part and not _is_whole(received[number]):
-                    continue
-                latencies.append(perf_counter() - started_at)
-                answer = received.pop(number)
-                poll.unregister(number)
-                if not answer.startswith(READY) or b'"blocked"' in answer:
-                    failures.append(answer.decode() or "connection lost")
-        seconds = perf_counter() - started_at
-    for connection, _ in connections.values():
-        connection.close()
-    return _outcome(sorted(latency * 1000 for latency in latencies), seconds, failures)
-
-
-def _is_whole(answer: bytes) -> bool:
-    head, end, body = answer.partition(b"\r\n\r\n")
-    if not end:
-        return False
-    length = head.lower().partition(LENGTH)[2].partition(b"\r\n")[0]
-    return len(body) >= int(length)
-
-
-def _outcome(ranked: list[float], seconds: float, failures: list[str]) -> Outcome:
-    return Outcome(
-        completed=len(ranked),
-        errors=len(failures),
-        seconds=seconds,
-        p50_ms=percentile(ranked, 50),
-        p95_ms=percentile(ranked, 95),
-        p99_ms=percentile(ranked, 99),
-        p999_ms=percentile(ranked, 99.9),
-        highest_ms=ranked[-1],
-        first_ms=ranked[0],
-        first_error=failures[0] if failures else "",
-    )
+                error = players[number].proceed(events)
+                if error is not None:
+                    answers.add(perf_counter() - started_at, error)
+                    poll.unregister(number)
+                    waiting -= 1
+                elif events & select.EPOLLOUT:
+                    poll.modify(number, select.EPOLLIN)
+        return answers.outcome(perf_counter() - started_at, cpu_seconds())
 
 
 if __name__ == "__main__":
