@@ -121,6 +121,7 @@ async def test_every_unique_key_that_a_statement_relies_on_is_checked(
             re.DOTALL,
         )
     }
+    await connection.execute("drop index ix_vtb_date_profile")
     for table in TABLES:
         await connection.execute(
             f"""do $$ declare k name; begin
@@ -220,6 +221,7 @@ CHANGES = {
         "constraint late of table viewing_time_configs is deferrable, so no row can be written",
     ),
     "alter table viewing_time_balances drop constraint uq_vtb_profile_date; "
+    "drop index ix_vtb_date_profile; "
     "create unique index whole on viewing_time_balances (profile_id, reset_date); "
     "update pg_index set indisvalid = false where indexrelid = 'whole'::regclass": (
         "refuse",
@@ -247,6 +249,7 @@ async def test_unique_index_on_some_rows_or_other_columns_is_not_enough(
     await connection.execute(
         """
         alter table viewing_time_balances drop constraint uq_vtb_profile_date;
+        drop index ix_vtb_date_profile;
         create unique index on viewing_time_balances (profile_id, reset_date)
         where not is_unlimited_override;
         create unique index on viewing_time_balances (profile_id, reset_date, used_seconds);
