@@ -36,10 +36,11 @@ from service.platform.erasure import ERASE_SECONDS, viewing_data_erase
 from service.platform.imports import import_records
 from service.platform.profiles import profile_delete, profile_put
 from service.platform.titles import title_delete, title_put
-from service.players import balance
+from service.players import balance, heartbeat
 from service.players.decision import decision
-from service.players.heartbeat import Heartbeat
+from service.players.heartbeat import Heartbeat, Recording
 from service.players.session import session_end
+from service.players.short_heartbeat import ShortHeartbeat
 from service.settings import Settings, masked
 from service.startup import build
 
@@ -73,11 +74,9 @@ def _route(
 PIN_SECONDS: Final = 10.0
 HEARTBEAT: Final = Heartbeat()
 DESCRIPTION: Final = Description()
-HEARTBEAT_PATH: Final = f"{VIEWING}/heartbeat"
 
-HEARTBEAT_ROUTE: Final = _route("POST", HEARTBEAT_PATH, HEARTBEAT)
-HEARTBEAT_200: Final = ("POST", HEARTBEAT_PATH, 200)
-HEARTBEAT_503: Final = ("POST", HEARTBEAT_PATH, 503)
+HEARTBEAT_ROUTE: Final = _route("POST", heartbeat.PATH, HEARTBEAT)
+HEARTBEAT_503: Final = ("POST", heartbeat.PATH, 503)
 
 ROUTES: Final[list[BaseRoute]] = [
     HEARTBEAT_ROUTE,
@@ -154,24 +153,31 @@ class Service(Starlette):
                 context.metrics.heartbeats_overloaded += 1
                 context.metrics.requests[HEARTBEAT_503] += 1
                 await HEARTBEAT.refuse(scope, send)
-                return
-            scope["route"] = HEARTBEAT_ROUTE
-            try:
-                await HEARTBEAT(scope, receive, send)
-            except Exception as error:
-                refusal = partial(error_responses.answer, error=error)
-                await logged(refusal, scope, receive, send, CURRENT.get())
             else:
-                context.metrics.requests[HEARTBEAT_200] += 1
+                await self.heartbeat(scope, receive, send)
         elif scope["type"] == "http":
             await logged(super().__call__, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
+    async def heartbeat(
+        self, scope: Scope, receive: Receive, send: Send, recording: Recording | None = None
+    ) -> None:
+        """Answers a heartbeat without `Origin`, also one that the short path has sent."""
+        context: Context = scope["state"]["context"]
+        scope["route"] = HEARTBEAT_ROUTE
+        try:
+            await HEARTBEAT(scope, receive, send, recording)
+        except Exception as error:
+            refusal = partial(error_responses.answer, error=error)
+            await logged(refusal, scope, receive, send, CURRENT.get())
+        else:
+            context.metrics.requests[heartbeat.ANSWERED] += 1
+
 
 def _is_plain_heartbeat(scope: Scope) -> bool:
     """Whether the request is a heartbeat without `Origin`, so not from a browser."""
-    if scope["path"] != HEARTBEAT_PATH or scope["method"] != "POST":
+    if scope["path"] != heartbeat.PATH or scope["method"] != "POST":
         return False
     for name, _ in scope["headers"]:  # noqa: SIM110 (`any` costs a generator for each heartbeat)
         if name == b"origin":
@@ -201,7 +207,10 @@ def scrapes() -> Starlette:
 
 
 class State(TypedDict):
+    """The state of the lifespan; without `short_path` every request takes the ordinary path."""
+
     context: Context
+    short_path: ShortHeartbeat | None
 
 
 def utc_now() -> datetime:
@@ -229,7 +238,11 @@ def application(
         async with AsyncExitStack() as parts:
             context = await build(settings, now, parts, telemetry, end)
             logger.info("started", extra={"fields": masked(settings)})
-            yield {"context": context}
+            is_short = settings.short_path and telemetry is None  # which measures every request
+            yield {
+                "context": context,
+                "short_path": ShortHeartbeat(context, app) if is_short else None,
+            }
             logger.info("stopping")
         logger.info("stopped")
 

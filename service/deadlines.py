@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -43,6 +43,10 @@ def _forget(task: asyncio.Task[Any]) -> None:
         task.exception()  # retrieved, so that asyncio does not log it: the caller has its own error
 
 
+class Expiring(Protocol):
+    def expire(self) -> None: ...
+
+
 class Deadlines:
     """One timer for all heartbeats; a timer for each would cost a twentieth of a heartbeat.
 
@@ -52,7 +56,7 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._running: dict[Deadline, float] = {}
+        self._running: dict[Expiring, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -60,12 +64,13 @@ class Deadlines:
         """A `with` block of the running task; raises DeadlinePassed if it takes too long."""
         return Deadline(self)
 
-    def enter(self, deadline: "Deadline") -> None:
+    def enter(self, deadline: Expiring) -> None:
+        """Calls `expire` of a deadline, once or more, if it does not leave in time."""
         self._running[deadline] = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds / TICKS, self._expire_late)
 
-    def leave(self, deadline: "Deadline") -> None:
+    def leave(self, deadline: Expiring) -> None:
         del self._running[deadline]
 
     def _expire_late(self) -> None:

@@ -37,9 +37,12 @@ class Admitted(Protocol):
     """
 
     spare = 0
+    is_for_operators = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         connections = self.app_state["context"].metrics.connections
+        if not self.is_for_operators:
+            self.short_path = self.app_state["short_path"]
         if len(self.connections) < connections.max + self.spare:
             super().connection_made(transport)
         else:
@@ -52,6 +55,7 @@ class AdmittedOperator(Admitted):
     """Admits connections to METRICS_PORT, where operators can connect when clients cannot."""
 
     spare = OPERATOR_CONNECTIONS
+    is_for_operators = True
 
 
 class Server(uvicorn.Server):

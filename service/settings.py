@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_connections: Annotated[int, Meta(ge=1, le=16)] = 2
     heartbeat_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
     heartbeat_queue_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
+    short_path: bool = True
     credit: Literal["beats", "clock"] = "beats"
     config_cache_ttl_seconds: Annotated[float, Meta(ge=0.001, le=86_400)] = 60.0
     config_cache_max_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000

@@ -23,7 +23,6 @@ import asyncpg
 import bcrypt
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
 from xdist.scheduler import LoadScopeScheduling
 
 from service import startup
@@ -38,6 +37,7 @@ from service.observing import open_files
 from service.settings import Settings
 from tests.eventually import eventually
 from tests.family import SECRET, Family, add_family, bearer
+from tests.http.connected import Connected
 from tests.processes import dying_with_parent, kill_left_behind, mark_run
 from tests.quick import no_process, starts_processes
 
@@ -205,10 +205,17 @@ async def admin(connection: Connection) -> dict[str, str]:
 
 
 @pytest.fixture
-def settings(database: str) -> Settings:
+def short_path() -> bool:
+    """Whether plain heartbeats take the short path; some modules run with both."""
+    return True
+
+
+@pytest.fixture
+def settings(database: str, short_path: bool) -> Settings:
     """Settings for an application on the test's database; cheap hashes."""
     return Settings(
         database_url=database,
+        short_path=short_path,
         jwt_secret=SECRET,
         bcrypt_rounds=4,
         pool_min_size=2,
@@ -279,10 +286,7 @@ async def in_process(
             state = await parts.enter_async_context(app.router.lifespan_context(app))
         assert state is not None
 
-        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
-            await app({**scope, "state": dict(state)}, receive, send)
-
-        transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
+        transport = Connected(app, state)
         async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
             yield Running(state["context"], client, clock)
     assert died == [], "a background task died; the log says which"

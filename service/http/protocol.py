@@ -11,8 +11,9 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from service.http.request_head import MAX_HEADERS, TOO_LARGE, HeadProtocol, Refused
+from service.http.request_head import MAX_HEADERS, TOO_LARGE, Refused
 from service.http.response_cycle import Flow
+from service.http.short_path import ShortProtocol
 
 # Bytes of a request outside its body: head, chunk sizes and extensions, trailers. Body bytes that
 # arrive after the response count too.
@@ -26,7 +27,7 @@ VERSION: Final = b"HTTP/1."
 INVALID: Final = "Invalid HTTP request received."
 
 
-class Protocol(HeadProtocol):
+class Protocol(ShortProtocol):
     """Parses a request when the one before it is answered."""
 
     _held = b""  # received; parsed up to `_at`
@@ -92,6 +93,8 @@ class Protocol(HeadProtocol):
         self._framing_bytes += len(piece)
         try:
             left = self._feed(piece)
+            if self.offered is not None:
+                self.await_body()
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(str(cause) if isinstance(cause, Refused) else INVALID)
@@ -121,6 +124,10 @@ class Protocol(HeadProtocol):
             self._framing_bytes = max(self._framing_bytes - CHUNK_BYTES, 0)
 
     def on_body(self, body: bytes) -> None:
+        if self.offered is not None:
+            self._framing_bytes -= len(body)
+            self.offered_body += body
+            return
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -135,6 +142,9 @@ class Protocol(HeadProtocol):
             return  # an `Upgrade`; the head is parsed again without it
         self._is_whole = True
         self._framing_bytes = 0
+        if self.offered is not None:
+            self.offer()
+            return
         if self._has_trailers and not self.parser.should_keep_alive():
             self._end()  # the parser took a trailer for a header, and cannot parse another request
         if not self.cycle.response_complete:
@@ -153,6 +163,7 @@ class Protocol(HeadProtocol):
 
     def eof_received(self) -> Any:
         """Keeps a connection that the client has half closed until the response is sent."""
+        self.stop_offering()
         if not self._is_answering():
             return False
         if not self._is_whole and not self._is_head:
@@ -172,6 +183,7 @@ class Protocol(HeadProtocol):
 
     def _refuse(self, message: str) -> None:
         """Responds 400 to the request that is being received, and closes the connection."""
+        self.stop_offering()
         if self.transport.is_closing():
             return
         self.logger.warning(message)

@@ -8,9 +8,10 @@ stops at an `Upgrade`.
 import asyncio
 import re
 import urllib.parse
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import httptools
+from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http.response_cycle import Cycle
@@ -25,12 +26,26 @@ class Refused(Exception):
     """A request that is answered 400; the message is the sentence."""
 
 
+class Head(NamedTuple):
+    """The head of a request; `path` and `query` are those of its target."""
+
+    method: bytes
+    version: str
+    path: bytes
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    keep_alive: bool
+    expects_continue: bool
+    is_chunked: bool
+
+
 class HeadProtocol(HttpToolsProtocol):
     """Starts a request when its head has been parsed.
 
     The parser raises its own error for an exception of a callback, with that as the context.
     """
 
+    cycle: Any
     _is_head = False  # a head has begun and not ended
     _has_trailers = False
     _is_chunked = False
@@ -38,7 +53,9 @@ class HeadProtocol(HttpToolsProtocol):
     _host: bytes | None = None  # the last valid one
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._is_head = True
         self._has_trailers = self._is_chunked = False
         self._hosts = 0
@@ -83,16 +100,45 @@ class HeadProtocol(HttpToolsProtocol):
             # Never happens, because the data is cut before a request that must wait.
             raise Refused("The request came out of turn")
         path, query = _target(method, self.url)
-        plain = path.decode("ascii")
-        self.scope["method"] = method.decode("ascii")
-        if not is_current:
-            self.scope["http_version"] = version
-        self.scope["path"] = urllib.parse.unquote(plain) if "%" in plain else plain
-        self.scope["raw_path"] = path
-        self.scope["query_string"] = query
         self._is_head = False
-        self.cycle = Cycle(
-            scope=self.scope,
+        keep_alive = is_current and self.parser.should_keep_alive()
+        expects_continue = is_current and self.expect_100_continue
+        head = Head(
+            method,
+            version,
+            path,
+            query,
+            self.headers,
+            keep_alive,
+            expects_continue,
+            self._is_chunked,
+        )
+        self.start(head)
+
+    def start(self, head: Head) -> None:
+        """Starts the application for a request whose head has arrived."""
+        self.begin(head)
+
+    def begin(self, head: Head, body: bytes | None = None, app: Any = None) -> Cycle:
+        """Starts the application, or `app`, for a request; `body` is the whole body if known."""
+        plain = head.path.decode("ascii")
+        scope: HTTPScope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": head.version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "method": head.method.decode("ascii"),
+            "root_path": self.root_path,
+            "path": urllib.parse.unquote(plain) if "%" in plain else plain,
+            "raw_path": head.path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": self.app_state.copy(),
+        }
+        self.cycle = cycle = Cycle(
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -100,11 +146,16 @@ class HeadProtocol(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=is_current and self.expect_100_continue,
-            keep_alive=is_current and self.parser.should_keep_alive(),
+            expect_100_continue=head.expects_continue,
+            keep_alive=head.keep_alive,
             on_response=self.on_response_complete,
         )
-        self._start_asgi_task(self.cycle, self.app)
+        if body is not None:
+            cycle.body += body
+            cycle.more_body = False
+            cycle.message_event.set()
+        self._start_asgi_task(cycle, app or self.app)
+        return cycle
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -45,7 +45,10 @@ UNCACHED: Final[ByPolicy] = (None, DEFAULTS.educational_exempt, True, None, EVER
 
 
 class Head(NamedTuple):
-    """The headers of a request that a heartbeat uses; `prefers_decision` is from `Prefer`."""
+    """The headers of a request that a heartbeat uses; `prefers_decision` is from `Prefer`.
+
+    A request with `Origin` comes from a browser.
+    """
 
     authorization: str | None
     content_type: str | None
@@ -53,6 +56,7 @@ class Head(NamedTuple):
     request_id: bytes | None
     traceparent: bytes | None
     prefers_decision: bool
+    has_origin: bool
 
 
 def read_head(headers: Sequence[tuple[bytes, bytes]]) -> Head:
@@ -71,6 +75,7 @@ def read_head(headers: Sequence[tuple[bytes, bytes]]) -> Head:
         first.get(b"x-request-id"),
         first.get(b"traceparent"),
         prefers_decision,
+        b"origin" in first,
     )
 
 

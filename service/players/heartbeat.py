@@ -4,8 +4,10 @@ It is an ASGI application in the route table, not a Starlette endpoint. It reads
 writes bytes, which saves a Request and a Response for every beat.
 """
 
+import asyncio
+from datetime import datetime
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID, uuid4
 
 from msgspec import UNSET
@@ -15,6 +17,7 @@ from service.context import Context
 from service.errors import SERVICE_UNAVAILABLE, ClientError, Overloaded
 from service.http import auth, lenient_json
 from service.http.body_and_reply import body, slow_body
+from service.http.urls import VIEWING
 from service.observing.trace import CURRENT, Trace, count_statement
 from service.players import beats
 from service.players.beats import APPLIED, BODY, HEADERS, KeyHash
@@ -22,7 +25,11 @@ from service.players.displaced import with_details
 from service.players.heartbeat_body import HeartbeatBody, Verdict
 from service.viewing.config_entries import Entry
 from service.viewing.heartbeat_statement import Beat, DayUnknown
+from service.viewing.policy import Policy
 from service.viewing.recorded_row import Recorded, Renewed
+
+PATH: Final = f"{VIEWING}/heartbeat"
+ANSWERED: Final = ("POST", PATH, 200)  # a key of `Metrics.requests`
 
 SHED: Final = lenient_json.encode({"detail": SERVICE_UNAVAILABLE.text})
 SHED_HEADERS: Final = [
@@ -30,6 +37,31 @@ SHED_HEADERS: Final = [
     (b"content-length", str(len(SHED)).encode()),
     (b"retry-after", b"1"),
 ]
+
+
+class Recording(NamedTuple):
+    """A beat that the writer has; `begun` is monotonic.
+
+    Whoever awaits the only member of `outcome` takes it out: a frame that still had it when it
+    raises would be in a reference cycle with its error.
+    """
+
+    begun: float
+    beat: Beat
+    entry: Entry | None
+    policy: Policy | None
+    now: datetime
+    outcome: list[asyncio.Future[Recorded]]
+
+
+def send_beat(
+    context: Context, account_id: UUID, body: HeartbeatBody, key: KeyHash | None, begun: float
+) -> Recording:
+    """Sends a beat to the writer; raises Overloaded, ClientError 429."""
+    entry, now = context.configurations.peek(account_id, body.profile_id), context.now()
+    policy = None if entry is None else entry.policy
+    beat = beats.beat(context, account_id, body, key, entry, now)
+    return Recording(begun, beat, entry, policy, now, [context.writer.record(beat)])
 
 
 class Heartbeat:
@@ -42,19 +74,26 @@ class Heartbeat:
         await send({"type": "http.response.start", "status": 503, "headers": SHED_HEADERS + ids})
         await send({"type": "http.response.body", "body": SHED})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, recording: Recording | None = None
+    ) -> None:
+        """Answers a beat, which is not recorded again if the short path has sent it."""
         context: Context = scope["state"]["context"]
         head = beats.read_head(scope["headers"])
         trace = Trace(head.request_id, head.traceparent)
+        if recording is not None:
+            trace.begun = recording.begun
         CURRENT.set(trace)
         beat = None
         try:
             with context.deadlines.watch():
                 beat = BODY.read(await body(receive), head.content_type)
                 key = None if head.key is None else beats.key_hash(beat, head.key)
-                caller = auth.bearer(context, head.authorization)
-                account_id = caller or await auth.verified(context, head.authorization)
-                verdict = await _verdict(context, account_id, beat, key, head.prefers_decision)
+                if recording is None:
+                    caller = auth.bearer(context, head.authorization)
+                    account_id = caller or await auth.verified(context, head.authorization)
+                    recording = send_beat(context, account_id, beat, key, trace.begun)
+                verdict = await _verdict(context, recording, head.prefers_decision)
         except (ClientError, Overloaded) as refusal:
             count_refused(context, trace, beat, refusal)
             raise
@@ -83,33 +122,22 @@ class Heartbeat:
         await send({"type": "http.response.body", "body": answer})
 
 
-async def _verdict(
-    context: Context,
-    account_id: UUID,
-    body: HeartbeatBody,
-    key: KeyHash | None,
-    prefers_decision: bool,
-) -> Verdict:
-    """Records the beat and decides by the committed balance."""
-    entry, now = context.configurations.peek(account_id, body.profile_id), context.now()
-    policy = None if entry is None else entry.policy
-    beat = beats.beat(context, account_id, body, key, entry, now)
+async def _verdict(context: Context, recording: Recording, prefers_decision: bool) -> Verdict:
+    """Decides when the beat has been committed."""
+    _, beat, entry, policy, now, outcome = recording
+    count_statement()
     try:
         try:
-            recorded = await _recorded(context, beat)
+            recorded = await outcome.pop()
         except DayUnknown as unknown:
             entry = await _entry(context, beat, unknown.read)
             policy = entry.policy
             beat = beats.with_policy(context, beat, entry, now)
-            recorded = await _recorded(context, beat)
+            count_statement()
+            recorded = await context.writer.record(beat)
     except ClientError as refusal:
         raise await with_details(context, beat.profile_id, beat.session_id, refusal) from None
     return beats.verdict(context, beat, entry, policy, recorded, now, prefers_decision)
-
-
-async def _recorded(context: Context, beat: Beat) -> Recorded:
-    count_statement()
-    return await context.writer.record(beat)
 
 
 async def _entry(context: Context, sent: Beat, read: Renewed | None) -> Entry:

@@ -18,8 +18,9 @@ from bench.procfs import resident_bytes
 from service.http import protocol
 from service.http.protocol import MAX_FRAMING_BYTES, Protocol
 from service.http.request_head import MAX_HEADERS
+from service.http.short_path import BODY_WAIT_SECONDS
 from tests.conftest import ROOT
-from tests.http.echoing import GATES, STREAM, UNREAD, Echo, configuration
+from tests.http.echoing import GATES, STREAM, UNREAD, Echo, ShortEcho, configuration
 
 HOST: Final = "Host: service.test"
 BODY: Final = b'{"a":"HTTP/1.1","b":"\r\n\r\nGET / HTTP/1.1\r\n"}'
@@ -133,6 +134,13 @@ class Peer:
         return b"".join(self.transport.parts)
 
 
+@pytest.fixture(autouse=True, params=[None, ShortEcho()], ids=["ordinary", "short"])
+def short_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole requests to POST /echo are answered on the short path too."""
+    monkeypatch.setattr(Protocol, "short_path", request.param)
+    GATES.clear()
+
+
 async def settled(condition: Callable[[], bool]) -> None:
     """Runs the event loop until a condition holds, for `TURNS` turns at most."""
     for _ in range(TURNS):
@@ -162,6 +170,31 @@ async def exchanged(*segments: bytes, number: int = 1) -> tuple[list[Answer], bo
     async with peer() as client:
         await client.send(*segments)
         return await client.answers(number), client.transport.is_closed
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2 * BODY_WAIT_SECONDS])
+async def test_a_body_may_come_after_its_head(seconds: float) -> None:
+    sent = request(body=b"late")
+    async with peer() as client:
+        await client.send(sent[:-4])
+        await asyncio.sleep(seconds)
+        await client.send(sent[-4:])
+        [answer] = await client.answers(1)
+        assert answer.echo.body == "late"
+        await client.send(sent)
+        assert len(await client.answers(2)) == 2
+
+
+@pytest.mark.parametrize("end", ["eof", "lost"])
+async def test_a_client_that_ends_within_a_body_is_not_answered_200(end: str) -> None:
+    async with peer() as client:
+        await client.send(request(body=b"late")[:-4])
+        if end == "eof":
+            client.served.eof_received()
+        else:
+            client.served.connection_lost(None)
+        await asyncio.sleep(2 * BODY_WAIT_SECONDS)
+        assert [answer.status for answer in await client.answers(1)] in ([], [400])
 
 
 # Upgrades are ignored

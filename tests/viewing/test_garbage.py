@@ -4,16 +4,20 @@ import asyncio
 import gc
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from types import FrameType
+from functools import partial
+from types import FrameType, SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
+from service.app import Service
 from service.database.driver import Connection
 from service.players.heartbeat import Heartbeat
+from service.players.short_heartbeat import ShortHeartbeat
 from service.settings import Settings
 from tests.conftest import Running, in_process
 from tests.family import Family, add_family
@@ -46,9 +50,21 @@ async def lost_server(connection: Connection, proxy: Proxy) -> AsyncIterator[Non
     proxy.turn("ok")
 
 
+Send = Callable[[Running, Family], Awaitable[None]]
+
+
+def request_of(family: Family) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The headers and the body of a heartbeat."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"authorization", family.bearer["Authorization"].encode()),
+    ]
+    return headers, msgspec.json.encode(family.beat())
+
+
 async def blocked(running: Running, family: Family) -> None:
     """Sends a heartbeat without an HTTP client, which leaves cycles of its own."""
-    body = msgspec.json.encode(family.beat())
+    headers, body = request_of(family)
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -57,16 +73,39 @@ async def blocked(running: Running, family: Family) -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"authorization", family.bearer["Authorization"].encode()),
-    ]
     scope = {"type": "http", "state": {"context": running.context}, "headers": headers}
     await Heartbeat()(scope, receive, send)
     assert b'"blocked"' in sent[1]["body"]
 
 
+async def blocked_short(running: Running, family: Family) -> None:
+    """Sends a heartbeat on the short path, which hands it over when it has failed."""
+    headers, body = request_of(family)
+    given: Any = SimpleNamespace(headers=headers)
+    done = asyncio.Event()
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def answered(app: ASGIApp) -> None:
+        scope = {"type": "http", "state": {"context": running.context}, "headers": headers}
+        await app(scope, cast(Any, None), send)
+        done.set()
+
+    reply: Any = SimpleNamespace(hand_over=lambda app: asyncio.ensure_future(answered(app)))
+    application: Any = SimpleNamespace(
+        draining=False, heartbeat=partial(Service.heartbeat, cast(Service, None))
+    )
+    if ShortHeartbeat(running.context, application).take(given, body, reply):
+        await done.wait()
+        assert b'"blocked"' in sent[1]["body"]
+    else:
+        await blocked(running, family)  # the first beat, or no policy is cached
+
+
 # The driver and asyncio leave cycles of their own for each connection that fails.
+@pytest.mark.parametrize("blocked", [blocked, blocked_short])
 @pytest.mark.parametrize(
     ("fault", "max_left"), [(failing_statement, 5), (failing_load, 5), (lost_server, 400)]
 )
@@ -75,6 +114,7 @@ async def test_fifty_failures_leave_a_few_objects(
     connection: Connection,
     fault: Fault,
     max_left: int,
+    blocked: Send,
 ) -> None:
     families = [await add_family(connection) for _ in range(5)]
     async with AsyncExitStack() as parts:
