@@ -1,23 +1,20 @@
-"""The application: every URL on one screen, the fast path of heartbeats, the lifespan."""
+"""The application: every URL on one screen, and the lifespan."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
 
 from service.context import Context
+from service.dispatch import HEARTBEAT_ROUTE, Service, TracedService
 from service.http import cross_origin, error_responses
 from service.http.body_and_reply import Endpoint, bounded
-from service.http.last_response import last_of_connection
-from service.http.request_log import logged
 from service.http.urls import ADMIN, HEALTH, METRICS, PARENTAL, PROFILE, VIEWING
-from service.observing.trace import CURRENT
 from service.openapi.document import Description
 from service.operators import prometheus
 from service.operators.admin_metrics import admin_metrics
@@ -36,9 +33,8 @@ from service.platform.erasure import ERASE_SECONDS, viewing_data_erase
 from service.platform.imports import import_records
 from service.platform.profiles import profile_delete, profile_put
 from service.platform.titles import title_delete, title_put
-from service.players import balance, heartbeat
+from service.players import balance
 from service.players.decision import decision
-from service.players.heartbeat import Heartbeat, Recording
 from service.players.session import session_end
 from service.players.short_heartbeat import ShortHeartbeat
 from service.settings import Settings, masked
@@ -53,7 +49,7 @@ logger = logging.getLogger("viewing_time.app")
 def _route(
     method: str,
     path: str,
-    endpoint: Endpoint | Heartbeat,
+    endpoint: Endpoint,
     *,
     seconds: float | None = None,
     streams: bool = False,
@@ -63,7 +59,7 @@ def _route(
     An endpoint must end within REQUEST_TIMEOUT_SECONDS, or `seconds`; one that `streams` reads its
     body itself and has no deadline.
     """
-    if not streams and not isinstance(endpoint, Heartbeat):
+    if not streams:
         endpoint = bounded(endpoint, seconds)
     route = Route(path, endpoint, methods=[method])
     route.methods = {method}
@@ -72,11 +68,7 @@ def _route(
 
 # A hash may wait five seconds in the queue, and takes a quarter of a second.
 PIN_SECONDS: Final = 10.0
-HEARTBEAT: Final = Heartbeat()
 DESCRIPTION: Final = Description()
-
-HEARTBEAT_ROUTE: Final = _route("POST", heartbeat.PATH, HEARTBEAT)
-HEARTBEAT_503: Final = ("POST", heartbeat.PATH, 503)
 
 ROUTES: Final[list[BaseRoute]] = [
     HEARTBEAT_ROUTE,
@@ -131,72 +123,6 @@ DESCRIPTION.describe(ROUTES)
 # For operators; not in the description of the API.
 SCRAPE: Final = _route("GET", METRICS, prometheus.metrics)
 LIVE: Final = _route("GET", "/admin/live", live)
-
-
-class Service(Starlette):
-    """Starlette with a fast path for heartbeats.
-
-    Cross-origin checks, error handling and routing cost as much as the heartbeat itself. A
-    heartbeat without an `Origin` does not come from a browser and needs only the error table, so
-    it skips the rest. `draining` is set when the process is about to stop: it is not ready, but
-    answers every request.
-    """
-
-    draining = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.draining:
-            send = last_of_connection(send)
-        if scope["type"] == "http" and _is_plain_heartbeat(scope):
-            context: Context = scope["state"]["context"]
-            if context.writer.is_full:
-                context.metrics.heartbeats_overloaded += 1
-                context.metrics.requests[HEARTBEAT_503] += 1
-                await HEARTBEAT.refuse(scope, send)
-            else:
-                await self.heartbeat(scope, receive, send)
-        elif scope["type"] == "http":
-            await logged(super().__call__, scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-    async def heartbeat(
-        self, scope: Scope, receive: Receive, send: Send, recording: Recording | None = None
-    ) -> None:
-        """Answers a heartbeat without `Origin`, also one that the short path has sent."""
-        context: Context = scope["state"]["context"]
-        scope["route"] = HEARTBEAT_ROUTE
-        try:
-            await HEARTBEAT(scope, receive, send, recording)
-        except Exception as error:
-            refusal = partial(error_responses.answer, error=error)
-            await logged(refusal, scope, receive, send, CURRENT.get())
-        else:
-            context.metrics.requests[heartbeat.ANSWERED] += 1
-
-
-def _is_plain_heartbeat(scope: Scope) -> bool:
-    """Whether the request is a heartbeat without `Origin`, so not from a browser."""
-    if scope["path"] != heartbeat.PATH or scope["method"] != "POST":
-        return False
-    for name, _ in scope["headers"]:  # noqa: SIM110 (`any` costs a generator for each heartbeat)
-        if name == b"origin":
-            return False
-    return True
-
-
-class TracedService(Service):
-    """The service with a span around each request."""
-
-    def __init__(self, telemetry: "Telemetry", **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._telemetry = telemetry
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._telemetry.request(super().__call__, scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
 
 
 def scrapes() -> Starlette:

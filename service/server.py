@@ -14,8 +14,9 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
-from service.app import Service, application, scrapes
+from service.app import application, scrapes
 from service.context import Context
+from service.dispatch import Service
 from service.http.protocol import Protocol
 from service.listeners import MAX_BACKLOG, sharing
 from service.settings import Settings

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from service.app import Service
 from service.database.driver import Connection
+from service.dispatch import Service
 from service.observing.trace import CURRENT
 from service.players import beats
 from service.settings import Settings

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from starlette.types import ASGIApp, Message
 
-from service.app import Service
 from service.database.driver import Connection
+from service.dispatch import Service
 from service.players.heartbeat import Heartbeat
 from service.players.short_heartbeat import ShortHeartbeat
 from service.settings import Settings
