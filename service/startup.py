@@ -23,6 +23,7 @@ from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor
 from service.operators.readiness import ReadinessWatch
 from service.parents import history, pin_attempt, report_weeks
+from service.platform.balance_months import MonthsAhead
 from service.platform.retention_schedule import RetentionSchedule
 from service.settings import Settings
 from service.viewing import config_loader, rules
@@ -77,6 +78,9 @@ async def build(
     writer = writer_type(settings, metrics, now, handed_over)
     await writer.start()
     parts.push_async_callback(writer.stop)
+    months = MonthsAhead(pool)
+    months.start()
+    parts.push_async_callback(months.stop)
     schedule = RetentionSchedule(settings, now, metrics.retention_runs)
     schedule.start()
     parts.push_async_callback(schedule.stop)

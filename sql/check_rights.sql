@@ -40,7 +40,9 @@ select
                     ('viewing_past_balances(int[], uuid[], date[], date[])'),
                     ('viewing_day_balances(uuid[], date[])'),
                     ('viewing_earlier_parts(jsonb, int, timestamptz)'),
-                    ('viewing_session_is_displaced(uuid, text, timestamptz, timestamptz)')
+                    ('viewing_session_is_displaced(uuid, text, timestamptz, timestamptz)'),
+                    ('viewing_balance_month_add(bool)'),
+                    ('viewing_balance_month_drop(date)')
                 ) as f (name)
                 where to_regprocedure(f.name) is not null
                     and not has_function_privilege(to_regprocedure(f.name)::oid, 'execute')

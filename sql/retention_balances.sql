@@ -8,7 +8,9 @@
 -- row: deleted int
 -- row: next_profile uuid           start of the next range; null after the last profile
 --
--- Uses uq_vtb_profile_date. retention_sessions explains why it works in ranges of profiles.
+-- Uses uq_vtb_profile_date. retention_sessions explains why it works in ranges of profiles. In a
+-- partitioned table, balance_month_drop has dropped whole months before; naming the day again limits
+-- this statement to the partitions that can have expired rows.
 with profiles_in_range as materialized (
     select p.id
     from profiles as p
@@ -17,10 +19,10 @@ with profiles_in_range as materialized (
     limit $2::int
 ),
 expired as materialized (
-    select d.id, r.id as profile_id
+    select d.id, d.reset_date, r.id as profile_id
     from profiles_in_range as r
     cross join lateral (
-        select b.id
+        select b.id, b.reset_date
         from viewing_time_balances as b
         where b.profile_id = r.id and b.reset_date < $3::date
         for update skip locked
@@ -30,7 +32,7 @@ expired as materialized (
 deleted as (
     delete from viewing_time_balances as b
     using expired as d
-    where b.id = d.id
+    where b.id = d.id and b.reset_date = d.reset_date and b.reset_date < $3::date
     returning b.id
 )
 select

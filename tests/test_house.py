@@ -38,6 +38,7 @@ MACHINE_CLOCK: Final = {
     "tests/command/test_check_tables.py": "compares with the clock of the database",
     "tests/database/test_rights.py": "compares with the clock of the database",
     "tests/observing/test_supervision.py": "retention compares with the clock of the database",
+    "tests/platform/test_balance_months.py": "partitions follow the clock of the database",
     "tests/platform/test_retention.py": "retention counts from the clock of the database",
     "tests/command/test_data.py": "retention counts from the clock of the database",
     "tests/parents/test_pin.py": "locks end by the clock of the database",

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from service.database import cures, in_force, schema, tables
+from service.database import cures, in_force, schema, storage, tables
 from service.database.driver import Connection
 from service.database.pool import connect, reach
 from service.database.statement import Statement
@@ -136,6 +136,7 @@ async def _schema(connection: Connection) -> list[Finding]:
     return [
         *_migrations(state),
         *_findings(found, "tables allow reading and writing all rows"),
+        *_findings(await storage.problems(connection), "tables of heartbeats are stored well"),
     ]
 
 

@@ -14,7 +14,16 @@ from uuid import UUID
 import click
 
 from service.app import utc_now
-from service.command import check, check_database, data, demo, imports, local_data, migrate
+from service.command import (
+    check,
+    check_database,
+    data,
+    demo,
+    imports,
+    local_data,
+    migrate,
+    partition,
+)
 from service.command.dotenv import dotenv
 from service.database import cures
 from service.errors import DatabaseError
@@ -107,6 +116,22 @@ def migrate_command(lists: bool, rollback: bool, target: str | None, yes: bool) 
         migrate.roll_back(*address, target, yes=yes)
     elif not migrate.apply(*address):
         click.echo("Nothing to apply: the database has the schema of this version.")
+
+
+@main.command("partition")
+@click.option("--dry-run", is_flag=True, help="Only report whether it can be done.")
+def partition_command(dry_run: bool) -> None:
+    """Partition the table of balances by month, while services run.
+
+    New databases have partitions from the start; retention drops them. For a partitioned table, the
+    command creates missing months. It can be interrupted at any time and run again.
+    """
+    environment = _environment()
+    address = _address(*(_setting(name, environment) for name in ADDRESSES))
+    if not address[0]:
+        raise click.ClickException("DATABASE_URL must be set.")
+    with logging_to_stdout("WARNING"):
+        partition.run(*address, is_dry_run=dry_run)
 
 
 @main.command("check")

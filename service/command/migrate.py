@@ -14,7 +14,7 @@ def apply(dsn: str, variable: str) -> bool:
 
     `variable` is the setting that contains `dsn`, for error messages.
     """
-    with _one_sentence(variable):
+    with one_sentence(variable):
         names = migrate.migrate(dsn)
     for name in names:
         click.echo(f"applied {name}")
@@ -23,14 +23,14 @@ def apply(dsn: str, variable: str) -> bool:
 
 def show(dsn: str, variable: str) -> None:
     """Lists the migrations, applied or pending."""
-    with _one_sentence(variable):
+    with one_sentence(variable):
         for name, applied in migrate.listing(dsn):
             click.echo(f"{'applied' if applied else 'pending':<8} {name}")
 
 
 def roll_back(dsn: str, variable: str, target: str | None, *, yes: bool) -> None:
     """Rolls back the latest migration, or `target` and all later ones."""
-    with _one_sentence(variable):
+    with one_sentence(variable):
         names = migrate.rollback(dsn, target, lambda plan: yes or _confirmed(plan))
     for name in names:
         click.echo(f"rolled back {name}")
@@ -64,7 +64,7 @@ def _is_interactive() -> bool:
 
 
 @contextlib.contextmanager
-def _one_sentence(variable: str) -> Iterator[None]:
+def one_sentence(variable: str) -> Iterator[None]:
     """Turns errors of a migration into one sentence."""
     try:
         yield

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +31,9 @@ from service.database.migrate_session import UnreachableError as UnreachableErro
 from service.database.statement import files
 
 POLL_SECONDS: Final = 0.1
+# Of statements that lock tables of heartbeats: half a minute in all.
+MAX_LOCK_TRIES: Final = 60
+LOCK_PAUSE_SECONDS: Final = 0.5
 # A rollback that drops one of these breaks the running version; a dropped index only costs time.
 HARM: Final = re.compile(
     r"\bdrop\s+(table|column|function|constraint)\s+(?:if\s+exists\s+)?([\w.]+)"
@@ -65,6 +68,10 @@ def migrate(dsn: str) -> list[str]:
                 yoyo.apply_one(migration)
             applied.append(migration.id)
             log.info("migration_applied", extra={"fields": {"migration": migration.id}})
+        try:
+            add_months(guard, is_forced=False)
+        except psycopg.errors.LockNotAvailable:
+            log.warning("balance_months_not_added")  # a running service tries again every day
     return applied
 
 
@@ -101,6 +108,27 @@ def _dropped(name: str) -> list[str]:
     return [" ".join(each) for each in HARM.findall(re.sub(r"--[^\n]*", "", code))]
 
 
+def add_months(guard: Connection, *, is_forced: bool) -> list[str]:
+    """Creates the missing partitions of balances and returns their names."""
+    names = []
+    while name := patiently(guard, "balance_month_add", is_forced)[0][0]:
+        names.append(name)
+        log.info("balance_month_added", extra={"fields": {"partition": name}})
+    return names
+
+
+def patiently(guard: Connection, name: str, *arguments: object) -> list[tuple[Any, ...]]:
+    """Runs a statement that gives up waiting for a lock after milliseconds, until it succeeds.
+
+    Heartbeats run in the pauses. Raises the error of the last try.
+    """
+    for _ in range(MAX_LOCK_TRIES - 1):
+        with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            return guard.execute(sql(name), arguments).fetchall()
+        time.sleep(LOCK_PAUSE_SECONDS)
+    return guard.execute(sql(name), arguments).fetchall()
+
+
 def listing(dsn: str) -> list[tuple[str, bool]]:
     """The id of every migration in order, and whether it is applied; takes no lock.
 
@@ -118,7 +146,7 @@ def listing(dsn: str) -> list[tuple[str, bool]]:
 def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any, int]]:
     """The connection that holds the lock, yoyo with its own, all migrations, count of services."""
     with guarding(dsn) as (guard, yoyo_address, services):
-        _take_lock(guard)
+        take_lock(guard)
         _refuse_to_shadow(guard)
         _name_the_user()
         with get_backend(yoyo_address) as yoyo:
@@ -128,7 +156,7 @@ def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any, int]]:
                 yield guard, yoyo, _migrations(), services
 
 
-def _take_lock(guard: Connection) -> None:
+def take_lock(guard: Connection) -> None:
     """Waits until this connection is the only one that migrates the database."""
     while True:
         is_taken, may_create = guard.execute(sql("migration_lock")).fetchall()[0]
@@ -161,7 +189,7 @@ def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None
     A migration `0006_ix_name` builds the index `ix_name` only.
     """
     builders = {migration.id.partition("_")[2]: migration for migration in migrations}
-    for index_name, drop_statement in _invalid_indexes(guard, list(builders)):
+    for index_name, drop_statement in invalid_indexes(guard, list(builders)):
         builder = builders[index_name]
         with explained(f"Migration {builder.id}", guard):
             guard.execute(drop_statement)
@@ -170,7 +198,7 @@ def _drop_invalid_indexes(guard: Connection, yoyo: Any, migrations: Any) -> None
         log.warning("invalid_index_dropped", extra={"fields": {"index": index_name}})
 
 
-def _invalid_indexes(guard: Connection, names: list[str]) -> list[tuple[str, str]]:
+def invalid_indexes(guard: Connection, names: list[str]) -> list[tuple[str, str]]:
     """The name and the drop statement of each invalid index, once no build is running.
 
     The server continues a build after the client that started it has been killed.

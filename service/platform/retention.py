@@ -1,6 +1,8 @@
 """Retention: deletes expired rows of viewing in small batches, one run at a time.
 
 Each batch is its own transaction, so an interrupted run loses nothing and the next one continues.
+Of a partitioned table of balances, whole months are dropped first; only rows of a month that is
+partly expired are deleted.
 
 A wrong clock or a wrong setting must not delete everything. Ages count from the database's clock,
 and a run stops if this machine's clock differs. A run that would delete more than half of the
@@ -22,6 +24,7 @@ from service.database.driver import Connection
 from service.database.pool import connected
 from service.database.statement import Statement
 from service.errors import NoAnswer
+from service.platform.balance_months import add_months, dropped_months
 from service.settings import Settings
 
 MIN_DAYS: Final = 7  # keeps the days of the weekly report and every viewing day that is not over
@@ -160,6 +163,9 @@ async def retain(
         async for row in _batches(connection, guard, DELETE_SESSIONS, cutoffs.sessions, BATCH_ROWS):
             removed = removed._replace(sessions=removed.sessions + row.deleted)
             progress(removed)
+        async for rows in dropped_months(connection, cutoffs.balances):
+            removed = removed._replace(balances=removed.balances + rows)
+            progress(removed)
         days = (cutoffs.balances, BATCH_ROWS)
         async for row in _batches(connection, guard, DELETE_BALANCES, *days):
             removed = removed._replace(balances=removed.balances + row.deleted)
@@ -169,6 +175,7 @@ async def retain(
                 exceptions=removed.exceptions + row.deleted, locks=removed.locks + row.locks
             )
             progress(removed)
+        await add_months(connection)
     return removed
 
 

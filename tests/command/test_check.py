@@ -66,10 +66,11 @@ async def problems(
 
 async def test_all_checks_pass(environment: dict[str, str]) -> None:
     report = await all_findings(environment)
-    assert [finding.level for finding in report] == ["ok"] * 11
+    assert [finding.level for finding in report] == ["ok"] * 12
     words = [finding.text.split()[0] for finding in report]
     assert words == [
-        "settings", "players:", "database", "settings", "migrations:", "tables", "the",
+        "settings", "players:", "database", "settings", "migrations:", "tables", "tables",
+        "the",
         "clock", "connections:", "time", "port:",
     ]  # fmt: skip
 
@@ -334,9 +335,9 @@ async def test_exit_code_is_1_if_a_check_fails(
         return result.exit_code, lines
 
     code, lines = await run()
-    assert (code, len(lines)) == (0, 11)
+    assert (code, len(lines)) == (0, 12)
     code, lines = await run("--instances", "1000")
-    assert (code, len(lines)) == (1, 11)
+    assert (code, len(lines)) == (1, 12)
     environment["PORT"] = "http"
     code, lines = await run()
     assert (code, len(lines)) == (1, 1)

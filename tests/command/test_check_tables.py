@@ -18,6 +18,7 @@ from service.database.driver import Connection
 from service.database.schema import TABLES
 from service.database.statement import files
 from service.settings import Settings
+from tests.balance_shapes import make_plain
 from tests.command.test_main import refused
 from tests.conftest import ROOT, free_port
 from tests.database.test_sql import STATEMENTS
@@ -121,6 +122,7 @@ async def test_every_unique_key_that_a_statement_relies_on_is_checked(
             re.DOTALL,
         )
     }
+    await make_plain(connection)
     await connection.execute("drop index ix_vtb_date_profile")
     for table in TABLES:
         await connection.execute(
@@ -238,6 +240,7 @@ CHANGES = {
 async def test_each_obstacle_is_reported_with_a_remedy_that_works(
     connection: Connection, change: str
 ) -> None:
+    await make_plain(connection)
     await connection.execute(change)
     assert await reported(connection) == [CHANGES[change]]
     assert await problems_after_remedies(connection) == []
@@ -246,6 +249,7 @@ async def test_each_obstacle_is_reported_with_a_remedy_that_works(
 async def test_unique_index_on_some_rows_or_other_columns_is_not_enough(
     connection: Connection,
 ) -> None:
+    await make_plain(connection)
     await connection.execute(
         """
         alter table viewing_time_balances drop constraint uq_vtb_profile_date;

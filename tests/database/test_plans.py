@@ -124,6 +124,12 @@ where i.indrelid in ('viewing_sessions'::regclass, 'viewing_time_balances'::regc
 PREFIX = "019ac0de0000700080000000"  # of the ids that a statement generates
 
 HOT = ("viewing_sessions", "viewing_time_balances")
+# With the partitions that have rows.
+LARGE = """
+select array_agg(relname::text)
+from pg_class
+where relkind = 'r' and relname ~ '^viewing_(sessions|time_balances)' and relpages > 100
+"""
 READING = {"Index Scan", "Index Only Scan", "Bitmap Index Scan", "Bitmap Heap Scan"}
 
 
@@ -520,8 +526,15 @@ CASES = {
 }
 
 
-# `demo_load` inserts rows and reads none; `retention_totals` counts small tables.
-WITHOUT_CASE = {"demo_load", "retention_totals"}
+# `demo_load` inserts rows and reads none; `retention_totals` counts small tables; the other ones
+# read the catalogue, or all rows once to partition them.
+WITHOUT_CASE = {
+    "demo_load",
+    "retention_totals",
+    "check_storage",
+    "migration_partition_index",
+    "migration_partition_validate",
+}
 # Statements about other tables that can be large.
 BESIDE = {"grant_list", "retention_exceptions"}
 
@@ -625,8 +638,10 @@ async def test_a_statement_reads_no_more_than_its_rows_need(
     case = CASES[name]
     rows = await planning.fetchval(case.rows)
     plan = await explained(planning, case)
+    large = await planning.fetchval(LARGE)
+    assert {"viewing_sessions", "viewing_time_balances_before"} <= {*large}
     for node in nodes(plan):
-        if node.get("Relation Name") in HOT and node["Node Type"] != "ModifyTable":
+        if node.get("Relation Name") in large and node["Node Type"] != "ModifyTable":
             assert node["Node Type"] in READING, node
         if node["Node Type"] in ("Index Scan", "Index Only Scan", "Bitmap Index Scan"):
             assert "Index Cond" in node, node
@@ -668,7 +683,7 @@ def wrapped(text: str) -> list[str]:
     return [match[0] for clause in conditions(text) for match in WRAPPED.finditer(clause)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "migration_partition_index"])
 def test_no_condition_wraps_an_indexed_column(name: str) -> None:
     assert wrapped(code(name)) == []
 

@@ -30,6 +30,8 @@ FUNCTIONS = (
     "viewing_day_balances",
     "viewing_earlier_parts",
     "viewing_session_is_displaced",
+    "viewing_balance_month_add",
+    "viewing_balance_month_drop",
 )
 # Needed by a function, which `explain` does not look into.
 IN_FUNCTIONS = {("viewing_clocks", "insert")}

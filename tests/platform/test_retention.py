@@ -27,12 +27,15 @@ from service.platform.retention import (
 )
 from service.platform.retention_schedule import RetentionSchedule
 from service.settings import Settings
+from tests.balance_shapes import shape as shape
 from tests.conftest import Starter
 from tests.database.test_pool import PGBOUNCER, pooler
 from tests.eventually import eventually
 from tests.family import Family, add_family
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+# Each promise holds for a table of balances with partitions and for one without.
+pytestmark = pytest.mark.usefixtures("shape")
 CUTOFFS = Cutoffs(NOW - timedelta(days=90), NOW.date() - timedelta(days=365))
 
 

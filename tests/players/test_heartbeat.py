@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from service.database.driver import Connection
 from service.settings import Settings
+from tests.balance_shapes import shape as shape
 from tests.conftest import Running, Starter, in_process
 from tests.eventually import eventually
 from tests.family import (
@@ -26,6 +27,8 @@ from tests.family import (
 )
 from tests.faults.proxy import proxied
 
+# Each promise holds for a table of balances with partitions and for one without.
+pytestmark = pytest.mark.usefixtures("shape")
 DENIED = "Profile not found or access denied"
 
 

@@ -1,0 +1,2 @@
+-- Validates the constraint of migration_partition_bound: reads all rows and blocks nobody.
+alter table viewing_time_balances validate constraint ck_vtb_before
