@@ -15,6 +15,7 @@ to compare with run at the same time on the same machine. Reading order:
     peers         heartbeat services in Go and Node.js, one statement a heartbeat
     load, open_loop, wrk
                   the clients: our own, in flight or at a fixed rate; wrk if it is installed
+    load_process  runs our own client, connected before the window and until after it
     plan          the load for a client, and its outcome
     procfs        CPU time and memory of processes
     report        the results as JSON; `chart` draws them

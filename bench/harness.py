@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 
 from bench import peer, seed, wrk
+from bench.load_process import LoadProcess
 from bench.peer import OURS, Peer, Program
 from bench.plan import Outcome, Plan
 from bench.procfs import cpu_seconds
@@ -187,13 +188,19 @@ class Bench:
         return await self._window(plan, peer)
 
     async def _window(self, plan: Plan, peer: Peer) -> Window:
-        before = await self.reading(peer)
-        service, postgres = cpu_seconds(peer.pid), cpu_seconds(self.postmaster)
-        outcome = await self._load(plan)
-        await asyncio.sleep(SETTLE_SECONDS)
-        service = cpu_seconds(peer.pid) - service
-        postgres = cpu_seconds(self.postmaster) - postgres
-        after = await self.reading(peer)
+        own = plan.rate or plan.fresh_keys or plan.seconds < 1  # wrk supports whole seconds only
+        if self.with_wrk and not own:
+            before, begun = await self.reading(peer), self._cpu_seconds(peer)
+            outcome = await wrk.closed_loop(plan)
+            await asyncio.sleep(SETTLE_SECONDS)
+            ended, after = self._cpu_seconds(peer), await self.reading(peer)
+        else:
+            async with LoadProcess(plan) as client:
+                before, begun = await self.reading(peer), self._cpu_seconds(peer)
+                await client.run()
+                ended, after = self._cpu_seconds(peer), await self.reading(peer)
+                outcome = await client.outcome()
+        service, postgres = (end - begin for begin, end in zip(begun, ended, strict=True))
         handled = max(1, after.handled - before.handled)
         window = Window(
             question=self.question,
@@ -219,28 +226,9 @@ class Bench:
         handled = await self.connection.fetchval(LEDGER)
         return Reading(handled, await self.connection.fetchval(STATEMENTS))
 
-    async def _load(self, plan: Plan) -> Outcome:
-        """Runs the load in a process of its own."""
-        own = plan.rate or plan.fresh_keys or plan.seconds < 1  # wrk supports whole seconds only
-        if self.with_wrk and not own:
-            return await wrk.closed_loop(plan)
-        return await self.client(plan)
-
-    async def client(self, plan: Plan) -> Outcome:
-        """Runs our own client in a process of its own."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "bench.load",
-            msgspec.json.encode(plan),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            output, _ = await process.communicate()
-        except asyncio.CancelledError:
-            process.kill()
-            raise
-        return msgspec.json.decode(output, type=Outcome)
+    def _cpu_seconds(self, peer: Peer) -> tuple[float, float]:
+        """CPU time of the peer and of PostgreSQL so far."""
+        return cpu_seconds(peer.pid), cpu_seconds(self.postmaster)
 
 
 @asynccontextmanager

@@ -100,12 +100,14 @@ class ClosedLoop:
         if self.plan.seconds:
             for connection in connections:
                 await connection.probe()
+        self.plan.hold()
         started_at, used = perf_counter(), cpu_seconds()
         self.begin(started_at, connections)
         async with asyncio.timeout(self.plan.seconds + MAX_WAIT_SECONDS):
             await self.done.wait()
-        seconds = perf_counter() - started_at
-        return self.answers.outcome(seconds, cpu_seconds() - used)
+        outcome = self.answers.outcome(perf_counter() - started_at, cpu_seconds() - used)
+        self.plan.hold()
+        return outcome
 
     def shares(self) -> list[Iterator[bytes]]:
         """The requests of each connection: its own share in a circle, or all requests once."""

@@ -83,9 +83,12 @@ class OpenLoop:
             connection.probe()
             self.free.append(connection)
         try:
+            self.plan.hold()
             started_at, used = perf_counter(), cpu_seconds()
             self.send_all(started_at)
-            return self.answers.outcome(perf_counter() - started_at, cpu_seconds() - used)
+            outcome = self.answers.outcome(perf_counter() - started_at, cpu_seconds() - used)
+            self.plan.hold()
+            return outcome
         finally:
             self.epoll.close()
             for connection in self.by_file.values():

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 from bench import seed
 from bench.figure import Figure, Target
 from bench.harness import Bench, Window
+from bench.load_process import LoadProcess
 from bench.peer import Peer, Program
 from bench.plan import Outcome, Plan
 from bench.seed import Viewer
@@ -120,7 +121,9 @@ async def _verify(bench: Bench, peer: Peer, parents: list[Viewer]) -> Outcome:
     """Each parent verifies the right PIN without pause."""
     path = bench.folder / f"{len(parents)}-parents.requests"
     path.write_bytes(seed.verifications(parents, PIN))
-    return await bench.client(Plan(peer.port, str(path), len(parents), _seconds(bench)))
+    async with LoadProcess(Plan(peer.port, str(path), len(parents), _seconds(bench))) as client:
+        await client.run()
+        return await client.outcome()
 
 
 def _seconds(bench: Bench) -> float:

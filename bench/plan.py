@@ -1,6 +1,7 @@
 """The load that a client is to send, and the outcome that it has measured."""
 
 import resource
+import sys
 from collections.abc import Sequence
 from math import ceil
 from typing import Final
@@ -18,6 +19,9 @@ class Plan(msgspec.Struct, frozen=True):
     always has one request in flight. With `seconds` and `rate`, `rate` requests are sent a second
     at random moments, independent of the responses. With neither, each request is sent once. With
     `fresh_keys`, each request gets a new idempotency key.
+
+    With `is_held`, the client prints a line and waits for one, once after it has connected and once
+    before it closes the connections, so that neither is part of what is measured.
     """
 
     port: int
@@ -26,6 +30,13 @@ class Plan(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     rate: float = 0.0
     fresh_keys: bool = False
+    is_held: bool = False
+
+    def hold(self) -> None:
+        """Waits for the process that measures, before the first request and after the last."""
+        if self.is_held:
+            print(flush=True)
+            sys.stdin.readline()
 
 
 class Outcome(msgspec.Struct, frozen=True):

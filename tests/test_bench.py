@@ -15,6 +15,7 @@ from httpx import AsyncClient
 from bench import chart, decisions, policy, seed
 from bench.figure import Figure, Target, number, table
 from bench.load import main
+from bench.load_process import LoadProcess
 from bench.plan import Outcome, Plan, percentile
 from bench.procfs import cpu_seconds, resident_bytes
 from service.database.driver import Connection
@@ -185,6 +186,27 @@ async def test_open_loop_counts_the_wait_of_delayed_requests(tmp_path: Path) -> 
     assert (outcome.completed, outcome.errors) == (40, 0)
     assert outcome.p50_ms > 100
     assert outcome.client_us > 0
+
+
+@pytest.mark.parametrize("rate", [0, 100])
+async def test_a_window_begins_with_the_connections_open(tmp_path: Path, rate: float) -> None:
+    """The client has connected before it sends, and closes after the window."""
+    seen = 0
+
+    async def allowed(number: int) -> tuple[int, bytes]:
+        nonlocal seen
+        seen = number
+        return 200, ALLOWED
+
+    async with answering(allowed) as port:
+        plan = Plan(port, requests(tmp_path, 8), connections=2, seconds=0.2, rate=rate)
+        async with asyncio.timeout(20), LoadProcess(plan) as client:
+            assert seen == 0
+            await client.run()
+            answered = seen
+            assert answered > 0
+            outcome = await client.outcome()
+    assert (outcome.completed, outcome.errors) == (answered, 0)
 
 
 async def test_an_open_loop_opens_closed_connections_again(tmp_path: Path) -> None:
