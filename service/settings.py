@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     short_path: bool = True
     credit: Literal["beats", "clock"] = "beats"
     config_cache_ttl_seconds: Annotated[float, Meta(ge=0.001, le=86_400)] = 60.0
-    config_cache_max_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    config_cache_max_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     tokens_max_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     pin_workers: Annotated[int, Meta(ge=1, le=64)] = 1
     bcrypt_rounds: Annotated[int, Meta(ge=4, le=16)] = 12

@@ -169,7 +169,7 @@ def verdict(
     if read is not None:
         fresh = context.configurations.adopt(sent.account_id, profile_id, read)
         if policy is None:
-            policy, now = fresh, read.now
+            policy, now = fresh.policy, read.now
             usage = usage and of_week(usage, policy)
     if entry is not None and (usage is not None) != entry.is_child:
         context.configurations.forget(sent.account_id, profile_id, "child or adult changed")

@@ -144,7 +144,7 @@ async def _entry(context: Context, sent: Beat, read: Renewed | None) -> Entry:
     """The policy that the statement of a beat has read; it is loaded if there was none."""
     account_id, profile_id = sent.account_id, sent.profile_id
     if read is not None:
-        context.configurations.adopt(account_id, profile_id, read)
+        return context.configurations.adopt(account_id, profile_id, read)
     return await context.configurations.get(account_id, profile_id, is_for_beat=True)
 
 

@@ -27,7 +27,6 @@ from service.viewing.policy import Policy, stored_policy, unreadable_policy
 from service.viewing.recorded_row import Renewed
 from service.viewing.rules import Configuration
 from service.viewing.shared_errors import without_frames
-from service.viewing.single_flight import SingleFlight
 
 logger = logging.getLogger("viewing_time.config_cache")
 
@@ -53,7 +52,6 @@ class ConfigCache:
         self.hits = self.misses = 0
         self._metrics = metrics
         self._loader = ConfigLoader(settings, pool, metrics, now)
-        self._loads: SingleFlight[tuple[int, int], Entry] = SingleFlight()
         self.changes = Changes(settings, self)
         self._bad_zones: set[str] = set()
         self._bad_policies: set[UUID] = set()
@@ -86,28 +84,27 @@ class ConfigCache:
         """Returns the entry of a profile; raises ClientError 401 or 403 for a stranger's."""
         if entry := self.peek(account_id, profile_id):
             return entry
+        self.misses += 1
         try:
-            return await self._loads.run(
-                (account_id.int, profile_id.int),
-                lambda: self._load(account_id, profile_id, is_for_beat),
-            )
+            return await self._load(account_id, profile_id, is_for_beat)
         except (ClientError, DatabaseError, Overloaded) as error:
-            without_frames(error)  # the frames of the cache refer to the task that failed
+            without_frames(error)  # other callers get the same error
             raise
 
     def is_ageing(self, entry: Entry) -> bool:
         """Whether an entry is in the second half of its life."""
         return monotonic() - entry.since > self._life_seconds / 2
 
-    def adopt(self, account_id: UUID, profile_id: UUID, read: Renewed) -> Policy:
-        """Returns the policy that a heartbeat has read.
+    def adopt(self, account_id: UUID, profile_id: UUID, read: Renewed) -> Entry:
+        """Returns an entry with the policy that a heartbeat has read.
 
         Caches it too, unless the profile has been dropped since the heartbeat was sent.
         """
         policy = self._policy(profile_id, read.configuration, read.stored)
         ids = (profile_id.int, account_id.int)
-        self._put(Entry(*ids, read.is_child, policy, read.sent_at, monotonic()))
-        return policy
+        entry = Entry(*ids, read.is_child, policy, read.sent_at, monotonic())
+        self._put(entry)
+        return entry
 
     def trust(self, is_listening: bool) -> None:
         """Sets the life of entries: their time to live while changes are received, else 0."""
@@ -115,7 +112,7 @@ class ConfigCache:
 
     def drop(self, account_id: UUID, profile_id: UUID) -> None:
         """Drops one entry, without a count or a log line."""
-        self._loads.forget((account_id.int, profile_id.int))
+        self._loader.forget(account_id, profile_id)
         self._entries.drop(profile_id.int)
         if len(self._dropped) == MAX_DROPPED:
             self._drop_what_is_read()
@@ -130,7 +127,7 @@ class ConfigCache:
 
     def clear(self, cause: str) -> None:
         """Drops every entry, because changes may have been missed."""
-        self._loads.clear()
+        self._loader.forget_all()
         self._entries.clear()
         self._drop_what_is_read()
         self._metrics.invalidations[cause] += 1
@@ -151,7 +148,6 @@ class ConfigCache:
         self._all_dropped_at = monotonic()
 
     async def _load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> Entry:
-        self.misses += 1
         since = monotonic()
         row = await self._loader.load(account_id, profile_id, is_for_beat)
         if not row.is_active:

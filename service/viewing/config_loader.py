@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from math import inf
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -59,13 +59,14 @@ class ConfigurationRow(msgspec.Struct, frozen=True):
 LOAD: Final = Statement("viewing_config_load", ConfigurationRow)
 
 
-class Load(NamedTuple):
-    """A waiting load of one configuration."""
+class Load:
+    """A waiting load of one configuration, which `callers` share."""
 
-    account_id: UUID
-    profile_id: UUID
-    row: asyncio.Future[ConfigurationRow]
-    is_for_beat: bool
+    def __init__(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> None:
+        self.ids = (account_id, profile_id)
+        self.row: asyncio.Future[ConfigurationRow] = asyncio.get_running_loop().create_future()
+        self.is_for_beat = is_for_beat
+        self.callers = 0
 
 
 class ConfigLoader:
@@ -79,6 +80,7 @@ class ConfigLoader:
         self._metrics = metrics
         self._now = now
         self._waiting: list[Load] = []
+        self._shared: dict[tuple[UUID, UUID], Load] = {}
         self._by_account: Counter[UUID] = Counter()
         self._sent: dict[asyncio.Task[None], float] = {}
         self._stuck_check: asyncio.TimerHandle | None = None
@@ -91,23 +93,50 @@ class ConfigLoader:
     async def load(self, account_id: UUID, profile_id: UUID, is_for_beat: bool) -> ConfigurationRow:
         """Loads a configuration; for a child without one, the statement stores the defaults.
 
-        Raises Overloaded while `heartbeat_queue_max` loads wait, ClientError 429 while
+        Concurrent callers share a load, until `forget` is called. It is given up with its last
+        caller. Raises Overloaded while `heartbeat_queue_max` loads wait, ClientError 429 while
         MAX_WAITING_ACCOUNT of the account do, and DatabaseError.
         """
+        load = self._shared.get((account_id, profile_id))
+        if load is None:
+            load = self._added(Load(account_id, profile_id, is_for_beat))
+        load.callers += 1
+        try:
+            return await asyncio.shield(load.row)
+        finally:
+            load.callers -= 1
+            if not load.callers:
+                self._remove(load)
+
+    def forget(self, account_id: UUID, profile_id: UUID) -> None:
+        """Lets the next caller start a load of its own."""
+        self._shared.pop((account_id, profile_id), None)
+
+    def forget_all(self) -> None:
+        """Lets every next caller start a load of its own."""
+        self._shared.clear()
+
+    def _added(self, load: Load) -> Load:
+        account_id, _ = load.ids
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(1)
         if self._by_account[account_id] >= MAX_WAITING_ACCOUNT:
             raise ClientError(TOO_MANY_WAITING, {"Retry-After": "1"})
-        load = Load(account_id, profile_id, asyncio.get_running_loop().create_future(), is_for_beat)
+        self._shared[load.ids] = load
         self._by_account[account_id] += 1
         self._waiting.append(load)
         self._wake()
-        try:
-            return await load.row
-        finally:
-            self._by_account[account_id] -= 1
-            if not self._by_account[account_id]:
-                del self._by_account[account_id]
+        return load
+
+    def _remove(self, load: Load) -> None:
+        """Ends a load that has no callers any more."""
+        load.row.cancel()
+        if self._shared.get(load.ids) is load:
+            del self._shared[load.ids]
+        account_id, _ = load.ids
+        self._by_account[account_id] -= 1
+        if not self._by_account[account_id]:
+            del self._by_account[account_id]
 
     def _wake(self) -> None:
         """Starts a load, unless one is running and is not stuck."""
@@ -140,8 +169,8 @@ class ConfigLoader:
                 self._stuck_check = None
 
     async def _load(self, batch: Sequence[Load]) -> None:
-        accounts, profiles, _, are_for_beats = zip(*batch, strict=True)
-        self._metrics.heartbeat_statements += any(are_for_beats)
+        accounts, profiles = zip(*(load.ids for load in batch), strict=True)
+        self._metrics.heartbeat_statements += any(load.is_for_beat for load in batch)
         defaults = msgspec.structs.astuple(rules.DEFAULTS)
         now = self._now()
         arguments = (accounts, profiles, False, *defaults, now, LOCK_TIMEOUT, id_prefix(now))

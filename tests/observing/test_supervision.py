@@ -20,6 +20,7 @@ import pytest
 
 from service.app import utc_now
 from service.database.driver import is_outage
+from service.http.urls import VIEWING
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor, stopped, supervised
 from service.settings import Settings
@@ -61,7 +62,7 @@ async def loader(running: Running, family: Family, monkeypatch: pytest.MonkeyPat
         return []
 
     monkeypatch.setattr(config_loader.LOAD, "all", too_few_rows)
-    await beat(running, family)
+    await running.client.get(f"{VIEWING}/balance/{family.child}", headers=family.bearer)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,8 @@ async def test_process_whose_heartbeat_lane_dies_logs_it_and_exits_with_1(
             url = f"http://127.0.0.1:{port}"
             await answering(url, process)
             async with httpx.AsyncClient() as client:
-                await client.post(f"{url}{HEARTBEAT}", json=family.beat(), headers=family.bearer)
+                body = family.beat(profile_id=family.adult)  # whose viewing day is known
+                await client.post(f"{url}{HEARTBEAT}", json=body, headers=family.bearer)
                 ready = await client.get(f"{url}/health/ready")
                 assert ready.status_code == 503
                 assert ready.json()["checks"] == {"process": "failed"}

@@ -42,7 +42,7 @@ async def test_counts_heartbeats_and_cache_lookups(
         "total_misses": 1,
         "total_invalidations": 0,
         "current_size": 1,
-        "max_size": 10_000,
+        "max_size": 100_000,
     }
     assert shown["pool"] == {"in_use": 0, "current_size": 2, "max_size": 4}
     assert shown["weekly_report"]["total_generated"] == 0

@@ -89,7 +89,8 @@ async def test_span_of_a_statement_links_to_its_heartbeats(traced: Traced, famil
     assert [f"{span.parent.span_id:016x}" for span in requests] == [SPAN] * 2
     assert [span.attributes["http.response.status_code"] for span in requests] == [200] * 2
     linked = [link.context.span_id for span in spans["heartbeat_record"] for link in span.links]
-    assert sorted(linked) == sorted(span.context.span_id for span in requests)
+    # The beat of the child was sent twice, because its viewing day was not known at first.
+    assert {*linked} == {span.context.span_id for span in requests}
 
 
 async def test_span_of_a_hash_is_a_child_of_its_request(traced: Traced, family: Family) -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from service.database.driver import Connection
+from service.viewing.config_cache import ConfigCache
 from tests.conftest import Running
 from tests.viewing.policy_life import Life, changes_of_clocks, live, lives
 from tests.viewing.policy_model import (
@@ -353,6 +354,19 @@ async def test_service_and_model_agree_around_every_change_of_clocks(
         first = st.just(change - timedelta(days=3))
         chosen = lives(first, DAYS, zone=zone, reset_hour=number % 24)
         assert await agree(running, connection, chosen, LIVES, number) >= DAYS * LIVES
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+async def test_service_and_model_agree_while_no_policy_is_cached(
+    running: Running, connection: Connection, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """One life around each change of clocks; every heartbeat reads its policy."""
+    monkeypatch.setattr(ConfigCache, "peek", lambda *_: None)
+    for number in range(chunk, len(CHANGES), CHUNKS):
+        zone, change = CHANGES[number]
+        first = st.just(change - timedelta(days=3))
+        chosen = lives(first, DAYS, zone=zone, reset_hour=number % 24)
+        assert await agree(running, connection, chosen, 1, number + 1000) >= DAYS
 
 
 @pytest.mark.parametrize("chunk", range(FREE_CHUNKS))
