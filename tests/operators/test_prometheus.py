@@ -55,7 +55,7 @@ async def test_known_traffic_is_counted_exactly(
     url = f"/api/v1/viewing-time/balance/{family.child}"
     await client.get(url, headers=family.bearer)
     await client.get("/nowhere")
-    await client.request("BREW", "/nowhere")
+    await client.request("PROPFIND", "/nowhere")
     after = await scrape(client)
 
     def more(name: str, **labels: str) -> float:
