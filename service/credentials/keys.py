@@ -37,6 +37,9 @@ class JoseHeader(msgspec.Struct, frozen=True):
     kid: str | None = None
 
 
+HEADER: Final = msgspec.json.Decoder(JoseHeader)
+
+
 class Signed(msgspec.Struct, frozen=True):
     """The claims of a token, and the published key that signed it; None if it was a secret."""
 
@@ -161,7 +164,7 @@ def _header(token: str) -> JoseHeader:
     if len(token) > MAX_TOKEN_BYTES:
         raise TooLong("The token is too long")
     try:
-        return msgspec.json.decode(_bytes(token.partition(".")[0]), type=JoseHeader)
+        return HEADER.decode(_bytes(token.partition(".")[0]))
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise jwt.DecodeError("The header cannot be read") from error
 

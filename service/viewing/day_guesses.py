@@ -4,8 +4,11 @@ The statement of a heartbeat reads the zone and the reset hour, and only `rules`
 day they have. So the service sends the days of the pairs that it has seen lately.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from service.viewing import rules
 from service.viewing.rules import DEFAULTS, Configuration
@@ -42,6 +45,11 @@ class DayGuesses:
             del self._seen[first]
         self._seen[key] = configuration
         self._ends = self._begins
+
+    def learn_all(self, timezones: Iterable[str], reset_hours: Iterable[int]) -> None:
+        """Adds pairs that configurations have; the arguments are in step."""
+        for timezone, reset_hour in zip(timezones, reset_hours, strict=True):
+            self.learn(replace(DEFAULTS, timezone=timezone, reset_hour=reset_hour))
 
     def at(self, now: datetime) -> Guesses:
         """The viewing days at `now`, which are computed again when one of them ends."""

@@ -25,7 +25,7 @@ from service.errors import (
 )
 from service.observing.metrics import Metrics
 from service.settings import Settings
-from service.viewing.day_guesses import DayGuesses
+from service.viewing.day_guesses import MAX_GUESSES, DayGuesses
 from service.viewing.decision import PastDay, Usage
 from service.viewing.recorded_row import Recorded, RecordedRow, Renewed
 from service.viewing.rules import viewing_day
@@ -82,6 +82,14 @@ class HeldRow(msgspec.Struct, frozen=True):
     titles: list[int]
 
 
+class PreparedRow(msgspec.Struct, frozen=True):
+    """Frequent pairs of a zone and a reset hour, in step; None without a configuration."""
+
+    timezones: list[str] | None
+    reset_hours: list[int] | None
+
+
+PREPARE: Final = Statement("heartbeat_prepare", PreparedRow)
 RECORD_HEARTBEATS: Final = Statement("heartbeat_record", RecordedRow)
 HELD: Final = Statement("heartbeat_held", HeldRow)
 
@@ -99,10 +107,11 @@ NO_GUESSES: Final = (None, None, None)
 
 NO_WEEK: Final[tuple[int, Sequence[PastDay]]] = (0, ())
 
-# The arguments of a beat with an unknown account, which is refused; they prepare a connection.
+# The arguments of a beat with an unknown account, which is refused; they prepare a connection, and
+# the driver for the types of arguments.
 NO_ID: Final = UUID(int=0)
 WARM_UP: Final = tuple(
-    [field]
+    (field,)
     for field in Beat(
         *(NO_ID, NO_ID, NO_ID, NO_ID, False, "", "", False, date(2000, 1, 1), False, None, False),
         *(0, None, False),
@@ -125,10 +134,14 @@ class HeartbeatStatement:
         """Opens a connection and prepares the statement on it, for a fast first beat."""
         connection = await connect(self._settings)
         if self._settings.statement_cache_size:
+            now, timeout = self._now(), self._timeout
+            pairs = (now.date(), now, MAX_GUESSES - 1)
             try:
-                scalars = self._scalars(self._now(), lock_seconds)
-                arguments = (*WARM_UP, *scalars, *NO_GUESSES)
-                await RECORD_HEARTBEATS.one(connection, *arguments, timeout=self._timeout)
+                row = await PREPARE.one(connection, *pairs, timeout=timeout)
+                self._guesses.learn_all(row.timezones or (), row.reset_hours or ())
+                scalars = self._scalars(now, lock_seconds)
+                arguments = (*WARM_UP, *scalars, *self._guesses.at(now))
+                await RECORD_HEARTBEATS.one(connection, *arguments, timeout=timeout)
             except BaseException:
                 connection.terminate()
                 raise

@@ -1,0 +1,69 @@
+"""A service that has started is warm: its first heartbeat does what every heartbeat does."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from service.database.driver import Connection
+from service.database.statement import STATEMENT_TIMES
+from service.viewing import rules
+from tests.conftest import Running, Starter
+from tests.family import HEARTBEAT, Family, add_family
+
+CONNECTIONS = """
+select array_agg(pid order by pid) from pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid()
+"""
+
+
+async def beat(running: Running, family: Family) -> dict[str, Any]:
+    answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+    assert answer.status_code == 200
+    verdict: dict[str, Any] = answer.json()
+    return verdict
+
+
+def runs() -> int:
+    """The number of statements that this process has run."""
+    return sum(sum(times.counts) for times in STATEMENT_TIMES.values())
+
+
+@pytest.mark.warm
+async def test_the_first_heartbeat_costs_one_statement_and_prepares_nothing(
+    start: Starter, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = await add_family(connection, timezone="Pacific/Chatham", reset_hour=5)
+    running = await start()
+    await running.client.get("/health/live")  # httpx is not warm either
+    prepared: list[object] = []
+    put = "asyncpg.connection._StatementCache.put"
+    monkeypatch.setattr(put, lambda cache, query, statement: prepared.append(query))
+    modules, before = set(sys.modules), runs()
+    zones = rules.zone.cache_info().misses
+    connections = await connection.fetchval(CONNECTIONS)
+    prepared.clear()
+    assert (await beat(running, family))["enforcement"] == "allowed"
+    assert runs() - before == 1
+    assert prepared == []
+    assert set(sys.modules) - modules == set()
+    assert rules.zone.cache_info().misses == zones
+    assert await connection.fetchval(CONNECTIONS) == connections
+
+
+@pytest.mark.warm
+async def test_getting_warm_counts_no_heartbeat_and_stores_nothing(
+    start: Starter, connection: Connection, family: Family
+) -> None:
+    async def stored() -> list[Any]:
+        tables = ("viewing_sessions", "viewing_time_balances", "viewing_time_configs")
+        return [await connection.fetch(f"select * from {table}") for table in tables]
+
+    before = await stored()
+    running = await start()
+    assert await stored() == before
+    metrics = running.context.metrics
+    assert (metrics.heartbeats.count, metrics.heartbeats_refused) == (0, 0)
+    assert (metrics.heartbeat_statements, sum(metrics.batch_sizes.counts)) == (0, 0)
+    assert sum(metrics.refusals.values()) == sum(metrics.verdicts.values()) == 0
+    assert (running.context.configurations.misses, len(running.context.tokens)) == (0, 0)
