@@ -31,7 +31,7 @@ MANY: Final = 1000
 HOT: Final = """
 select sum(n_tup_hot_upd)::float8 as hot, sum(n_tup_upd)::float8 as updated
 from pg_stat_user_tables
-where relname in ('viewing_sessions', 'viewing_time_balances')
+where relname ~ '^viewing_(sessions|time_balances)'
 """
 
 

@@ -34,7 +34,11 @@ select
         where not exists (
             select from unnest(p.reloptions) as o (setting) where o.setting like 'fillfactor=%'
         )
-        or 'autovacuum_enabled=false' = any (p.reloptions)
+        or exists (
+            select
+            from unnest(p.reloptions) as o (setting)
+            where o.setting ~* '^autovacuum_enabled=(false|off|no|f|n|0)$'
+        )
     ) as slow_table,
     extract(epoch from current_setting('checkpoint_timeout')::interval)::int
         as checkpoint_seconds,

@@ -32,10 +32,10 @@ STORAGE: Final = Statement("check_storage", StorageRow)
 
 async def problems(connection: Connection) -> list[Problem]:
     """The problems that make heartbeats slow, or will stop them, with their remedies."""
-    return [*_problems(await STORAGE.one(connection, timeout=SECONDS))]
+    return [*found(await STORAGE.one(connection, timeout=SECONDS))]
 
 
-def _problems(row: StorageRow) -> Iterator[Problem]:
+def found(row: StorageRow) -> Iterator[Problem]:
     if row.has_bound:
         yield Problem(
             "fault",
