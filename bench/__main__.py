@@ -12,6 +12,7 @@ from bench import (
     against,
     arrivals,
     batching,
+    cache,
     cold,
     curve,
     heartbeat,
@@ -45,13 +46,14 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "curve": curve.measure,
     "languages": languages.measure,
     "cold": cold.measure,
+    "cache": cache.measure,
     "pin": pin.measure,
     "reads": reads.measure,
     "observing": observing.measure,
     "policy": policy.measure,
 }
 # A quick run skips these, because they need time to be reliable.
-SLOW: Final = ("curve", "languages", "pin", "reads", "policy")
+SLOW: Final = ("curve", "cache", "languages", "pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
     "pin_ways": pin.measure_ways,

@@ -55,7 +55,7 @@ class Scale(msgspec.Struct, frozen=True):
     rounds: int
 
 
-# A quarter of the profiles are adults; the profiles are twice as many as a service caches.
+# A quarter of the profiles are adults.
 FULL: Final = Scale(profiles=20_000, days=365, sessions=10, viewers=2_000, window=6, rounds=3)
 QUICK: Final = Scale(profiles=20_000, days=7, sessions=1, viewers=2_000, window=2, rounds=1)
 
