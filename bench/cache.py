@@ -18,7 +18,7 @@ from bench.seed import Viewer, fresh_day
 
 MANY: Final = 1000  # in flight
 PROFILES: Final = 10_000
-RANDOM: Final = 40_000  # heartbeats in a random order, before they repeat
+RANDOM: Final = 20_000  # heartbeats in a random order, before they repeat
 ALL: Final = "all cached"
 SERVICES: Final = {
     ALL: {},
