@@ -175,6 +175,11 @@ class Bench:
             Plan(peer.port, self.requests(viewers), connections, seconds, rate), peer
         )
 
+    async def burst(self, peer: Peer, viewers: list[Viewer]) -> Window:
+        """Opens a connection for each viewer at once, and sends a heartbeat on each."""
+        plan = Plan(peer.port, self.requests(viewers), len(viewers), at_once=True)
+        return await self._window(plan, peer)
+
     async def keyed(
         self, peer: Peer, viewers: list[Viewer], connections: int, seconds: float, *, keys: bool
     ) -> Window:
