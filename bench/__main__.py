@@ -12,7 +12,7 @@ from bench import (
     against,
     arrivals,
     batching,
-    cache,
+    cold,
     curve,
     heartbeat,
     keys,
@@ -21,7 +21,6 @@ from bench import (
     pin,
     policy,
     reads,
-    reconnect,
     statements,
     verdict,
     wrk,
@@ -45,15 +44,14 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "arrivals": arrivals.measure,
     "curve": curve.measure,
     "languages": languages.measure,
-    "reconnect": reconnect.measure,
-    "cache": cache.measure,
+    "cold": cold.measure,
     "pin": pin.measure,
     "reads": reads.measure,
     "observing": observing.measure,
     "policy": policy.measure,
 }
 # A quick run skips these, because they need time to be reliable.
-SLOW: Final = ("curve", "cache", "languages", "pin", "reads", "policy")
+SLOW: Final = ("curve", "languages", "pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
     "pin_ways": pin.measure_ways,

@@ -25,6 +25,8 @@ ASIDE_SECONDS: Final = 1.0
 # Pause between two probes.
 PROBE_SECONDS: Final = 0.05
 FORGET_SECONDS: Final = 60.0
+# With this many, a statement costs little for each of them.
+ENOUGH_BEATS: Final = 16
 
 
 class Batch(NamedTuple):
@@ -53,6 +55,7 @@ class HeartbeatQueue:
         self.waiting = 0
         self._max_waiting = max_waiting
         self._max_batch = max_batch
+        self._enough = min(max_batch, ENOUGH_BEATS)
         self._ready: dict[UUID, Waiting] = {}
         self._suspect: dict[UUID, Waiting] = {}
         self._later: dict[UUID, deque[Waiting]] = {}
@@ -71,6 +74,11 @@ class HeartbeatQueue:
     def has_batch(self) -> bool:
         """Whether a full batch is ready."""
         return len(self._ready) >= self._max_batch
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether ENOUGH_BEATS are ready, or a full batch."""
+        return len(self._ready) >= self._enough
 
     @property
     def has_beats(self) -> bool:

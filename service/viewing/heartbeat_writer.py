@@ -1,7 +1,8 @@
-"""Writes heartbeats in batches: group commit without a timer.
+"""Writes heartbeats in batches: group commit, with a pause between statements.
 
-A single beat is sent at once. While a statement runs, further beats wait and share the next one.
-Every response follows its commit.
+A beat that comes alone is sent at once. While a statement runs, and while beats come close together
+for SPACING_SECONDS after its end, further beats wait and share the next one. Every response follows
+its commit.
 """
 
 import asyncio
@@ -24,6 +25,12 @@ from service.viewing.recorded_row import Recorded
 
 # A statement that runs longer than this is stuck: another connection takes the next batch.
 STUCK_SECONDS: Final = 0.05
+# Pause after a statement, if beats come close together: during it, or several in it. ENOUGH_BEATS
+# end the pause, because more of them hardly share the cost better.
+SPACING_SECONDS: Final = 0.002
+ENOUGH_BEATS: Final = 16
+# A shorter wait is none: the timers of the event loop count milliseconds.
+HALF_TICK: Final = 0.0005
 
 
 class HeartbeatWriter(BatchWriter):
@@ -42,12 +49,13 @@ class HeartbeatWriter(BatchWriter):
     ) -> None:
         super().__init__(settings, metrics, now, handed_over)
         self._connections = settings.heartbeat_connections
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._lanes: list[asyncio.Task[None]] = []
-        # When the statement of each lane that writes a batch was sent; probes do not count.
-        self._sent: dict[int, float] = {}
+        # When each lane that writes a batch was woken or began; probes do not count.
+        self._begun: dict[int, float] = {}
+        self._spaced_at = -inf  # the end of the pause after the latest statement
         self._closing = False
-        self._stuck_check: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Opens the connections and prepares the statement on each."""
@@ -86,29 +94,33 @@ class HeartbeatWriter(BatchWriter):
         return future
 
     def _wake(self) -> None:
-        """Wakes an idle connection: for a probe, for a full batch, or if no statement is running.
+        """Wakes an idle connection if a statement is due, else sets the timer for it.
 
         Sharing the next statement costs less than a statement of its own, so a beat waits for the
-        end of a running statement unless that is stuck.
+        end of a running statement, unless that is stuck, and for the pause after it. A probe and a
+        full batch do not wait.
         """
+        queue = self._queue
         if not self._idle:
             return
-        if self._queue.has_probe or self._queue.has_batch:
+        if queue.has_probe or queue.has_batch or (queue.has_enough and not self._begun):
             self._wake_one()
-        elif self._queue.has_beats and self._stuck_check is None:
-            if max(self._sent.values(), default=-inf) < monotonic() - STUCK_SECONDS:
+        elif self._timer is None and queue.has_beats:
+            stuck_at = max(self._begun.values(), default=-inf) + STUCK_SECONDS
+            wait = max(stuck_at, self._spaced_at) - monotonic()
+            if wait < HALF_TICK:
                 self._wake_one()
             else:
-                loop = asyncio.get_running_loop()
-                self._stuck_check = loop.call_later(STUCK_SECONDS, self._check_stuck)
+                self._timer = asyncio.get_running_loop().call_later(wait, self._wake_later)
 
-    def _check_stuck(self) -> None:
-        self._stuck_check = None
+    def _wake_later(self) -> None:
+        self._timer = None
         self._wake()
 
     def _wake_one(self) -> None:
-        wake = self._idle.popleft()
+        number, wake = self._idle.popleft()
         if not wake.done():  # cancelled, if its lane died while it was idle
+            self._begun[number] = monotonic()
             wake.set_result(None)
 
     async def _lane(self, number: int, connection: Connection) -> None:
@@ -118,24 +130,29 @@ class HeartbeatWriter(BatchWriter):
                 batch = self._queue.take()
                 if batch is None:
                     if not self._closing:
-                        await self._wait_idle()
+                        await self._wait_idle(number)
                     elif self._queue.has_suspects:
                         await asyncio.sleep(PROBE_SECONDS)
                     else:
                         return
                     continue
-                if not batch.is_probe:
-                    self._sent[number] = monotonic()
+                if batch.is_probe:
+                    self._begun.pop(number, None)
+                else:
+                    self._begun[number] = monotonic()
                 connection = await self._serve(connection, batch)
-                self._sent.pop(number, None)
                 self._queue.release(batch.beats)
                 if batch.is_probe:
                     loop = asyncio.get_running_loop()
                     loop.call_later(PROBE_SECONDS, self._probe_again)
-                if self._idle:
+                elif len(batch.beats) > 1 or self._queue.has_beats:
+                    self._spaced_at = monotonic() + SPACING_SECONDS
+                if not (self._closing or self._queue.has_enough or self._queue.has_probe):
+                    await self._wait_idle(number)
+                elif self._idle:
                     self._wake()
         finally:
-            self._sent.pop(number, None)
+            self._begun.pop(number, None)
             connection.terminate()
 
     def _probe_again(self) -> None:
@@ -143,11 +160,13 @@ class HeartbeatWriter(BatchWriter):
         if self._idle:
             self._wake()
 
-    async def _wait_idle(self) -> None:
+    async def _wait_idle(self, number: int) -> None:
         """Waits until `_wake` has work for this connection."""
-        if self._stuck_check is not None:
-            self._stuck_check.cancel()
-            self._stuck_check = None
+        self._begun.pop(number, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         wake = asyncio.get_running_loop().create_future()
-        self._idle.append(wake)
+        self._idle.append((number, wake))
+        self._wake()
         await wake
