@@ -4,8 +4,9 @@ It uses a PostgreSQL that syncs every commit, service processes, HTTP and signed
 to compare with run at the same time on the same machine. Reading order:
 
     __main__      the command; the questions by name
-    statements, heartbeat, keys, arrivals, curve, languages, cold, pin, reads, observing, policy,
-    batching      one question each: `measure(bench)` returns its figures
+    statements, heartbeat, keys, arrivals, curve, languages, reconnect, cache, pin, reads,
+    observing, policy, batching
+                  one question each: `measure(bench)` returns its figures
     decisions     figures of `policy` without a server
     against       the question that compares with another commit
     verdict       error responses, missed targets, ratios worse than the committed run's

@@ -12,7 +12,7 @@ from bench import (
     against,
     arrivals,
     batching,
-    cold,
+    cache,
     curve,
     heartbeat,
     keys,
@@ -21,6 +21,7 @@ from bench import (
     pin,
     policy,
     reads,
+    reconnect,
     statements,
     verdict,
     wrk,
@@ -44,14 +45,15 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "arrivals": arrivals.measure,
     "curve": curve.measure,
     "languages": languages.measure,
-    "cold": cold.measure,
+    "reconnect": reconnect.measure,
+    "cache": cache.measure,
     "pin": pin.measure,
     "reads": reads.measure,
     "observing": observing.measure,
     "policy": policy.measure,
 }
 # A quick run skips these, because they need time to be reliable.
-SLOW: Final = ("curve", "languages", "pin", "reads", "policy")
+SLOW: Final = ("curve", "cache", "languages", "pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
     "pin_ways": pin.measure_ways,

@@ -3,7 +3,7 @@
 Viewers send one every 30 seconds. Latency counts from the instant at which a heartbeat was due, so
 a slow response also counts for the heartbeats behind it (no coordinated omission). A full run warms
 up first and measures past the age of 60 seconds at which configurations expire; a quick run starts
-with all of them cached. The largest crowd uses all profiles, twice as many as the service caches.
+with all of them cached. The largest crowd uses all profiles.
 """
 
 from typing import Final

@@ -1,18 +1,14 @@
-"""A client that opens all its connections at once, and sends one request on each.
+"""Our own client that opens all its connections at once, and sends one request on each.
 
-`python -m bench.burst PLAN` takes a Plan as JSON and prints an Outcome. Latencies count from the
-first connection. There is no event loop: the client shares the cores with the service, and a slow
-one would open the connections one after the other.
+Latencies count from the first connection. There is no event loop: the client shares the cores with
+the service, and a slow one would open the connections one after the other.
 """
 
 import select
 import socket
-import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Final
-
-import msgspec
 
 from bench.plan import (
     MAX_WAIT_SECONDS,
@@ -58,8 +54,9 @@ def run(plan: Plan) -> Outcome:
     players = {player.socket.fileno(): player for player in map(Player, requests)}
     answers = Answers()
     waiting = len(players)
+    plan.hold()
     with select.epoll() as poll:
-        started_at = perf_counter()
+        started_at, used = perf_counter(), cpu_seconds()
         for number, player in players.items():
             player.socket.connect_ex(("127.0.0.1", plan.port))
             poll.register(number, select.EPOLLOUT)
@@ -74,9 +71,8 @@ def run(plan: Plan) -> Outcome:
                     waiting -= 1
                 elif events & select.EPOLLOUT:
                     poll.modify(number, select.EPOLLIN)
-        return answers.outcome(perf_counter() - started_at, cpu_seconds())
-
-
-if __name__ == "__main__":
-    plan = msgspec.json.decode(sys.argv[1], type=Plan)
-    sys.stdout.buffer.write(msgspec.json.encode(run(plan)))
+        outcome = answers.outcome(perf_counter() - started_at, cpu_seconds() - used)
+    plan.hold()
+    for player in players.values():
+        player.socket.close()
+    return outcome

@@ -55,7 +55,7 @@ class Scale(msgspec.Struct, frozen=True):
     rounds: int
 
 
-# A quarter of the profiles are adults; the profiles are twice as many as a service caches.
+# A quarter of the profiles are adults.
 FULL: Final = Scale(profiles=20_000, days=365, sessions=10, viewers=2_000, window=6, rounds=3)
 QUICK: Final = Scale(profiles=20_000, days=7, sessions=1, viewers=2_000, window=2, rounds=1)
 
@@ -174,6 +174,11 @@ class Bench:
         return await self._window(
             Plan(peer.port, self.requests(viewers), connections, seconds, rate), peer
         )
+
+    async def burst(self, peer: Peer, viewers: list[Viewer]) -> Window:
+        """Opens a connection for each viewer at once, and sends a heartbeat on each."""
+        plan = Plan(peer.port, self.requests(viewers), len(viewers), at_once=True)
+        return await self._window(plan, peer)
 
     async def keyed(
         self, peer: Peer, viewers: list[Viewer], connections: int, seconds: float, *, keys: bool

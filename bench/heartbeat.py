@@ -2,8 +2,7 @@
 
 All three servers run at the same time and are loaded in turn, round by round. A figure is the
 median of the rounds; a ratio is the median of the ratios of each round. Further windows load the
-service with adults only, and with twice as many profiles as it caches, always in the same
-order, so that an LRU cache never hits.
+service with adults only.
 """
 
 from collections.abc import Callable
@@ -43,14 +42,6 @@ class Round(msgspec.Struct, frozen=True):
     single: Window
 
 
-class CacheRound(msgspec.Struct, frozen=True):
-    """The windows of one round with the service alone, `MANY` in flight."""
-
-    usual: Window
-    adults: Window
-    uncached: Window
-
-
 READINGS: Final[tuple[tuple[str, str, Callable[[Round], float]], ...]] = (
     ("heartbeats", "/s", lambda r: r.service.per_second),
     ("requests of the echo", "/s", lambda r: r.echo.per_second),
@@ -79,26 +70,6 @@ TARGETS: Final = {
     (MANY, "PostgreSQL CPU, to batches of one"): Target(0.2, 0.1),
     (FEW, "service CPU, to the echo's"): Target(1.5, 1.2),
 }
-CACHE_READINGS: Final[tuple[tuple[str, str, Callable[[CacheRound], float], Target], ...]] = (
-    (
-        "CPU of adults, to the usual viewers'",
-        "x",
-        lambda r: r.adults.cpu_us / r.usual.cpu_us,
-        Target(1.05),
-    ),
-    (
-        "CPU of uncached profiles, to the usual viewers'",
-        "x",
-        lambda r: r.uncached.cpu_us / r.usual.cpu_us,
-        Target(1.6),
-    ),
-    (
-        "uncached profiles: statements per heartbeat",
-        "",
-        lambda r: r.uncached.statements,
-        Target(0.1),
-    ),
-)
 TOLERANCE: Final = 0.15
 
 
@@ -109,7 +80,7 @@ async def measure(bench: Bench) -> list[Figure]:
         service = await running.enter_async_context(bench.service())
         single = await running.enter_async_context(bench.service("one by one", BATCHES_OF_ONE))
         rounds = await _rounds(bench, (echo, service, single))
-        cached = await _cache_rounds(bench, service)
+        adults = await _adults_to_usual(bench, service)
     after = await bench.connection.fetchrow(HOT)
     assert before is not None
     assert after is not None
@@ -125,10 +96,8 @@ async def measure(bench: Bench) -> list[Figure]:
         for load in (MANY, FEW)
         for name, unit, reading in READINGS
     ]
-    figures += [
-        Figure(f"{MANY:,} in flight: {name}", median(map(reading, cached)), unit, target, TOLERANCE)
-        for name, unit, reading, target in CACHE_READINGS
-    ]
+    name = f"{MANY:,} in flight: CPU of adults, to the usual viewers'"
+    figures.append(Figure(name, adults, "x", Target(1.05), TOLERANCE))
     return [*figures, Figure("HOT share of all updates", hot, "", Target(0.9, at_least=True))]
 
 
@@ -148,20 +117,16 @@ async def _window(bench: Bench, peer: Peer, load: int) -> Window:
     return await bench.closed_loop(peer, load, 1 if bench.is_quick and load == FEW else 0)
 
 
-async def _cache_rounds(bench: Bench, service: Peer) -> list[CacheRound]:
+async def _adults_to_usual(bench: Bench, service: Peer) -> float:
+    """The CPU of adults' heartbeats as a multiple of that of the usual viewers'."""
     adults = await seed.viewers(bench.connection, len(bench.viewers), "adults")
-    all_viewers = await seed.viewers(bench.connection, bench.scale.profiles)
-    rounds = []
+    ratios = []
     for number in range(1, bench.scale.rounds + 1):
-        bench.progress(f"adults and uncached profiles, round {number} of {bench.scale.rounds}")
+        bench.progress(f"adults, round {number} of {bench.scale.rounds}")
         await fresh_day(bench.connection)
-        usual, grown_up, uncached = [
-            await _loaded(bench, service, viewers)
-            for viewers in (bench.viewers, adults, all_viewers)
-        ]
-        rounds.append(CacheRound(usual, grown_up, uncached))
-    bench.warmed.clear()
-    return rounds
+        usual, grown_up = [await _loaded(bench, service, v) for v in (bench.viewers, adults)]
+        ratios.append(grown_up.cpu_us / usual.cpu_us)
+    return median(ratios)
 
 
 async def _loaded(bench: Bench, service: Peer, viewers: list[Viewer]) -> Window:

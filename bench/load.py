@@ -17,6 +17,7 @@ from typing import cast
 import msgspec
 import uvloop
 
+from bench import burst
 from bench.open_loop import OpenLoop
 from bench.plan import (
     MAX_WAIT_SECONDS,
@@ -143,6 +144,8 @@ class ClosedLoop:
 
 
 async def main(plan: Plan) -> Outcome:
+    if plan.at_once:
+        return await asyncio.to_thread(burst.run, plan)
     if plan.rate:
         return await asyncio.to_thread(OpenLoop(plan).run)
     return await ClosedLoop(plan).run()

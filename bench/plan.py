@@ -18,7 +18,8 @@ class Plan(msgspec.Struct, frozen=True):
     `requests` is a file of requests, each followed by a zero byte. With `seconds`, every connection
     always has one request in flight. With `seconds` and `rate`, `rate` requests are sent a second
     at random moments, independent of the responses. With neither, each request is sent once. With
-    `fresh_keys`, each request gets a new idempotency key.
+    `fresh_keys`, each request gets a new idempotency key. With `at_once`, each request is sent once
+    on a connection of its own, and all connections are opened at the same moment.
 
     With `is_held`, the client prints a line and waits for one, once after it has connected and once
     before it closes the connections, so that neither is part of what is measured.
@@ -30,6 +31,7 @@ class Plan(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     rate: float = 0.0
     fresh_keys: bool = False
+    at_once: bool = False
     is_held: bool = False
 
     def hold(self) -> None:

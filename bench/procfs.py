@@ -27,6 +27,13 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def listen_drops() -> int:
+    """Connections that listening sockets of this network namespace had no room for, since boot."""
+    lines = [line.split() for line in Path("/proc/net/netstat").read_text().splitlines()]
+    names, values = (line for line in lines if line[0] == "TcpExt:")
+    return int(values[names.index("ListenDrops")])
+
+
 def _stat(pid: int) -> list[str]:
     """The fields of `/proc/PID/stat` from the third on; the second is a name with spaces."""
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ from bench.figure import Figure, Target, number, table
 from bench.load import main
 from bench.load_process import LoadProcess
 from bench.plan import Outcome, Plan, percentile
-from bench.procfs import cpu_seconds, resident_bytes
+from bench.procfs import cpu_seconds, listen_drops, resident_bytes
 from service.database.driver import Connection
 from tests.conftest import served
 
@@ -155,6 +156,32 @@ async def test_errors_blocked_responses_and_lost_connections_are_counted(tmp_pat
         outcome = await played(Plan(port, requests(tmp_path, 20), connections=2))
     assert (outcome.completed, outcome.errors) == (20, 3)
     assert outcome.first_error.startswith("HTTP/1.1 500")
+
+
+async def test_a_burst_has_every_connection_open_at_once(tmp_path: Path) -> None:
+    everybody = asyncio.Event()
+
+    async def together(number: int) -> tuple[int, bytes]:
+        if number == 20:
+            everybody.set()
+        await everybody.wait()
+        return {3: 500, 5: 0}.get(number, 200), ALLOWED
+
+    async with answering(together) as port:
+        outcome = await played(Plan(port, requests(tmp_path, 20), connections=20, at_once=True))
+    assert (outcome.completed, outcome.errors) == (20, 2)
+
+
+def test_connections_that_a_listening_socket_drops_are_counted() -> None:
+    before = listen_drops()
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as server:
+        clients = [socket.socket() for _ in range(5)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        assert listen_drops() - before >= 3
+        for client in clients:
+            client.close()
 
 
 async def test_a_closed_loop_ends_in_time(tmp_path: Path) -> None:

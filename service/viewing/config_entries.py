@@ -15,7 +15,7 @@ from service.viewing.policy import Policy
 # A player sends a heartbeat every 30 seconds: an entry that two of them did not use may go.
 IDLE_SECONDS: Final = 60.0
 # Places in which one new entry looks for an entry that is not in use.
-MAX_PROBES: Final = 4
+MAX_PROBES: Final = 2
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -41,7 +41,7 @@ class Entries:
         self._newest_places = max(1, max_size // 8)
         self._by_profile: dict[int, Entry] = {}
         self._places: list[Entry] = []
-        self._next_probed = self._next_newest = 0
+        self._next_probed = self._next_newest = -1
         self.get: Final = self._by_profile.get
 
     def __len__(self) -> int:
@@ -81,8 +81,7 @@ class Entries:
     def _replaceable(self, used_before: float) -> int:
         """Returns a place that has not been used since `used_before`, else one of the newest."""
         for _ in range(MAX_PROBES):
-            place = self._next_probed
-            self._next_probed = (place + 1) % self._max_size
+            place = self._next_probed = (self._next_probed + 1) % self._max_size
             if self._places[place].used < used_before:
                 return place
         self.evictions += 1

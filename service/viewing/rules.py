@@ -33,8 +33,10 @@ class Configuration(msgspec.Struct, frozen=True):
 
 
 DEFAULTS: Final = Configuration(120, 180, 6, True, "UTC")
+MAX_CONFIGURATIONS: Final = 4096
 
 
+@lru_cache(maxsize=MAX_CONFIGURATIONS)
 def stored_or_default(
     weekday_limit_minutes: int | None,
     weekend_limit_minutes: int | None,
@@ -44,7 +46,8 @@ def stored_or_default(
 ) -> Configuration:
     """Returns the configuration in the columns of a row, or the defaults if all are null.
 
-    An adopted table can have nulls next to limits: each of them means the default.
+    An adopted table can have nulls next to limits: each of them means the default. Children with
+    equal configurations share one.
     """
     rest = (reset_hour, educational_exempt, timezone)
     limits = (weekday_limit_minutes, weekend_limit_minutes)

@@ -61,11 +61,11 @@ def test_evictions_of_entries_in_use_are_counted() -> None:
 def test_a_dropped_entry_leaves_its_place() -> None:
     entries = Entries(8)
     hits(entries, list(range(8)), 0.0)
-    entries.drop(3)
+    entries.drop(1)
     entries.drop(99)
-    assert entries.get(3) is None
+    assert entries.get(1) is None
     assert len(entries) == 7
-    assert hits(entries, [3, 3, 3], 0.0) == 2
+    assert hits(entries, [1, 1, 1], 0.0) == 2
     assert [entries.get(profile) is not None for profile in range(8)] == [True] * 8
     assert (len(entries), entries.evictions) == (8, 0)
 
