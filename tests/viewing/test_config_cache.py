@@ -484,3 +484,37 @@ async def test_loads_of_one_account_are_bounded(
     statuses = [error.status for error in refused if isinstance(error, ClientError)]
     assert sorted(statuses) == [403] * 100 + [429] * 20
     assert await limit(running, family) == 120
+
+
+async def test_a_look_finds_valid_entries_of_the_account_only_and_counts_hits(
+    start: Starter, settings: Settings, family: Family
+) -> None:
+    running = await start(msgspec.structs.replace(settings, config_cache_ttl_seconds=60.0))
+    configurations = running.context.configurations
+    assert configurations.peek(family.account, family.child) is None
+    known = await configurations.get(family.account, family.child)
+    assert configurations.peek(family.account, family.child) is known
+    assert configurations.peek(uuid4(), family.child) is None
+    assert (configurations.hits, configurations.misses) == (1, 1)
+    known.since -= 61
+    assert configurations.peek(family.account, family.child) is None
+    await configurations.get(family.account, family.child)
+    configurations.trust(False)
+    assert configurations.peek(family.account, family.child) is None
+    assert configurations.hits == 1
+
+
+async def test_a_profile_that_changes_its_account_is_never_found_by_the_former_one(
+    running: Running, connection: Connection, family: Family
+) -> None:
+    other = await add_family(connection)
+    configurations = running.context.configurations
+    await configurations.get(family.account, family.child)
+    await connection.execute(
+        "update profiles set user_id = $2 where id = $1", family.child, other.account
+    )
+    await configurations.get(other.account, family.child)
+    assert configurations.peek(family.account, family.child) is None
+    with pytest.raises(ClientError):
+        await configurations.get(family.account, family.child)
+    assert configurations.size == 1
