@@ -53,13 +53,18 @@ tried as materialized (
         and v.reset_date = coalesce(
             a.day,
             (
-                select max(x.reset_date)
+                select x.reset_date
                 from viewing_time_balances as x
                 where x.profile_id = a.profile_id
+                order by x.reset_date desc
+                limit 1
             )
         )
     left join lateral (
-        select x.id from viewing_time_balances as x where x.id = v.id for no key update skip locked
+        select x.id
+        from viewing_time_balances as x
+        where x.id = v.id and x.reset_date = v.reset_date
+        for no key update skip locked
     ) as vl on true
     left join titles as t on t.id = a.title_id
     left join lateral (

@@ -286,6 +286,7 @@ async def test_a_bug_in_a_handler_is_answered_500_logged_once_and_counted(
 )
 async def test_a_bug_behind_many_callers_is_logged_with_the_place_where_it_is(
     running: Running,
+    connection: Connection,
     family: Family,
     place: str,
     caplog: pytest.LogCaptureFixture,
@@ -294,6 +295,7 @@ async def test_a_bug_behind_many_callers_is_logged_with_the_place_where_it_is(
     async def the_buggy_function(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
+    await connection.execute("delete from viewing_time_configs")  # so that beats load the defaults
     for method in ("one", "all"):
         monkeypatch.setattr(f"{place}.{method}", the_buggy_function)
     with caplog.at_level("INFO", "viewing_time"):
@@ -332,6 +334,7 @@ async def test_a_bug_in_a_heartbeat_fails_closed_with_its_traceback_in_the_log(
 
 async def test_a_bug_before_a_load_is_logged_with_the_place_where_it_is(
     running: Running,
+    connection: Connection,
     family: Family,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -339,6 +342,7 @@ async def test_a_bug_before_a_load_is_logged_with_the_place_where_it_is(
     async def the_buggy_function(*_: object) -> None:
         raise KeyError("a bug")
 
+    await connection.execute("delete from viewing_time_configs")  # a beat loads them
     monkeypatch.setattr("service.viewing.config_loader.ConfigLoader.load", the_buggy_function)
     with caplog.at_level("INFO", "viewing_time"):
         await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)

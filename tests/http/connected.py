@@ -67,11 +67,26 @@ class Connected(httpx.AsyncBaseTransport):
         line = b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)
         head = [line, *(b"%b: %b" % header for header in request.headers.raw), b"", b""]
         served.connection_made(wire)
+        sender = asyncio.create_task(_send(served, wire, b"\r\n".join(head), request))
         try:
-            served.data_received(b"\r\n".join(head) + await request.aread())
             return await _response(h11.Connection(h11.CLIENT), request, wire)
         finally:
+            sender.cancel()
             served.connection_lost(None)
+
+
+async def _send(served: Protocol, wire: Wire, data: bytes, request: httpx.Request) -> None:
+    """Sends the head with the first part of the body, and each later part when there is one."""
+    is_chunked = "transfer-encoding" in request.headers
+    assert isinstance(request.stream, httpx.AsyncByteStream)
+    async for part in request.stream:
+        data += b"%x\r\n%b\r\n" % (len(part), part) if is_chunked else part
+        if not wire.is_closed:
+            served.data_received(data)
+        data = b""
+    data += b"0\r\n\r\n" if is_chunked else b""
+    if data and not wire.is_closed:
+        served.data_received(data)
 
 
 async def _response(client: h11.Connection, request: httpx.Request, wire: Wire) -> httpx.Response:

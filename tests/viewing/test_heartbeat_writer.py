@@ -396,9 +396,13 @@ async def test_waiting_beats_are_written_before_a_stop(
     running: Running, connection: Connection, settings: Any
 ) -> None:
     sessions = await watching(running, connection, 30)
-    beats = asyncio.create_task(all_beat(running, sessions))
-    await eventually(lambda: running.context.writer.waiting)
-    await running.context.writer.stop()
+    async with connection.transaction():
+        await connection.execute("lock table titles")
+        beats = asyncio.create_task(all_beat(running, sessions))
+        await eventually(lambda: running.context.writer.waiting == 30)
+        stop = asyncio.create_task(running.context.writer.stop())
+        await asyncio.sleep(0)
+    await stop
     verdicts = await beats
     counted = sum(verdict["enforcement"] == "allowed" for verdict in verdicts)
     rows = await connection.fetchval("select sum(total_seconds)::int from viewing_sessions")
