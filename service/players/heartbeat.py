@@ -56,9 +56,35 @@ class Recording(NamedTuple):
 
 def send_beat(
     context: Context, account_id: UUID, body: HeartbeatBody, key: KeyHash | None, begun: float
-) -> Recording:
-    """Sends a beat to the writer; raises Overloaded, ClientError 429."""
+) -> Recording | None:
+    """Sends a beat to the writer; raises Overloaded, ClientError 429.
+
+    Returns None if the policy must be loaded first: it is not cached, and another beat of the
+    profile waits. So beats of a stranger cannot fill the queue of a profile.
+    """
     entry, now = context.configurations.peek(account_id, body.profile_id), context.now()
+    if entry is None and context.writer.has_beat(body.profile_id):
+        return None
+    return _sent(context, account_id, body, key, begun, entry, now)
+
+
+async def _loaded(
+    context: Context, account_id: UUID, body: HeartbeatBody, key: KeyHash | None, begun: float
+) -> Recording:
+    """Loads the policy, then sends a beat to the writer."""
+    entry = await context.configurations.get(account_id, body.profile_id, is_for_beat=True)
+    return _sent(context, account_id, body, key, begun, entry, context.now())
+
+
+def _sent(
+    context: Context,
+    account_id: UUID,
+    body: HeartbeatBody,
+    key: KeyHash | None,
+    begun: float,
+    entry: Entry | None,
+    now: datetime,
+) -> Recording:
     policy = None if entry is None else entry.policy
     beat = beats.beat(context, account_id, body, key, entry, now)
     return Recording(begun, beat, entry, policy, now, [context.writer.record(beat)])
@@ -92,7 +118,8 @@ class Heartbeat:
                 if recording is None:
                     caller = auth.bearer(context, head.authorization)
                     account_id = caller or await auth.verified(context, head.authorization)
-                    recording = send_beat(context, account_id, beat, key, trace.begun)
+                    arguments = (context, account_id, beat, key, trace.begun)
+                    recording = send_beat(*arguments) or await _loaded(*arguments)
                 verdict = await _verdict(context, recording, head.prefers_decision)
         except (ClientError, Overloaded) as refusal:
             count_refused(context, trace, beat, refusal)

@@ -65,6 +65,8 @@ class ShortHeartbeat:
             read = BODY.read(body, head.content_type)
             key = None if head.key is None else beats.key_hash(read, head.key)
             recording = send_beat(context, account_id, read, key, begun)
+            if recording is None:
+                return False
         except Exception:
             return False  # the ordinary path raises it again, answers it and logs it
         taken = Taken(self, head, body, recording, reply)

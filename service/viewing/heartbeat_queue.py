@@ -116,11 +116,15 @@ class HeartbeatQueue:
         self._by_account[beat.account_id] = of_account + 1
         future = asyncio.get_running_loop().create_future()
         waiting = (beat, future)
-        if profile_id in self._busy or profile_id in self._ready or profile_id in self._suspect:
+        if self.has_beat(profile_id):
             self._later.setdefault(profile_id, deque()).append(waiting)
         else:
             self._set_ready(waiting)
         return future
+
+    def has_beat(self, profile_id: UUID) -> bool:
+        """Whether the next beat of a profile would wait for another one."""
+        return profile_id in self._busy or profile_id in self._ready or profile_id in self._suspect
 
     def take(self) -> Batch | None:
         """Takes the beats of the next statement, suspects first; None while no beat is ready."""

@@ -12,6 +12,7 @@ from datetime import datetime
 from math import inf
 from time import monotonic
 from typing import Final
+from uuid import UUID
 
 from service.database.driver import Connection
 from service.errors import Overloaded
@@ -79,6 +80,10 @@ class HeartbeatWriter(BatchWriter):
     def is_full(self) -> bool:
         """Whether the next beat would be refused."""
         return self._closing or self._queue.is_full
+
+    def has_beat(self, profile_id: UUID) -> bool:
+        """Whether the next beat of a profile would wait for another one."""
+        return self._queue.has_beat(profile_id)
 
     def record(self, beat: Beat) -> asyncio.Future[Recorded]:
         """Queues a beat; the future is done when its row is committed.

@@ -13,7 +13,7 @@ from service.viewing import config_cache
 from service.viewing.heartbeat_statement import RECORD_HEARTBEATS
 from tests.conftest import Running, Starter, logged
 from tests.eventually import eventually
-from tests.family import Family, add_family, session_seconds, used_seconds
+from tests.family import HEARTBEAT, Family, add_family, session_seconds, used_seconds
 from tests.players.test_heartbeat import beat
 
 EXTRAS: Final = {
@@ -247,3 +247,35 @@ async def test_an_uncached_beat_of_a_held_balance_delays_no_other(
         assert (await beat(running, other))["enforcement"] == "allowed"
         await eventually(lambda: logged(caplog, "heartbeat_rows_held"))
     assert (await late)["used_minutes"] == 1.0
+
+
+async def test_beats_of_a_stranger_do_not_fill_the_queue_of_a_profile(
+    running: Running, connection: Connection
+) -> None:
+    victim, stranger = [await add_family(connection, reset_hour=6) for _ in range(2)]
+    body = stranger.beat(profile_id=victim.child)
+    attack = [
+        asyncio.create_task(running.client.post(HEARTBEAT, json=body, headers=stranger.bearer))
+        for _ in range(300)
+    ]
+    await asyncio.sleep(0.01)
+    own = [await beat(running, victim) for _ in range(3)]
+    statuses = {answer.status_code for answer in await asyncio.gather(*attack)}
+    assert [verdict["used_minutes"] for verdict in own] == [0.5, 1.0, 1.5]
+    assert statuses <= {403, 429}
+    assert running.context.metrics.heartbeats_failed_closed == 0
+
+
+async def test_an_uncached_beat_behind_another_one_loads_the_policy(
+    running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement has at most one beat of a profile, so the second one waits all the same."""
+    delay = Delay(monkeypatch)
+    first = asyncio.create_task(beat(running, family, profile_id=family.adult))
+    await delay.has_committed.wait()
+    second = asyncio.create_task(beat(running, family, profile_id=family.adult))
+    await eventually(lambda: running.context.configurations.size)
+    delay.may_return.set()
+    assert {verdict["enforcement"] for verdict in await asyncio.gather(first, second)} == {
+        "allowed"
+    }
