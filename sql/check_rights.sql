@@ -39,6 +39,14 @@ select
                     ('viewing_policies(uuid[], date[], date[], timestamptz)'),
                     ('viewing_past_balances(int[], uuid[], date[], date[])'),
                     ('viewing_day_balances(uuid[], date[])'),
+                    (
+                        'viewing_balances_count(uuid[], date[], int[], bool[], int[], text, '
+                        'timestamptz)'
+                    ),
+                    (
+                        'viewing_balances_open(uuid[], date[], int[], bool[], int[], text, '
+                        'timestamptz, bool)'
+                    ),
                     ('viewing_earlier_parts(jsonb, int, timestamptz)'),
                     ('viewing_session_is_displaced(uuid, text, timestamptz, timestamptz)'),
                     ('viewing_balance_month_add(bool)'),

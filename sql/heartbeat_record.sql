@@ -64,7 +64,7 @@
 -- A refused beat writes and locks nothing, so a stranger's beat cannot hold a lock.
 -- The lock time-out is set for this transaction only: it is shorter for a batch than for a single
 -- beat, and behind a pooler the connection has no setting of the service.
--- Lock order: `locked` locks sessions in profile order, and balances are written in profile order.
+-- Lock order: `locked` locks sessions in profile order, then balances are written in profile order.
 -- So two statements that share profiles wait for each other and do not deadlock.
 -- With `by_clock` a function counts (migration 0025), for beats that count and for no others. It locks
 -- the profile's clock after the session: `ended`, which locks the open sessions, is therefore before
@@ -92,11 +92,14 @@
 -- balance except their day's.
 -- A session that continues on a later viewing day keeps the time of its latest beat and what it has
 -- counted by then, so that reports divide it between its days.
--- The upsert adds to the balance (conflicts on `uq_vtb_profile_date`); it never writes a value that
--- was read before. Beats that do not count, and those that count 0 seconds by the clock, read the
--- balance from the snapshot of this statement.
+-- The balances are written and read by a function (migration 0030), which adds to them; it never writes
+-- a value that was read before. Beats of 0 seconds read their balance.
 -- The id of a new balance is the prefix and the beat's position: unique, sorted by time so that new
 -- rows share index pages, and cheaper than a random id.
+-- One plan, whatever the statistics say: each table is reached from the rows before it, by the index
+-- of one key. `= any` of one element cannot be a hash or a merge join, and `is not distinct from` uses
+-- no index, so the planner cannot choose another. The connection has `enable_seqscan = off`, because a
+-- plan is kept: one that reads a whole table while it is empty would read all of it when it has grown.
 with beats as materialized (
     select
         b.beat,
@@ -150,10 +153,12 @@ with beats as materialized (
             ($15::bool[])[g.beat::int4] as exclusive
         from unnest($1::uuid[]) with ordinality as g (profile_id, beat)
     ) as b
-    left join users as u on u.id = b.account_id
-    left join profiles as p on p.id = b.profile_id and p.user_id = b.account_id
-    left join titles as t on t.id = b.title_id
-    left join viewing_time_configs as c on c.profile_id = case when b.renews then p.id end
+    left join users as u on u.id = any (array[b.account_id])
+    left join profiles as p
+        on p.id = any (array[b.profile_id]) and p.user_id is not distinct from b.account_id
+    left join titles as t on t.id = any (array[b.title_id])
+    left join viewing_time_configs as c
+        on c.profile_id = any (array[case when b.renews then p.id end])
     cross join lateral (
         select
             case
@@ -197,7 +202,7 @@ locked as materialized (
             when exists (
                 select
                 from viewing_sessions as x
-                where x.id = a.session_id and x.profile_id <> a.profile_id
+                where x.id = any (array[a.session_id]) and x.profile_id <> a.profile_id
             )
             then 5
             else 4
@@ -246,8 +251,8 @@ locked as materialized (
                 ) as is_displaced
         from viewing_sessions as s
         where a.refusal = 0
-            and s.id = a.session_id
-            and s.profile_id = a.profile_id
+            and s.id = any (array[a.session_id])
+            and s.profile_id is not distinct from a.profile_id
         for no key update
     ) as s on true
 ),
@@ -268,7 +273,10 @@ continued as (
             )
         end
     from locked as h
-    where h.refusal = 0 and not h.starts and not h.is_repeated and s.id = h.session_id
+    where h.refusal = 0
+        and not h.starts
+        and not h.is_repeated
+        and s.id = any (array[h.session_id])
 ),
 started as (
     insert into viewing_sessions (
@@ -290,41 +298,14 @@ started as (
         h.key
     from locked as h
     where h.refusal = 0 and h.starts
-),
-balance as (
-    insert into viewing_time_balances as v (
-        id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override,
-        updated_at
-    )
-    select
-        ($16::text || lpad(to_hex(h.beat), 8, '0'))::uuid,
-        h.profile_id,
-        h.day,
-        case when h.is_exempt then 0 else h.seconds end,
-        case when h.is_exempt then h.seconds else 0 end,
-        false,
-        $17::timestamptz
-    from locked as h
-    where h.refusal = 0 and h.is_kids and h.seconds > 0
-    order by h.profile_id
-    on conflict (profile_id, reset_date) do update
-    set
-        used_seconds = coalesce(v.used_seconds, 0) + excluded.used_seconds,
-        educational_seconds = coalesce(v.educational_seconds, 0) + excluded.educational_seconds,
-        updated_at = excluded.updated_at
-    returning
-        v.profile_id,
-        v.used_seconds,
-        coalesce(v.is_unlimited_override, false) as is_unlimited_override,
-        v.extended_minutes
 )
 select
     r.beats,
     r.refusals,
     r.educational,
-    c.children || (f.today).children as children,
-    c.used_seconds || (f.today).used_seconds as used_seconds,
-    c.overrides || (f.today).overrides as overrides,
+    (f.today).children,
+    (f.today).used_seconds,
+    (f.today).overrides,
     r.renewed,
     r.weekday_limits,
     r.weekend_limits,
@@ -333,8 +314,8 @@ select
     r.timezones,
     viewing_policies(r.renewed_children, r.renewed_days, r.day_floors, $17::timestamptz) as policies,
     r.are_children,
-    c.extended || (f.today).extended as extended,
-    c.extended_minutes || (f.today).extended_minutes as extended_minutes,
+    (f.today).extended,
+    (f.today).extended_minutes,
     r.playing,
     r.session_seconds,
     (f.week).past,
@@ -366,25 +347,19 @@ from (
         array_agg(h.day) filter (where h.usage_from is not null) as days,
         array_agg(coalesce(h.counted_before + h.seconds, 0)) filter (where h.usage_from is not null)
             as session_seconds,
-        array_agg(h.profile_id) filter (where h.refusal = 0 and h.is_kids and h.seconds = 0)
-            as uncounted,
-        array_agg(h.day) filter (where h.refusal = 0 and h.is_kids and h.seconds = 0)
-            as uncounted_days
+        array_agg(h.profile_id) filter (where h.refusal = 0 and h.is_kids) as children,
+        array_agg(h.day) filter (where h.refusal = 0 and h.is_kids) as children_days,
+        array_agg(h.seconds) filter (where h.refusal = 0 and h.is_kids) as children_seconds,
+        array_agg(h.is_exempt) filter (where h.refusal = 0 and h.is_kids) as children_exempt,
+        array_agg(h.beat) filter (where h.refusal = 0 and h.is_kids) as children_beats
     from locked as h
 ) as r
-cross join (
-    select
-        array_agg(b.profile_id) as children,
-        array_agg(b.used_seconds::int) as used_seconds,
-        array_agg(b.is_unlimited_override) as overrides,
-        array_agg(b.profile_id) filter (where b.extended_minutes is not null) as extended,
-        array_agg(b.extended_minutes) filter (where b.extended_minutes is not null)
-            as extended_minutes
-    from balance as b
-) as c
 cross join lateral (
     select
-        viewing_day_balances(r.uncounted, r.uncounted_days) as today,
+        viewing_balances_count(
+            r.children, r.children_days, r.children_seconds, r.children_exempt, r.children_beats,
+            $16::text, $17::timestamptz
+        ) as today,
         viewing_past_balances(r.playing, r.players, r.firsts, r.days) as week
     offset 0
 ) as f

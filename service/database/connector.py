@@ -37,6 +37,8 @@ ALWAYS: Final = {
     "statement_timeout": "0",
     "timezone": "UTC",
 }
+# For heartbeats: a plan made while a table was small must not read all of it when it has grown.
+BY_INDEX: Final = {"enable_seqscan": "off"}
 # The socket option for each parameter of libpq, None where the system lacks it. asyncpg sets none.
 KEEPALIVES: Final = {
     "keepalives_idle": getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None)),
@@ -55,9 +57,15 @@ def is_pooled(settings: Settings, *, direct: bool = False) -> bool:
 
 
 def server_settings(
-    settings: Settings, seconds: float | None = None, *, direct: bool = False
+    settings: Settings,
+    seconds: float | None = None,
+    *,
+    direct: bool = False,
+    by_index: bool = False,
 ) -> dict[str, str]:
     """The settings that a connection is started with; its statements may take `seconds`.
+
+    `by_index` is for statements that must find every row by an index.
 
     `lock_timeout` keeps a locked row from delaying the heartbeats that share a statement with it.
     Closing a connection does not stop its statement, so long statements also have
@@ -68,6 +76,8 @@ def server_settings(
         return {"application_name": NAME}
     lock_timeout = int(settings.request_timeout_seconds * 1000 / 4)
     started = {"application_name": NAME, **ALWAYS, "lock_timeout": str(lock_timeout)}
+    if by_index:
+        started |= BY_INDEX
     if seconds is not None:
         started["statement_timeout"] = str(int(seconds * 1000))
     return started

@@ -73,7 +73,12 @@ async def _pool_connection(settings: Settings, dsn: None, **options: Any) -> Con
 
 
 async def connect(
-    settings: Settings, seconds: float | None = None, *, direct: bool = False, **options: Any
+    settings: Settings,
+    seconds: float | None = None,
+    *,
+    direct: bool = False,
+    by_index: bool = False,
+    **options: Any,
 ) -> Connection:
     """A connection outside the pool, for long work or for the life of the process.
 
@@ -93,7 +98,9 @@ async def connect(
             "statement_cache_size": settings.statement_cache_size,
             "max_cacheable_statement_size": 0,  # the driver would not cache the longest one
             "max_cached_statement_lifetime": 0,
-            "server_settings": connector.server_settings(settings, seconds, direct=direct),
+            "server_settings": connector.server_settings(
+                settings, seconds, direct=direct, by_index=by_index
+            ),
             **options,
         }
         for host in hosts[:-1]:

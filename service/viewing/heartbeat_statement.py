@@ -132,7 +132,7 @@ class HeartbeatStatement:
 
     async def open(self, lock_seconds: float) -> Connection:
         """Opens a connection and prepares the statement on it, for a fast first beat."""
-        connection = await connect(self._settings)
+        connection = await connect(self._settings, by_index=True)
         if self._settings.statement_cache_size:
             now, timeout = self._now(), self._timeout
             pairs = (now.date(), now, MAX_GUESSES - 1)

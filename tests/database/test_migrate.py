@@ -57,6 +57,7 @@ IDS = [
     "0027_report_links",
     "0028_heartbeat_parts",
     "0029_ix_vtb_date_profile",
+    "0030_count_balances",
     "0031_balance_partitions",
     "0032_partition_empty_balances",
     "0034_uncached_heartbeats",

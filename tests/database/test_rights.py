@@ -28,6 +28,8 @@ FUNCTIONS = (
     "viewing_policies",
     "viewing_past_balances",
     "viewing_day_balances",
+    "viewing_balances_count",
+    "viewing_balances_open",
     "viewing_earlier_parts",
     "viewing_session_is_displaced",
     "viewing_balance_month_add",
