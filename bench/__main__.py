@@ -14,6 +14,7 @@ from bench import (
     batching,
     cache,
     curve,
+    growth,
     heartbeat,
     keys,
     languages,
@@ -56,6 +57,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
 SLOW: Final = ("curve", "cache", "languages", "pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
+    "growth": growth.measure,
     "pin_ways": pin.measure_ways,
 }
 ALL: Final = {**QUESTIONS, **ONLY_BY_NAME}
