@@ -111,7 +111,7 @@ with beats as materialized (
         coalesce(b.day, ($21::date[])[g.guess]) as day,
         b.key,
         to_timestamp(coalesce(b.begin_seconds, ($22::int8[])[g.guess])) as begins,
-        b.usage_from,
+        case when b.day is not null or p.is_kids then b.usage_from end as usage_from,
         b.exclusive,
         p.is_kids,
         coalesce(t.is_educational, false) as is_educational,
