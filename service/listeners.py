@@ -60,7 +60,10 @@ def sharing(first: socket.socket) -> list[socket.socket]:
 
 def max_waiting() -> int:
     """How many connections can wait until they are accepted; the kernel may lower the backlog."""
-    lowered = int(SOMAXCONN.read_text()) if SOMAXCONN.exists() else MAX_BACKLOG
+    try:
+        lowered = int(SOMAXCONN.read_text())
+    except OSError:  # a system that does not tell
+        lowered = MAX_BACKLOG
     return LISTENERS * min(lowered, MAX_BACKLOG)
 
 

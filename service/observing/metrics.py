@@ -5,12 +5,15 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterator, Sized
 from itertools import accumulate
+from math import inf
 from secrets import token_hex
 from time import monotonic
 from typing import Final
 
 WINDOW_SECONDS: Final = 300.0
 MAX_WINDOW: Final = 10_000
+# Log lines a second for slow heartbeats: when thousands of players reconnect, all of them are slow.
+MAX_SLOW_LINES: Final = 10
 
 HEARTBEAT_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -73,6 +76,21 @@ class Durations:
         return [latest[-(-count * percent // 100) - 1] if count else 0.0 for percent in percents]
 
 
+class Allowance:
+    """At most `number` of something in each second that begins with the first of them."""
+
+    def __init__(self, number: int) -> None:
+        self._number = self._left = number
+        self._began = -inf
+
+    def take(self, now: float) -> bool:
+        """Whether one more is allowed at `now` (monotonic)."""
+        if now - self._began >= 1:
+            self._began, self._left = now, self._number
+        self._left -= 1
+        return self._left >= 0
+
+
 class Connections:
     """Connected clients; `open` is the server's own collection of them."""
 
@@ -104,6 +122,7 @@ class Metrics:
         self.refusals: Counter[str] = Counter()  # of heartbeats, by reason
         self.refused_sample: dict[str, object] = {}  # one of them, for the log
         self.unauthenticated: Counter[str] = Counter()  # requests of every endpoint, by reason
+        self.slow_lines = Allowance(MAX_SLOW_LINES)
         self.verdicts = {"allowed": 0, "warning_15": 0, "warning_5": 0, "blocked": 0}
         self.batch_sizes = Histogram(BATCH_SIZES)
         self.reports = Durations(REPORT_SECONDS)

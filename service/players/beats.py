@@ -206,8 +206,9 @@ def is_logged(context: Context, answer: Verdict, ended_at: float, seconds: float
     metrics = context.metrics
     metrics.heartbeats.add(ended_at, seconds)
     metrics.verdicts[answer.enforcement] += 1
-    sample = context.settings.heartbeat_log_sample
-    return seconds > SLOW_SECONDS or not metrics.heartbeats.count % sample
+    if not metrics.heartbeats.count % context.settings.heartbeat_log_sample:
+        return True
+    return seconds > SLOW_SECONDS and metrics.slow_lines.take(ended_at)
 
 
 def log(profile_id: UUID, answer: Verdict, trace: Trace, seconds: float) -> None:

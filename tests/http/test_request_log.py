@@ -1,12 +1,16 @@
 """Every request has an id, and every failure is logged once."""
 
 import logging
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
 
 from service.errors import NoAnswer
 from service.observing import event_loop
+from service.observing.metrics import Metrics
 from service.observing.trace import Trace
 from service.players import beats
 from service.settings import Settings
@@ -197,6 +201,15 @@ async def test_heartbeats_are_logged_by_sample_and_when_they_fail(
     [line] = logged(caplog, "heartbeat_processed")
     assert line["error"] == "NoAnswer: connection was closed"
     assert line["enforcement"] == "blocked"
+
+
+def test_at_most_ten_slow_heartbeats_a_second_are_logged() -> None:
+    settings = SimpleNamespace(heartbeat_log_sample=1_000_000)
+    context: Any = SimpleNamespace(metrics=Metrics(), settings=settings)
+    verdict = beats.blocked(uuid4())
+    logged = [beats.is_logged(context, verdict, 100 + n / 20, 0.3) for n in range(30)]
+    assert logged == [True] * 10 + [False] * 10 + [True] * 10
+    assert context.metrics.heartbeats.count == 30
 
 
 async def test_a_slow_heartbeat_is_logged(
