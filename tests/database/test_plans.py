@@ -243,9 +243,9 @@ def heartbeats(
         join profiles as p on p.id = s.profile_id
         """,
         "select 256",
-        each=36
+        each=39
         if starts
-        else 16 + 8 * renews + 12 * (week != "null::date") * is_cached + 8 * exclusive,
+        else 18 + 8 * renews + 12 * (week != "null::date") * is_cached + 8 * exclusive,
         beside=20,
     )
 
