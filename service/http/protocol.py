@@ -127,6 +127,8 @@ class Protocol(ShortProtocol):
         if self.offered is not None:
             self._framing_bytes -= len(body)
             self.offered_body += body
+            if len(self.offered_body) > PIECE_BYTES:
+                self.stop_offering()  # the application pauses reading, and refuses it
             return
         cycle = self.cycle
         if cycle.response_complete:

@@ -516,6 +516,21 @@ async def test_reading_pauses_until_the_application_takes_the_body() -> None:
         assert not client.transport.is_paused
 
 
+async def test_a_large_body_is_held_within_the_bound_before_the_application_reads_it() -> None:
+    body = b"x" * 1_000_000
+    sizes = []
+    async with peer() as client:
+        served = client.served
+        sent = request(body=body)
+        for at in range(0, len(sent), 9_999):
+            if client.transport.is_paused:
+                break
+            served.data_received(sent[at : at + 9_999])
+            sizes.append(len(served.offered_body if served.offered else served.cycle.body))
+    assert client.transport.is_paused
+    assert max(sizes) <= 64 * 1024 + protocol.PIECE_BYTES
+
+
 async def test_pipelined_requests_wait_unparsed_behind_a_slow_one() -> None:
     async with peer() as client:
         await client.send(request("GET /wait/b HTTP/1.1") + NEXT * 1000)
