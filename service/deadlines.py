@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
@@ -60,9 +61,12 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def watch(self) -> "Deadline":
-        """A `with` block of the running task; raises DeadlinePassed if it takes too long."""
-        return Deadline(self)
+    def watch(self, begun: float | None = None) -> "Deadline":
+        """A `with` block of the running task; raises DeadlinePassed if it takes too long.
+
+        The time counts from `begun` (monotonic), or from now.
+        """
+        return Deadline(self, begun)
 
     def enter(self, deadline: Expiring) -> None:
         """Calls `expire` of a deadline, once or more, if it does not leave in time."""
@@ -72,6 +76,10 @@ class Deadlines:
 
     def leave(self, deadline: Expiring) -> None:
         del self._running[deadline]
+
+    def timer(self, deadline: Expiring, begun: float) -> asyncio.TimerHandle:
+        """A timer for one that began earlier, so that it is not the newest; there are few."""
+        return self._loop.call_later(begun + self._seconds - monotonic(), deadline.expire)
 
     def _expire_late(self) -> None:
         self._timer = None
@@ -87,15 +95,20 @@ class Deadlines:
 class Deadline:
     """One watched block."""
 
-    __slots__ = ("_deadlines", "_expired", "_task")
+    __slots__ = ("_begun", "_deadlines", "_expired", "_task", "_timer")
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: Deadlines, begun: float | None) -> None:
         self._deadlines = deadlines
+        self._begun = begun
+        self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.current_task()
         self._expired = False
 
     def __enter__(self) -> None:
-        self._deadlines.enter(self)
+        if self._begun is None:
+            self._deadlines.enter(self)
+        else:
+            self._timer = self._deadlines.timer(self, self._begun)
 
     def __exit__(
         self,
@@ -103,7 +116,10 @@ class Deadline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._deadlines.leave(self)
+        if self._timer is None:
+            self._deadlines.leave(self)
+        else:
+            self._timer.cancel()
         if self._expired and kind is asyncio.CancelledError and self._task is not None:
             self._task.uncancel()
             raise DeadlinePassed("the deadline has passed") from error

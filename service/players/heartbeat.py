@@ -112,7 +112,7 @@ class Heartbeat:
         CURRENT.set(trace)
         beat = None
         try:
-            with context.deadlines.watch():
+            with context.deadlines.watch(recording and recording.begun):
                 beat = BODY.read(await body(receive), head.content_type)
                 key = None if head.key is None else beats.key_hash(beat, head.key)
                 if recording is None:

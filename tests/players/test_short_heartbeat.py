@@ -15,6 +15,8 @@ from service.dispatch import Service
 from service.observing.trace import CURRENT
 from service.players import beats
 from service.settings import Settings
+from service.viewing.heartbeat_statement import Beat, DayUnknown
+from service.viewing.recorded_row import Recorded
 from tests.conftest import Running, Starter, logged
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, Family, add_family, session_seconds
@@ -158,6 +160,28 @@ async def test_a_beat_that_is_late_is_blocked_and_not_counted(
     lines = logged(caplog, "heartbeat_processed")
     assert {line["enforcement"] for line in lines} == {"blocked"}
     assert len(lines) == running.context.metrics.heartbeats_failed_closed == 2
+
+
+async def test_a_beat_that_is_handed_over_keeps_its_deadline(
+    start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start(replace(settings, request_timeout_seconds=1.0))
+    await beat(running, family)
+    loop = asyncio.get_running_loop()
+
+    def record(_: Beat) -> asyncio.Future[Recorded]:
+        outcome: asyncio.Future[Recorded] = loop.create_future()
+        loop.call_later(0.9, outcome.set_exception, DayUnknown(None))
+        return outcome
+
+    async def get(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(running.context.writer, "record", record)
+    monkeypatch.setattr(running.context.configurations, "get", get)
+    sent_at = loop.time()
+    assert (await beat(running, family)).json()["enforcement"] == "blocked"
+    assert loop.time() - sent_at < 1.5
 
 
 async def test_the_beat_of_a_client_that_has_gone_is_counted(
