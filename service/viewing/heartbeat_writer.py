@@ -26,11 +26,10 @@ from service.viewing.recorded_row import Recorded
 
 # A statement that runs longer than this is stuck: another connection takes the next batch.
 STUCK_SECONDS: Final = 0.05
-# Pause after a statement, if beats come close together: during it, or several in it. ENOUGH_BEATS
-# end the pause, because more of them hardly share the cost better.
+# Pause after a statement, if beats come close together: during it, or several in it. It ends early
+# when `heartbeat_queue.ENOUGH_BEATS` are ready.
 SPACING_SECONDS: Final = 0.002
-ENOUGH_BEATS: Final = 16
-# A shorter wait is none: the timers of the event loop count milliseconds.
+# The timers of the event loop count whole milliseconds, so a shorter wait is skipped.
 HALF_TICK: Final = 0.0005
 
 
