@@ -4,7 +4,6 @@ Only the last step locks the table, for milliseconds. The steps before it build 
 otherwise need to read all rows for. An interrupted run changes no row, and another run repeats it.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -19,8 +18,6 @@ from service.database.migrate_session import (
     guarding,
     sql,
 )
-
-log = logging.getLogger(__name__)
 
 WIDE_INDEX: Final = "viewing_time_balances_wide"
 
@@ -87,7 +84,6 @@ def _partition(guard: Connection, report: Callable[[str], None]) -> None:
         patiently(guard, "migration_partition_unbound")
         raise
     report(f"partitioned: balances before {bound} are in viewing_time_balances_before")
-    log.info("balances_partitioned", extra={"fields": {"before": str(bound)}})
 
 
 def validate(guard: Connection, bound: object) -> None:
