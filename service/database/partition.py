@@ -91,6 +91,6 @@ def validate(guard: Connection, bound: object) -> None:
         guard.execute(sql("migration_partition_validate"))
     except psycopg.errors.CheckViolation as error:
         raise MigrationError(
-            f"Some balances have a viewing day after {bound}, which a wrong clock has made: "
+            f"Some balances have a viewing day from {bound} on, which a wrong clock has made: "
             "delete them first."
         ) from error

@@ -279,7 +279,7 @@ def test_an_interrupted_run_leaves_no_constraint_and_can_be_repeated(
 def test_a_balance_of_a_later_day_is_reported(adopted: str) -> None:
     [late] = ids(adopted, "balance7", range(7, 8))
     query(adopted, f"update {BALANCES} set reset_date = '2999-01-01' where id = '{late}'")
-    with pytest.raises(MigrationError, match="Some balances have a viewing day after 20"):
+    with pytest.raises(MigrationError, match="Some balances have a viewing day from 20"):
         partition_all(adopted)
     assert kinds(adopted) == {BALANCES: "r"}
 
