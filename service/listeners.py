@@ -62,7 +62,7 @@ def max_waiting() -> int:
     """How many connections can wait until they are accepted; the kernel may lower the backlog."""
     try:
         lowered = int(SOMAXCONN.read_text())
-    except OSError:  # a system that does not tell
+    except OSError:  # a system without this file
         lowered = MAX_BACKLOG
     return LISTENERS * min(lowered, MAX_BACKLOG)
 
