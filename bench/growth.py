@@ -36,7 +36,7 @@ BATCH: Final = 64
 BEATS: Final = 20_032
 ROUNDS: Final = 3
 PASSES: Final = 10  # heartbeats of a profile in the five minutes between two checkpoints
-MOST: Final = 400_000  # so many heartbeats at most, for time
+MAX_BEATS: Final = 400_000  # bounds the duration
 CPU: Final = Target(1.3)
 LOG_BYTES: Final = Target(600)
 LOG: Final = "select (pg_current_wal_insert_lsn() - '0/0')::int8"
@@ -134,6 +134,6 @@ async def measure(bench: Bench) -> list[Figure]:
             )
             bench.progress(f"{active:,} active profiles, from a checkpoint on")
             await large.connection.execute("checkpoint")
-            _, log = await large.beats(min(MOST, active * PASSES) // BATCH * BATCH)
+            _, log = await large.beats(min(MAX_BEATS, active * PASSES) // BATCH * BATCH)
             figures.append(Figure(f"{name}: log from a checkpoint on", log, "B", LOG_BYTES))
     return figures
