@@ -7,6 +7,7 @@ to compare with run at the same time on the same machine. Reading order:
     statements, heartbeat, keys, arrivals, curve, languages, reconnect, cache, pin, reads,
     observing, policy, batching
                   one question each: `measure(bench)` returns its figures
+    growth        a question that only its name asks: tables that have grown
     decisions     figures of `policy` without a server
     against       the question that compares with another commit
     verdict       error responses, missed targets, ratios worse than the committed run's
@@ -14,8 +15,9 @@ to compare with run at the same time on the same machine. Reading order:
     seed          the rows of the database, and the requests of their players
     peer          a server process under load; `echo` is the one to compare with
     peers         heartbeat services in Go and Node.js, one statement a heartbeat
-    load, open_loop, wrk
-                  the clients: our own, in flight or at a fixed rate; wrk if it is installed
+    load, open_loop, burst, wrk
+                  the clients: our own, in flight, at a fixed rate or all at once; wrk if it is
+                  installed
     load_process  runs our own client, connected before the window and until after it
     plan          the load for a client, and its outcome
     procfs        CPU time and memory of processes

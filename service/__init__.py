@@ -3,7 +3,8 @@
 The packages of the callers import one core, in the order of `[tool.importlinter]`.
 
     command/      the command `viewing-time`: serve, run, migrate, check, import, erase, export …
-    server.py     the process and its sockets; app.py every URL; startup.py opens the parts in order
+    server.py     the process, listeners.py its sockets; startup.py opens the parts in order
+    app.py        every URL
     dispatch.py   heartbeats past Starlette, all other requests through it
     errors.py     every error sentence; settings.py every setting, setting_values.py how it is read
     players/  parents/  platform/  operators/    a module for each URL, by who calls it
