@@ -49,7 +49,7 @@ $$;
 -- Creates the partition of the first month that has none, from the current month to the sixth after
 -- it, and returns its name; null if there is nothing to do.
 --
--- The server reads the whole default partition to add another one, and nobody can write to it
+-- The server reads the whole default partition to add another one, and writes to it wait
 -- meanwhile. So nothing is done if it has more than 1,024 pages, unless the call is forced. Rows of the
 -- month that are in the default partition are moved.
 create or replace function viewing_balance_month_add(is_forced bool)

@@ -1,2 +1,2 @@
--- Validates the constraint of migration_partition_bound: reads all rows and blocks nobody.
+-- Validates the constraint of migration_partition_bound: reads all rows without blocking.
 alter table viewing_time_balances validate constraint ck_vtb_before

@@ -15,7 +15,7 @@ from service.credentials.jwks import Jwk
 
 # Places in which a new token looks for an expired one.
 MAX_PROBES: Final = 8
-# One in this many of the new tokens gets a lasting place, so that other players can take over.
+# One in this many of the new tokens gets a lasting place, for when other players watch.
 LASTING: Final = 32
 
 

@@ -1,7 +1,7 @@
 """The viewing days that heartbeats of uncached profiles may have.
 
-The statement of a heartbeat reads the zone and the reset hour, and only `rules` knows which viewing
-day they have. So the service sends the days of the pairs that it has seen lately.
+The statement of a heartbeat reads the zone and the reset hour, and only `rules` computes viewing
+days. So the service sends the days of the pairs that it has read lately.
 """
 
 from collections.abc import Iterable
