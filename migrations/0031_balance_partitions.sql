@@ -6,7 +6,7 @@
 -- Why balances only: retention drops a partition instead of deleting its rows, and new rows share the
 -- pages of a small index. A heartbeat finds its balance by the viewing day, so its partition is known;
 -- that costs a statement with one heartbeat 4 % of the server's CPU time, and larger ones nothing that
--- can be measured. It finds its session by the id, which says nothing about time: sessions by month
+-- can be measured. It finds its session by the id, which need not contain a time: sessions by month
 -- cost a heartbeat 23 to 44 %, and an id would no longer be unique, so two instances could start one
 -- session twice.
 --
