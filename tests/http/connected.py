@@ -56,7 +56,9 @@ class Connected(httpx.AsyncBaseTransport):
     """Sends each request on a connection of its own, through the service's protocol."""
 
     def __init__(self, app: Starlette, state: Mapping[str, Any]) -> None:
-        config = uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", log_config=None)
+        options: Any = {"ws": "none", "lifespan": "off", "log_config": None}
+        # A client on a busy machine may send its request late.
+        config = uvicorn.Config(app, http=Protocol, timeout_keep_alive=60, **options)
         config.load()
         self._state = state
         self._connect = partial(Protocol, config, ServerState(), dict(state))

@@ -263,7 +263,8 @@ async def test_a_statement_that_is_stuck_delays_only_its_own_beats(
 async def test_the_queue_is_bounded_for_each_profile(
     start: Starter, settings: Settings, connection: Connection
 ) -> None:
-    running = await start(msgspec.structs.replace(settings, heartbeat_queue_max=500))
+    options = {"heartbeat_queue_max": 500, "request_timeout_seconds": 20.0}
+    running = await start(msgspec.structs.replace(settings, **options))
     sessions = await watching(running, connection, 37)
     hot, *others = sessions
 
