@@ -77,6 +77,11 @@ class Deadlines:
     def leave(self, deadline: Expiring) -> None:
         del self._running[deadline]
 
+    def end(self) -> None:
+        """Calls `expire` of all deadlines, because the process stops."""
+        for deadline in self._running:
+            deadline.expire()
+
     def timer(self, deadline: Expiring, begun: float) -> asyncio.TimerHandle:
         """A timer for one that began earlier, so that it is not the newest; there are few."""
         return self._loop.call_later(begun + self._seconds - monotonic(), deadline.expire)

@@ -91,6 +91,8 @@ async def build(
     deletions.start()
     parts.push_async_callback(deletions.stop)
     await parts.enter_async_context(monitoring(metrics))
+    deadlines = Deadlines(settings.request_timeout_seconds)
+    parts.callback(deadlines.end)
     return Context(
         settings=settings,
         pool=pool,
@@ -100,7 +102,7 @@ async def build(
         pin_turns=Turns(),
         keys=keys,
         tokens=tokens,
-        deadlines=Deadlines(settings.request_timeout_seconds),
+        deadlines=deadlines,
         deletions=deletions,
         metrics=metrics,
         supervisor=supervisor,

@@ -17,7 +17,7 @@ from service.players import beats
 from service.settings import Settings
 from service.viewing.heartbeat_statement import Beat, DayUnknown
 from service.viewing.recorded_row import Recorded
-from tests.conftest import Running, Starter, logged
+from tests.conftest import Running, Starter, in_process, logged
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, Family, add_family, session_seconds
 
@@ -182,6 +182,22 @@ async def test_a_beat_that_is_handed_over_keeps_its_deadline(
     sent_at = loop.time()
     assert (await beat(running, family)).json()["enforcement"] == "blocked"
     assert loop.time() - sent_at < 1.5
+
+
+async def test_a_stop_does_not_wait_for_the_deadline_of_a_beat(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    transaction = connection.transaction()
+    async with in_process(replace(settings, request_timeout_seconds=60.0)) as running:
+        await beat(running, family)
+        await transaction.start()
+        await connection.execute("lock table titles")
+        held = asyncio.create_task(beat(running, family))
+        await eventually(lambda: running.context.writer.waiting, until=bool)
+        stopping_at = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - stopping_at < 10
+    assert (await held).json()["enforcement"] == "blocked"
+    await transaction.rollback()
 
 
 async def test_the_beat_of_a_client_that_has_gone_is_counted(
