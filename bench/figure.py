@@ -35,7 +35,8 @@ class Figure(msgspec.Struct, frozen=True):
     """One line of the table.
 
     A figure with a `tolerance` is compared with the committed run: 0.1 allows it to be worse by
-    a tenth. Only ratios within one run have one, because the speed of the machine drifts.
+    a tenth. Only ratios within one run have one, because the speed of the machine drifts. Less is
+    better, unless the figure `is_rate` or has a lower bound.
     """
 
     name: str
@@ -43,10 +44,11 @@ class Figure(msgspec.Struct, frozen=True):
     unit: str = ""
     target: Target | None = None
     tolerance: float = 0.0
+    is_rate: bool = False
 
     @property
     def is_better_high(self) -> bool:
-        return self.target is not None and self.target.at_least
+        return self.is_rate or (self.target is not None and self.target.at_least)
 
     def cells(self) -> tuple[str, ...]:
         """The texts under HEADINGS."""

@@ -69,6 +69,8 @@ def test_missed_targets_are_named_with_value_and_bound() -> None:
         (Figure("CPU", 0.85, "x", Target(0.5, at_least=True), 0.1), 0.9, False),
         (Figure("CPU", 0.0, "x", Target(0.5, at_least=True), 0.1), 0.9, True),
         (Figure("CPU", 0.0, "x", Target(0.5), 0.1), 0.0, False),
+        (Figure("CPU", 5.0, "x", None, 0.1, is_rate=True), 3.0, False),
+        (Figure("CPU", 3.0, "x", None, 0.1, is_rate=True), 5.0, True),
     ],
 )
 def test_a_ratio_is_worse_beyond_its_tolerance(
