@@ -81,8 +81,8 @@
 -- beat is a repetition if its key is among them, or if it starts a session that exists (the id of
 -- the session is derived from the key). It writes nothing and returns the current state. The hash
 -- of the request is compared too, so a key that is used for another request is refused.
--- A beat can return its policy. By default a cached one expires after two beats, so this saves
--- a second statement for every other beat. A child without a configuration is not renewed, because
+-- A beat can return its policy, which renews the cached one. By default that expires after two beats,
+-- and a beat without a cached policy is dearer. A child without a configuration is not renewed, because
 -- loading it stores the defaults. Beats without `renews` search for a null key, which reads no page.
 -- A beat whose policy is not cached is sent without its day. The statement looks for the day of the
 -- stored zone and reset hour among the guesses, because only service/viewing/rules.py computes viewing
