@@ -49,7 +49,7 @@ START: Final = Start()
 
 
 class Event:
-    """Wakes nobody: no task waits on the short path."""
+    """Does nothing, because no task waits on the short path."""
 
     def set(self) -> None:
         pass

@@ -42,8 +42,8 @@ SHED_HEADERS: Final = [
 class Recording(NamedTuple):
     """A beat that the writer has; `begun` is monotonic.
 
-    Whoever awaits the only member of `outcome` takes it out: a frame that still had it when it
-    raises would be in a reference cycle with its error.
+    The only member of `outcome` is taken out before it is awaited: a frame that still had it when
+    it raises would be in a reference cycle with its error.
     """
 
     begun: float

@@ -61,7 +61,7 @@ async def test_heartbeat_counts_in_both_tables(
 async def test_the_first_of_a_repeated_header_counts(running: Running, family: Family) -> None:
     good, bad = family.bearer["Authorization"], "Bearer bad"
     origin = ("Origin", "http://localhost:5173")
-    for usual in ((), (origin,)):  # the fast path of heartbeats, and the general one
+    for usual in ((), (origin,)):  # past Starlette, and through it
         for values, status in (((good, bad), 200), ((bad, good), 401)):
             headers = [*usual, *(("Authorization", value) for value in values)]
             answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=headers)
