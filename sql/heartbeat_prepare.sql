@@ -8,14 +8,17 @@
 -- row: reset_hours int[]           in step with `timezones`
 --
 -- The server plans the statements inside a function when a connection calls it for the first time,
--- which takes longer than a heartbeat. The functions here only read. They are in a materialized part,
--- because the server would leave out columns that nothing uses.
+-- which takes longer than a heartbeat, and opens every partition of the balances. The functions write
+-- nothing here, because there are 0 seconds to count. They are in a materialized part, because the
+-- server would leave out columns that nothing uses.
 -- The pairs are counted in the first 10,000 configurations only, which takes a few milliseconds: a
 -- heartbeat of an uncached profile with another pair costs two statements, once.
 with functions as materialized (
     select
         viewing_policies(n.profiles, n.days, n.days, $2::timestamptz) as policies,
-        viewing_day_balances(n.profiles, n.days) as day_balances,
+        viewing_balances_count(
+            n.profiles, n.days, array[0], array[false], n.places, repeat('0', 24), $2::timestamptz
+        ) as balances,
         viewing_past_balances(n.places, n.profiles, n.days, n.days) as past_balances
     from (
         select
