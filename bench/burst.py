@@ -33,7 +33,7 @@ class Player:
         self._received = b""
 
     def proceed(self, events: int) -> str | None:
-        """Sends or receives; returns the error, empty if there is none, once the player is done."""
+        """Sends or receives; returns the error once the player is done, empty without one."""
         try:
             if events & select.EPOLLOUT:
                 self.socket.send(self._request)

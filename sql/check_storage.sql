@@ -1,6 +1,6 @@
 -- Reads how the two tables of heartbeats are stored, and how often the server writes checkpoints.
 --
--- row: days_left int               until the partitions of balances end; null: there are none
+-- row: days_left int               until the partitions of balances end; null: not partitioned
 -- row: default_rows int8           in the default partition, approximately
 -- row: has_bound bool              an interrupted `viewing-time partition` has left its constraint
 -- row: bytes int8                  of both tables, without indexes

@@ -1,20 +1,40 @@
 """A service that has started is warm: its first heartbeat does what every heartbeat does."""
 
+import re
 import sys
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from service.database.driver import Connection
 from service.database.statement import STATEMENT_TIMES
 from service.viewing import rules
-from tests.conftest import Running, Starter
+from tests.conftest import ROOT, Running, Starter
 from tests.family import HEARTBEAT, Family, add_family
 
 CONNECTIONS = """
 select array_agg(pid order by pid) from pg_stat_activity
 where datname = current_database() and pid <> pg_backend_pid()
 """
+
+
+# Functions that only some heartbeats call, or that write whatever their arguments are.
+NOT_PREPARED: Final = {
+    "viewing_clock_count",
+    "viewing_earlier_parts",
+    "viewing_session_is_displaced",
+    "viewing_sessions_end_open",
+}
+
+
+def called(statement: str) -> set[str]:
+    """The functions of ours that a statement calls."""
+    text = re.sub("--.*", "", (ROOT / "sql" / f"{statement}.sql").read_text())
+    return set(re.findall(r"(viewing_\w+)\(", text))
+
+
+def test_a_connection_prepares_every_function_that_most_heartbeats_call() -> None:
+    assert called("heartbeat_prepare") == called("heartbeat_record") - NOT_PREPARED
 
 
 async def beat(running: Running, family: Family) -> dict[str, Any]:
