@@ -49,6 +49,7 @@ select
                     ),
                     ('viewing_earlier_parts(jsonb, int, timestamptz)'),
                     ('viewing_session_is_displaced(uuid, text, timestamptz, timestamptz)'),
+                    ('viewing_event_id()'),
                     ('viewing_balance_month_add(bool)'),
                     ('viewing_balance_month_drop(date)')
                 ) as f (name)

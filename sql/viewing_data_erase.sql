@@ -23,7 +23,7 @@
 -- configuration balances, then its row, then grants. A grant writes the balance and then itself.
 -- A session that starts meanwhile is not seen, and stays.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
--- are deleted. Neither they nor the clock are counted.
+-- are deleted. Neither they nor the clock, requests and events are counted.
 -- Uses ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile, uq_vtc_profile, and the primary
 -- keys of the other tables.
 with caller as materialized (
@@ -122,6 +122,16 @@ grants as (
     cross join reset as f
     where g.profile_id = t.id
     returning g.id
+),
+requests as (
+    delete from viewing_requests as q
+    using target as t
+    where q.profile_id = t.id
+),
+events as (
+    delete from viewing_events as v
+    using target as t
+    where v.profile_id = t.id
 ),
 responses as (
     delete from viewing_time_request_keys as a

@@ -24,7 +24,7 @@ COLUMNS = """
     select
         a.attname::text as name,
         t.typname::text as type,
-        a.attnotnull and not a.atthasdef as is_needed,
+        a.attnotnull and not a.atthasdef and a.attidentity = '' as is_needed,
         k.confrelid::regclass::text as target
     from pg_attribute as a
     join pg_type as t on t.oid = a.atttypid

@@ -42,6 +42,10 @@ TABLES: Final = (
     "viewing_locks",
     "viewing_clocks",
     "viewing_report_links",
+    "viewing_events",
+    "viewing_event_feed",
+    "viewing_deliveries",
+    "viewing_requests",
 )
 
 

@@ -61,6 +61,8 @@ IDS = [
     "0031_balance_partitions",
     "0032_partition_empty_balances",
     "0034_uncached_heartbeats",
+    "0035_events",
+    "0036_requests",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -93,7 +95,8 @@ COLUMNS = {
     "time_grants": """
         id uuid, profile_id uuid, granted_by_user_id uuid, granted_minutes int null,
         is_remote bool, granted_at timestamptz, reset_date date null, mode varchar(10) null,
-        effect_seconds int null, undone_at timestamptz null, undone_by_user_id uuid null""",
+        effect_seconds int null, undone_at timestamptz null, undone_by_user_id uuid null,
+        request_id uuid null""",
 }
 # Tables that an adopted database lacks.
 ADDED = {
@@ -117,12 +120,31 @@ ADDED = {
     "viewing_strict_accounts": "account_id uuid, since timestamptz",
     "viewing_clocks": "profile_id uuid, counted_until timestamptz, latest_seconds int",
     "viewing_report_links": "id bytea, account_id uuid, expires_at timestamptz",
+    "viewing_events": """
+        id uuid, seq bigint, position bigint null, account_id uuid, profile_id uuid null, type text,
+        occurred_at timestamptz, data jsonb, cause text null, delivery_id uuid null,
+        delivered_at timestamptz null, parked_at timestamptz null""",
+    "viewing_event_feed": "is_only bool, position bigint, webhook_from bigint null",
+    "viewing_deliveries": """
+        id uuid, created_at timestamptz, attempts int, due_at timestamptz""",
+    "viewing_requests": """
+        id uuid, account_id uuid, profile_id uuid, minutes int null, message varchar(200) null,
+        device_id varchar(100) null, status varchar(8), reset_date date, requested_at timestamptz,
+        expires_at timestamptz, decided_at timestamptz null, decided_by_user_id uuid null,
+        grant_id uuid null""",
 }
 ADDED_COLUMNS = {
     "viewing_time_configs": ["day_floor"],
     "viewing_time_balances": ["limit_minutes", "extended_minutes", "latest_credit_seconds"],
     "viewing_sessions": ["recent_marks", "recent_keys", "earlier_days"],
-    "time_grants": ["reset_date", "mode", "effect_seconds", "undone_at", "undone_by_user_id"],
+    "time_grants": [
+        "reset_date",
+        "mode",
+        "effect_seconds",
+        "undone_at",
+        "undone_by_user_id",
+        "request_id",
+    ],
 }
 TABLES = {**COLUMNS, **ADDED}
 SHORT = {"character varying": "varchar", "boolean": "bool", "integer": "int"}
@@ -213,6 +235,20 @@ CONSTRAINTS = {
     "viewing_report_links_account_id_fkey": (
         "foreign key (account_id) references users(id) on delete cascade"
     ),
+    "viewing_events_pkey": "primary key (id)",
+    "uq_ve_cause": "unique (profile_id, cause)",
+    "viewing_events_account_id_fkey": (
+        "foreign key (account_id) references users(id) on delete cascade"
+    ),
+    "viewing_events_profile_id_fkey": OF_PROFILE,
+    "viewing_event_feed_pkey": "primary key (is_only)",
+    "ck_vef_is_only": "check (is_only)",
+    "viewing_deliveries_pkey": "primary key (id)",
+    "viewing_requests_pkey": "primary key (id)",
+    "viewing_requests_account_id_fkey": (
+        "foreign key (account_id) references users(id) on delete cascade"
+    ),
+    "viewing_requests_profile_id_fkey": OF_PROFILE,
 }
 INDEXES = {
     "ix_vs_profile_active": "viewing_sessions using btree (profile_id) where (ended_at is null)",
@@ -230,6 +266,29 @@ INDEXES = {
         "where (earlier_days is not null)"
     ),
     "ix_vtb_date_profile": "viewing_time_balances using btree (reset_date, profile_id)",
+    "ix_ve_position": 'viewing_events using btree ("position")',
+    "ix_ve_account": 'viewing_events using btree (account_id, "position")',
+    "ix_ve_new": 'viewing_events using btree (seq) where ("position" is null)',
+    "ix_ve_unsent": (
+        'viewing_events using btree ("position") where ((delivery_id is null) '
+        "and (delivered_at is null) and (parked_at is null))"
+    ),
+    "ix_ve_sending": (
+        'viewing_events using btree (delivery_id, "position") where (delivery_id is not null)'
+    ),
+    "ix_ve_sending_profile": (
+        "viewing_events using btree (profile_id) where (delivery_id is not null)"
+    ),
+    "ix_ve_parked": 'viewing_events using btree ("position") where (parked_at is not null)',
+    "ix_vd_due": "viewing_deliveries using btree (due_at)",
+    "uq_vr_pending": (
+        "viewing_requests using btree (profile_id) where ((status)::text = 'pending'::text)"
+    ),
+    "ix_vr_profile_day": "viewing_requests using btree (profile_id, reset_date)",
+    "ix_vr_account": "viewing_requests using btree (account_id, requested_at)",
+    "ix_vr_expires": (
+        "viewing_requests using btree (expires_at) where ((status)::text = 'pending'::text)"
+    ),
 }
 
 # Rows of the existing application: 20 accounts, 40 profiles, a year of sessions.
