@@ -10,7 +10,7 @@ import pytest
 
 from service import database_url
 from service.database import connector, pool
-from service.errors import Unavailable
+from service.database_errors import Unavailable
 from service.settings import Settings
 from tests.conftest import free_port
 

@@ -11,7 +11,7 @@ from service.database import cures, in_force, schema, storage, tables
 from service.database.driver import Connection
 from service.database.pool import connect, reach
 from service.database.statement import Statement
-from service.errors import DatabaseError
+from service.database_errors import DatabaseError
 from service.settings import Settings
 from service.viewing import config_loader
 

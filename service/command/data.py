@@ -12,7 +12,7 @@ import click
 
 from service.app import utc_now
 from service.database import cures
-from service.errors import DatabaseError
+from service.database_errors import DatabaseError
 from service.observing.logs import logging_to_stdout
 from service.platform import erasure, export, retention
 from service.platform.retention import Removed

@@ -17,7 +17,8 @@ import click
 from service.app import utc_now
 from service.database import cures
 from service.database.pool import connected
-from service.errors import ClientError, DatabaseError, Overloaded
+from service.database_errors import DatabaseError
+from service.errors import ClientError, Overloaded
 from service.platform.import_lines import Line, csv_rows, json_lines, numbered_lines
 from service.platform.import_merge import STATEMENT_SECONDS, Import
 from service.settings import Settings

@@ -26,7 +26,7 @@ from service.command import (
 )
 from service.command.dotenv import dotenv
 from service.database import cures
-from service.errors import DatabaseError
+from service.database_errors import DatabaseError
 from service.listeners import PortTaken, bound
 from service.observing import open_files
 from service.observing.logs import logging_to_stdout

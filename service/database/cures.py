@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from service.errors import DatabaseError
+from service.database_errors import DatabaseError
 
 Level = Literal["refuse", "fault", "warn"]
 LEVELS: Final[tuple[Level, ...]] = ("refuse", "fault", "warn")

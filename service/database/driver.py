@@ -13,8 +13,7 @@ from typing import Final, Literal, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.deadlines import DeadlinePassed
-from service.errors import (
+from service.database_errors import (
     DatabaseError,
     Deadlock,
     LockTimeout,
@@ -26,6 +25,7 @@ from service.errors import (
     UniqueViolation,
     Unsent,
 )
+from service.deadlines import DeadlinePassed
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

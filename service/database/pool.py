@@ -20,7 +20,7 @@ from service.database import connector
 from service.database.connector import Socketed
 from service.database.driver import UNREACHABLE, Connection, Pool, connecting, translated
 from service.database.statement import Statement
-from service.errors import Unavailable
+from service.database_errors import Unavailable
 from service.settings import Settings
 
 

@@ -5,10 +5,10 @@ value, constraints, triggers. They are not bugs of the service. A sentence names
 column or the constraint, never a value: a row can contain secrets.
 """
 
+from service.database_errors import Rejected
 from service.errors import (
     TEXT_TOO_LONG,
     TRIGGER_REFUSED,
-    Rejected,
     Sentence,
     constraint_refused,
     still_referred_to,

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from service.context import Context
 from service.database import refusals
 from service.database.driver import cause
+from service.database_errors import ReadOnly, Rejected, Unavailable
 from service.deadlines import DeadlinePassed, within
 from service.errors import (
     EMAIL_TAKEN,
@@ -22,10 +23,7 @@ from service.errors import (
     ClientError,
     FieldError,
     Overloaded,
-    ReadOnly,
-    Rejected,
     RuleError,
-    Unavailable,
 )
 from service.http import auth
 from service.http.body_and_reply import reply

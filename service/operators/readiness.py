@@ -18,8 +18,8 @@ from msgspec import UNSET, UnsetType
 from service.database import schema
 from service.database.driver import Connection, Pool
 from service.database.pool import PING, connect, replace_idle
+from service.database_errors import DatabaseError, ReadOnly
 from service.deadlines import DeadlinePassed, within
-from service.errors import DatabaseError, ReadOnly
 from service.http.fields import doc
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor, stopped, supervised

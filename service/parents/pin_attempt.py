@@ -20,15 +20,8 @@ from service.context import Context
 from service.credentials.pin_hasher import Turn
 from service.database.driver import Pool, Source
 from service.database.statement import Statement
-from service.errors import (
-    NO_PIN,
-    PIN_LOCKED,
-    ClientError,
-    DatabaseError,
-    Deadlock,
-    LockTimeout,
-    Overloaded,
-)
+from service.database_errors import DatabaseError, Deadlock, LockTimeout
+from service.errors import NO_PIN, PIN_LOCKED, ClientError, Overloaded
 from service.http import auth
 from service.http.idempotency import KeyUsed, RequestedOnce
 

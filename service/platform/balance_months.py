@@ -15,7 +15,7 @@ import msgspec
 
 from service.database.driver import Connection, Pool, Source
 from service.database.statement import Statement
-from service.errors import DatabaseError, Deadlock, LockTimeout, Unavailable
+from service.database_errors import DatabaseError, Deadlock, LockTimeout, Unavailable
 from service.observing.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.retention")

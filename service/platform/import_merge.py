@@ -23,15 +23,8 @@ from msgspec import UNSET, UnsetType
 from service.database import refusals
 from service.database.driver import Connection
 from service.database.statement import Statement
-from service.errors import (
-    ADMIN_REQUIRED,
-    RIGHT_MISSING,
-    ClientError,
-    Deadlock,
-    MissingRight,
-    Overloaded,
-    Rejected,
-)
+from service.database_errors import Deadlock, MissingRight, Rejected
+from service.errors import ADMIN_REQUIRED, RIGHT_MISSING, ClientError, Overloaded
 from service.http import lenient_json
 from service.http.fields import doc
 from service.platform.import_lines import BadLine, Line, parse

@@ -23,7 +23,7 @@ import msgspec
 from service.database.driver import Connection
 from service.database.pool import connected
 from service.database.statement import Statement
-from service.errors import NoAnswer
+from service.database_errors import NoAnswer
 from service.platform.balance_months import add_months, dropped_months
 from service.settings import Settings
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from service.errors import DatabaseError
+from service.database_errors import DatabaseError
 from service.observing.supervision import stopped, supervised
 from service.platform.retention import RetentionRefused, RetentionRunning, current_cutoffs, retain
 from service.settings import Settings

@@ -16,7 +16,8 @@ from uuid import UUID
 import msgspec
 
 from service.database.driver import Pool
-from service.errors import ACCOUNT_INACTIVE, PROFILE_DENIED, ClientError, DatabaseError, Overloaded
+from service.database_errors import DatabaseError
+from service.errors import ACCOUNT_INACTIVE, PROFILE_DENIED, ClientError, Overloaded
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from service.viewing import rules

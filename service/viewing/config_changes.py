@@ -21,7 +21,7 @@ from service.database.connector import is_pooled
 from service.database.driver import Connection, translated
 from service.database.pool import PING, connect
 from service.database.statement import Statement
-from service.errors import DatabaseError
+from service.database_errors import DatabaseError
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 

@@ -19,13 +19,8 @@ import msgspec
 from service.database.driver import Pool, cause
 from service.database.ids import id_prefix
 from service.database.statement import Statement
-from service.errors import (
-    TOO_MANY_WAITING,
-    ClientError,
-    DatabaseError,
-    Overloaded,
-    ReadOnly,
-)
+from service.database_errors import DatabaseError, ReadOnly
+from service.errors import TOO_MANY_WAITING, ClientError, Overloaded
 from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings

@@ -19,7 +19,8 @@ import msgspec
 from service.database.driver import Connection, Pool
 from service.database.pool import connected
 from service.database.statement import Statement
-from service.errors import DELETION_ACCEPTED, DatabaseError, Rejected
+from service.database_errors import DatabaseError, Rejected
+from service.errors import DELETION_ACCEPTED
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final
 
 from service.database.driver import Connection
-from service.errors import (
+from service.database_errors import (
     PROTOCOL_VIOLATION,
     DatabaseError,
     LockTimeout,

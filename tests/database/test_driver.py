@@ -16,8 +16,7 @@ from service import deadlines
 from service.database.driver import Connection, cause, translated
 from service.database.pool import PING, connect, connected, open_pool
 from service.database.statement import Statement
-from service.deadlines import DeadlinePassed
-from service.errors import (
+from service.database_errors import (
     DatabaseError,
     Deadlock,
     LockTimeout,
@@ -29,6 +28,7 @@ from service.errors import (
     UniqueViolation,
     Unsent,
 )
+from service.deadlines import DeadlinePassed
 from service.observing.logs import JsonLine
 from service.settings import Settings
 from tests.conftest import Running, free_port

@@ -13,7 +13,7 @@ import pytest
 from service.command.check_database import startup_error
 from service.database import connector, cures, in_force, migrate, pool
 from service.database.driver import Connection
-from service.errors import Unavailable
+from service.database_errors import Unavailable
 from service.settings import Settings
 from tests.command.test_main import refused
 from tests.conftest import Starter, named

@@ -12,7 +12,7 @@ from service.database import cures, in_force
 from service.database.driver import Connection
 from service.database.migrate import MigrationError, listing, migrate
 from service.database.pool import connect
-from service.errors import DatabaseError, Unavailable
+from service.database_errors import DatabaseError, Unavailable
 from service.settings import Settings
 from tests.command.test_main import COMMAND, environment, refused
 from tests.conftest import free_port

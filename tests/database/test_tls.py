@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from service import database_url
 from service.database.pool import connect
-from service.errors import Unavailable
+from service.database_errors import Unavailable
 from service.settings import Settings
 from tests.database.test_pool import PGBOUNCER, pooler
 

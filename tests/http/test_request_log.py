@@ -8,7 +8,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from service.errors import NoAnswer
+from service.database_errors import NoAnswer
 from service.observing import event_loop
 from service.observing.metrics import Metrics
 from service.observing.trace import Trace

@@ -10,7 +10,7 @@ import pytest
 
 from service.database.driver import Connection
 from service.database.pool import replace_idle
-from service.errors import Unavailable
+from service.database_errors import Unavailable
 from service.operators import readiness
 from service.settings import Settings
 from tests.conftest import Running, Starter

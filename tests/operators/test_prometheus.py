@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.database.driver import Connection
-from service.errors import Unavailable
+from service.database_errors import Unavailable
 from service.observing.metrics import Histogram, Metrics
 from tests.conftest import ROOT, Running, Starter, free_port, served
 from tests.family import HEARTBEAT, PIN, Family, add_family

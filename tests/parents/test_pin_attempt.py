@@ -16,7 +16,8 @@ import pytest
 from service.app import PIN_SECONDS
 from service.credentials.pin_hasher import Turn
 from service.database.driver import Connection
-from service.errors import NoAnswer, Overloaded
+from service.database_errors import NoAnswer
+from service.errors import Overloaded
 from service.parents import pin, pin_attempt
 from service.parents.pin_attempt import ATTEMPTS, UNFINISHED
 from service.settings import Settings

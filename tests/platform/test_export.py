@@ -30,6 +30,7 @@ STATEMENTS = {
 NOT_EXPORTED = {
     "viewing_events": "reports changes of rows that are in the copy",
     "viewing_requests": "still to come",
+    "request_id": "in the copy of requests",
     "viewing_clocks": "only when the last heartbeat was counted, which sessions show",
     "id": "names nothing outside the database, except a session",
     "profile_id": "at the head of the copy",

@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from service.command import imports as command_imports
 from service.command.main import main
 from service.database.driver import Connection
-from service.errors import Unavailable
+from service.database_errors import Unavailable
 from service.platform import import_lines, import_merge, imports
 from service.platform.import_lines import (
     MAX_LINE_BYTES,

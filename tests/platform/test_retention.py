@@ -12,7 +12,7 @@ import pytest
 
 from service.app import utc_now
 from service.database.driver import Connection
-from service.errors import NoAnswer
+from service.database_errors import NoAnswer
 from service.platform import retention, retention_schedule
 from service.platform.retention import (
     Cutoffs,

@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from service.database.driver import Connection
-from service.errors import ClientError, LockTimeout
+from service.database_errors import LockTimeout
+from service.errors import ClientError
 from service.settings import Settings
 from service.viewing.heartbeat_queue import HeartbeatQueue
 from service.viewing.heartbeat_statement import RECORD_HEARTBEATS, Beat
