@@ -17,6 +17,7 @@ from service.database.driver import is_outage
 from service.database.ids import id_prefix
 from service.database.pool import Warmth, close_pool, open_pool
 from service.deadlines import Deadlines
+from service.events.outbox import Outbox
 from service.observing import open_files
 from service.observing.event_loop import monitoring
 from service.observing.metrics import Metrics
@@ -90,6 +91,9 @@ async def build(
     deletions = Deletions(settings, pool, metrics.deletions)
     deletions.start()
     parts.push_async_callback(deletions.stop)
+    outbox = Outbox(settings)
+    outbox.start()
+    parts.push_async_callback(outbox.stop)
     await parts.enter_async_context(monitoring(metrics))
     deadlines = Deadlines(settings.request_timeout_seconds)
     parts.callback(deadlines.end)

@@ -120,10 +120,10 @@ async def connect(
 
 @asynccontextmanager
 async def connected(
-    settings: Settings, seconds: float, *, direct: bool = False
+    settings: Settings, seconds: float, *, direct: bool = False, by_index: bool = False
 ) -> AsyncIterator[Connection]:
     """A connection for one piece of work, each of whose statements may take `seconds`."""
-    connection = await connect(settings, seconds, direct=direct)
+    connection = await connect(settings, seconds, direct=direct, by_index=by_index)
     try:
         with translated(connection):
             yield connection
