@@ -92,7 +92,7 @@ async def build(
     deletions.start()
     parts.push_async_callback(deletions.stop)
     outbox = Outbox(settings)
-    outbox.start()
+    await outbox.start()
     parts.push_async_callback(outbox.stop)
     await parts.enter_async_context(monitoring(metrics))
     deadlines = Deadlines(settings.request_timeout_seconds)

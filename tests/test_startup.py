@@ -18,8 +18,14 @@ where datname = current_database() and pid <> pg_backend_pid()
 """
 
 
-# Readiness checks and pending deletions run every second, also during a heartbeat.
-BACKGROUND: Final = {"health_ping", "schema_tables", "migration_applied", "deletion_pending"}
+# Readiness checks and searches for events run every second, also during a heartbeat.
+BACKGROUND: Final = {
+    "health_ping",
+    "schema_tables",
+    "migration_applied",
+    "deletion_pending",
+    "event_feed_read",
+}
 # Functions that only some heartbeats call, or that write whatever their arguments are.
 NOT_PREPARED: Final = {
     "viewing_clock_count",

@@ -59,10 +59,13 @@ class Outbox:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._failures = 0  # in a row
+        self._has_searched = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Returns after the first search, or after the first failure."""
         self._task = supervised("events", self._run())
+        await self._has_searched.wait()
 
     async def stop(self) -> None:
         await stopped(self._task)
@@ -77,6 +80,7 @@ class Outbox:
             except DatabaseError as error:
                 fields = {"error": f"{type(error).__name__}: {error}", "tries": self._failures}
                 logger.warning("events_connection_failed", extra={"fields": fields})
+            self._has_searched.set()
             await asyncio.sleep(RECONNECT_SECONDS[min(self._failures, len(RECONNECT_SECONDS) - 1)])
             self._failures += 1
 
@@ -90,6 +94,7 @@ class Outbox:
             began = monotonic()
             await self.tick(connection)
             self._failures = 0
+            self._has_searched.set()
             await asyncio.sleep(max(TICK_SECONDS, 4 * (monotonic() - began)))
 
     async def tick(self, connection: Connection) -> None:

@@ -203,7 +203,7 @@ async def test_process_that_stops_while_it_numbers_does_not_stop_the_others(
 async def working(settings: Settings, family: Family) -> AsyncIterator[Outbox]:
     """An outbox that runs."""
     started = Outbox(settings)
-    started.start()
+    await started.start()
     yield started
     await started.stop()
 
