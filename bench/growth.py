@@ -25,6 +25,7 @@ from service.database import migrate
 from service.database.driver import Connection
 from service.observing.metrics import Metrics
 from service.settings import Settings
+from service.viewing.announcements import NEVER
 from service.viewing.heartbeat_statement import Beat, HeartbeatStatement
 from service.viewing.recorded_row import Recorded
 
@@ -82,6 +83,8 @@ class Tables:
                     begin_seconds=0,
                     usage_from=None,
                     exclusive=False,
+                    announce_from=NEVER,
+                    rules=None,
                 ),
                 asyncio.get_running_loop().create_future(),
             )

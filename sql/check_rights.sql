@@ -34,19 +34,25 @@ select
                 select 'execute on function ' || f.name, 1000
                 from (
                     values
-                    ('viewing_sessions_end_open(uuid, timestamptz)'),
+                    ('viewing_session_begin(uuid, timestamptz, text)'),
                     ('viewing_clock_count(uuid, timestamptz, timestamptz)'),
                     ('viewing_policies(uuid[], date[], date[], timestamptz)'),
                     ('viewing_past_balances(int[], uuid[], date[], date[])'),
                     ('viewing_day_balances(uuid[], date[])'),
                     (
-                        'viewing_balances_count(uuid[], date[], int[], bool[], int[], text, '
+                        'viewing_balances_add(uuid[], date[], int[], bool[], int[], int[], text, '
                         'timestamptz)'
                     ),
                     (
                         'viewing_balances_open(uuid[], date[], int[], bool[], int[], text, '
                         'timestamptz, bool)'
                     ),
+                    (
+                        'viewing_announce(int[], int[], uuid[], date[], uuid[], int[], bool[], '
+                        'uuid[], int[], int[], int[], int[], date[], int[], bool[], int[], int[], '
+                        'text[], timestamptz)'
+                    ),
+                    ('viewing_is_close(uuid, date, int, timestamptz)'),
                     ('viewing_earlier_parts(jsonb, int, timestamptz)'),
                     ('viewing_session_is_displaced(uuid, text, timestamptz, timestamptz)'),
                     ('viewing_event_id()'),

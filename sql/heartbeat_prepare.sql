@@ -16,9 +16,11 @@
 with functions as materialized (
     select
         viewing_policies(n.profiles, n.days, n.days, $2::timestamptz) as policies,
-        viewing_balances_count(
-            n.profiles, n.days, array[0], array[false], n.places, repeat('0', 24), $2::timestamptz
+        viewing_balances_add(
+            n.profiles, n.days, array[0], array[false], n.places, array[2147483647],
+            repeat('0', 24), $2::timestamptz
         ) as balances,
+        viewing_is_close(n.profiles[1], n.days[1], null, $2::timestamptz) as is_close,
         viewing_past_balances(n.places, n.profiles, n.days, n.days) as past_balances
     from (
         select

@@ -18,19 +18,22 @@
 -- $14 usage_from date[]          first day of the balances that the policy needs; null: none needed;
 --                                -infinity: the days of a week, if the stored schedule needs them
 -- $15 exclusive bool[]           refuse the beat if another device has ended its session
--- $16 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
--- $17 now timestamptz            time of this statement
--- $18 lock_timeout text          of this statement
--- $19 by_clock bool              count the seconds since the profile's latest counting beat, at most 30
--- $20 guesses text[]             zone and reset hour, joined by a space; the first are the defaults;
+-- $16 announce_from int4[]       credited seconds from which the beat may announce something
+-- $17 rules text[]               JSON, see viewing_announce in migration 0037; null: it cannot
+-- $18 id_prefix text             24 hexadecimal digits, unique for this statement, sorted by time
+-- $19 now timestamptz            time of this statement
+-- $20 lock_timeout text          of this statement
+-- $21 by_clock bool              count the seconds since the profile's latest counting beat, at most 30
+-- $22 guesses text[]             zone and reset hour, joined by a space; the first are the defaults;
 --                                null (like the next two): every beat has a day
--- $21 guessed_days date[]        the viewing days that they have now, in step
--- $22 guessed_begins int8[]      from 1970 to the begins of these days, in seconds, in step
+-- $23 guessed_days date[]        the viewing days that they have now, in step
+-- $24 guessed_begins int8[]      from 1970 to the begins of these days, in seconds, in step
 --
 -- row: beats int4[]              positions in the arrays, from 1, in step with the next two
 -- row: refusals int4[]           0 recorded, 1 account, 2 profile, 3 title, 4 session unknown,
 --                                5 session of another profile, 6 key used for another request,
---                                7 session ended by another device, 8 the viewing day is unknown
+--                                7 session ended by another device, 8 the viewing day is unknown,
+--                                or the rules are, and something may have to be announced
 -- row: educational bool[]        the title is educational (null where refused before the title)
 -- row: children uuid[]           child profiles, in step with the next two
 -- row: used_seconds int4[]       used in the viewing day, after this beat
@@ -54,6 +57,7 @@
 -- row: past_overrides bool[]
 -- row: past_extended_minutes int4[]
 -- row: past_limit_minutes int4[]  null: not kept
+-- row: events int                number that were written; null: none was due
 --
 -- Returns one row of arrays: a row for each beat would cost the driver more than the work itself.
 -- Arrays are read by subscript, except the one that makes the rows: `unnest` stores each array that it
@@ -70,10 +74,10 @@
 -- the profile's clock after the session: `ended`, which locks the open sessions, is therefore before
 -- `seconds` in the select list, which the server evaluates from left to right.
 -- The session is locked before its pause is read, so two instances count one pause once. A new
--- session ends the open ones through a function, because only a statement inside a function sees
+-- session ends the open ones through a function (migration 0037), because only a statement inside a function sees
 -- rows that another transaction has committed since this statement began.
 -- Another device has ended a session if the profile has a session of another device that started at
--- that moment (`viewing_sessions_end_open`). If the other's clock was behind, the session ended at its
+-- that moment (`viewing_session_begin`). If the other's clock was behind, the session ended at its
 -- own start, and the other one is open. Only beats with `exclusive` look for it, in an index by start
 -- and in the one of open sessions.
 -- The first 300 seconds of a pause count.
@@ -87,13 +91,16 @@
 -- A beat whose policy is not cached is sent without its day. The statement looks for the day of the
 -- stored zone and reset hour among the guesses, because only service/viewing/rules.py computes viewing
 -- days. It refuses the beat if none has it, if the profile's first day is later, and if a child has no
--- configuration. Then it returns the stored policy, and the beat comes again with its day.
+-- configuration, or may have to be warned or blocked: only a beat that has its rules can announce that.
+-- Then it returns the stored policy, and the beat comes again with its day.
 -- Only policies with a weekly limit, roll-over or time to finish a title set $14; other beats read no
 -- balance except their day's.
 -- A session that continues on a later viewing day keeps the time of its latest beat and what it has
 -- counted by then, so that reports divide it between its days.
--- The balances are written and read by a function (migration 0030), which adds to them; it never writes
+-- The balances are written and read by a function (migration 0037), which adds to them; it never writes
 -- a value that was read before. Beats of 0 seconds read their balance.
+-- Events of warnings and blocks are written by a function, for beats that are due only, after their
+-- balances. A device that ends the session of another one writes an event too.
 -- The id of a new balance is the prefix and the beat's position: unique, sorted by time so that new
 -- rows share index pages, and cheaper than a random id.
 -- One plan, whatever the statistics say: each table is reached from the rows before it, by the index
@@ -108,9 +115,9 @@ with beats as materialized (
         b.session_id,
         b.starts,
         b.paused,
-        coalesce(b.day, ($21::date[])[g.guess]) as day,
+        coalesce(b.day, ($23::date[])[g.guess]) as day,
         b.key,
-        to_timestamp(coalesce(b.begin_seconds, ($22::int8[])[g.guess])) as begins,
+        to_timestamp(coalesce(b.begin_seconds, ($24::int8[])[g.guess])) as begins,
         case when b.day is not null or p.is_kids then b.usage_from end as usage_from,
         b.exclusive,
         p.is_kids,
@@ -131,7 +138,16 @@ with beats as materialized (
             when p.id is null then 2
             when t.id is null then 3
             when b.day is null
-                and (g.guess is null or c.day_floor > ($21::date[])[g.guess])
+                and (
+                    g.guess is null
+                    or c.day_floor > ($23::date[])[g.guess]
+                    or p.is_kids and viewing_is_close(
+                        p.id,
+                        ($23::date[])[g.guess],
+                        least(c.weekday_limit_minutes, c.weekend_limit_minutes),
+                        $19::timestamptz
+                    )
+                )
             then 8
             else 0
         end as refusal
@@ -164,11 +180,11 @@ with beats as materialized (
             case
                 when b.day is not null then null
                 when c.profile_id is not null
-                then array_position($20::text[], c.timezone || ' ' || c.reset_hour)
+                then array_position($22::text[], c.timezone || ' ' || c.reset_hour)
                 when p.is_kids is not true then 1
             end as guess
     ) as g
-    where (select set_config('lock_timeout', $18::text, true)) is not null
+    where (select set_config('lock_timeout', $20::text, true)) is not null
     order by b.profile_id
 ),
 locked as materialized (
@@ -196,7 +212,7 @@ locked as materialized (
         case
             when a.refusal <> 0 then a.refusal
             when s.earlier <> a.key then 6
-            when a.starts and s.started_at < $17::timestamptz - interval '1 day' then 6
+            when a.starts and s.started_at < $19::timestamptz - interval '1 day' then 6
             when s.is_displaced then 7
             when a.starts or s.id is not null then 0
             when exists (
@@ -210,17 +226,19 @@ locked as materialized (
         s.id is not null and (a.starts or s.earlier is not null) as is_repeated,
         case
             when a.starts and a.refusal = 0 and s.id is null
-            then viewing_sessions_end_open(a.profile_id, $17::timestamptz)
+            then viewing_session_begin(
+                a.profile_id, $19::timestamptz, ($6::text[])[a.beat]
+            )
         end as ended,
         case
             when a.starts and s.id is not null or s.earlier is not null then 0
-            when s.paused_at is null or $17::timestamptz - s.paused_at <= interval '300 seconds'
+            when s.paused_at is null or $19::timestamptz - s.paused_at <= interval '300 seconds'
             then case
-                when $19::bool
+                when $21::bool
                     and a.refusal = 0
                     and (a.starts or s.id is not null)
                     and s.is_displaced is not true
-                then viewing_clock_count(a.profile_id, $17::timestamptz, a.begins)
+                then viewing_clock_count(a.profile_id, $19::timestamptz, a.begins)
                 else 30
             end
             else 0
@@ -259,9 +277,9 @@ locked as materialized (
 continued as (
     update viewing_sessions as s
     set
-        last_heartbeat_at = greatest($17::timestamptz, s.started_at),
+        last_heartbeat_at = greatest($19::timestamptz, s.started_at),
         total_seconds = coalesce(s.total_seconds, 0) + h.seconds,
-        paused_at = case when h.paused then coalesce(s.paused_at, $17::timestamptz) end,
+        paused_at = case when h.paused then coalesce(s.paused_at, $19::timestamptz) end,
         recent_keys = case
             when h.key is null then s.recent_keys
             else substring(h.key || coalesce(s.recent_keys, '') from 1 for 1000)
@@ -290,11 +308,11 @@ started as (
         ($6::text[])[h.beat],
         ($7::text[])[h.beat],
         h.is_educational,
-        $17::timestamptz,
-        $17::timestamptz,
+        $19::timestamptz,
+        $19::timestamptz,
         null,
         h.seconds,
-        case when h.paused then $17::timestamptz end,
+        case when h.paused then $19::timestamptz end,
         h.key
     from locked as h
     where h.refusal = 0 and h.starts
@@ -312,7 +330,7 @@ select
     r.reset_hours,
     r.exemptions,
     r.timezones,
-    viewing_policies(r.renewed_children, r.renewed_days, r.day_floors, $17::timestamptz) as policies,
+    viewing_policies(r.renewed_children, r.renewed_days, r.day_floors, $19::timestamptz) as policies,
     r.are_children,
     (f.today).extended,
     (f.today).extended_minutes,
@@ -323,7 +341,18 @@ select
     (f.week).past_used_seconds,
     (f.week).past_overrides,
     (f.week).past_extended_minutes,
-    (f.week).past_limit_minutes
+    (f.week).past_limit_minutes,
+    case
+        when (f.today).due is not null
+        then viewing_announce(
+            (f.today).due, r.children_beats, r.children, r.children_days, (f.today).children,
+            (f.today).used_seconds, (f.today).overrides, (f.today).extended,
+            (f.today).extended_minutes, r.playing, r.session_seconds, (f.week).past,
+            (f.week).past_days, (f.week).past_used_seconds, (f.week).past_overrides,
+            (f.week).past_extended_minutes, (f.week).past_limit_minutes, $17::text[],
+            $19::timestamptz
+        )
+    end as events
 from (
     select
         array_agg(h.beat) as beats,
@@ -337,7 +366,7 @@ from (
         array_agg(h.timezone::text) filter (where h.is_renewed) as timezones,
         array_agg(case when h.is_kids then h.profile_id end) filter (where h.is_renewed)
             as renewed_children,
-        array_agg(coalesce(h.day, ($17::timestamptz at time zone 'UTC')::date))
+        array_agg(coalesce(h.day, ($19::timestamptz at time zone 'UTC')::date))
             filter (where h.is_renewed) as renewed_days,
         array_agg(h.day_floor) filter (where h.is_renewed) as day_floors,
         array_agg(h.is_kids) filter (where h.is_renewed) as are_children,
@@ -351,14 +380,16 @@ from (
         array_agg(h.day) filter (where h.refusal = 0 and h.is_kids) as children_days,
         array_agg(h.seconds) filter (where h.refusal = 0 and h.is_kids) as children_seconds,
         array_agg(h.is_exempt) filter (where h.refusal = 0 and h.is_kids) as children_exempt,
-        array_agg(h.beat) filter (where h.refusal = 0 and h.is_kids) as children_beats
+        array_agg(h.beat) filter (where h.refusal = 0 and h.is_kids) as children_beats,
+        array_agg(($16::int4[])[h.beat]) filter (where h.refusal = 0 and h.is_kids)
+            as announce_from
     from locked as h
 ) as r
 cross join lateral (
     select
-        viewing_balances_count(
+        viewing_balances_add(
             r.children, r.children_days, r.children_seconds, r.children_exempt, r.children_beats,
-            $16::text, $17::timestamptz
+            r.announce_from, $18::text, $19::timestamptz
         ) as today,
         viewing_past_balances(r.playing, r.players, r.firsts, r.days) as week
     offset 0

@@ -31,7 +31,8 @@ NOT_PREPARED: Final = {
     "viewing_clock_count",
     "viewing_earlier_parts",
     "viewing_session_is_displaced",
-    "viewing_sessions_end_open",
+    "viewing_session_begin",
+    "viewing_announce",
 }
 
 

@@ -19,6 +19,7 @@ from service.http.decided import has_preference
 from service.http.decision_reply import DecisionReply, decision_reply, unlimited_reply
 from service.observing.trace import Trace
 from service.players.heartbeat_body import HeartbeatBody, Verdict
+from service.viewing.announcements import NEVER, due, remember
 from service.viewing.config_entries import Entry
 from service.viewing.decision import decide
 from service.viewing.heartbeat_statement import EVERY_DAY, Beat
@@ -39,9 +40,10 @@ HEADERS: Final = [
 ]
 APPLIED: Final = (b"preference-applied", b"decision")
 
-# The parts of a beat that its policy decides: day, exempt, renews, begin_seconds, usage_from.
-ByPolicy = tuple[date | None, bool, bool, int | None, date | None]
-UNCACHED: Final[ByPolicy] = (None, DEFAULTS.educational_exempt, True, None, EVERY_DAY)
+# The parts of a beat that its policy decides: day, exempt, renews, begin_seconds, usage_from,
+# announce_from, rules.
+ByPolicy = tuple[date | None, bool, bool, int | None, date | None, int, str | None]
+UNCACHED: Final[ByPolicy] = (None, DEFAULTS.educational_exempt, True, None, EVERY_DAY, NEVER, None)
 
 
 class Head(NamedTuple):
@@ -113,9 +115,10 @@ def beat(
     """The heartbeat as the statement records it, which reads the policy if there is no entry."""
     if entry is None:
         context.configurations.misses += 1
-        day, exempt, renews, begin_seconds, first = UNCACHED
+        day, exempt, renews, begin_seconds, first, announce_from, rules = UNCACHED
     else:
-        day, exempt, renews, begin_seconds, first = _by_policy(context, entry, now)
+        by_policy = _by_policy(context, entry, now)
+        day, exempt, renews, begin_seconds, first, announce_from, rules = by_policy
     is_start = body.session_id is None
     return Beat(
         body.profile_id,
@@ -133,14 +136,24 @@ def beat(
         begin_seconds,
         first,
         body.exclusive,
+        announce_from,
+        rules,
     )
 
 
 def with_policy(context: Context, sent: Beat, entry: Entry, now: datetime) -> Beat:
     """The same beat with the viewing day that its statement did not find."""
-    day, exempt, renews, begin_seconds, first = _by_policy(context, entry, now)
+    day, exempt, renews, begin_seconds, first, announce_from, rules = _by_policy(
+        context, entry, now
+    )
     return sent._replace(
-        day=day, exempt=exempt, renews=renews, begin_seconds=begin_seconds, usage_from=first
+        day=day,
+        exempt=exempt,
+        renews=renews,
+        begin_seconds=begin_seconds,
+        usage_from=first,
+        announce_from=announce_from,
+        rules=rules,
     )
 
 
@@ -149,7 +162,9 @@ def _by_policy(context: Context, entry: Entry, now: datetime) -> ByPolicy:
     _, _, day, begin_seconds = current_day(policy, now)
     renews = context.configurations.is_ageing(entry)
     exempt = policy.configuration.educational_exempt
-    return day, exempt, renews, begin_seconds, usage_from(policy, day)
+    announce_from, rules = due(entry, day, now) if entry.is_child else (NEVER, None)
+    first = usage_from(policy, day)
+    return day, exempt, renews, begin_seconds, first, announce_from, rules
 
 
 def verdict(
@@ -180,6 +195,8 @@ def verdict(
             explanation = unlimited_reply(profile_id, now)
         return Verdict(sent.session_id, "allowed", None, 0.0, is_educational, explanation)
     decision = decide(policy, usage, now)
+    if entry is not None:
+        remember(entry, usage, decision)
     if prefers_decision:
         is_counted = not (is_educational and policy.configuration.educational_exempt)
         explanation = decision_reply(profile_id, policy, usage, decision, is_counted=is_counted)

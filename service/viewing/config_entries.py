@@ -19,7 +19,10 @@ MAX_PROBES: Final = 2
 
 
 class Entry(msgspec.Struct, gc=False):
-    """The cached policy of a profile, when it was read, and when it was used (monotonic)."""
+    """The cached policy of a profile, when it was read, and when it was used (monotonic).
+
+    `announced` and `reach` are hints of `announcements.py`.
+    """
 
     profile: int
     account: int
@@ -27,6 +30,8 @@ class Entry(msgspec.Struct, gc=False):
     policy: Policy
     since: float
     used: float
+    announced: int = 0
+    reach: int | None = None
 
 
 class Entries:
@@ -54,6 +59,8 @@ class Entries:
         """
         if kept := self._by_profile.get(entry.profile):
             if kept.since < entry.since:
+                if kept.policy is not entry.policy:
+                    kept.reach = None
                 kept.account, kept.is_child = entry.account, entry.is_child
                 kept.policy, kept.since = entry.policy, entry.since
                 kept.used = entry.used

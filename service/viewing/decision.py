@@ -148,7 +148,7 @@ def decide(policy: Policy, usage: Usage, now: datetime) -> Decision:
         lock = Lock(0, None if policy.locked_until == FOREVER else policy.locked_until)
         remaining, binding = 0, "locked"
     if today.downtime:
-        downtime = _downtime(today, now)
+        downtime = downtime_at(today, now)
         until = downtime.remaining_seconds
         if until is not None and (remaining is None or until < remaining):
             remaining, binding = until, "downtime"
@@ -205,7 +205,8 @@ def _enforcement(remaining: int | None) -> Enforcement:
     return "warning_5" if remaining > 0 else "blocked"
 
 
-def _downtime(today: Frame, now: datetime) -> Downtime:
+def downtime_at(today: Frame, now: datetime) -> Downtime:
+    """The interval of downtime that blocks at `now`, or the next one."""
     for interval in today.downtime:
         if now < interval.begins:
             seconds = (interval.begins - now) // SECOND

@@ -25,6 +25,7 @@ from service.errors import (
 )
 from service.observing.metrics import Metrics
 from service.settings import Settings
+from service.viewing.announcements import NEVER
 from service.viewing.day_guesses import MAX_GUESSES, DayGuesses
 from service.viewing.decision import PastDay, Usage
 from service.viewing.recorded_row import Recorded, RecordedRow, Renewed
@@ -53,6 +54,8 @@ class Beat(NamedTuple):
     begin_seconds: int | None
     usage_from: date | None
     exclusive: bool
+    announce_from: int
+    rules: str | None
 
 
 BEGINS: Final = Beat._fields.index("begin_seconds")
@@ -114,7 +117,7 @@ WARM_UP: Final = tuple(
     (field,)
     for field in Beat(
         *(NO_ID, NO_ID, NO_ID, NO_ID, False, "", "", False, date(2000, 1, 1), False, None, False),
-        *(0, None, False),
+        *(0, None, False, NEVER, None),
     )
 )
 

@@ -61,6 +61,7 @@ class RecordedRow(msgspec.Struct, frozen=True):
     past_overrides: list[bool] | None
     past_extended_minutes: list[int] | None
     past_limit_minutes: list[int | None] | None
+    events: int | None
 
     def balances(self) -> dict[UUID, tuple[int, bool]]:
         """Used seconds and override by child profile."""

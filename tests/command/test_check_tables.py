@@ -134,7 +134,6 @@ async def test_every_unique_key_that_a_statement_relies_on_is_checked(
             re.DOTALL,
         )
     }
-    relied_on.add(("viewing_events", "profile_id, cause"))
     await make_plain(connection)
     await connection.execute("drop index ix_vtb_date_profile")
     for table in TABLES:

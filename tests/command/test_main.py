@@ -299,7 +299,7 @@ async def test_failed_start_refers_to_the_log(
     tmp_path: Path, database: str, connection: Connection
 ) -> None:
     await connection.execute(
-        "alter function viewing_sessions_end_open(uuid, timestamptz) rename to gone"
+        "alter function viewing_session_begin(uuid, timestamptz, text) rename to gone"
     )
     done = await asyncio.to_thread(
         subprocess.run,
@@ -314,7 +314,8 @@ async def test_failed_start_refers_to_the_log(
     expected = "Error: The service could not start; the log says why.\n"
     assert (done.returncode, done.stderr) == (1, expected)
     assert (
-        "function viewing_sessions_end_open(uuid, timestamp with time zone) does not" in done.stdout
+        "function viewing_session_begin(uuid, timestamp with time zone, text) does not"
+        in done.stdout
     )
 
 

@@ -55,6 +55,7 @@ select
     array_agg(of('session1', n)), array_agg(false), array_agg(null::text), array_agg(null::text),
     array_agg(false), array_agg(date '2026-11-24'), array_agg(true), array_agg(null::bytea),
     array_agg(true), array_agg(1795478400::int8), array_agg(null::date), array_agg(false),
+    array_agg(2147483647), array_agg(null::text),
     '019ac0de0000700080000000'::text, timestamptz '2026-11-24 12:00Z', '500ms'::text, false,
     null::text[], null::date[], null::int8[]
 from (select n from generate_series(1, {beats}) as n order by of('profile', n)) as n

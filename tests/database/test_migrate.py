@@ -63,6 +63,7 @@ IDS = [
     "0034_uncached_heartbeats",
     "0035_events",
     "0036_requests",
+    "0037_heartbeat_events",
 ]
 STARTED = "0006_ix_vs_profile_started"
 

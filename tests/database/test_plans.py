@@ -231,8 +231,9 @@ def heartbeats(
             array_agg(false), array_agg({day}), array_agg(true),
             array_agg(null::bytea), array_agg({renews}),
             array_agg({begin}), array_agg({week}),
-            array_agg({exclusive}), '{PREFIX}'::text, timestamptz '2026-11-24 12:00Z',
-            '500ms'::text, false, array['UTC 6'], array[date '2026-11-24'],
+            array_agg({exclusive}), array_agg(2147483647), array_agg(null::text),
+            '{PREFIX}'::text, timestamptz '2026-11-24 12:00Z', '500ms'::text, false,
+            array['UTC 6'], array[date '2026-11-24'],
             array[1795478400::int8]
         from (
             select distinct on (s.profile_id) s.id, s.title_id, s.profile_id

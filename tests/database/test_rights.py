@@ -23,12 +23,14 @@ from tests.players.test_heartbeat import beat
 TITLE = {"type": "title", "id": str(uuid4()), "title": "x", "is_educational": True}
 RIGHTS = ("select", "insert", "update", "delete")
 FUNCTIONS = (
-    "viewing_sessions_end_open",
+    "viewing_session_begin",
     "viewing_clock_count",
     "viewing_policies",
     "viewing_past_balances",
     "viewing_day_balances",
-    "viewing_balances_count",
+    "viewing_balances_add",
+    "viewing_announce",
+    "viewing_is_close",
     "viewing_balances_open",
     "viewing_earlier_parts",
     "viewing_session_is_displaced",
@@ -148,7 +150,7 @@ async def test_the_statements_need_only_these_rights(
     [
         ("select on users", "select on table users"),
         ("delete, update on time_grants", "update, delete on table time_grants"),
-        ("execute on function viewing_sessions_end_open", None),
+        ("execute on function viewing_session_begin", None),
     ],
 )
 async def test_missing_right_is_reported_with_its_grant(
@@ -157,7 +159,7 @@ async def test_missing_right_is_reported_with_its_grant(
     assert await narrow.missing(settings) == []
     await narrow.may(f"revoke {revoked} from")
     assert await narrow.missing(settings) == [
-        missing or "execute on function viewing_sessions_end_open(uuid, timestamptz)"
+        missing or "execute on function viewing_session_begin(uuid, timestamptz, text)"
     ]
 
 

@@ -232,6 +232,7 @@ class Living:
     log: list[str] = field(default_factory=list)
     session: tuple[str, Session] | None = None
     ids: list[str] = field(default_factory=list)
+    announced: set[str] = field(default_factory=set)
 
     @property
     def now(self) -> datetime:
@@ -272,6 +273,7 @@ class Living:
                     await self.compare_decision()
             await self.compare_beat()
             await self.compare_balance()
+            await self.compare_events()
             self.running.clock.fixed = self.child.next_reset(self.now)
 
     def wait(self, wait: Wait) -> None:
@@ -395,6 +397,11 @@ class Living:
             used=(answer["used_minutes"], minutes(used)),
         )
         self.compare(answer["decision"], watched)
+        if expected.enforcement != "allowed":
+            state = expected.enforcement.replace("_", " ")
+            if state == "blocked":
+                state += f" {answer['decision']['reason']}"
+            self.announced.add(f"{self.child.viewing_day(self.now)} {state}")
 
     async def give(self, given: int | None, mode: str) -> None:
         """Grants minutes, or an unlimited day, and compares."""
@@ -424,6 +431,15 @@ class Living:
 
     async def compare_beat(self) -> None:
         await self.beat("film", self.session is None, False)
+
+    async def compare_events(self) -> None:
+        """Compares the warnings and blocks of heartbeats with the events."""
+        written = await self.connection.fetchval(
+            "select array_agg(cause) from viewing_events where profile_id = $1 "
+            "and type in ('viewing.warning', 'viewing.blocked')",
+            self.family.child,
+        )
+        self.agree(events=(sorted(written or ()), sorted(self.announced)))
 
     async def compare_balance(self) -> None:
         """Compares balance and eligibility."""

@@ -18,6 +18,7 @@ from service.database.driver import Connection
 from service.database_errors import LockTimeout
 from service.errors import ClientError
 from service.settings import Settings
+from service.viewing.announcements import NEVER
 from service.viewing.heartbeat_queue import HeartbeatQueue
 from service.viewing.heartbeat_statement import RECORD_HEARTBEATS, Beat
 from service.viewing.recorded_row import RecordedRow
@@ -39,7 +40,7 @@ def beat_of(account: UUID) -> Beat:
     """A beat of a new profile of the account."""
     day = date(2026, 11, 26)
     ids = (uuid4(), account, uuid4(), uuid4())
-    return Beat(*ids, False, None, None, False, day, True, None, False, 0, None, False)
+    return Beat(*ids, False, None, None, False, day, True, None, False, 0, None, False, NEVER, None)
 
 
 def is_allowed(verdict: dict[str, Any]) -> bool:
