@@ -17,7 +17,7 @@ class EventRow(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What happened, when by the clock of the instance (UTC), and to whom.
+    """A thing that happened, when by the clock of the instance (UTC), and to whom.
 
     `data` has the members of its type. No event contains a name, a title or a PIN.
     """

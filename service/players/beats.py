@@ -40,8 +40,11 @@ HEADERS: Final = [
 ]
 APPLIED: Final = (b"preference-applied", b"decision")
 
-# The parts of a beat that its policy decides: day, exempt, renews, begin_seconds, usage_from,
-# announce_from, rules.
+# The parts of a beat that its policy decides.
+BY_POLICY: Final = (
+    *("day", "exempt", "renews", "begin_seconds", "usage_from"),
+    *("announce_from", "rules"),
+)
 ByPolicy = tuple[date | None, bool, bool, int | None, date | None, int, str | None]
 UNCACHED: Final[ByPolicy] = (None, DEFAULTS.educational_exempt, True, None, EVERY_DAY, NEVER, None)
 
@@ -143,18 +146,8 @@ def beat(
 
 def with_policy(context: Context, sent: Beat, entry: Entry, now: datetime) -> Beat:
     """The same beat with the viewing day that its statement did not find."""
-    day, exempt, renews, begin_seconds, first, announce_from, rules = _by_policy(
-        context, entry, now
-    )
-    return sent._replace(
-        day=day,
-        exempt=exempt,
-        renews=renews,
-        begin_seconds=begin_seconds,
-        usage_from=first,
-        announce_from=announce_from,
-        rules=rules,
-    )
+    by_policy = zip(BY_POLICY, _by_policy(context, entry, now), strict=True)
+    return sent._replace(**dict(by_policy))
 
 
 def _by_policy(context: Context, entry: Entry, now: datetime) -> ByPolicy:

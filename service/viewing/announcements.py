@@ -1,4 +1,4 @@
-"""What the heartbeat statement needs to write an event when a child is warned or blocked.
+"""Tells the heartbeat statement when a child is warned or blocked, so that it writes an event.
 
 A warning or a block is announced once a viewing day (and rule). The statement knows what has been
 used, and the rules are here: so each beat takes along the credited seconds from which an event can

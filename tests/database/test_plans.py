@@ -216,7 +216,8 @@ def heartbeats(
 
     A renewal also looks for a schedule, a lock and exceptions, and `week` reads six balances. An
     exclusive beat of an ended session looks for the one that ended it. A beat that is not cached
-    reads its policy like a renewal, and looks once more for the schedule.
+    reads its policy like a renewal, looks once more for the schedule, and is compared
+    with its rules and its balance.
     """
     day, begin = "date '2026-11-24'", "1795478400::int8"
     if not is_cached:
@@ -246,7 +247,11 @@ def heartbeats(
         "select 256",
         each=39
         if starts
-        else 18 + 8 * renews + 12 * (week != "null::date") * is_cached + 8 * exclusive,
+        else 18
+        + 8 * renews
+        + 12 * (week != "null::date") * is_cached
+        + 8 * exclusive
+        + 8 * (not is_cached),
         beside=20,
     )
 
