@@ -20,9 +20,10 @@ from service.http.body_and_reply import body, slow_body
 from service.http.urls import VIEWING
 from service.observing.trace import CURRENT, Trace, count_statement
 from service.players import beats
-from service.players.beats import APPLIED, BODY, HEADERS, KeyHash
+from service.players.beats import APPLIED, BODY, HEADERS
 from service.players.displaced import with_details
 from service.players.heartbeat_body import HeartbeatBody, Verdict
+from service.players.heartbeat_head import KeyHash, key_hash, read_head
 from service.viewing.config_entries import Entry
 from service.viewing.heartbeat_statement import Beat, DayUnknown
 from service.viewing.policy import Policy
@@ -105,7 +106,7 @@ class Heartbeat:
     ) -> None:
         """Answers a beat, which is not recorded again if the short path has sent it."""
         context: Context = scope["state"]["context"]
-        head = beats.read_head(scope["headers"])
+        head = read_head(scope["headers"])
         trace = Trace(head.request_id, head.traceparent)
         if recording is not None:
             trace.begun = recording.begun
@@ -114,7 +115,7 @@ class Heartbeat:
         try:
             with context.deadlines.watch(recording and recording.begun):
                 beat = BODY.read(await body(receive), head.content_type)
-                key = None if head.key is None else beats.key_hash(beat, head.key)
+                key = None if head.key is None else key_hash(beat, head.key)
                 if recording is None:
                     caller = auth.bearer(context, head.authorization)
                     account_id = caller or await auth.verified(context, head.authorization)

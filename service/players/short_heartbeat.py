@@ -20,9 +20,10 @@ from service.http.request_head import Head as RequestHead
 from service.http.short_path import Reply
 from service.observing.trace import CURRENT, Trace
 from service.players import beats
-from service.players.beats import BODY, Head
+from service.players.beats import BODY
 from service.players.heartbeat import ANSWERED, PATH, Recording, send_beat
 from service.players.heartbeat_body import Verdict
+from service.players.heartbeat_head import Head, key_hash, read_head
 from service.viewing.recorded_row import Recorded
 
 LINES: Final = b"".join(b"%b: %b\r\n" % header for header in beats.HEADERS)
@@ -56,14 +57,14 @@ class ShortHeartbeat:
             return False
         begun = monotonic()
         try:
-            head = beats.read_head(request.headers)
+            head = read_head(request.headers)
             if head.has_origin:
                 return False
             account_id = auth.bearer(context, head.authorization)
             if account_id is None:
                 return False
             read = BODY.read(body, head.content_type)
-            key = None if head.key is None else beats.key_hash(read, head.key)
+            key = None if head.key is None else key_hash(read, head.key)
             recording = send_beat(context, account_id, read, key, begun)
             if recording is None:
                 return False
