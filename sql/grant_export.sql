@@ -9,6 +9,7 @@
 -- row: mode text                   credit, extend or unlimited
 -- row: effect_seconds int          seconds gained; null too if unlimited
 -- row: undone_at timestamptz       null: the grant stands
+-- row: request_id uuid             the request that the grant approves; null: none
 --
 -- Uses ix_tg_profile; a profile has few grants, so they are sorted in memory.
 select
@@ -18,7 +19,8 @@ select
     g.reset_date as viewing_day,
     g.mode,
     g.effect_seconds,
-    g.undone_at
+    g.undone_at,
+    g.request_id
 from time_grants as g
 where g.profile_id = $1::uuid
 order by g.granted_at desc

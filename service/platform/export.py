@@ -68,6 +68,19 @@ class ExportedGrantRow(msgspec.Struct, frozen=True):
     mode: str | None
     effect_seconds: int | None
     undone_at: datetime | None
+    request_id: UUID | None
+
+
+class ExportedRequestRow(msgspec.Struct, frozen=True):
+    request_id: UUID
+    viewing_day: date
+    requested_at: datetime
+    minutes: int | None
+    message: str | None
+    device_id: str | None
+    status: str
+    expires_at: datetime
+    decided_at: datetime | None
 
 
 class ExportedConfigRow(msgspec.Struct, frozen=True):
@@ -107,6 +120,7 @@ EXPORT_PROFILE: Final = Statement("profile_export", ExportedProfileRow)
 EXPORT_SESSIONS: Final = Statement("session_export", ExportedSessionRow)
 EXPORT_BALANCES: Final = Statement("balance_export", ExportedBalanceRow)
 EXPORT_GRANTS: Final = Statement("grant_export", ExportedGrantRow)
+EXPORT_REQUESTS: Final = Statement("viewing_request_export", ExportedRequestRow)
 EXPORT_CONFIGURATION: Final = Statement("config_export", ExportedConfigRow)
 EXPORT_SCHEDULE: Final = Statement("schedule_export", ExportedScheduleRow)
 EXPORT_EXCEPTIONS: Final = Statement("exception_export", ExportedExceptionRow)
@@ -115,6 +129,7 @@ EXPORT_LOCK: Final = Statement("lock_export", ExportedLockRow)
 KINDS: Final[dict[str, Statement[Any]]] = {
     "balances": EXPORT_BALANCES,
     "grants": EXPORT_GRANTS,
+    "requests": EXPORT_REQUESTS,
     "configurations": EXPORT_CONFIGURATION,
     "schedules": EXPORT_SCHEDULE,
     "exceptions": EXPORT_EXCEPTIONS,

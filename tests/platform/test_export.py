@@ -21,6 +21,7 @@ STATEMENTS = {
     "viewing_sessions": EXPORT_SESSIONS,
     "viewing_time_balances": KINDS["balances"],
     "time_grants": KINDS["grants"],
+    "viewing_requests": KINDS["requests"],
     "viewing_time_configs": KINDS["configurations"],
     "viewing_schedules": KINDS["schedules"],
     "viewing_exceptions": KINDS["exceptions"],
@@ -29,10 +30,11 @@ STATEMENTS = {
 # Tables and columns that are left out.
 NOT_EXPORTED = {
     "viewing_events": "reports changes of rows that are in the copy",
-    "viewing_requests": "still to come",
-    "request_id": "in the copy of requests",
     "viewing_clocks": "only when the last heartbeat was counted, which sessions show",
-    "id": "names nothing outside the database, except a session",
+    "id": "names nothing outside the database, except a session and a request",
+    "account_id": "the account of the parent who gets the copy",
+    "grant_id": "in the grant, which names its request",
+    "decided_by_user_id": "the same account",
     "profile_id": "at the head of the copy",
     "granted_by_user_id": "the account of the parent who gets the copy",
     "undone_by_user_id": "the same account",
@@ -94,7 +96,7 @@ async def test_json_and_csv_contain_everything_about_the_child(
         await watched(connection, one, PAGE_ROWS + 1)
     folder = tmp_path / "copy"
     counts = await export(settings, family.child, folder, NOW)
-    kinds = {"sessions": PAGE_ROWS + 1, "balances": PAGE_ROWS + 1, "grants": 2}
+    kinds = {"sessions": PAGE_ROWS + 1, "balances": PAGE_ROWS + 1, "grants": 2, "requests": 0}
     kinds |= {"configurations": 1, "schedules": 0, "exceptions": 0, "locks": 0}
     assert counts == kinds
     files = {"viewing-data.json", *(f"{kind}.csv" for kind in kinds)}
@@ -121,6 +123,7 @@ async def test_json_and_csv_contain_everything_about_the_child(
             "mode": "credit",
             "effect_seconds": 900,
             "undone_at": "2026-11-24T12:00:00Z",
+            "request_id": None,
         },
         {
             "granted_at": "2026-11-23T12:00:00Z",
@@ -130,6 +133,7 @@ async def test_json_and_csv_contain_everything_about_the_child(
             "mode": None,
             "effect_seconds": None,
             "undone_at": None,
+            "request_id": None,
         },
     ]
 
@@ -201,6 +205,41 @@ async def test_rules_and_days_are_data_in_json_and_words_in_csv(
     assert (balance["limit_minutes"], balance["had_no_limit"]) == (None, True)
     assert balance["extended_minutes"] == 30
     assert [each["viewing_day"] for each in copy["exceptions"]] == ["2026-12-25", "2026-12-24"]
+
+
+async def test_a_request_is_exported_with_its_message_and_named_by_its_grant(
+    settings: Settings, connection: Connection, family: Family, tmp_path: Path
+) -> None:
+    request_id = uuid4()
+    await connection.execute(
+        "insert into viewing_requests values ($1, $2, $3, 30, '=1+1 <b>', 'tv-1', 'approved', "
+        "$4::date, $5, $5::timestamptz + interval '1 hour', $5, $2, $1)",
+        request_id,
+        family.account,
+        family.child,
+        NOW.date(),
+        NOW,
+    )
+    await watched(connection, family, 1)
+    await connection.execute("update time_grants set request_id = $1", request_id)
+    await export(settings, family.child, tmp_path / "copy", NOW)
+    assert document(tmp_path / "copy")["requests"] == [
+        {
+            "request_id": str(request_id),
+            "viewing_day": "2026-11-24",
+            "requested_at": "2026-11-24T12:00:00Z",
+            "minutes": 30,
+            "message": "=1+1 <b>",
+            "device_id": "tv-1",
+            "status": "approved",
+            "expires_at": "2026-11-24T13:00:00Z",
+            "decided_at": "2026-11-24T12:00:00Z",
+        }
+    ]
+    [row] = table(tmp_path / "copy", "requests")
+    assert row["message"] == "'=1+1 <b>"
+    grants = document(tmp_path / "copy")["grants"]
+    assert {grant["request_id"] for grant in grants} == {str(request_id)}
 
 
 @pytest.mark.parametrize(
