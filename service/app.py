@@ -25,6 +25,7 @@ from service.parents.exceptions import exception_delete, exception_put, exceptio
 from service.parents.grant import grant
 from service.parents.lock import lock, lock_clear, lock_put
 from service.parents.pin import pin_reset, pin_set, pin_status, pin_verify
+from service.parents.requests import time_request_approve, time_request_deny, time_requests
 from service.parents.schedule import schedule, schedule_put
 from service.parents.strict import strict, strict_update
 from service.parents.viewing_config import viewing_config, viewing_config_update
@@ -35,6 +36,7 @@ from service.platform.profiles import profile_delete, profile_put
 from service.platform.titles import title_delete, title_put
 from service.players import balance
 from service.players.decision import decision
+from service.players.requests import time_request, time_request_create
 from service.players.session import session_end
 from service.players.short_heartbeat import ShortHeartbeat
 from service.settings import Settings, masked
@@ -76,6 +78,16 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", f"{VIEWING}/playback-eligible/{{profile_id}}", balance.playback_eligible),
     _route("GET", f"{VIEWING}/decision/{{profile_id}}", decision),
     _route("POST", f"{VIEWING}/session/{{session_id}}/end", session_end),
+    _route("POST", f"{VIEWING}/requests", time_request_create),
+    _route("GET", f"{VIEWING}/requests/{{request_id}}", time_request),
+    _route("GET", f"{PARENTAL}/requests", time_requests),
+    _route(
+        "POST",
+        f"{PARENTAL}/requests/{{request_id}}/approve",
+        time_request_approve,
+        seconds=PIN_SECONDS,
+    ),
+    _route("POST", f"{PARENTAL}/requests/{{request_id}}/deny", time_request_deny),
     _route("GET", f"{PARENTAL}/pin/status", pin_status),
     _route("POST", f"{PARENTAL}/pin", pin_set, seconds=PIN_SECONDS),
     _route("POST", f"{PARENTAL}/pin/verify", pin_verify, seconds=PIN_SECONDS),

@@ -48,12 +48,16 @@ TITLE_NOT_FOUND: Final = Sentence(404, "Title not found", "title_unknown")
 SESSION_NOT_FOUND: Final = Sentence(404, "Session not found", "session_unknown")
 REPORT_LINK_UNUSABLE: Final = Sentence(404, "Link is unknown, has been used or has expired")
 GRANT_NOT_FOUND: Final = Sentence(404, "Grant not found")
+TIME_REQUEST_NOT_FOUND: Final = Sentence(404, "Request not found")
 
 BODY_SLOW: Final = Sentence(408, "Request body did not arrive in time", "body_slow")
 
 EMAIL_TAKEN: Final = Sentence(409, "Email belongs to another account")
 PROFILE_TAKEN: Final = Sentence(409, "Profile belongs to another account")
 SESSION_DISPLACED: Final = Sentence(409, "Session was ended by another device", "session_displaced")
+TIME_REQUEST_DECIDED: Final = Sentence(
+    409, "Request has been decided or has expired", "time_request_decided"
+)
 ACCOUNT_BEING_DELETED: Final = Sentence(409, "Account is being deleted")
 PROFILE_BEING_DELETED: Final = Sentence(409, "Profile is being deleted")
 TITLE_BEING_DELETED: Final = Sentence(409, "Title is being deleted")
@@ -75,6 +79,7 @@ DATES_REVERSED: Final = Sentence(422, "from_date must not be after to_date")
 DAYS_REVERSED: Final = Sentence(422, "from must not be after to")
 UNTIL_PAST: Final = Sentence(422, "until must be in the future")
 NOT_A_CHILD: Final = Sentence(422, "Only a child profile can be locked")
+ONLY_CHILDREN_REQUEST: Final = Sentence(422, "Only a child profile can request more time")
 DAY_OVER: Final = Sentence(422, "The viewing day is over")
 
 TOO_MANY_WAITING: Final = Sentence(429, "Too many requests are waiting", "too_many_waiting")
@@ -96,6 +101,10 @@ def too_far_ahead(name: str, max_days: int) -> Sentence:
 def too_many_children(max_children: int) -> Sentence:
     text = f"More than {max_children} children: ask page by page with limit and after"
     return Sentence(422, text)
+
+
+def too_many_time_requests(max_requests: int) -> Sentence:
+    return Sentence(429, f"At most {max_requests} requests a viewing day", "too_many_time_requests")
 
 
 def not_a_multiple(field: str, step_minutes: int) -> Sentence:

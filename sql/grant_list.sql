@@ -18,6 +18,7 @@
 -- row: effect_seconds int          null: unlimited, or not known
 -- row: undone_at timestamptz       null: the grant stands
 -- row: undone_by_user_id uuid
+-- row: request_id uuid             the request that the grant approves; null: none
 --
 -- No row: the account is unknown.
 -- Earlier versions recorded neither the viewing day nor the mode. Their grants are listed on the UTC
@@ -35,7 +36,8 @@ select
     g.mode,
     g.effect_seconds,
     g.undone_at,
-    g.undone_by_user_id
+    g.undone_by_user_id,
+    g.request_id
 from users as u
 left join profiles as p on p.id = $2::uuid and p.user_id = u.id
 left join lateral (
@@ -43,7 +45,7 @@ left join lateral (
         t.id, t.reset_date, t.granted_at, t.granted_by_user_id, t.is_remote, t.granted_minutes,
         coalesce(t.mode, case when t.granted_minutes is null then 'unlimited' else 'credit' end)
             as mode,
-        t.effect_seconds, t.undone_at, t.undone_by_user_id
+        t.effect_seconds, t.undone_at, t.undone_by_user_id, t.request_id
     from time_grants as t
     where t.profile_id = p.id
         and u.is_active

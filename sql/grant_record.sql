@@ -1,4 +1,4 @@
--- Grants a child more time today and records the grant with its effect.
+-- Grants a child more time today, records the grant with its effect, and approves a request.
 --
 -- $1 account_id uuid               the caller
 -- $2 profile_id uuid
@@ -12,6 +12,7 @@
 -- $10 id_prefix text               24 hexadecimal digits, new for each statement, that sort by time
 -- $11 usage_from date              first day of the balances that the policy needs; null: none needed
 -- $12 exempt bool                  educational titles do not count against the limit
+-- $13 request_id uuid              the child's request that the grant approves; null: none
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
@@ -34,7 +35,9 @@
 -- The upsert on `uq_vtb_profile_date` changes the balance, so concurrent heartbeats are kept. It
 -- stores how far it lowers the used seconds: PostgreSQL before version 18 cannot return the value
 -- from before the update, and a separate read can be older than the row that the upsert locks.
--- Both rows are written or neither is.
+-- The rows are written together or not at all. A request that is not pending gets no grant: of two
+-- approvals at once, the second one waits for its row and finds that it has been decided. Its row is
+-- locked before the balance, as in viewing_data_erase.
 with owner as (
     select
         u.is_active,
@@ -52,6 +55,22 @@ with owner as (
     left join profiles as p on p.id = $2::uuid and p.user_id = u.id
     where u.id = $1::uuid
 ),
+approved as (
+    update viewing_requests as q
+    set
+        status = 'approved',
+        decided_at = $9::timestamptz,
+        decided_by_user_id = $1::uuid,
+        grant_id = ($10::text || '00000001')::uuid
+    from owner as o
+    where o.is_active
+        and o.is_confirmed
+        and q.id = $13::uuid
+        and q.profile_id = o.profile_id
+        and q.status = 'pending'
+        and q.expires_at > $9::timestamptz
+    returning q.id
+),
 balance as (
     insert into viewing_time_balances as b (
         id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override,
@@ -68,7 +87,10 @@ balance as (
         case when $7::text = 'credit' then 0 end,
         $9::timestamptz
     from owner as o
-    where o.is_active and o.profile_id is not null and o.is_confirmed
+    where o.is_active
+        and o.profile_id is not null
+        and o.is_confirmed
+        and ($13::uuid is null or exists (select from approved))
     on conflict (profile_id, reset_date) do update
     set
         used_seconds = greatest(
@@ -98,7 +120,7 @@ balance as (
 granted as (
     insert into time_grants (
         id, profile_id, granted_by_user_id, granted_minutes, is_remote, granted_at, reset_date, mode,
-        effect_seconds
+        effect_seconds, request_id
     )
     select
         ($10::text || '00000001')::uuid,
@@ -109,9 +131,33 @@ granted as (
         $9::timestamptz,
         $5::date,
         $7::text,
-        b.effect_seconds
+        b.effect_seconds,
+        $13::uuid
     from balance as b
-    returning id
+    returning id, profile_id
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select $1::uuid, g.profile_id, e.type, $9::timestamptz, e.data
+    from granted as g
+    cross join lateral (
+        values
+            (
+                'grant.created',
+                jsonb_build_object(
+                    'grant_id', g.id,
+                    'minutes', $6::int,
+                    'mode', $7::text,
+                    'is_remote', $8::bool,
+                    'request_id', $13::uuid
+                )
+            ),
+            (
+                'request.approved',
+                jsonb_build_object('request_id', $13::uuid, 'grant_id', g.id, 'minutes', $6::int)
+            )
+    ) as e (type, data)
+    where e.type = 'grant.created' or $13::uuid is not null
 )
 select
     o.is_active,

@@ -22,6 +22,7 @@
 -- row: effect_seconds int          null: unlimited, or not known
 -- row: undone_at timestamptz       null: nothing was done, because the viewing day is over
 -- row: undone_by_user_id uuid
+-- row: request_id uuid             the request that the grant approves; null: none
 -- row: is_confirmed bool           the PIN is the one in $5, and a strict account has a proof
 --
 -- No row: the account is unknown.
@@ -100,6 +101,7 @@ select
     g.effect_seconds,
     coalesce(d.undone_at, g.undone_at) as undone_at,
     coalesce(d.undone_by_user_id, g.undone_by_user_id) as undone_by_user_id,
+    g.request_id,
     coalesce(o.is_confirmed, false) as is_confirmed
 from owner as o
 left join time_grants as g

@@ -17,10 +17,11 @@
 --
 -- Always one row; for an unknown caller `is_active` is false. One transaction.
 -- Rows are deleted in the order in which all other statements lock them, so none of them can deadlock
--- with this one: sessions, then the clock, schedule, exceptions and lock, then balances in the
--- order of their days, then the configuration, then grants. A heartbeat locks its session, its clock
--- and its balance. A change of the schedule locks its row and then balances, a change of the
--- configuration balances, then its row, then grants. A grant writes the balance and then itself.
+-- with this one: requests, then sessions, then the clock, schedule, exceptions and lock, then
+-- balances in the order of their days, then the configuration, then grants. A heartbeat locks its
+-- session, its clock and its balance. A change of the schedule locks its row and then balances, a
+-- change of the configuration balances, then its row, then grants. A grant writes the request that it
+-- approves, the balance, and then itself.
 -- A session that starts meanwhile is not seen, and stays.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
 -- are deleted. Neither they nor the clock, requests and events are counted.
@@ -39,9 +40,20 @@ target as materialized (
     cross join caller as c
     where p.id = $3::uuid and c.is_active and c.is_admin
 ),
+requests as (
+    delete from viewing_requests as q
+    using target as t
+    where q.profile_id = t.id
+    returning q.id
+),
+asked as materialized (
+    select count(*) as requests
+    from requests
+),
 sessions as (
     delete from viewing_sessions as s
     using target as t
+    cross join asked as a
     where s.profile_id = t.id
     returning s.id
 ),
@@ -122,11 +134,6 @@ grants as (
     cross join reset as f
     where g.profile_id = t.id
     returning g.id
-),
-requests as (
-    delete from viewing_requests as q
-    using target as t
-    where q.profile_id = t.id
 ),
 events as (
     delete from viewing_events as v

@@ -3,7 +3,7 @@
 import re
 import stat
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -28,8 +28,8 @@ Body = Callable[[Family], dict[str, Any]]
 class Row(NamedTuple):
     """The kind of caller that an endpoint accepts, and a valid body.
 
-    The kinds: `anyone`; any `account`; the owner of the `profile` or `session` in the request;
-    an `admin`.
+    The kinds: `anyone`; any `account`; the owner of the `profile`, `session` or (time) `request`
+    in the HTTP request; an `admin`.
     """
 
     caller: str
@@ -55,6 +55,11 @@ ROWS: Final = {
     f"GET {VIEWING}/playback-eligible/{{profile_id}}": Row("profile"),
     f"GET {VIEWING}/decision/{{profile_id}}": Row("profile"),
     f"POST {VIEWING}/session/{{session_id}}/end": Row("session"),
+    f"POST {VIEWING}/requests": Row("profile", lambda f: {"profile_id": str(f.child)}),
+    f"GET {VIEWING}/requests/{{request_id}}": Row("request"),
+    f"GET {PARENTAL}/requests": Row("account"),
+    f"POST {PARENTAL}/requests/{{request_id}}/approve": Row("request"),
+    f"POST {PARENTAL}/requests/{{request_id}}/deny": Row("request"),
     f"GET {PARENTAL}/pin/status": Row("account"),
     f"POST {PARENTAL}/pin": Row("account", lambda _: {"new_pin": "5678", "current_pin": PIN}),
     f"POST {PARENTAL}/pin/verify": Row("account", lambda _: {"pin": PIN}),
@@ -134,6 +139,8 @@ TABLES: Final = (
     "viewing_sessions",
     "time_grants",
     "viewing_strict_accounts",
+    "viewing_requests",
+    "viewing_events",
 )
 NOT_AUTHENTICATED: Final = (401, "Not authenticated")
 BAD_TOKEN: Final = (401, "Invalid or expired token")
@@ -142,6 +149,7 @@ NOT_ADMIN: Final = (403, "Admin privileges required")
 FOREIGN: Final = {
     "profile": (403, "Profile not found or access denied"),
     "session": (403, "Session access denied"),
+    "request": (404, "Request not found"),
     "admin": NOT_ADMIN,
 }
 
@@ -198,6 +206,7 @@ async def call(
         "session_id": session,
         "date": running.clock().date() + timedelta(days=2),
         "grant_id": session or uuid4(),
+        "request_id": session or uuid4(),
     }
     row = ROWS[endpoint]
     url = path.format(**names) + row.query
@@ -219,6 +228,22 @@ async def add_grant(connection: Connection, family: Family, grant_id: str, day: 
     )
 
 
+async def add_request(
+    connection: Connection, family: Family, request_id: str, now: datetime
+) -> None:
+    """Stores a pending request of the child; it has the id of a session."""
+    await connection.execute(
+        "insert into viewing_requests (id, account_id, profile_id, status, reset_date, "
+        "requested_at, expires_at) "
+        "values ($1, $2, $3, 'pending', $4, $5, $5::timestamptz + interval '1 hour')",
+        request_id,
+        family.account,
+        family.child,
+        now.date(),
+        now,
+    )
+
+
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if ROWS[e].caller != "anyone"])
 async def test_endpoint_rejects_every_caller_without_the_right(
     running: Running, connection: Connection, family: Family, endpoint: str
@@ -227,6 +252,8 @@ async def test_endpoint_rejects_every_caller_without_the_right(
     await connection.execute("update users set is_active = false where id = $1", inactive.account)
     session = (await beat(running, family))["session_id"]
     await add_grant(connection, family, session, running.clock().date())
+    if ROWS[endpoint].caller == "request":
+        await add_request(connection, family, session, running.clock())
     row = ROWS[endpoint]
     before = await stored(connection)
     for case, (headers, (status, detail)) in refused(

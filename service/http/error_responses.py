@@ -37,6 +37,7 @@ CONSTRAINTS: Final = {
     "viewing_schedules_profile_id_fkey": ClientError(PROFILE_DENIED),
     "viewing_exceptions_profile_id_fkey": ClientError(PROFILE_DENIED),
     "viewing_locks_profile_id_fkey": ClientError(PROFILE_DENIED),
+    "viewing_requests_profile_id_fkey": ClientError(PROFILE_DENIED),
 }
 
 

@@ -11,6 +11,7 @@ EXAMPLE_PROFILE: Final = "d0000000-0000-4000-8000-000000000011"
 EXAMPLE_TITLE: Final = "d0000000-0000-4000-8000-000000000021"
 EXAMPLE_SESSION: Final = "5f0c3a52-7d0e-4a7b-9c1f-2f6d1f3f7a10"
 EXAMPLE_GRANT: Final = "019acb0e-5c80-7000-8000-000000000001"
+EXAMPLE_TIME_REQUEST: Final = "019acb0e-5c80-7000-8000-000000000002"
 EXAMPLE_JWT: Final = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl"
 
 
@@ -26,6 +27,7 @@ ProfileId = Annotated[UUID, doc("The profile's id.", EXAMPLE_PROFILE)]
 TitleId = Annotated[UUID, doc("The title's id.", EXAMPLE_TITLE)]
 SessionId = Annotated[UUID, doc("The viewing session's id.", EXAMPLE_SESSION)]
 GrantId = Annotated[UUID, doc("The grant's id.", EXAMPLE_GRANT)]
+TimeRequestId = Annotated[UUID, doc("The id of the request for more time.", EXAMPLE_TIME_REQUEST)]
 
 PinToken = Annotated[
     str | None,

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from service.http import fields, idempotency
 from service.http.fields import doc
+from service.http.time_requests import Status
 from service.parents import exceptions, report_view
 from service.parents.grants import DEFAULT_DAYS
 from service.parents.report_weeks import MAX_CHILDREN
@@ -37,6 +38,7 @@ IN_PATH: Final = {
         "title_id": fields.TitleId,
         "date": fields.ViewingDay,
         "grant_id": fields.GrantId,
+        "request_id": fields.TimeRequestId,
         "token": Annotated[str, doc("From the URL of a link.", "Zq3xV0bq3mYg0pX1n2s6d5t7c8e9r4u1")],
     }.items()
 }
@@ -161,6 +163,12 @@ GRANTS_TO: Final = Parameter(
             "2026-03-01",
         ),
     ],
+)
+
+TIME_REQUEST_STATUS: Final = Parameter(
+    "status",
+    "query",
+    Annotated[Status, doc("Only requests of this state; absent: all.", "pending")],
 )
 
 COUNT: Final = doc(

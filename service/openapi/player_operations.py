@@ -4,6 +4,9 @@ from typing import Final
 
 from service import errors
 from service.http.decision_reply import DecisionReply
+from service.http.fields import EXAMPLE_TIME_REQUEST
+from service.http.time_requests import TimeRequest
+from service.http.urls import VIEWING
 from service.openapi.operation import EXPLAINED, PLAYERS, Caller, Operation
 from service.openapi.parameters import (
     HEARTBEAT_KEY,
@@ -12,7 +15,7 @@ from service.openapi.parameters import (
     TITLE_MINUTES,
     WATCHED_TITLE,
 )
-from service.players import balance, displaced, heartbeat_body, session
+from service.players import balance, displaced, heartbeat_body, requests, session
 
 PLAYING: Final[dict[str, Operation]] = {
     "heartbeat": Operation(
@@ -49,5 +52,23 @@ PLAYING: Final[dict[str, Operation]] = {
         session.SessionEnd,
         sentences=[errors.SESSION_NOT_FOUND, errors.SESSION_DENIED],
         parameters=[REQUEST_KEY],
+    ),
+    "time_request_create": Operation(
+        PLAYERS,
+        Caller.OWNER,
+        requests.PendingRequest,
+        requests.TimeRequestBody,
+        [errors.ONLY_CHILDREN_REQUEST, errors.too_many_time_requests(requests.MAX_REQUESTS)],
+        [REQUEST_KEY],
+        "A profile has one pending request: asking again returns it with 200, without a change."
+        f" After {requests.MAX_REQUESTS} requests of a viewing day the next one is rejected with"
+        " 429 until the reset. A request that nobody decides expires at the reset.",
+        headers={
+            "Location": ("The URL of the request.", f"{VIEWING}/requests/{EXAMPLE_TIME_REQUEST}")
+        },
+        also={201: requests.PendingRequest},
+    ),
+    "time_request": Operation(
+        PLAYERS, Caller.ACCOUNT, TimeRequest, sentences=[errors.TIME_REQUEST_NOT_FOUND]
     ),
 }

@@ -1,17 +1,19 @@
-"""The operations by which parents decide about a child: schedule, exceptions, lock."""
+"""The operations by which parents decide about a child: schedule, exceptions, lock, requests."""
 
 from typing import Final
 
 from service import errors
-from service.openapi.operation import EVERYWHERE, Operation, owner
+from service.openapi.operation import EVERYWHERE, Operation, account, owner
 from service.openapi.parameters import (
     EXCEPTIONS_FROM,
     EXCEPTIONS_TO,
     GRANTS_FROM,
     GRANTS_TO,
     PIN_TOKEN,
+    REQUEST_KEY,
+    TIME_REQUEST_STATUS,
 )
-from service.parents import exceptions, grants, lock, pin_proof, schedule
+from service.parents import exceptions, grants, lock, pin_proof, requests, schedule
 from service.viewing import rules
 from service.viewing.policy import DAY_NAMES
 
@@ -96,5 +98,31 @@ POLICY: Final[dict[str, Operation]] = {
         [PIN_TOKEN],
         "Viewing since the grant stays counted. Today's limit stays lifted while another unlimited"
         " grant of the day stands. Undoing a grant twice has the effect and the response of once.",
+    ),
+    "time_requests": account(requests.TimeRequests, parameters=[TIME_REQUEST_STATUS]),
+    "time_request_approve": account(
+        requests.Approved,
+        requests.ApproveBody,
+        [
+            errors.NO_PIN,
+            errors.PIN_LOCKED,
+            errors.TOO_MANY_PIN_REQUESTS,
+            errors.PIN_INCORRECT,
+            errors.PIN_TOKEN_INVALID,
+            errors.PIN_TOKEN_REQUIRED,
+            errors.TIME_REQUEST_NOT_FOUND,
+        ],
+        [REQUEST_KEY, PIN_TOKEN],
+        "The body can be left out. The grant is made once, also if several parents approve at the"
+        " same time: the others get 409 with the state of the request. PIN and PIN token are those"
+        " of a grant, and a strict account requires one.",
+        also={409: requests.Decided},
+    ),
+    "time_request_deny": account(
+        requests.Denied,
+        sentences=[errors.TIME_REQUEST_NOT_FOUND],
+        parameters=[REQUEST_KEY],
+        note="Nothing gets more time, so a strict account needs no PIN for it.",
+        also={409: requests.Decided},
     ),
 }

@@ -18,6 +18,7 @@ TOKEN_SENTENCES: Final = (
 )
 STATUSES: Final = {
     200: "Success.",
+    201: "Created.",
     202: "Accepted: the deletion continues in the background.",
     204: "Done. The response has no body.",
     400: "The request cannot be carried out in the current state.",
@@ -55,11 +56,13 @@ def responses(path: str, operation: Operation) -> Json:
         contents["application/json"] = content(operation.answer)
     if contents:
         success["content"] = contents
-    failures = {
+    others = {
         str(status): _error(status, sentences, operation)
         for status, sentences in sorted(_sentences(path, operation).items())
     }
-    return {str(status): success, **failures}
+    if 201 in operation.also:  # as the success, of the same type
+        others["201"] = {**success, "description": STATUSES[201]}
+    return {str(status): success, **others}
 
 
 def _sentences(path: str, operation: Operation) -> dict[int, list[str]]:

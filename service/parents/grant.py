@@ -92,6 +92,7 @@ class Planned(NamedTuple):
     day: date
     now: datetime
     is_explained: bool
+    request_id: UUID | None = None  # that the grant approves
 
 
 BODY: Final = lenient_json.Body(GrantBody)
@@ -122,7 +123,7 @@ async def grant(request: Request) -> Response:
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     once = await begin_once(request, account_id, (profile_id, body), profile_id)
-    proof = await _proof(request, once, account_id, profile_id, body)
+    proof = await grant_proof(request, once, account_id, profile_id, body)
     policy = (await context.configurations.get(account_id, profile_id)).policy
     day = viewing_day(policy, now := context.now())
     planned = Planned(profile_id, body, policy, day, now, prefers_decision(request))
@@ -131,36 +132,46 @@ async def grant(request: Request) -> Response:
 
 
 async def _record(account_id: UUID, proof: PinProof, planned: Planned, source: Source) -> Grant:
-    """Records the grant.
+    row = await record(account_id, proof, planned, source)
+    return granted(planned, row)
+
+
+async def record(account_id: UUID, proof: PinProof, planned: Planned, source: Source) -> GrantRow:
+    """Records the grant; the row has no grant if the request to approve is not pending.
 
     Raises RuleError if the PIN has changed since it was verified, and without the proof that a
     strict account requires.
     """
-    profile_id, body, policy, day, now, is_explained = planned
+    profile_id, body, policy, day, now, _, request_id = planned
     mode = "unlimited" if body.minutes is None else body.mode or "credit"
     is_remote = body.pin is None and body.pin_token is None
     read = (usage_from(policy, day), policy.configuration.educational_exempt)
-    arguments = (*proof, day, body.minutes, mode, is_remote, now, id_prefix(now), *read)
+    arguments = (*proof, day, body.minutes, mode, is_remote, now, id_prefix(now), *read, request_id)
     row = auth.owned(await RECORD_GRANT.maybe(source, account_id, profile_id, *arguments))
-    if row.grant_id is None:
+    if not row.is_confirmed:
         raise RuleError(PIN_TOKEN_REQUIRED if is_remote else PIN_TOKEN_INVALID)
-    left = decide(policy, row.usage(day, may_finish=False), now).remaining_seconds
+    return row
+
+
+def granted(planned: Planned, row: GrantRow) -> Grant:
+    """The recorded grant, and what is left after it."""
+    usage = row.usage(planned.day, may_finish=False)
     return Grant(
-        body.minutes,
-        maybe_minutes(left),
+        planned.body.minutes,
+        maybe_minutes(decide(planned.policy, usage, planned.now).remaining_seconds),
         row.is_unlimited_override,
-        row.grant_id,
+        row.grant_id or UNSET,
         maybe_minutes(row.effect_seconds),
-        _decision(planned, row) if is_explained else UNSET,
+        _decision(planned, row) if planned.is_explained else UNSET,
     )
 
 
 def _decision(planned: Planned, row: GrantRow) -> DecisionReply:
     """The decision after the grant."""
-    profile_id, _, policy, day, now, _ = planned
+    profile_id, policy, now = planned.profile_id, planned.policy, planned.now
     if not row.is_child:
         return unlimited_reply(profile_id, now)
-    usage = row.usage(day, may_finish=True)
+    usage = row.usage(planned.day, may_finish=True)
     return decision_reply(profile_id, policy, usage, decide(policy, usage, now))
 
 
@@ -179,7 +190,7 @@ def _response(planned: Planned, members: dict[str, object]) -> Response:
     return reply(members, headers=headers)
 
 
-async def _proof(
+async def grant_proof(
     request: Request, once: RequestedOnce, account_id: UUID, profile_id: UUID, body: GrantBody
 ) -> PinProof:
     """The proof of the PIN: in the body of an on-device grant, in the header of a remote one.

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +20,15 @@ from service.errors import (
 )
 from service.http import auth, lenient_json
 from service.http.body_and_reply import read_optional, reply
-from service.http.fields import AccountId, GrantId, ProfileId, Time, ViewingDay, doc
+from service.http.fields import (
+    EXAMPLE_TIME_REQUEST,
+    AccountId,
+    GrantId,
+    ProfileId,
+    Time,
+    ViewingDay,
+    doc,
+)
 from service.http.query_dates import days_after, optional_query_date, require_range
 from service.http.transaction import transaction
 from service.parents.pin_proof import PROOF, pin_proof
@@ -45,6 +54,7 @@ class ListedRow(msgspec.Struct, frozen=True):
     effect_seconds: int | None
     undone_at: datetime | None
     undone_by_user_id: UUID | None
+    request_id: UUID | None
 
 
 class UndoneRow(ListedRow, frozen=True):
@@ -90,6 +100,10 @@ class RecordedGrant(msgspec.Struct, frozen=True):
     ]
     undone_at: Annotated[Time | None, doc("When it was undone; null if it stands.", None)]
     undone_by_user_id: Annotated[UUID | None, doc("The account that undid it.", None)]
+    request_id: Annotated[
+        UUID | UnsetType,
+        doc("The child's request that it approves; absent without one.", EXAMPLE_TIME_REQUEST),
+    ] = UNSET
 
 
 class Grants(msgspec.Struct, frozen=True, rename={"first_day": "from", "last_day": "to"}):
@@ -165,4 +179,5 @@ def _recorded(row: ListedRow) -> RecordedGrant:
         lenient_json.maybe_minutes(row.effect_seconds),
         row.undone_at,
         row.undone_by_user_id,
+        row.request_id or UNSET,
     )

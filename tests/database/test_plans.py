@@ -56,6 +56,17 @@ order by p.id, n; -- a parent enters holidays at once, so they are on neighbouri
 insert into viewing_locks
 select p.id, '2026-11-24 12:00Z', '2026-11-24 12:00Z' from profiles as p where p.is_kids;
 
+insert into viewing_requests (
+    id, account_id, profile_id, minutes, status, reset_date, requested_at, expires_at
+)
+select
+    md5(p.id || ' ' || n)::uuid, p.user_id, p.id, 30,
+    case when n > 0 then 'denied' else 'pending' end,
+    date '2026-11-24' - n, timestamptz '2026-11-24 12:00Z' - n * interval '1 day',
+    timestamptz '2026-11-25 00:00Z' - n * interval '1 day'
+from generate_series(59, 0, -1) as n
+cross join (select id, user_id from profiles where is_kids offset 0) as p;
+
 insert into viewing_strict_accounts (account_id, since) values (of('account', 14), now());
 
 insert into pending_deletions (kind, id)
@@ -128,7 +139,7 @@ HOT = ("viewing_sessions", "viewing_time_balances")
 LARGE = """
 select array_agg(relname::text)
 from pg_class
-where relkind = 'r' and relname ~ '^viewing_(sessions|time_balances)' and relpages > 100
+where relkind = 'r' and relname ~ '^viewing_(sessions|time_balances|requests)' and relpages > 100
 """
 READING = {"Index Scan", "Index Only Scan", "Bitmap Index Scan", "Bitmap Heap Scan"}
 
@@ -278,6 +289,9 @@ def retention(statement: str, before: str, rows: str, tables: int = 1) -> Case:
 
 
 GRANT = "(select id from time_grants where profile_id = of('profile', 3) order by id limit 1)"
+ASKED = (
+    "(select id from viewing_requests where profile_id = of('profile', 3) and status = 'pending')"
+)
 RANGE = "(select id from profiles order by id limit 500)"
 CASES = {
     "history, an ordinary profile": history(13, 13, "2026-08-26", "2026-11-24"),
@@ -367,9 +381,65 @@ CASES = {
         "grant_record",
         "select of('account', 3), of('profile', 3), true, null::text, date '2026-11-24', 30, "
         f"'credit', true, timestamptz '2026-11-24 13:00Z', '{PREFIX}'::text, date '2026-11-23', "
-        "true",
+        "true, null::uuid",
         "select 1",
         each=20,
+        beside=40,
+    ),
+    "grant, of a request": Case(
+        "grant_record",
+        "select of('account', 3), of('profile', 3), true, null::text, date '2026-11-24', 30, "
+        f"'credit', true, timestamptz '2026-11-24 13:00Z', '{PREFIX}'::text, date '2026-11-23', "
+        f"true, {ASKED}",
+        "select 1",
+        each=40,
+        beside=60,
+    ),
+    **{
+        f"request, a new one of profile {profile}": Case(
+            "viewing_request_create",
+            f"select p.user_id, p.id, '{PREFIX}00000000'::uuid, 30, 'Please'::text, 'tv'::text, "
+            f"date '{day}', timestamptz '2026-11-26 00:00Z', timestamptz '{day} 13:00Z', 5 "
+            f"from profiles as p where p.id = of('profile', {profile})",
+            "select 1",
+            each=20,
+            beside=40,
+        )
+        for profile, day in ((3, "2026-11-24"), (4, "2026-11-25"))
+    },
+    "request": Case(
+        "viewing_request_read",
+        f"select of('account', 3), {ASKED}, timestamptz '2026-11-24 13:00Z'",
+        "select 1",
+        each=8,
+        beside=0,
+    ),
+    "requests, all": Case(
+        "viewing_request_list",
+        "select of('account', 3), null::text, timestamptz '2026-11-24 13:00Z', 501",
+        "select 501",
+        each=1.1,
+        beside=20,
+    ),
+    "requests, pending": Case(
+        "viewing_request_list",
+        "select of('account', 3), 'pending', timestamptz '2026-11-24 13:00Z', 501",
+        "select 600",
+        each=1.1,
+        beside=20,
+    ),
+    "request, denied": Case(
+        "viewing_request_deny",
+        f"select of('account', 3), {ASKED}, timestamptz '2026-11-24 13:00Z'",
+        "select 1",
+        each=20,
+        beside=30,
+    ),
+    "requests that expire": Case(
+        "viewing_request_expire",
+        "select timestamptz '2026-11-25 00:00Z', 500",
+        "select 500",
+        each=30,
         beside=20,
     ),
     "schedule, with new limits by day": Case(
@@ -542,7 +612,15 @@ WITHOUT_CASE = {
     "migration_partition_validate",
 }
 # Statements about other tables that can be large.
-BESIDE = {"grant_list", "retention_exceptions"}
+BESIDE = {
+    "grant_list",
+    "retention_exceptions",
+    "viewing_request_create",
+    "viewing_request_deny",
+    "viewing_request_expire",
+    "viewing_request_list",
+    "viewing_request_read",
+}
 
 
 def code(name: str) -> str:
