@@ -6,6 +6,7 @@
 -- $4 pin_mark text                 fingerprint of the PIN in it; null: any
 -- $5 day date
 -- $6 origin text                   id of the change, for the notification
+-- $7 now timestamptz
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
@@ -15,7 +16,7 @@
 --
 -- No row: the account is unknown.
 -- Without an exception nothing changes and nobody is notified, so a repeated request costs little.
--- Reads one row of each table by its primary key.
+-- Writes schedule.changed if it deletes a row. Reads one row of each table by its primary key.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then finds no row.
 with owner as (
     select
@@ -38,9 +39,20 @@ changed as (
     using owner as o
     where e.profile_id = o.profile_id and e.day = $5::date and o.is_active and o.is_confirmed
     returning
+        e.profile_id,
         pg_notify(
             'viewing_config_changed', concat_ws(' ', $6::text, $1::uuid::text, e.profile_id::text)
         )::text as notified
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select
+        $1::uuid,
+        c.profile_id,
+        'schedule.changed',
+        $7::timestamptz,
+        jsonb_build_object('day', $5::date)
+    from changed as c
 )
 select
     o.is_active,

@@ -24,6 +24,8 @@
 --
 -- No row: the account is unknown.
 -- One upsert on the primary key, so concurrent changes of different members are both kept.
+-- Writes schedule.changed if the exception is new or another one than before. `before` is locked, so of
+-- two equal changes at once one is announced.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -41,6 +43,13 @@ with owner as (
     left join profiles as p on p.id = $2::uuid and p.user_id = u.id
     where u.id = $1::uuid
 ),
+before as materialized (
+    select e.changes_limit, e.limit_minutes, e.lifts_downtime
+    from owner as o
+    join viewing_exceptions as e on e.profile_id = o.profile_id and e.day = $5::date
+    where o.is_active and o.is_confirmed
+    for no key update of e
+),
 changed as (
     insert into viewing_exceptions as e (
         profile_id, day, changes_limit, limit_minutes, lifts_downtime, updated_at
@@ -53,7 +62,10 @@ changed as (
         coalesce($8::bool, false),
         $10::timestamptz
     from owner as o
-    where o.is_active and o.profile_id is not null and o.is_confirmed
+    where o.is_active
+        and o.profile_id is not null
+        and o.is_confirmed
+        and (select count(*) from before) >= 0
     on conflict (profile_id, day) do update
     set
         changes_limit = $6::bool or e.changes_limit,
@@ -61,10 +73,23 @@ changed as (
         lifts_downtime = coalesce($8::bool, e.lifts_downtime),
         updated_at = $10::timestamptz
     returning
-        e.day, e.changes_limit, e.limit_minutes, e.lifts_downtime, e.updated_at,
+        e.profile_id, e.day, e.changes_limit, e.limit_minutes, e.lifts_downtime, e.updated_at,
         pg_notify(
             'viewing_config_changed', concat_ws(' ', $9::text, $1::uuid::text, e.profile_id::text)
         )::text as notified
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select
+        $1::uuid,
+        c.profile_id,
+        'schedule.changed',
+        $10::timestamptz,
+        jsonb_build_object('day', c.day)
+    from changed as c
+    left join before as b on true
+    where (c.changes_limit, c.limit_minutes, c.lifts_downtime)
+        is distinct from (b.changes_limit, b.limit_minutes, b.lifts_downtime)
 )
 select
     o.is_active,

@@ -29,6 +29,7 @@
 -- Runs after `grant_lock` in one transaction. A grant that is undone already stays as it is.
 -- The override stays until the last unlimited grant of the day is undone. Grants of an earlier version
 -- have no viewing day; those made since the day began count as of the day.
+-- Writes grant.undone if it undoes the grant.
 -- Locks the grant after the balance. Uses primary keys, uq_vtb_profile_date and ix_tg_profile.
 with owner as (
     select
@@ -87,6 +88,16 @@ balance as (
         updated_at = $8::timestamptz
     from undone as g
     where b.profile_id = g.profile_id and b.reset_date = g.reset_date
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select
+        $1::uuid,
+        g.profile_id,
+        'grant.undone',
+        g.undone_at,
+        jsonb_build_object('grant_id', g.id)
+    from undone as g
 )
 select
     o.is_active,

@@ -5,6 +5,7 @@
 -- $3 has_proof bool                the request has a valid PIN token
 -- $4 pin_mark text                 fingerprint of the PIN in it; null: any
 -- $5 origin text                   id of the change, for the notification
+-- $6 now timestamptz
 --
 -- row: is_active bool              the account is active
 -- row: is_owner bool               the profile is the account's
@@ -14,7 +15,7 @@
 --
 -- No row: the account is unknown.
 -- Without a lock nothing changes and nobody is notified, so a repeated request costs little.
--- Reads one row of each table by its primary key.
+-- Writes lock.cleared if the lock had not ended. Reads one row of each table by its primary key.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then finds no row.
 with owner as (
     select
@@ -37,9 +38,17 @@ changed as (
     using owner as o
     where l.profile_id = o.profile_id and o.is_active and o.is_confirmed
     returning
+        l.profile_id,
+        l.locked_until,
         pg_notify(
             'viewing_config_changed', concat_ws(' ', $5::text, $1::uuid::text, l.profile_id::text)
         )::text as notified
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select $1::uuid, c.profile_id, 'lock.cleared', $6::timestamptz, '{}'
+    from changed as c
+    where c.locked_until > $6::timestamptz
 )
 select
     o.is_active,

@@ -18,6 +18,8 @@
 --
 -- No row: the account is unknown.
 -- One upsert on the primary key; of two locks at once the last one counts.
+-- Writes lock.set unless the lock before has the same end. `before` is locked, so of two equal changes
+-- at once one is announced.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -36,18 +38,44 @@ with owner as (
     left join profiles as p on p.id = $2::uuid and p.user_id = u.id
     where u.id = $1::uuid
 ),
+before as materialized (
+    select l.locked_until
+    from owner as o
+    join viewing_locks as l on l.profile_id = o.profile_id
+    where o.is_active and o.is_confirmed
+    for no key update of l
+),
 changed as (
     insert into viewing_locks as l (profile_id, locked_until, locked_at)
     select o.profile_id, $5::timestamptz, $7::timestamptz
     from owner as o
-    where o.is_active and o.is_child and o.is_confirmed
+    where o.is_active
+        and o.is_child
+        and o.is_confirmed
+        and (select count(*) from before) >= 0
     on conflict (profile_id) do update
     set locked_until = excluded.locked_until, locked_at = excluded.locked_at
     returning
+        l.profile_id,
         l.locked_until,
         pg_notify(
             'viewing_config_changed', concat_ws(' ', $6::text, $1::uuid::text, l.profile_id::text)
         )::text as notified
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select
+        $1::uuid,
+        c.profile_id,
+        'lock.set',
+        $7::timestamptz,
+        jsonb_build_object(
+            'locked_until',
+            to_char(c.locked_until at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+        )
+    from changed as c
+    left join before as b on true
+    where c.locked_until is distinct from b.locked_until
 )
 select
     o.is_active,

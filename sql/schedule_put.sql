@@ -38,6 +38,8 @@
 -- A day without a balance gets one, unless it is before the child's configuration.
 -- They are locked after the schedule and in the order of their days. A heartbeat locks only the
 -- balance of the current day, so it waits for none of them.
+-- Writes schedule.changed if a member is another one than before; without a stored schedule the
+-- defaults were in force. `before` is locked, so of two equal changes at once one is announced.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -55,6 +57,20 @@ with owner as (
     left join profiles as p on p.id = $2::uuid and p.user_id = u.id
     where u.id = $1::uuid
 ),
+before as materialized (
+    select jsonb_build_array(
+        s.daily_limits,
+        s.downtime,
+        s.weekly_limit_minutes,
+        s.week_starts_on,
+        s.rollover_max_minutes,
+        s.finish_minutes
+    ) as members
+    from owner as o
+    join viewing_schedules as s on s.profile_id = o.profile_id
+    where o.is_active and o.is_confirmed
+    for no key update of s
+),
 changed as (
     insert into viewing_schedules as s (
         profile_id, daily_limits, downtime, weekly_limit_minutes, week_starts_on,
@@ -70,7 +86,10 @@ changed as (
         coalesce($12::int, 0),
         $16::timestamptz
     from owner as o
-    where o.is_active and o.profile_id is not null and o.is_confirmed
+    where o.is_active
+        and o.profile_id is not null
+        and o.is_confirmed
+        and (select count(*) from before) >= 0
     on conflict (profile_id) do update
     set
         daily_limits = case when $5::bool then $6::jsonb else s.daily_limits end,
@@ -134,6 +153,21 @@ added as (
             where e.profile_id = c.profile_id and e.day = f.day and e.changes_limit
         )
     on conflict (profile_id, reset_date) do nothing
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select $1::uuid, c.profile_id, 'schedule.changed', $16::timestamptz, '{}'
+    from changed as c
+    left join before as b on true
+    where jsonb_build_array(
+        c.daily_limits,
+        c.downtime,
+        c.weekly_limit_minutes,
+        c.week_starts_on,
+        c.rollover_max_minutes,
+        c.finish_minutes
+    )
+    <> coalesce(b.members, '[null, [], null, "mon", 0, 0]')
 )
 select
     o.is_active,

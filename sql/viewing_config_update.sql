@@ -59,6 +59,8 @@
 -- heartbeat locks one balance of the profile, so the two cannot deadlock. `held` reads the values of
 -- rows that it has waited for. Seconds that a heartbeat adds to the old day after that are moved by
 -- `balance_move`.
+-- Writes configuration.changed if a member is another one than before; without a stored configuration
+-- the defaults were in force. `before` is locked, so of two equal changes at once one is announced.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -100,6 +102,19 @@ held as materialized (
     order by b.reset_date
     for no key update of b
 ),
+before as materialized (
+    select jsonb_build_array(
+        c.weekday_limit_minutes,
+        c.weekend_limit_minutes,
+        coalesce(c.reset_hour, $15::int),
+        coalesce(c.educational_exempt, $16::bool),
+        coalesce(c.timezone, $17::text)
+    ) as members
+    from owner as o
+    join viewing_time_configs as c on c.profile_id = o.profile_id
+    where o.is_active and o.is_confirmed and (select count(*) from held) >= 0
+    for no key update of c
+),
 changed as (
     insert into viewing_time_configs as c (
         id, profile_id, weekday_limit_minutes, weekend_limit_minutes, reset_hour,
@@ -121,6 +136,7 @@ changed as (
         and o.profile_id is not null
         and o.is_confirmed
         and (select count(*) from held) >= 0
+        and (select count(*) from before) >= 0
     on conflict (profile_id) do update
     set
         weekday_limit_minutes = case when $6::bool then $7::int else c.weekday_limit_minutes end,
@@ -258,6 +274,23 @@ moved as (
             excluded.extended_minutes
         ),
         updated_at = excluded.updated_at
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select $1::uuid, c.profile_id, 'configuration.changed', $19::timestamptz, '{}'
+    from changed as c
+    left join before as b on true
+    where jsonb_build_array(
+        c.weekday_limit_minutes,
+        c.weekend_limit_minutes,
+        c.reset_hour,
+        c.educational_exempt,
+        c.timezone
+    )
+    <> coalesce(
+        b.members,
+        jsonb_build_array($13::int, $14::int, $15::int, $16::bool, $17::text)
+    )
 )
 select
     o.is_active,

@@ -25,6 +25,8 @@
 -- A session that starts meanwhile is not seen, and stays.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
 -- are deleted. Neither they nor the clock, requests and events are counted.
+-- Writes viewing_data.erased if it deletes a row about the child other than an event. Such an event of
+-- an earlier erasure stays, because it says nothing else and the webhook may not have received it.
 -- Uses ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile, uq_vtc_profile, and the primary
 -- keys of the other tables.
 with caller as materialized (
@@ -138,12 +140,24 @@ grants as (
 events as (
     delete from viewing_events as v
     using target as t
-    where v.profile_id = t.id
+    where v.profile_id = t.id and v.type <> 'viewing_data.erased'
 ),
 responses as (
     delete from viewing_time_request_keys as a
     using target as t
     where a.account_id = t.user_id
+),
+announced as (
+    insert into viewing_events (account_id, profile_id, type, occurred_at, data)
+    select t.user_id, t.id, 'viewing_data.erased', now(), '{}'
+    from target as t
+    cross join asked as q
+    cross join removed as r
+    cross join ruled as o
+    cross join emptied as e
+    cross join reset as f
+    where q.requests + r.sessions + o.clocks + o.rules + e.balances + f.configurations > 0
+        or exists (select from grants)
 )
 select
     c.is_active,

@@ -16,6 +16,7 @@ from service.database.driver import cause
 from service.database_errors import ReadOnly, Rejected, Unavailable
 from service.deadlines import DeadlinePassed, within
 from service.errors import (
+    ACCOUNT_INACTIVE,
     EMAIL_TAKEN,
     INTERNAL_ERROR,
     PROFILE_DENIED,
@@ -38,6 +39,8 @@ CONSTRAINTS: Final = {
     "viewing_exceptions_profile_id_fkey": ClientError(PROFILE_DENIED),
     "viewing_locks_profile_id_fkey": ClientError(PROFILE_DENIED),
     "viewing_requests_profile_id_fkey": ClientError(PROFILE_DENIED),
+    "viewing_events_account_id_fkey": ClientError(ACCOUNT_INACTIVE),
+    "viewing_events_profile_id_fkey": ClientError(PROFILE_DENIED),
 }
 
 

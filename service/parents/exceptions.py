@@ -130,7 +130,7 @@ async def exception_delete(request: Request) -> Response:
         raise RuleError(DAY_OVER)
     proof = pin_proof(request, context, account_id, body.pin_token)
     change = context.configurations.changes.begin()
-    arguments = (account_id, profile_id, *proof, day, change.origin)
+    arguments = (account_id, profile_id, *proof, day, change.origin, context.now())
     row = await DELETE.maybe(context.pool, *arguments)
     await in_force(context, change, account_id, profile_id, row)
     return Response(status_code=204)

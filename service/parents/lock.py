@@ -103,7 +103,8 @@ async def lock_clear(request: Request) -> Response:
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     proof = pin_proof(request, context, account_id, body.pin_token)
     change = context.configurations.changes.begin()
-    row = await CLEAR.maybe(context.pool, account_id, profile_id, *proof, change.origin)
+    arguments = (account_id, profile_id, *proof, change.origin, context.now())
+    row = await CLEAR.maybe(context.pool, *arguments)
     await in_force(context, change, account_id, profile_id, row)
     return reply(Lock(profile_id, None))
 
