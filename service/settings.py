@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention_interval_hours: Annotated[int, Meta(ge=0, le=8760)] = 0
     retention_sessions_days: Annotated[int, Meta(ge=7, le=36_500)] = 90
     retention_balances_days: Annotated[int, Meta(ge=7, le=36_500)] = 365
+    retention_events_days: Annotated[int, Meta(ge=7, le=36_500)] = 30
 
     @property
     def origin(self) -> str:

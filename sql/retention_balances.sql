@@ -6,7 +6,7 @@
 -- $4 max_rows int                  maximum number of balances to delete
 --
 -- row: deleted int
--- row: next_profile uuid           start of the next range; null after the last profile
+-- row: next_id uuid                start of the next range; null after the last profile
 --
 -- Uses uq_vtb_profile_date. retention_sessions explains why it works in ranges of profiles. In a
 -- partitioned table, balance_month_drop has dropped whole months before; naming the day again limits
@@ -47,4 +47,4 @@ select
             order by p.id
             limit 1
         )
-    end as next_profile
+    end as next_id

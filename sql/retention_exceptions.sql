@@ -7,7 +7,7 @@
 --
 -- row: deleted int                 exceptions
 -- row: locks int                   deleted too; a profile has at most one
--- row: next_profile uuid           start of the next range; null after the last profile
+-- row: next_id uuid                start of the next range; null after the last profile
 --
 -- The day of a lock is that of its end in UTC. A viewing day is at most a day off, and a week is kept.
 -- Uses the primary keys. retention_sessions explains why it works in ranges of profiles.
@@ -64,4 +64,4 @@ select
             order by p.id
             limit 1
         )
-    end as next_profile
+    end as next_id

@@ -6,7 +6,7 @@
 -- $4 max_rows int                  maximum number of sessions to delete
 --
 -- row: deleted int
--- row: next_profile uuid           start of the next range; null after the last profile
+-- row: next_id uuid                start of the next range; null after the last profile
 --
 -- A session is expired if its first and its last heartbeat are old: one that is being watched stays.
 -- No index starts with `started_at`, because every new session would have to maintain it. The
@@ -53,4 +53,4 @@ select
             order by p.id
             limit 1
         )
-    end as next_profile
+    end as next_id

@@ -32,13 +32,21 @@ YES = click.option("--yes", is_flag=True, help="Skip the confirmation.")
 @click.command("retain")
 @click.option("--sessions-days", type=DAYS, help="Overrides RETENTION_SESSIONS_DAYS.")
 @click.option("--balances-days", type=DAYS, help="Overrides RETENTION_BALANCES_DAYS.")
+@click.option("--events-days", type=DAYS, help="Overrides RETENTION_EVENTS_DAYS.")
 @click.option("--dry-run", is_flag=True, help="Only count the rows that would be deleted.")
 @click.option("--force", is_flag=True, help="Delete even more than half of a table's rows.")
 @click.pass_obj
 def retain_command(
-    set_up: SetUp, sessions_days: int | None, balances_days: int | None, dry_run: bool, force: bool
+    set_up: SetUp,
+    sessions_days: int | None,
+    balances_days: int | None,
+    events_days: int | None,
+    dry_run: bool,
+    force: bool,
 ) -> None:
-    """Delete sessions and balances older than a number of days, with their exceptions and locks.
+    """Delete sessions, balances and events older than a number of days.
+
+    Exceptions, locks and requests are deleted with the balances of their days.
 
     Rows are deleted in small batches, so the command can be interrupted at any time and run again.
     Ages follow the database's clock. Nothing is deleted if this machine's clock differs by more
@@ -48,6 +56,7 @@ def retain_command(
     days = (
         sessions_days or settings.retention_sessions_days,
         balances_days or settings.retention_balances_days,
+        events_days or settings.retention_events_days,
     )
     with _one_sentence():
         cutoffs = asyncio.run(retention.current_cutoffs(settings, utc_now, *days))

@@ -7,7 +7,8 @@ partly expired are deleted.
 A wrong clock or a wrong setting must not delete everything. Ages count from the database's clock,
 and a run stops if this machine's clock differs. A run that would delete more than half of the
 sessions or balances deletes nothing unless it is forced. Exceptions are not part of that check,
-because most of them can be about the same holidays; neither are locks, which most parents use once.
+because most of them can be about the same holidays; neither are locks, which most parents use once,
+nor requests and events, which are copies of what happened.
 """
 
 import asyncio
@@ -18,13 +19,23 @@ from time import monotonic
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-import msgspec
-
 from service.database.driver import Connection
 from service.database.pool import connected
 from service.database.statement import Statement
 from service.database_errors import NoAnswer
 from service.platform.balance_months import add_months, dropped_months
+from service.platform.retention_statements import (
+    CLOCK,
+    COUNT_EVENTS,
+    COUNT_EXPIRED,
+    DELETE_BALANCES,
+    DELETE_EVENTS,
+    DELETE_EXCEPTIONS,
+    DELETE_REQUESTS,
+    DELETE_SESSIONS,
+    LOCK,
+    TOTALS,
+)
 from service.settings import Settings
 
 MIN_DAYS: Final = 7  # keeps the days of the weekly report and every viewing day that is not over
@@ -37,49 +48,6 @@ MAX_SHARE: Final = 0.5  # of a table's rows
 MAX_UNCHECKED_ROWS: Final = 1_000  # so that a small table can be emptied
 
 
-class ClockRow(msgspec.Struct, frozen=True):
-    clock: datetime
-
-
-class TotalsRow(msgspec.Struct, frozen=True):
-    sessions: int
-    balances: int
-
-
-class LockRow(msgspec.Struct, frozen=True):
-    is_taken: bool
-    idle_limit: str
-    transaction_limit: str | None
-
-
-class CountRow(msgspec.Struct, frozen=True):
-    sessions: int
-    balances: int
-    exceptions: int
-    locks: int
-    next_profile: UUID | None
-
-
-class BatchRow(msgspec.Struct, frozen=True):
-    deleted: int
-    next_profile: UUID | None
-
-
-class ExceptionsRow(msgspec.Struct, frozen=True):
-    deleted: int
-    locks: int
-    next_profile: UUID | None
-
-
-CLOCK: Final = Statement("retention_clock", ClockRow)
-TOTALS: Final = Statement("retention_totals", TotalsRow)
-LOCK: Final = Statement("retention_lock", LockRow)
-COUNT_EXPIRED: Final = Statement("retention_count", CountRow)
-DELETE_SESSIONS: Final = Statement("retention_sessions", BatchRow)
-DELETE_BALANCES: Final = Statement("retention_balances", BatchRow)
-DELETE_EXCEPTIONS: Final = Statement("retention_exceptions", ExceptionsRow)
-
-
 class RetentionRunning(Exception):
     """Another run holds the lock."""
 
@@ -89,10 +57,11 @@ class RetentionRefused(Exception):
 
 
 class Cutoffs(NamedTuple):
-    """Sessions before an instant are expired; balances, exceptions, locks before a viewing day."""
+    """Sessions and events before an instant are expired; the rest before a viewing day."""
 
     sessions: datetime
-    balances: date
+    balances: date  # also exceptions, locks and requests
+    events: datetime
 
 
 class Removed(NamedTuple):
@@ -100,10 +69,17 @@ class Removed(NamedTuple):
     balances: int = 0
     exceptions: int = 0
     locks: int = 0
+    requests: int = 0
+    events: int = 0
+    undelivered: int = 0  # of the events: the webhook has not received them
 
 
 async def current_cutoffs(
-    settings: Settings, now: Callable[[], datetime], sessions_days: int, balances_days: int
+    settings: Settings,
+    now: Callable[[], datetime],
+    sessions_days: int,
+    balances_days: int,
+    events_days: int,
 ) -> Cutoffs:
     """The cutoffs by the database's clock; raises RetentionRefused if this machine's differs."""
     async with connected(settings, STATEMENT_SECONDS) as connection:
@@ -116,13 +92,21 @@ async def current_cutoffs(
             "database's, so one of them is wrong: nothing was deleted."
         )
     clock = clock.astimezone(UTC)
-    return Cutoffs(clock - timedelta(sessions_days), clock.date() - timedelta(balances_days))
+    return Cutoffs(
+        clock - timedelta(sessions_days),
+        clock.date() - timedelta(balances_days),
+        clock - timedelta(events_days),
+    )
 
 
 async def count_expired(settings: Settings, cutoffs: Cutoffs) -> Removed:
     """Counts what a run would delete; deletes nothing."""
     async with connected(settings, STATEMENT_SECONDS) as connection:
-        return await count(connection, cutoffs, connection)
+        removed = await count(connection, cutoffs, connection)
+        events = (COUNT_EVENTS, BATCH_ROWS, cutoffs.events)
+        async for row in _batches(connection, connection, *events):
+            removed = _plus(removed, events=row.events, undelivered=row.undelivered)
+    return removed
 
 
 async def refuse_mass_deletion(settings: Settings, removed: Removed) -> None:
@@ -160,21 +144,20 @@ async def retain(
     async with locked(settings) as (guard, connection):
         if not is_forced:
             await refuse_mass_deletion(settings, await count(connection, cutoffs, guard))
-        async for row in _batches(connection, guard, DELETE_SESSIONS, cutoffs.sessions, BATCH_ROWS):
-            removed = removed._replace(sessions=removed.sessions + row.deleted)
-            progress(removed)
+        profiles, days = BATCH_PROFILES, (cutoffs.balances, BATCH_ROWS)
+        expired = (DELETE_SESSIONS, profiles, cutoffs.sessions, BATCH_ROWS)
+        async for row in _batches(connection, guard, *expired):
+            progress(removed := _plus(removed, sessions=row.deleted))
         async for rows in dropped_months(connection, cutoffs.balances):
-            removed = removed._replace(balances=removed.balances + rows)
-            progress(removed)
-        days = (cutoffs.balances, BATCH_ROWS)
-        async for row in _batches(connection, guard, DELETE_BALANCES, *days):
-            removed = removed._replace(balances=removed.balances + row.deleted)
-            progress(removed)
-        async for row in _batches(connection, guard, DELETE_EXCEPTIONS, *days):
-            removed = removed._replace(
-                exceptions=removed.exceptions + row.deleted, locks=removed.locks + row.locks
-            )
-            progress(removed)
+            progress(removed := _plus(removed, balances=rows))
+        async for row in _batches(connection, guard, DELETE_BALANCES, profiles, *days):
+            progress(removed := _plus(removed, balances=row.deleted))
+        async for row in _batches(connection, guard, DELETE_EXCEPTIONS, profiles, *days):
+            progress(removed := _plus(removed, exceptions=row.deleted, locks=row.locks))
+        async for row in _batches(connection, guard, DELETE_REQUESTS, profiles, *days):
+            progress(removed := _plus(removed, requests=row.deleted))
+        async for row in _batches(connection, guard, DELETE_EVENTS, BATCH_ROWS, cutoffs.events):
+            progress(removed := _plus(removed, events=row.deleted, undelivered=row.undelivered))
         await add_months(connection)
     return removed
 
@@ -202,31 +185,42 @@ async def locked(settings: Settings) -> AsyncIterator[tuple[Connection, Connecti
 async def count(connection: Connection, cutoffs: Cutoffs, guard: Connection) -> Removed:
     """Counts what is expired, as long as `guard` is connected."""
     removed = Removed()
-    async for row in _batches(connection, guard, COUNT_EXPIRED, *cutoffs):
-        removed = Removed(
-            removed.sessions + row.sessions,
-            removed.balances + row.balances,
-            removed.exceptions + row.exceptions,
-            removed.locks + row.locks,
+    expired = (COUNT_EXPIRED, BATCH_PROFILES, cutoffs.sessions, cutoffs.balances)
+    async for row in _batches(connection, guard, *expired):
+        removed = _plus(
+            removed,
+            sessions=row.sessions,
+            balances=row.balances,
+            exceptions=row.exceptions,
+            locks=row.locks,
+            requests=row.requests,
         )
     return removed
 
 
+def _plus(removed: Removed, **counts: int) -> Removed:
+    """`removed` with more rows of some kinds."""
+    return removed._replace(**{name: getattr(removed, name) + n for name, n in counts.items()})
+
+
 async def _batches(
-    connection: Connection, guard: Connection, statement: Statement[Any], *arguments: object
+    connection: Connection,
+    guard: Connection,
+    statement: Statement[Any],
+    size: int,
+    *arguments: object,
 ) -> AsyncIterator[Any]:
-    """Runs a statement for one range of profiles after the other and yields its rows.
+    """Runs a statement for one range of `size` ids after the other and yields its rows.
 
     Sleeps as long as each took, so that the database is idle half of the time. Raises NoAnswer once
     `guard`, which holds the lock, is closed.
     """
-    from_profile: UUID | None = FIRST_ID
-    while from_profile is not None:
+    from_id: UUID | None = FIRST_ID
+    while from_id is not None:
         if guard.is_closed():
             raise NoAnswer("the connection that held the lock is closed")
         started_at = monotonic()
-        batch = (from_profile, BATCH_PROFILES, *arguments)
-        row = await statement.one(connection, *batch, timeout=STATEMENT_SECONDS)
+        row = await statement.one(connection, from_id, size, *arguments, timeout=STATEMENT_SECONDS)
         yield row
-        from_profile = row.next_profile
+        from_id = row.next_id
         await asyncio.sleep(monotonic() - started_at)

@@ -44,7 +44,11 @@ class RetentionSchedule:
 
     async def run_once(self) -> str:
         """Runs retention and returns the outcome."""
-        days = (self._settings.retention_sessions_days, self._settings.retention_balances_days)
+        days = (
+            self._settings.retention_sessions_days,
+            self._settings.retention_balances_days,
+            self._settings.retention_events_days,
+        )
         try:
             cutoffs = await current_cutoffs(self._settings, self._now, *days)
             removed = await retain(self._settings, cutoffs, lambda _: None)

@@ -21,7 +21,9 @@ from tests.family import Family
 BEFORE = "viewing_time_balances_before"
 DEFAULT = "viewing_time_balances_default"
 # Years before and after any test runs.
-CUTOFFS = Cutoffs(datetime(2020, 1, 1, tzinfo=UTC), date(2020, 3, 10))
+CUTOFFS = Cutoffs(
+    datetime(2020, 1, 1, tzinfo=UTC), date(2020, 3, 10), datetime(2020, 1, 1, tzinfo=UTC)
+)
 
 
 def month(day: date) -> str:

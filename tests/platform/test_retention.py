@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
@@ -12,6 +14,8 @@ import pytest
 
 from service.app import utc_now
 from service.database.driver import Connection
+from service.database.ids import time_ordered_id
+from service.database.statement import files
 from service.database_errors import NoAnswer
 from service.platform import retention, retention_schedule
 from service.platform.retention import (
@@ -36,7 +40,9 @@ from tests.family import Family, add_family
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 # Each promise holds for a table of balances with partitions and for one without.
 pytestmark = pytest.mark.usefixtures("shape")
-CUTOFFS = Cutoffs(NOW - timedelta(days=90), NOW.date() - timedelta(days=365))
+CUTOFFS = Cutoffs(
+    NOW - timedelta(days=90), NOW.date() - timedelta(days=365), NOW - timedelta(days=30)
+)
 
 
 async def add_session(
@@ -71,6 +77,44 @@ async def add_exceptions(connection: Connection, family: Family, *days: int) -> 
 
 async def add_lock(connection: Connection, family: Family, ended: datetime) -> None:
     await connection.execute("insert into viewing_locks values ($1, $2, $2)", family.child, ended)
+
+
+async def add_requests(
+    connection: Connection, family: Family, *days: int, status: str = "approved"
+) -> None:
+    await connection.executemany(
+        "insert into viewing_requests (id, account_id, profile_id, status, reset_date, "
+        "requested_at, expires_at) values (gen_random_uuid(), $1, $2, $3, $4, $5, $5)",
+        [
+            (family.account, family.child, status, NOW.date() - timedelta(days=day), NOW)
+            for day in days
+        ],
+    )
+
+
+async def add_events(
+    connection: Connection,
+    family: Family,
+    *ages: timedelta,
+    position: int | None = None,
+    delivered: bool = False,
+) -> None:
+    """Adds an event of each age at NOW; its id is that of its time."""
+    await connection.executemany(
+        "insert into viewing_events (id, account_id, profile_id, type, occurred_at, data, "
+        "position, delivered_at) values ($1, $2, $3, 'lock.cleared', $4, '{}', $5, $6)",
+        [
+            (
+                time_ordered_id(NOW - age),
+                family.account,
+                family.child,
+                NOW,
+                position,
+                NOW if delivered else None,
+            )
+            for age in ages
+        ],
+    )
 
 
 async def sessions(connection: Connection) -> set[UUID]:
@@ -118,6 +162,131 @@ async def test_exceptions_and_locks_expire_with_balances(
     assert [NOW.date() - row["day"] for row in left] == [timedelta(d) for d in (-30, 0, 365)]
     assert await connection.fetchval("select profile_id from viewing_locks") == other.child
     assert await retain(settings, CUTOFFS, lambda _: None) == Removed()
+
+
+async def test_requests_that_are_over_expire_with_balances(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    for status in ("approved", "denied", "expired"):
+        await add_requests(connection, family, 0, 365, 366, 400, status=status)
+    await add_requests(connection, family, 500, status="pending")
+    assert await count_expired(settings, CUTOFFS) == Removed(requests=6)
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(requests=6)
+    left = await connection.fetch("select reset_date from viewing_requests order by 1")
+    assert [(NOW.date() - row[0]).days for row in left] == [500, 365, 365, 365, 0, 0, 0]
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed()
+
+
+async def test_events_expire_by_the_time_of_their_ids(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    days, moment = timedelta(days=30), timedelta(milliseconds=1)
+    await add_events(connection, family, days + moment, days * 2, days * 500, position=1)
+    await add_events(connection, family, days - moment, days / 2, timedelta(0), position=2)
+    assert await count_expired(settings, CUTOFFS) == Removed(events=3)
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(events=3)
+    left = await connection.fetch("select position from viewing_events")
+    assert [row["position"] for row in left] == [2, 2, 2]
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed()
+
+
+async def test_a_new_event_is_not_older_than_the_moment_before_it(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    before = await connection.fetchval("select clock_timestamp() - interval '1 millisecond'")
+    await connection.execute(
+        "insert into viewing_events (account_id, type, occurred_at, data) "
+        "values ($1, 'pin.locked', now(), '{}')",
+        family.account,
+    )
+    cutoffs = Cutoffs(CUTOFFS.sessions, CUTOFFS.balances, before)
+    assert await retain(settings, cutoffs, lambda _: None) == Removed()
+    after = await connection.fetchval("select clock_timestamp() + interval '1 millisecond'")
+    cutoffs = Cutoffs(CUTOFFS.sessions, CUTOFFS.balances, after)
+    assert await retain(settings, cutoffs, lambda _: None) == Removed(events=1)
+
+
+@pytest.mark.parametrize(("webhook_from", "undelivered"), [(None, 0), (5, 2)])
+async def test_expired_events_that_the_webhook_has_not_received_are_deleted_and_counted(
+    settings: Settings,
+    connection: Connection,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+    webhook_from: int | None,
+    undelivered: int,
+) -> None:
+    """An event from before the first start with a webhook is not sent to it."""
+    old = timedelta(days=100_000 / 24)
+    for position, delivered in ((5, False), (6, False), (None, False), (7, True)):
+        await add_events(connection, family, old, position=position, delivered=delivered)
+    await connection.execute("update viewing_event_feed set webhook_from = $1", webhook_from)
+    expected = Removed(events=4, undelivered=undelivered)
+    assert await count_expired(settings, CUTOFFS) == expected
+    caplog.set_level("INFO")
+    schedule = RetentionSchedule(settings, utc_now, Counter())
+    assert await schedule.run_once() == "done"
+    [line] = [record for record in caplog.records if record.message == "retention_done"]
+    fields = line.__dict__["fields"]
+    assert (fields["events"], fields["undelivered"]) == (4, undelivered)
+    assert await connection.fetchval("select count(*) from viewing_events") == 0
+
+
+@pytest.mark.usefixtures("small_batches")
+async def test_batches_cover_every_event_and_request(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    """A locked event is skipped."""
+    ages = [timedelta(days=40, seconds=number) for number in range(10)]
+    await add_events(connection, family, *ages, timedelta(days=1), position=1)
+    await add_requests(connection, family, *range(366, 373))
+    reported: list[Removed] = []
+    assert await count_expired(settings, CUTOFFS) == Removed(requests=7, events=10)
+    async with connection.transaction():
+        await connection.execute(
+            "select from viewing_events where id = (select id from viewing_events order by id "
+            "offset 4 limit 1) for update"
+        )
+        removed = await retain(settings, CUTOFFS, reported.append)
+        assert removed == Removed(requests=7, events=9)
+    steps = [after.events - before.events for before, after in pairwise(reported)]
+    assert max(steps) == 3
+    assert await retain(settings, CUTOFFS, lambda _: None) == Removed(events=1)
+    assert await connection.fetchval("select count(*) from viewing_events") == 1
+
+
+@pytest.mark.parametrize("statement", ["retention_events", "retention_events_count"])
+@pytest.mark.parametrize("mode", ["force_generic_plan", "auto"])
+async def test_expired_events_are_found_by_their_ids(
+    connection: Connection, family: Family, statement: str, mode: str
+) -> None:
+    """The table is not scanned, whether nothing is due or a full batch."""
+    await connection.execute(
+        "insert into viewing_events (id, account_id, type, occurred_at, data, position) "
+        "select (lpad(to_hex(1700000000000 + 60000 * n), 12, '0') || repeat('0', 20))::uuid, $1, "
+        "'x', now(), '{}', n from generate_series(1::int8, 50000) as n",
+        family.account,
+    )
+    await connection.execute("vacuum (analyze) viewing_events")
+    await connection.execute(f"set plan_cache_mode = {mode}")
+    prepared = await connection.prepare((files("sql") / f"{statement}.sql").read_text())
+    for before in ("2020-01-01Z", "2023-12-10Z"):
+        arguments = f"'{UUID(int=0)}', 5000, '{before}'"
+        for _ in range(6):
+            async with rolled_back(connection):
+                rows = await connection.fetch(
+                    f"explain (analyze, timing off) execute {prepared.get_name()}({arguments})"
+                )
+        plan = "\n".join(row[0] for row in rows)
+        assert "Seq Scan on viewing_events " not in plan, plan
+        assert "viewing_events_pkey" in plan, plan
+
+
+@asynccontextmanager
+async def rolled_back(connection: Connection) -> AsyncIterator[None]:
+    transaction = connection.transaction()
+    await transaction.start()
+    yield
+    await transaction.rollback()
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -296,10 +465,11 @@ async def test_nothing_is_deleted_if_the_clocks_differ(
 
 async def test_ages_count_from_the_clock_of_the_database(settings: Settings) -> None:
     slow = utc_now() - timedelta(minutes=4)
-    cutoffs = await current_cutoffs(settings, lambda: slow, 90, 365)
+    cutoffs = await current_cutoffs(settings, lambda: slow, 90, 365, 30)
     lag = utc_now() - timedelta(days=90) - cutoffs.sessions
     assert timedelta(0) <= lag < timedelta(minutes=1)
     assert cutoffs.balances == (cutoffs.sessions + timedelta(days=90)).date() - timedelta(days=365)
+    assert cutoffs.events == cutoffs.sessions + timedelta(days=60)
 
 
 @pytest.mark.parametrize("kind", ["sessions", "balances"])
