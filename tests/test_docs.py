@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 import pytest
 
+from service.events.event import Event
 from service.settings import MASKED, Settings
 from service.viewing.decision import RULES
 from service.viewing.rules import WARNING_MINUTES
@@ -88,3 +89,24 @@ def test_the_table_of_verdicts_has_the_thresholds_of_the_code() -> None:
         (f"{few + 1} to {some}", "warning_5"),
         ("0", "blocked"),
     ]
+
+
+EVENT: Final = re.compile(r"^\| `(\w+\.\w+)` \|[^|]*\| `(\{.*\})` \|$", re.M)
+EVENTS: Final = (ROOT / "docs" / "events.md").read_text()
+EXAMPLES: Final = {name: msgspec.json.decode(data) for name, data in EVENT.findall(EVENTS)}
+
+
+def test_the_table_of_events_has_every_type_that_is_written() -> None:
+    paths = [*(ROOT / "sql").glob("*.sql"), *(ROOT / "migrations").glob("*.sql")]
+    texts = [re.sub(r"--[^\n]*", "", path.read_text()) for path in paths]
+    writing = "".join(text for text in texts if "insert into viewing_events" in text)
+    written = set(re.findall(r"'([a-z_]+\.[a-z_]+)'", writing))
+    assert sorted(EXAMPLES) == sorted(written)
+    assert len(EXAMPLES) == len(EVENT.findall(EVENTS))
+
+
+def test_the_example_of_an_event_has_every_member() -> None:
+    [example] = re.findall(r"```json\n(.*?)```", EVENTS, re.S)
+    assert msgspec.json.decode(example).keys() == {*Event.__struct_fields__}
+    shown = msgspec.json.decode(example, type=Event)
+    assert msgspec.json.decode(shown.data) == EXAMPLES[shown.type]

@@ -22,6 +22,7 @@ from tests.family import HEARTBEAT, PASSWORD, PIN, Family, add_family
 from tests.parents.policy_changing import NOON, PROFILE, call, prepare
 from tests.parents.policy_changing import Change as PolicyChange
 from tests.parents.test_pin_attempt import Broken, reset, verify
+from tests.test_docs import EXAMPLES
 
 WRONG: Final = "9876"
 ID_OR_TIME: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[\d-]+T[\d:.]+")
@@ -165,6 +166,7 @@ async def lock_pin(running: Running, family: Family) -> None:
 async def test_a_change_has_one_event_with_its_data_and_none_when_it_is_repeated(
     running: Running, connection: Connection, family: Family, cause: Cause
 ) -> None:
+    assert cause.data.keys() <= EXAMPLES[cause.type].keys()
     await prepare(connection, cause.change, family, await add_family(connection))
     for _ in range(2):
         answer = await send(running, family, cause.change)
@@ -303,7 +305,7 @@ async def test_the_wrong_pin_that_locks_has_one_event_with_the_end_of_the_lock(
         assert (await verify(running, family, WRONG)).status_code == 403
         [event] = await happened(connection)
         assert event[:3] == ("pin.locked", family.account, None)
-        assert event.data.keys() == {"locked_until"}
+        assert event.data.keys() == EXAMPLES["pin.locked"].keys()
         until = await connection.fetchval("select pin_lockout_until from users")
         assert datetime.fromisoformat(event.data["locked_until"]) == until
     await connection.execute("update users set pin_lockout_until = now()")
