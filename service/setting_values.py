@@ -3,6 +3,7 @@
 A reader raises ValueError with the rest of a sentence that begins with the name of the variable.
 """
 
+import base64
 import contextlib
 import ipaddress
 import re
@@ -16,6 +17,9 @@ from msgspec.inspect import BoolType, FloatType, IntType, LiteralType, type_info
 from service import database_url
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+WEBHOOK_PREFIX: Final = "whsec_"
+MIN_WEBHOOK_KEY_BYTES: Final = 24
+MAX_WEBHOOK_KEY_BYTES: Final = 64
 FLAGS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -59,6 +63,33 @@ def _web_address(text: str) -> str:
     raise ValueError("must look like https://accounts.example/.well-known/jwks.json")
 
 
+def _webhook_address(text: str) -> str:
+    """An address that can contain a user and a password."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        is_plain = re.fullmatch(r"[!-~]+", text) and "#" not in text
+        if is_plain and parts.hostname and parts.port != 0 and parts.scheme in ("http", "https"):
+            return text
+    raise ValueError("must look like https://platform.example/viewing-events")
+
+
+def webhook_key(secret: str) -> bytes:
+    """The key in a secret of Standard Webhooks."""
+    key = b""
+    if secret.startswith(WEBHOOK_PREFIX):
+        with contextlib.suppress(ValueError):
+            key = base64.b64decode(secret.removeprefix(WEBHOOK_PREFIX), validate=True)
+    if not MIN_WEBHOOK_KEY_BYTES <= len(key) <= MAX_WEBHOOK_KEY_BYTES:
+        length = f"{MIN_WEBHOOK_KEY_BYTES} to {MAX_WEBHOOK_KEY_BYTES}"
+        raise ValueError(f"must be {WEBHOOK_PREFIX} and {length} random bytes in base64")
+    return key
+
+
+def _webhook_secret(text: str) -> str:
+    webhook_key(text)
+    return text
+
+
 def _proxies(text: str) -> str:
     """Normalized, because the server rejects a network address with host bits set."""
     if text == "*":
@@ -84,6 +115,9 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "jwt_secret_previous": _secret,
     "jwt_jwks_url": _web_address,
     "jwt_jwks_file": _file,
+    "webhook_url": _webhook_address,
+    "webhook_secret": _webhook_secret,
+    "webhook_secret_previous": _webhook_secret,
     "cors_origins": _origins,
     "log_level": _level,
     "otel_exporter_otlp_endpoint": _web_address,

@@ -65,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=600)] = 10.0
     shutdown_drain_seconds: Annotated[float, Meta(ge=0, le=600)] = 1.0
     forwarded_allow_ips: str = ""
+    webhook_url: str = ""
+    webhook_secret: str = ""
+    webhook_secret_previous: str = ""
     retention_interval_hours: Annotated[int, Meta(ge=0, le=8760)] = 0
     retention_sessions_days: Annotated[int, Meta(ge=7, le=36_500)] = 90
     retention_balances_days: Annotated[int, Meta(ge=7, le=36_500)] = 365
@@ -78,7 +81,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
-MASKED: Final = {"database_url", "database_direct_url", "jwt_secret", "jwt_secret_previous"}
+MASKED: Final = {
+    "database_url",
+    "database_direct_url",
+    "jwt_secret",
+    "jwt_secret_previous",
+    "webhook_url",  # can contain a password
+    "webhook_secret",
+    "webhook_secret_previous",
+}
 
 
 def setting(name: str, environment: Mapping[str, str]) -> object:
@@ -131,6 +142,8 @@ def read(environment: Mapping[str, str]) -> Settings:
         errors.append("POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.")
     if settings.jwt_jwks_url and settings.jwt_jwks_file:
         errors.append("JWT_JWKS_URL and JWT_JWKS_FILE must not both be set.")
+    if settings.webhook_url and not settings.webhook_secret:
+        errors.append("WEBHOOK_URL needs WEBHOOK_SECRET.")
     if (settings.host, settings.port) == (settings.metrics_host, settings.metrics_port):
         errors.append("METRICS_PORT must not be the same as PORT.")
     if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry") is None:

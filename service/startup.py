@@ -17,7 +17,9 @@ from service.database.driver import is_outage
 from service.database.ids import id_prefix
 from service.database.pool import Warmth, close_pool, open_pool
 from service.deadlines import Deadlines
+from service.events.backlog import Backlog
 from service.events.outbox import Outbox
+from service.events.webhooks import Webhooks
 from service.observing import open_files
 from service.observing.event_loop import monitoring
 from service.observing.metrics import Metrics
@@ -94,6 +96,12 @@ async def build(
     outbox = Outbox(settings)
     await outbox.start()
     parts.push_async_callback(outbox.stop)
+    webhooks = Webhooks(settings, metrics)
+    await webhooks.start()
+    parts.push_async_callback(webhooks.stop)
+    backlog = Backlog(pool, metrics, has_webhook=bool(settings.webhook_url))
+    backlog.start()
+    parts.push_async_callback(backlog.stop)
     await parts.enter_async_context(monitoring(metrics))
     deadlines = Deadlines(settings.request_timeout_seconds)
     parts.callback(deadlines.end)

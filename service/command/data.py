@@ -58,7 +58,7 @@ def retain_command(
         balances_days or settings.retention_balances_days,
         events_days or settings.retention_events_days,
     )
-    with _one_sentence():
+    with one_sentence():
         cutoffs = asyncio.run(retention.current_cutoffs(settings, utc_now, *days))
         if dry_run:
             asyncio.run(_dry_run(settings, cutoffs, force))
@@ -107,7 +107,7 @@ def erase_command(set_up: SetUp, profile: UUID, yes: bool) -> None:
     viewing_data = f"all sessions, balances, grants and limits of profile {profile}"
     _confirm(f"Remove {viewing_data} for good (the profile itself stays)?", yes)
     settings = set_up()
-    with _one_sentence(), logging_to_stdout(settings.log_level):
+    with one_sentence(), logging_to_stdout(settings.log_level):
         erased = asyncio.run(erasure.erase(settings, profile))
     if erased is None:
         raise click.ClickException(f"There is no profile {profile}.")
@@ -137,7 +137,7 @@ def delete_command(set_up: SetUp, kind: deletion.Kind, key: UUID, yes: bool) -> 
             click.echo(f"deleted so far: {rows:,} rows")
 
     try:
-        with _one_sentence():
+        with one_sentence():
             rows = asyncio.run(deletion.delete(settings, kind, key, progress))
     except LookupError:
         raise click.ClickException(f"There is no {kind} {key}.") from None
@@ -152,17 +152,20 @@ def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
     """Export all data about PROFILE for its parent, as JSON and CSV."""
     settings = set_up()
     target = folder or Path(f"viewing-data-{profile}")
-    with _one_sentence("write the copy", (OSError,)):
+    with one_sentence("write the copy", (OSError,)):
         exists = target.exists()
     if exists:
         raise click.ClickException(f"{target} already exists; choose another folder with --to.")
     try:
-        with _one_sentence(), _one_sentence("write the copy", (OSError,)):
+        with one_sentence(), one_sentence("write the copy", (OSError,)):
             counts = asyncio.run(export.export(settings, profile, target, utc_now()))
     except LookupError:
         raise click.ClickException(f"There is no profile {profile}.") from None
     rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     click.echo(f"wrote {target}: {rows}")
+
+
+COMMANDS: Final = (retain_command, erase_command, export_command, delete_command)
 
 
 def _confirm(question: str, yes: bool) -> None:
@@ -172,7 +175,7 @@ def _confirm(question: str, yes: bool) -> None:
 
 
 @contextmanager
-def _one_sentence(
+def one_sentence(
     action: str = "use the database at DATABASE_URL",
     errors: tuple[type[Exception], ...] = (DatabaseError,),
 ) -> Iterator[None]:

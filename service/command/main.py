@@ -19,6 +19,7 @@ from service.command import (
     check_database,
     data,
     demo,
+    events,
     imports,
     local_data,
     migrate,
@@ -47,13 +48,7 @@ def main(context: click.Context) -> None:
     context.obj = lambda: _settings(_environment())
 
 
-for command in (
-    data.retain_command,
-    data.erase_command,
-    data.export_command,
-    data.delete_command,
-    imports.import_command,
-):
+for command in (*data.COMMANDS, imports.import_command, events.events_command):
     main.add_command(command)
 
 

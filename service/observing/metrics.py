@@ -133,6 +133,12 @@ class Metrics:
         self.pin_seconds = Histogram(PIN_SECONDS)
         self.deletions: Counter[str] = Counter(done=0, refused=0, failed=0)
         self.retention_runs: Counter[str] = Counter(done=0, elsewhere=0, refused=0, failed=0)
+        self.events_waiting = dict.fromkeys(("unnumbered", "unsent", "sending", "parked"), 0)
+        self.events_oldest_seconds = 0.0
+        self.webhook_deliveries: Counter[str] = Counter(
+            dict.fromkeys(("delivered", "refused", "timed_out", "lost", "unreachable"), 0)
+        )
+        self.webhook_events_parked = 0
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.failures = {"own": 0, "database": 0, "deadline": 0}
         self.lag_seconds = Histogram(LAG_SECONDS)

@@ -58,6 +58,10 @@ FAMILIES: Final = {
     "statement_duration_seconds": ("Duration of statements, by file name in sql/.", "statement"),
     "deletions_total": ("Background deletions by outcome; other than done: retried.", "outcome"),
     "retention_runs_total": ("Scheduled retention runs by outcome.", "outcome"),
+    "events_waiting": ("Events by what they wait for; at most 10,000 of each.", "state"),
+    "events_oldest_age_seconds": ("Age of the oldest event that waits, without parked ones.",),
+    "webhook_deliveries_total": ("Attempts to send a batch of events, by outcome.", "outcome"),
+    "webhook_events_parked_total": ("Events that the webhook did not receive within a day.",),
     "ready": ("1 if the latest readiness check passed, else 0.",),
     "http_requests_total": ("Responses by method, route and status.", "method", "route", "status"),
     "requests_unauthenticated_total": ("Requests answered 401, by reason.", "reason"),
@@ -133,6 +137,10 @@ def _values(context: Context) -> dict[str, Values]:
         },
         "deletions_total": counts.deletions,
         "retention_runs_total": counts.retention_runs,
+        "events_waiting": counts.events_waiting,
+        "events_oldest_age_seconds": counts.events_oldest_seconds,
+        "webhook_deliveries_total": counts.webhook_deliveries,
+        "webhook_events_parked_total": counts.webhook_events_parked,
         "ready": int(counts.ready),
         "http_requests_total": {
             (method, route, str(status)): count

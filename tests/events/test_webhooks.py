@@ -1,0 +1,276 @@
+"""Events reach the platform's webhook: at least once, signed, in order for each profile."""
+
+import asyncio
+import base64
+import hmac
+import json
+import random
+from collections.abc import AsyncIterator
+from datetime import datetime
+from functools import partial
+from operator import eq
+from uuid import UUID, uuid4
+
+import pytest
+from msgspec.structs import replace
+
+from service.database.driver import Connection
+from service.events import deliveries, receiver
+from service.settings import Settings
+from tests.events.receiving import (
+    FAULT,
+    OK,
+    SECRET,
+    Received,
+    Receiving,
+    add_events,
+    delivering,
+    receiving,
+)
+from tests.eventually import eventually
+from tests.family import Family
+
+PREVIOUS = "whsec_" + base64.b64encode(b"the key from before, 32 bytes...").decode()
+
+
+@pytest.fixture
+async def platform() -> AsyncIterator[Receiving]:
+    """The platform's receiver."""
+    async with receiving() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hooked(settings: Settings, platform: Receiving, connection: Connection) -> Settings:
+    """The settings with the webhook, to which every event is sent."""
+    await connection.execute("update viewing_event_feed set webhook_from = 0")
+    return replace(settings, webhook_url=platform.url, webhook_secret=SECRET)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries come after milliseconds."""
+    monkeypatch.setattr(deliveries, "back_off", lambda _: 0.02)
+
+
+async def states(connection: Connection) -> dict[str, int]:
+    """The number of events by their state, and of open deliveries."""
+    row = await connection.fetchrow(
+        "select count(*) filter (where delivered_at is not null) as delivered, "
+        "count(*) filter (where delivery_id is not null) as sending, "
+        "count(*) filter (where parked_at is not null) as parked, "
+        "(select count(*) from viewing_deliveries) as deliveries from viewing_events"
+    )
+    return {name: count for name, count in dict(row or {}).items() if count}
+
+
+def signature(secret: str, request: Received) -> str:
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    parts = (request.headers["webhook-id"], request.headers["webhook-timestamp"])
+    signed = b".".join([*map(str.encode, parts), request.body])
+    return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+
+
+async def add_profiles(connection: Connection, family: Family, number: int) -> list[UUID]:
+    """Further children of the family."""
+    profiles = [uuid4() for _ in range(number)]
+    await connection.execute(
+        "insert into profiles (id, user_id, name, parental_rating, is_kids) "
+        "select id, $2, 'Child', 'TV-G', true from unnest($1::uuid[]) as id",
+        profiles,
+        family.account,
+    )
+    return profiles
+
+
+async def test_events_arrive_signed_in_order_as_one_batch(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    await add_events(connection, family.account, [family.child, None], range(4))
+    async with delivering(hooked) as (metrics,):
+        await eventually(lambda: metrics.webhook_deliveries["delivered"])
+    [request] = platform.requests
+    message = json.loads(request.body)
+    assert [*message] == ["type", "timestamp", "data"]
+    assert message["type"] == "events"
+    assert request.numbers == [0, 1, 2, 3]
+    stored = await connection.fetch("select * from viewing_events order by position")
+    event = stored[0]
+    occurred_at = event["occurred_at"].isoformat().replace("+00:00", "Z")
+    assert request.events[0] == {
+        "id": str(event["id"]),
+        "type": "lock.cleared",
+        "occurred_at": occurred_at,
+        "account_id": str(family.account),
+        "profile_id": str(family.child),
+        "data": {"number": 0},
+    }
+    assert request.events[1]["profile_id"] is None
+    assert request.headers[":target"] == "POST /events HTTP/1.1"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["webhook-signature"] == signature(SECRET, request)
+    sent_at = datetime.fromtimestamp(int(request.headers["webhook-timestamp"]), tz=None)
+    assert abs((sent_at.astimezone() - event["occurred_at"]).total_seconds()) < 60
+    assert await states(connection) == {"delivered": 4}
+
+
+async def test_previous_secret_signs_too(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    await add_events(connection, family.account, [family.child], [1])
+    async with delivering(replace(hooked, webhook_secret_previous=PREVIOUS)):
+        await eventually(lambda: platform.requests)
+    [request] = platform.requests
+    both = [signature(SECRET, request), signature(PREVIOUS, request)]
+    assert request.headers["webhook-signature"].split(" ") == both
+
+
+async def test_events_before_the_first_start_with_a_webhook_are_not_sent(
+    settings: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    await add_events(connection, family.account, [family.child], [1, 2])
+    hooked = replace(settings, webhook_url=platform.url, webhook_secret=SECRET)
+    begun = "select webhook_from from viewing_event_feed"
+    async with delivering(hooked):
+        assert await eventually(lambda: connection.fetchval(begun)) == 2
+        await add_events(connection, family.account, [family.child], [3])
+        await eventually(lambda: platform.requests)
+    await add_events(connection, family.account, [family.child], [4])
+    async with delivering(hooked):
+        await eventually(lambda: len(platform.requests) == 2)
+    assert platform.numbers == [3, 4]
+
+
+async def test_rolled_back_and_unnumbered_events_are_not_sent(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    async with delivering(hooked):
+        undone = connection.transaction()
+        await undone.start()
+        await add_events(connection, family.account, [family.child], [1])
+        await undone.rollback()
+        await add_events(connection, family.account, [family.child], [2])
+        await connection.execute(
+            "insert into viewing_events (account_id, type, occurred_at, data) "
+            "values ($1, 'pin.locked', now(), '{\"number\": 3}')",
+            family.account,
+        )
+        await eventually(lambda: platform.requests)
+        await asyncio.sleep(0.6)
+    assert platform.numbers == [2]
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_instances_keep_the_order_of_each_profile_while_the_receiver_fails(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    """Each event is accepted once, never out of order, and never sent by two at the same time."""
+    profiles = [family.child, family.adult, None, *await add_profiles(connection, family, 20)]
+    under_way: set[int] = set()
+    faults: list[str] = []
+    chance = random.Random(1)
+
+    async def answer(request: Received) -> bytes:
+        numbers, done = set(request.numbers), {*platform.accepted}
+        if numbers & under_way:
+            faults.append(f"two send {numbers & under_way}")
+        under_way.update(numbers)
+        for number in request.numbers:
+            earlier = {*range(number % len(profiles), number, len(profiles))}
+            if earlier - done:
+                faults.append(f"{number} came before {earlier - done}")
+            done.add(number)
+        await asyncio.sleep(chance.uniform(0, 0.05))
+        under_way.difference_update(numbers)
+        return chance.choices([OK, FAULT, b""], [6, 3, 1])[0]
+
+    platform.answer = answer
+    async with delivering(hooked, instances=3) as counts:
+        for first in range(0, 1_000, 50):
+            await add_events(connection, family.account, profiles, range(first, first + 50))
+            profiles = [*profiles[50 % len(profiles) :], *profiles[: 50 % len(profiles)]]
+            await asyncio.sleep(0.02)
+        await eventually(lambda: len(platform.accepted) >= 1_000, seconds=60)
+    assert faults == []
+    assert sorted(platform.accepted) == [*range(1_000)]
+    assert await states(connection) == {"delivered": 1_000}
+    assert sum(each.webhook_deliveries["delivered"] > 0 for each in counts) > 1
+
+
+def status(line: str, *headers: str, body: bytes = b"") -> bytes:
+    head = [f"HTTP/1.1 {line}", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (status("500 Fault"), "refused"),
+        (status("301 Moved", "location: http://127.0.0.1:1/"), "refused"),
+        (status("307 Elsewhere", "location: http://169.254.169.254/latest"), "refused"),
+        (status("410 Gone"), "refused"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "lost"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"x" * 1_000_000, "lost"),
+        (b"", "lost"),
+    ],
+    ids=lambda value: value[:24].decode() if isinstance(value, bytes) else value,
+)
+async def test_any_answer_without_2xx_is_retried(
+    hooked: Settings,
+    platform: Receiving,
+    connection: Connection,
+    family: Family,
+    answer: bytes,
+    outcome: str,
+) -> None:
+    answers = [answer]
+
+    async def once(_: Received) -> bytes:
+        return answers.pop() if answers else OK
+
+    platform.answer = once
+    await add_events(connection, family.account, [family.child], [1])
+    async with delivering(hooked) as (metrics,):
+        await eventually(lambda: metrics.webhook_deliveries["delivered"])
+    assert metrics.webhook_deliveries[outcome] == 1
+    first, second = platform.requests
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.body == second.body
+    assert await states(connection) == {"delivered": 1}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status("204 No Content"),
+        status("200 OK", body=b"\0\xff<html>" * 100),
+        status("200 OK", "set-cookie: a=b", body=b"x" * 10_000_000),
+        status("200 OK", "content-encoding: gzip", body=b"not gzip"),
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\ncut",
+    ],
+    ids=["204", "garbage", "10 MB", "encoding", "cut"],
+)
+async def test_any_answer_with_2xx_ends_the_batch(
+    hooked: Settings,
+    platform: Receiving,
+    connection: Connection,
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bytes,
+) -> None:
+    monkeypatch.setattr(receiver, "SEND_SECONDS", 1.0)
+
+    async def reply(_: Received) -> bytes:
+        return answer
+
+    platform.answer = reply
+    async with delivering(hooked) as (metrics,):
+        for number in (1, 2):
+            await add_events(connection, family.account, [family.child], [number])
+            await eventually(
+                lambda: metrics.webhook_deliveries["delivered"], until=partial(eq, number)
+            )
+    assert platform.numbers == [1, 2]
+    assert "cookie" not in platform.requests[1].headers
+    assert await states(connection) == {"delivered": 2}
