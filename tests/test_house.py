@@ -37,6 +37,7 @@ MACHINE_CLOCK: Final = {
     "tests/command/test_check.py": "compares with the clock of the database",
     "tests/command/test_check_tables.py": "compares with the clock of the database",
     "tests/database/test_rights.py": "compares with the clock of the database",
+    "tests/events/test_receiver_example.py": "the example compares timestamps with it",
     "tests/observing/test_supervision.py": "retention compares with the clock of the database",
     "tests/platform/test_balance_months.py": "partitions follow the clock of the database",
     "tests/platform/test_retention.py": "retention counts from the clock of the database",
