@@ -33,7 +33,7 @@ MAX_RETRY_AFTER_SECONDS: Final = 3_600.0
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What became of an attempt; `reason` is for the log."""
+    """The outcome of an attempt; `reason` is for the log."""
 
     outcome: Outcome
     reason: str = ""
