@@ -25,7 +25,7 @@
 -- No row: the account is unknown.
 -- One upsert on the primary key, so concurrent changes of different members are both kept.
 -- Writes schedule.changed if the exception is new or another one than before. `before` is locked, so of
--- two equal changes at once one is announced.
+-- two equal changes of a stored exception at once one is announced.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select

@@ -19,7 +19,7 @@
 -- No row: the account is unknown.
 -- One upsert on the primary key; of two locks at once the last one counts.
 -- Writes lock.set unless the lock before has the same end. `before` is locked, so of two equal changes
--- at once one is announced.
+-- of a stored lock at once one is announced.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select

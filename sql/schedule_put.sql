@@ -38,8 +38,9 @@
 -- A day without a balance gets one, unless it is before the child's configuration.
 -- They are locked after the schedule and in the order of their days. A heartbeat locks only the
 -- balance of the current day, so it waits for none of them.
--- Writes schedule.changed if a member is another one than before; without a stored schedule the
--- defaults were in force. `before` is locked, so of two equal changes at once one is announced.
+-- Writes schedule.changed if a member is another one than before; without a stored schedule
+-- the defaults were in force. `before` is locked, so of two equal changes of a stored schedule at
+-- once one is announced.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select

@@ -60,7 +60,8 @@
 -- rows that it has waited for. Seconds that a heartbeat adds to the old day after that are moved by
 -- `balance_move`.
 -- Writes configuration.changed if a member is another one than before; without a stored configuration
--- the defaults were in force. `before` is locked, so of two equal changes at once one is announced.
+-- the defaults were in force. `before` is locked, so of two equal changes of a stored configuration at
+-- once one is announced.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
