@@ -525,6 +525,10 @@ CASES = {
     "retention of exceptions, nothing due": retention(
         "retention_exceptions", "date '2000-01-01'", "select 0", tables=2
     ),
+    "retention of requests": retention("retention_requests", "date '2026-11-20'", "select 5000"),
+    "retention of requests, nothing due": retention(
+        "retention_requests", "date '2000-01-01'", "select 0"
+    ),
     "retention, a dry run": Case(
         "retention_count",
         "select '00000000-0000-0000-0000-000000000000'::uuid, 500, "
@@ -533,7 +537,7 @@ CASES = {
         f"and started_at < '2025-12-24 00:00Z') + (select count(*) from viewing_time_balances "
         f"where profile_id in {RANGE} and reset_date < '2026-07-20')",
         each=1.1,
-        beside=500 * 8,
+        beside=500 * 10,  # a descent in each of five tables
     ),
     **{
         f"erasure, the {name} profile": Case(
@@ -542,7 +546,8 @@ CASES = {
             f"select (select count(*) from viewing_sessions where profile_id = of('profile', "
             f"{profile})) + (select count(*) from viewing_time_balances where profile_id = "
             f"of('profile', {profile})) + (select count(*) from viewing_exceptions where "
-            f"profile_id = of('profile', {profile}))",
+            f"profile_id = of('profile', {profile})) + (select count(*) from viewing_requests "
+            f"where profile_id = of('profile', {profile}))",
             each=3.5,  # balances are read twice: to lock them in order, and to delete them
             beside=120,
         )
@@ -615,6 +620,7 @@ WITHOUT_CASE = {
 BESIDE = {
     "grant_list",
     "retention_exceptions",
+    "retention_requests",
     "viewing_request_create",
     "viewing_request_deny",
     "viewing_request_expire",
