@@ -93,7 +93,7 @@ async def build(
     deletions = Deletions(settings, pool, metrics.deletions)
     deletions.start()
     parts.push_async_callback(deletions.stop)
-    outbox = Outbox(settings)
+    outbox = Outbox(settings, now)
     await outbox.start()
     parts.push_async_callback(outbox.stop)
     webhooks = Webhooks(settings, metrics)

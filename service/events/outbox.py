@@ -6,6 +6,8 @@ of the feed numbers them. It has a connection of its own, so that slow requests 
 
 import asyncio
 import logging
+from collections.abc import Callable
+from datetime import datetime
 from time import monotonic
 from typing import Final
 
@@ -15,12 +17,14 @@ from service.database.driver import Connection
 from service.database.pool import connected
 from service.database.statement import Statement
 from service.database_errors import DatabaseError, ReadOnly
+from service.events.expiry import expire
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 
 logger = logging.getLogger("viewing_time.events")
 
 TICK_SECONDS: Final = 0.25
+EXPIRY_SECONDS: Final = 5.0
 STATEMENT_SECONDS: Final = 5.0
 MAX_NUMBERED: Final = 5_000  # in one transaction: about 100 ms
 RECONNECT_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)
@@ -54,10 +58,12 @@ NUMBER: Final = Statement("event_number", NumberedRow)
 
 
 class Outbox:
-    """Numbers events until it is stopped."""
+    """Numbers events, and ends requests whose day is over, until it is stopped."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], datetime]) -> None:
         self._settings = settings
+        self._now = now
+        self._next_expiry = 0.0
         self._failures = 0  # in a row
         self._has_searched = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -95,6 +101,9 @@ class Outbox:
             await self.tick(connection)
             self._failures = 0
             self._has_searched.set()
+            if began >= self._next_expiry:
+                self._next_expiry = began + EXPIRY_SECONDS
+                await expire(connection, self._now())
             await asyncio.sleep(max(TICK_SECONDS, 4 * (monotonic() - began)))
 
     async def tick(self, connection: Connection) -> None:

@@ -8,6 +8,7 @@ import pytest
 from service.database.driver import Connection
 from service.events.expiry import MAX_AT_ONCE, expire
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import Family, add_family
 from tests.parents.test_requests import TOMORROW
 from tests.players.test_requests import NOON, asked, decide, events, shown
@@ -28,6 +29,7 @@ async def test_only_pending_requests_of_earlier_days_expire(
     assert await expire(running.context.pool, TOMORROW - timedelta(microseconds=1)) == 0
     running.clock.fixed = TOMORROW
     kept = await asked(running, later)
+    running.clock.fixed = NOON
     assert await expire(running.context.pool, TOMORROW) == 1
     assert await expire(running.context.pool, TOMORROW) == 0
     assert (await shown(running, later, kept))["status"] == "pending"
@@ -60,7 +62,7 @@ async def test_each_of_many_requests_expires_once_on_several_instances(
         NOON,
         TOMORROW,
     )
-    instances = [await start(now=TOMORROW) for _ in range(3)]
+    instances = [await start(now=NOON) for _ in range(3)]
     ended = await asyncio.gather(*(expire(each.context.pool, TOMORROW) for each in instances))
     rest = await expire(instances[0].context.pool, TOMORROW)
     assert sum(ended) + rest == count
@@ -79,3 +81,15 @@ async def test_a_request_that_a_parent_decides_at_the_moment_does_not_expire(
         assert await expire(running.context.pool, TOMORROW) == 0
     assert await expire(running.context.pool, TOMORROW) == 0
     assert [kind for kind, _ in await events(connection)] == ["request.created"]
+
+
+async def test_a_running_instance_ends_requests_in_the_background(
+    start: Starter, connection: Connection, family: Family
+) -> None:
+    request_id = await asked(await start(now=NOON), family)
+    await start(now=TOMORROW)
+
+    async def has_event() -> bool:
+        return ("request.expired", {"request_id": str(request_id)}) in await events(connection)
+
+    await eventually(has_event)

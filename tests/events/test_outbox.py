@@ -13,7 +13,7 @@ from service.database_errors import ReadOnly
 from service.events import outbox
 from service.events.outbox import Outbox, number
 from service.settings import Settings
-from tests.conftest import logged
+from tests.conftest import NOW, Clock, logged
 from tests.eventually import eventually
 from tests.family import Family
 
@@ -202,7 +202,7 @@ async def test_process_that_stops_while_it_numbers_does_not_stop_the_others(
 @pytest.fixture
 async def working(settings: Settings, family: Family) -> AsyncIterator[Outbox]:
     """An outbox that runs."""
-    started = Outbox(settings)
+    started = Outbox(settings, Clock(NOW))
     await started.start()
     yield started
     await started.stop()
@@ -248,7 +248,7 @@ async def test_outbox_leaves_a_server_that_has_become_read_only(
 ) -> None:
     await numberer.execute("set default_transaction_read_only = on")
     with pytest.raises(ReadOnly):
-        await Outbox(settings).tick(numberer)
+        await Outbox(settings, Clock(NOW)).tick(numberer)
 
 
 async def test_search_without_new_events_is_one_statement(
@@ -256,7 +256,7 @@ async def test_search_without_new_events_is_one_statement(
 ) -> None:
     monkeypatch.setattr(outbox, "NUMBER", None)
     monkeypatch.setattr(outbox, "LOCK", None)
-    await Outbox(settings).tick(numberer)
+    await Outbox(settings, Clock(NOW)).tick(numberer)
 
 
 async def test_id_of_an_event_sorts_by_the_time_at_which_it_was_written(
