@@ -58,11 +58,12 @@ async def stored_effects(connection: Connection) -> list[tuple[Any, ...]]:
 
 
 async def calls(connection: Connection) -> int:
-    """The statements that this database has run, except those of the test."""
+    """The statements that this database has run, without those of the test and of the outbox."""
     count: int = await connection.fetchval(
         "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
         "join pg_database as d on d.oid = s.dbid "
-        "where d.datname = current_database() and s.query not like '%pg_stat_statements%'"
+        "where d.datname = current_database() "
+        "and s.query !~ 'pg_stat_statements|viewing_event_feed|skip locked|^(BEGIN|COMMIT)'"
     )
     return count
 

@@ -423,10 +423,11 @@ async def test_history_is_one_statement_also_by_viewing_days(
 
 
 async def statements(connection: Connection) -> int:
-    """The number of statements that the database has run, except these."""
+    """The number of statements that the database has run, without these and the outbox's."""
     count: int = await connection.fetchval(
         "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
         "join pg_database as d on d.oid = s.dbid "
-        "where d.datname = current_database() and s.query not like '%pg_stat_statements%'"
+        "where d.datname = current_database() "
+        "and s.query !~ 'pg_stat_statements|viewing_event_feed|skip locked|^(BEGIN|COMMIT)'"
     )
     return count
