@@ -69,7 +69,8 @@ with expected as (
             'time_grants', 'fault', 'fault', null,
             'id uuid, profile_id uuid, granted_by_user_id uuid, granted_minutes int null, '
             'is_remote bool, granted_at timestamptz, reset_date date, mode varchar(10), '
-            'effect_seconds int null, undone_at timestamptz null, undone_by_user_id uuid null',
+            'effect_seconds int null, undone_at timestamptz null, undone_by_user_id uuid null, '
+            'request_id uuid null',
             null
         ),
         (

@@ -129,7 +129,8 @@ async def test_every_unique_key_that_a_statement_relies_on_is_checked(
         match
         for path in (*files("sql").glob("*.sql"), *files("migrations").glob("*.sql"))
         for match in re.findall(
-            r"insert into (\w+)(?:(?!insert into).)*?on conflict \(([\w, ]+)\)",
+            # A partial one is of a table that only this service writes.
+            r"insert into (\w+)(?:(?!insert into).)*?on conflict \(([\w, ]+)\)(?! where)",
             path.read_text(),
             re.DOTALL,
         )
