@@ -10,10 +10,10 @@
 --
 -- An id begins with the milliseconds of its time by the database's clock, so the primary key has the
 -- events in their order, and starting at $1 leaves out the dead rows of the batch before.
--- An event before the first start with a webhook is never sent to it. A locked event is being
--- numbered or delivered, so it is skipped.
+-- An event before `webhook_from` that is in no batch and was never parked is from before the first start
+-- with a webhook, and is not sent. A locked event is being numbered or delivered, so it is skipped.
 with expired as materialized (
-    select v.id, v.position, v.delivered_at
+    select v.id, v.position, v.delivery_id, v.delivered_at, v.parked_at
     from viewing_events as v
     where v.id >= $1::uuid
         and v.id < rpad(
@@ -27,14 +27,19 @@ deleted as (
     delete from viewing_events as v
     using expired as d
     where v.id = d.id
-    returning d.position, d.delivered_at
+    returning d.position, d.delivery_id, d.delivered_at, d.parked_at
 )
 select
     count(*)::int as deleted,
     (
         count(*) filter (
             where d.delivered_at is null
-                and (d.position is null and f.webhook_from is not null or d.position > f.webhook_from)
+                and (
+                    d.delivery_id is not null
+                    or d.parked_at is not null
+                    or d.position > f.webhook_from
+                    or d.position is null and f.webhook_from is not null
+                )
         )
     )::int as undelivered,
     case

@@ -10,7 +10,7 @@
 --
 -- Applies the conditions of retention_events, and uses the same index.
 with expired as materialized (
-    select v.id, v.position, v.delivered_at
+    select v.id, v.position, v.delivery_id, v.delivered_at, v.parked_at
     from viewing_events as v
     where v.id > $1::uuid
         and v.id < rpad(
@@ -24,7 +24,12 @@ select
     (
         count(*) filter (
             where d.delivered_at is null
-                and (d.position is null and f.webhook_from is not null or d.position > f.webhook_from)
+                and (
+                    d.delivery_id is not null
+                    or d.parked_at is not null
+                    or d.position > f.webhook_from
+                    or d.position is null and f.webhook_from is not null
+                )
         )
     )::int as undelivered,
     case

@@ -231,6 +231,20 @@ async def test_expired_events_that_the_webhook_has_not_received_are_deleted_and_
     assert await connection.fetchval("select count(*) from viewing_events") == 0
 
 
+async def test_expired_events_that_are_parked_or_being_sent_count_as_undelivered(
+    settings: Settings, connection: Connection, family: Family
+) -> None:
+    """They are before `webhook_from`, which moves up to the first event that is left."""
+    for position in (1, 2, 3):
+        await add_events(connection, family, timedelta(days=40), position=position)
+    await connection.execute("update viewing_event_feed set webhook_from = 3")
+    await connection.execute("update viewing_events set parked_at = now() where position = 1")
+    await connection.execute("update viewing_events set delivery_id = id where position = 2")
+    expected = Removed(events=3, undelivered=2)
+    assert await count_expired(settings, CUTOFFS) == expected
+    assert await retain(settings, CUTOFFS, lambda _: None) == expected
+
+
 @pytest.mark.usefixtures("small_batches")
 async def test_batches_cover_every_event_and_request(
     settings: Settings, connection: Connection, family: Family
