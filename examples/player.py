@@ -2,8 +2,9 @@
 
     VIEWING_TIME_TOKEN=… .venv/bin/python examples/player.py --profile ID --title ID
 
-It needs httpx, a dependency of the service. It shows the block screen while the service cannot be
-reached, because viewing is not counted.
+It needs httpx, a dependency of the service. When the time is used up, it asks a parent for more and
+plays on as soon as one approves. It shows the block screen while the service cannot be reached,
+because viewing is not counted.
 """
 
 import argparse
@@ -21,6 +22,14 @@ import httpx
 WARNINGS = {"warning_15": "15 minutes left", "warning_5": "5 minutes left"}
 UNREACHABLE: dict[str, Any] = {"enforcement": "blocked"}
 NOTHING_LEFT: dict[str, Any] = {"enforcement": "blocked"}
+# What became of the request for more time, by its status; None: it could not be made.
+REQUESTS = {
+    "pending": "a parent has been asked for more",
+    "denied": "a parent has said no",
+    "approved": "a parent has said yes",
+    "expired": "ask a parent for more",
+    None: "ask a parent for more",
+}
 MAX_PAUSE_SECONDS = 8.0
 
 
@@ -39,6 +48,12 @@ class Player:
         self.client = client
         self.has_reached_the_service = False
         self.profile, self.interval = options.profile, options.interval
+        self.wish = {
+            "profile_id": options.profile,
+            "minutes": options.ask,
+            "device_id": options.device,
+        }
+        self.request_id: str | None = None
         self.body = {
             "profile_id": options.profile,
             "title_id": options.title,
@@ -53,7 +68,8 @@ class Player:
         try:
             for _ in itertools.count() if beats is None else range(beats):
                 started_at = time.monotonic()
-                show(self.beat())
+                verdict = self.beat()
+                show(verdict, self.ask() if verdict is NOTHING_LEFT else None)
                 time.sleep(max(0.0, started_at + self.interval - time.monotonic()))
         finally:
             self.end()
@@ -78,7 +94,25 @@ class Player:
             self.body["session_id"] = verdict["session_id"]
         if verdict is None or verdict["enforcement"] == "blocked":
             self.end()
-        return verdict or UNREACHABLE
+            return UNREACHABLE if verdict is None else NOTHING_LEFT
+        self.request_id = None
+        return verdict
+
+    def ask(self) -> str | None:
+        """Asks a parent for more time, and later what became of it; None if it is not known.
+
+        One request of a child can be pending: asking again returns that one. The service rejects
+        the sixth request of a day until the reset.
+        """
+        if self.request_id is None:
+            answer = self.call("POST", "requests", patience=0, json=self.wish)
+        else:
+            answer = self.call("GET", f"requests/{self.request_id}", patience=0)
+        if answer is None:
+            return None
+        self.request_id = answer["request_id"]
+        status: str = answer["status"]
+        return status
 
     def end(self) -> None:
         """Ends the session. A failure does no harm: the next session to start ends it too.
@@ -129,12 +163,12 @@ def pauses() -> Iterator[float]:
         yield jitter * min(MAX_PAUSE_SECONDS, 0.5 * 2**n)
 
 
-def show(verdict: dict[str, Any]) -> None:
-    """Prints the line that the child sees."""
+def show(verdict: dict[str, Any], request: str | None) -> None:
+    """Prints the line that the child sees; `request` is the status of its request for more time."""
     if verdict is UNREACHABLE:
         print("BLOCKED  viewing cannot be counted at the moment", flush=True)
     elif verdict["enforcement"] == "blocked":
-        print("BLOCKED  no viewing time left today; ask a parent for more", flush=True)
+        print(f"BLOCKED  no viewing time left today; {REQUESTS[request]}", flush=True)
     elif verdict["enforcement"] in WARNINGS:
         print(f"WARNING  {WARNINGS[verdict['enforcement']]}", flush=True)
     elif verdict["remaining_minutes"] is None:
@@ -150,6 +184,7 @@ def main() -> None:
     parser.add_argument("--title", required=True, help="id of the title that plays")
     parser.add_argument("--device", default="living-room-tv")
     parser.add_argument("--interval", type=float, default=30.0, help="seconds between heartbeats")
+    parser.add_argument("--ask", type=int, default=30, help="minutes to ask for: 15 to 120")
     parser.add_argument("--beats", type=int, help="stop after this many; default: never")
     options = parser.parse_args()
     token = os.environ.get("VIEWING_TIME_TOKEN")

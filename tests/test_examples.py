@@ -28,6 +28,7 @@ from tests.family import (
 )
 
 QUICK = ("--interval", "0.3")
+ASKED = "BLOCKED  no viewing time left today; a parent has been asked for more"
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ async def test_player_warns_blocks_and_continues_after_a_grant(
         family.child,
         (120 - 1) * 60,
     )
-    nothing_left = "BLOCKED  no viewing time left today; ask a parent for more"
+    nothing_left = ASKED
     assert await play(family, service.url, 4) == [
         "WARNING  5 minutes left",
         nothing_left,
@@ -122,6 +123,40 @@ async def test_player_warns_blocks_and_continues_after_a_grant(
     assert await open_sessions(connection, family.child) == 0
     assert "left      15 min" in await parent(family, service.url, "grant", str(family.child), "15")
     assert await play(family, service.url, 1) == ["WARNING  15 minutes left"]
+
+
+async def request_of(connection: Connection, family: Family) -> UUID | None:
+    """The pending request of the child, if there is one."""
+    found: UUID | None = await connection.fetchval(
+        "select id from viewing_requests where profile_id = $1 and status = 'pending'", family.child
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("decision", "last"), [("approve", "playing  29.5 minutes left"), ("deny", None)]
+)
+async def test_player_asks_when_it_is_blocked_and_follows_the_decision(
+    service: RunningService, connection: Connection, decision: str, last: str | None
+) -> None:
+    family = await add_family(connection, reset_hour=far_reset_hour())
+    await use(connection, family, 120 * 60)
+    player = asyncio.create_task(play(family, service.url, 12))
+    request_id = await eventually(lambda: request_of(connection, family))
+    async with httpx.AsyncClient(base_url=service.url, headers=family.bearer) as client:
+        url = f"/api/v1/parental-controls/requests/{request_id}/{decision}"
+        assert (await client.post(url, json={})).status_code == 200
+    lines = await player
+    assert lines[0] == ASKED
+    denied = "BLOCKED  no viewing time left today; a parent has said no"
+    assert (last or denied) in lines
+    assert (
+        await connection.fetchval(
+            "select count(*) from viewing_requests where profile_id = $1 and minutes = 30",
+            family.child,
+        )
+        == 1
+    )
 
 
 @asynccontextmanager
@@ -190,7 +225,7 @@ async def test_player_continues_after_a_first_heartbeat_that_could_not_be_counte
     async with connection.transaction():
         await connection.execute("lock table viewing_time_balances in exclusive mode")
         lines = await play(family, service.url, 2)
-    assert lines == ["BLOCKED  no viewing time left today; ask a parent for more"] * 2
+    assert lines == [ASKED] * 2
     assert await session_seconds(connection, family.child) == 0
 
 
