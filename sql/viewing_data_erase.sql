@@ -18,8 +18,8 @@
 -- Always one row; for an unknown caller `is_active` is false. One transaction.
 -- Rows are deleted in the order in which all other statements lock them, so none of them can deadlock
 -- with this one: requests, then sessions, then the clock, schedule, exceptions and lock, then
--- balances in the order of their days, then the configuration, then grants. A heartbeat locks its
--- session, its clock and its balance. A change of the schedule locks its row and then balances, a
+-- balances in the order of their days, then the configuration, then grants and events. A heartbeat
+-- locks its session, its clock and its balance, and writes its event. A change of the schedule locks its row and then balances, a
 -- change of the configuration balances, then its row, then grants. A grant writes the request that it
 -- approves, the balance, and then itself.
 -- A session that starts meanwhile is not seen, and stays.
@@ -140,6 +140,7 @@ grants as (
 events as (
     delete from viewing_events as v
     using target as t
+    cross join reset as f
     where v.profile_id = t.id and v.type <> 'viewing_data.erased'
 ),
 responses as (
