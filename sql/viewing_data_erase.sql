@@ -17,11 +17,11 @@
 --
 -- Always one row; for an unknown caller `is_active` is false. One transaction.
 -- Rows are deleted in the order in which all other statements lock them, so none of them can deadlock
--- with this one: requests, then sessions, then the clock, schedule, exceptions and lock, then
--- balances in the order of their days, then the configuration, then grants and events. A heartbeat
--- locks its session, its clock and its balance, and writes its event. A change of the schedule locks its row and then balances, a
--- change of the configuration balances, then its row, then grants. A grant writes the request that it
--- approves, the balance, and then itself.
+-- with this one: requests, then sessions, then the clock, schedule, exceptions and lock, then balances
+-- in the order of their days, then the configuration, then grants and events. A heartbeat locks its
+-- session, its clock and its balance, and writes its event. A change of the schedule locks its row and
+-- then balances, a change of the configuration balances, then its row, then grants. A grant writes the
+-- request that it approves, the balance, and then itself.
 -- A session that starts meanwhile is not seen, and stays.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
 -- are deleted. Neither they nor the clock, requests and events are counted.
