@@ -166,8 +166,8 @@ async def test_export_writes_a_new_folder(
     done = run(database, "export", str(family.child), folder=tmp_path)
     name = f"viewing-data-{family.child}"
     printed = (
-        f"wrote {name}: 1 sessions, 1 balances, 0 grants, 1 configurations, 0 schedules, "
-        "0 exceptions, 0 locks\n"
+        f"wrote {name}: 1 sessions, 1 balances, 0 grants, 0 requests, 1 configurations, "
+        "0 schedules, 0 exceptions, 0 locks\n"
     )
     assert (done.returncode, done.stdout) == (0, printed)
     assert (tmp_path / name / "sessions.csv").is_file()
