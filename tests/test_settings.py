@@ -280,3 +280,75 @@ def test_masked_shows_everything_but_secrets() -> None:
     assert shown["database_direct_url"] == ""
     assert shown["host"] == "0.0.0.0"
     assert not any(text in str(shown) for text in (SECRET, SECRET[::-1], "pass@"))
+
+
+HOOK = {
+    **NEEDED,
+    "WEBHOOK_URL": "https://hook:open%20sesame@platform.example:8443/events?x=1",
+    "WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+}
+
+
+def test_webhook_is_read_and_masked() -> None:
+    settings = read({**HOOK, "WEBHOOK_SECRET_PREVIOUS": HOOK["WEBHOOK_SECRET"]})
+    assert settings.webhook_url == HOOK["WEBHOOK_URL"]
+    assert settings.webhook_secret == settings.webhook_secret_previous == HOOK["WEBHOOK_SECRET"]
+    shown = masked(settings)
+    assert {shown[name] for name in shown if name.startswith("webhook_")} == {"***"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "platform.example/events",
+        "ftp://platform.example/events",
+        "file:///etc/passwd",
+        "https://",
+        "https://:8443/events",
+        "https://platform.example:99999/",
+        "https://platform.example:0/",
+        "https://platform.example/a b",
+        "https://platform.example/\n/x",
+        "https://platform.example/#events",
+        "https://[::1/events",
+        "https://plåtform.example/",
+    ],
+)
+def test_webhook_url_that_is_not_http_is_refused_without_repeating_it(url: str) -> None:
+    assert errors({**HOOK, "WEBHOOK_URL": url}) == [
+        "WEBHOOK_URL must look like https://platform.example/viewing-events."
+    ]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "whsec_",
+        "whsec_" + "QUFB" * 7,  # 21 bytes
+        "whsec_" + "QUFB" * 22,  # 66 bytes
+        "whsec_not base64, but long enough to be a key",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS-",
+        "whsec_ключключключключключключключключ",
+    ],
+)
+@pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "WEBHOOK_SECRET_PREVIOUS"])
+def test_webhook_secret_that_is_not_valid_is_refused_without_repeating_it(
+    name: str, secret: str
+) -> None:
+    sentence = f"{name} must be whsec_ and 24 to 64 random bytes in base64."
+    assert errors({**HOOK, name: secret})[0] == sentence
+
+
+def test_webhook_needs_a_secret() -> None:
+    environment = {name: value for name, value in HOOK.items() if name != "WEBHOOK_SECRET"}
+    assert errors(environment) == ["WEBHOOK_URL needs WEBHOOK_SECRET."]
+
+
+def test_webhook_settings_can_be_in_files(tmp_path: Path) -> None:
+    environment = dict(NEEDED)
+    for name in ("WEBHOOK_URL", "WEBHOOK_SECRET"):
+        (tmp_path / name).write_text(f"{HOOK[name]}\n")
+        environment[f"{name}_FILE"] = str(tmp_path / name)
+    assert read(environment) == read(HOOK)

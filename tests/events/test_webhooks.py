@@ -5,10 +5,14 @@ import base64
 import hmac
 import json
 import random
+import ssl
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from datetime import datetime
 from functools import partial
 from operator import eq
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,18 +21,21 @@ from msgspec.structs import replace
 from service.database.driver import Connection
 from service.events import deliveries, receiver
 from service.settings import Settings
+from tests.conftest import Starter, free_port, served
+from tests.database.test_tls import authority, issue
 from tests.events.receiving import (
     FAULT,
     OK,
     SECRET,
     Received,
     Receiving,
+    accept,
     add_events,
     delivering,
     receiving,
 )
 from tests.eventually import eventually
-from tests.family import Family
+from tests.family import HEARTBEAT, Family
 
 PREVIOUS = "whsec_" + base64.b64encode(b"the key from before, 32 bytes...").decode()
 
@@ -274,3 +281,321 @@ async def test_any_answer_with_2xx_ends_the_batch(
     assert platform.numbers == [1, 2]
     assert "cookie" not in platform.requests[1].headers
     assert await states(connection) == {"delivered": 2}
+
+
+async def hang(_: Received) -> bytes:
+    await asyncio.sleep(60)
+    return b""
+
+
+async def one_failure(hooked: Settings) -> Counter[str]:
+    """The outcomes of attempts after the first failure."""
+    async with delivering(hooked) as (metrics,):
+        await eventually(metrics.webhook_deliveries.total)
+    return +metrics.webhook_deliveries
+
+
+async def test_receiver_that_never_answers_is_given_up(
+    hooked: Settings,
+    platform: Receiving,
+    connection: Connection,
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(receiver, "SEND_SECONDS", 0.2)
+    platform.answer = hang
+    await add_events(connection, family.account, [family.child], [1])
+    assert await one_failure(hooked) == {"timed_out": 1}
+    assert await states(connection) == {"sending": 1, "deliveries": 1}
+
+
+async def test_status_that_trickles_is_given_up(
+    settings: Settings,
+    connection: Connection,
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(receiver, "SEND_SECONDS", 0.5)
+
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(OSError):
+            for byte in b"HTTP/1.1 200 OK and then a status line without an end" * 100:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    await connection.execute("update viewing_event_feed set webhook_from = 0")
+    await add_events(connection, family.account, [family.child], [1])
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        hooked = replace(settings, webhook_url=url, webhook_secret=SECRET)
+        assert await one_failure(hooked) == {"timed_out": 1}
+    assert await states(connection) == {"sending": 1, "deliveries": 1}
+
+
+async def test_refused_connection_is_retried(
+    hooked: Settings, connection: Connection, family: Family
+) -> None:
+    unreachable = replace(hooked, webhook_url=f"http://127.0.0.1:{free_port()}/")
+    await add_events(connection, family.account, [family.child], [1])
+    assert await one_failure(unreachable) == {"unreachable": 1}
+    async with delivering(hooked) as (metrics,):
+        await eventually(lambda: metrics.webhook_deliveries["delivered"])
+
+
+async def test_certificate_must_be_of_an_authority_that_the_system_trusts(
+    hooked: Settings,
+    connection: Connection,
+    family: Family,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    issue(tmp_path, authority(tmp_path, "ours"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    async with receiving(Receiving(scheme="https"), tls) as platform:
+        await add_events(connection, family.account, [family.child], [1])
+        hooked = replace(hooked, webhook_url=platform.url)
+        assert await one_failure(hooked) == {"unreachable": 1}
+        assert platform.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ours.pem"))
+        async with delivering(hooked) as (metrics,):
+            await eventually(lambda: metrics.webhook_deliveries["delivered"])
+    assert platform.accepted == [1]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("retry-after: 600", 600),
+        ("retry-after: 86400", 3_600),
+        (
+            "date: Fri, 27 Nov 2026 03:00:00 GMT\r\nretry-after: Fri, 27 Nov 2026 03:10:00 GMT",
+            600,
+        ),
+        ("retry-after: -5", 1.5),
+        ("retry-after: soon", 1.5),
+        ("retry-after: " + "9" * 5_000, 3_600),
+    ],
+)
+async def test_retry_after_is_honoured_up_to_an_hour(
+    hooked: Settings,
+    platform: Receiving,
+    connection: Connection,
+    family: Family,
+    header: str,
+    seconds: float,
+) -> None:
+    async def busy(_: Received) -> bytes:
+        return status("503 Busy", header)
+
+    platform.answer = busy
+    await add_events(connection, family.account, [family.child], [1])
+    assert (await one_failure(hooked))["refused"] == 1
+    pause = await connection.fetchval(
+        "select extract(epoch from due_at - created_at)::float8 from viewing_deliveries"
+    )
+    assert seconds - 1 <= pause <= seconds + 5
+
+
+def test_pauses_double_from_seconds_to_five_minutes() -> None:
+    pauses = [[deliveries.back_off(attempts) for _ in range(100)] for attempts in range(1, 1_000)]
+    longest = [*(2.0**n for n in range(1, 9)), *[300.0] * 991]
+    for found, most in zip(pauses, longest, strict=True):
+        assert most / 2 <= min(found) < max(found) <= most
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_event_that_the_receiver_cannot_accept_parks_only_itself_after_a_day(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    """Later events of its profile wait for it; other profiles do not."""
+    poison = 2
+
+    async def answer(request: Received) -> bytes:
+        return FAULT if poison in request.numbers else OK
+
+    platform.answer = answer
+    await add_events(connection, family.account, [family.child, family.adult, None], range(9))
+    async with delivering(hooked) as (metrics,):
+        await eventually(lambda: len(platform.accepted) == 6)
+        assert sorted(platform.accepted) == [0, 1, 3, 4, 6, 7]
+        assert await states(connection) == {"delivered": 6, "sending": 3, "deliveries": 3}
+        await add_events(connection, family.account, [family.child, None], [9, 10])
+        await eventually(lambda: 9 in platform.accepted)
+        assert metrics.webhook_events_parked == 0
+        await connection.execute(
+            "update viewing_deliveries set created_at = created_at - interval '24 hours'"
+        )
+        await eventually(lambda: 10 in platform.accepted)
+    assert platform.accepted[-4:] == [9, 5, 8, 10]
+    assert metrics.webhook_events_parked == 1
+    assert await states(connection) == {"delivered": 10, "parked": 1}
+    assert await connection.fetchval(
+        "select data ->> 'number' from viewing_events where parked_at is not null"
+    ) == str(poison)
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_batch_is_not_split_while_the_receiver_is_unreachable(
+    hooked: Settings, connection: Connection, family: Family
+) -> None:
+    unreachable = replace(hooked, webhook_url=f"http://127.0.0.1:{free_port()}/")
+    await add_events(connection, family.account, [family.child], range(3))
+    async with delivering(unreachable) as (metrics,):
+        await eventually(lambda: metrics.webhook_deliveries["unreachable"] > 5)
+        assert await states(connection) == {"sending": 3, "deliveries": 1}
+        await connection.execute(
+            "update viewing_deliveries set created_at = created_at - interval '24 hours'"
+        )
+        await eventually(lambda: metrics.webhook_events_parked == 3)
+    assert await states(connection) == {"parked": 3}
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_many_events_that_fail_do_not_stop_the_others(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    profiles = await add_profiles(connection, family, 60)
+
+    async def answer(request: Received) -> bytes:
+        return FAULT if min(request.numbers) < 50 else OK
+
+    platform.answer = answer
+    await add_events(connection, family.account, profiles, range(50))
+    async with delivering(hooked):
+        await eventually(
+            lambda: connection.fetchval("select count(*) > 16 from viewing_deliveries")
+        )
+        await add_events(connection, family.account, profiles[50:], range(50, 60))
+        await eventually(lambda: len(platform.accepted) == 10)
+
+
+async def test_open_batches_are_bounded_while_the_receiver_is_unreachable(
+    hooked: Settings, connection: Connection, family: Family
+) -> None:
+    unreachable = replace(hooked, webhook_url=f"http://127.0.0.1:{free_port()}/")
+    profiles = await add_profiles(connection, family, 2_000)
+    await add_events(connection, family.account, profiles, range(2_000))
+    async with delivering(unreachable, instances=2):
+        await eventually(
+            lambda: connection.fetchval("select count(*) = 16 from viewing_deliveries")
+        )
+        await asyncio.sleep(1)
+    assert await states(connection) == {"sending": 1_600, "deliveries": 16}
+
+
+async def test_killed_instance_loses_nothing(
+    hooked: Settings, database: str, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    platform.answer = hang
+    variables = {"WEBHOOK_URL": platform.url, "WEBHOOK_SECRET": SECRET}
+    async with served(database, **variables) as killed:
+        await add_events(connection, family.account, [family.child], [1, 2])
+        await eventually(lambda: platform.requests)
+        killed.process.kill()
+        await asyncio.to_thread(killed.process.wait)
+    platform.answer = accept
+    async with delivering(hooked):
+        await asyncio.sleep(0.6)
+        assert platform.accepted == []  # the claim lasts
+        await connection.execute("update viewing_deliveries set due_at = now()")
+        await eventually(lambda: platform.accepted)
+    first, second = platform.requests
+    assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
+    assert await states(connection) == {"delivered": 2}
+
+
+async def test_late_answer_does_not_end_the_attempt_of_another_instance(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    answered = asyncio.Event()
+
+    async def late(_: Received) -> bytes:
+        await answered.wait()
+        return OK
+
+    platform.answer = late
+    await add_events(connection, family.account, [family.child], [1])
+    async with delivering(hooked) as (metrics,):
+        await eventually(lambda: platform.requests)
+        await connection.execute("update viewing_deliveries set attempts = attempts + 1")
+        answered.set()
+        await eventually(lambda: metrics.webhook_deliveries["delivered"])
+    assert await states(connection) == {"sending": 1, "deliveries": 1}
+
+
+async def test_outcome_is_stored_after_the_database_connection_was_lost(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    answered = asyncio.Event()
+
+    async def late(_: Received) -> bytes:
+        await answered.wait()
+        return OK
+
+    platform.answer = late
+    await add_events(connection, family.account, [family.child], [1])
+    async with delivering(hooked):
+        await eventually(lambda: platform.requests)
+        await connection.fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        answered.set()
+        await eventually(lambda: delivered(connection))
+    assert len(platform.requests) == 1
+
+
+async def delivered(connection: Connection) -> int:
+    return (await states(connection)).get("delivered", 0)
+
+
+async def test_stop_waits_for_an_attempt_and_begins_no_other(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    async def slow(_: Received) -> bytes:
+        await asyncio.sleep(0.5)
+        return OK
+
+    platform.answer = slow
+    await add_events(connection, family.account, [family.child], [1])
+    async with delivering(hooked):
+        await eventually(lambda: platform.requests)
+        await add_events(connection, family.account, [family.adult], [2])
+    assert platform.numbers == [1]
+    assert await states(connection) == {"delivered": 1}
+
+
+async def test_batch_whose_events_were_erased_is_deleted(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    async def fault(_: Received) -> bytes:
+        return FAULT
+
+    platform.answer = fault
+    await add_events(connection, family.account, [family.child], [1])
+    async with delivering(hooked) as (metrics,):
+        await eventually(metrics.webhook_deliveries.total)
+        await connection.execute("delete from viewing_events")
+        await connection.execute("update viewing_deliveries set due_at = now()")
+        await eventually(lambda: connection.fetchval("select count(*) = 0 from viewing_deliveries"))
+
+
+async def test_heartbeats_do_not_wait_for_a_receiver_that_hangs(
+    hooked: Settings, platform: Receiving, start: Starter, connection: Connection, family: Family
+) -> None:
+    """Nothing of a delivery is open in the database while it is being sent."""
+    platform.answer = hang
+    running = await start(hooked)
+    await add_events(connection, family.account, [family.child], [1])
+    await eventually(lambda: platform.requests)
+    for _ in range(3):
+        answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+        assert answer.json()["enforcement"] == "allowed"
+    open_transactions = await connection.fetchval(
+        "select count(*) from pg_stat_activity "
+        "where datname = current_database() and state = 'idle in transaction'"
+    )
+    assert open_transactions == 0
+    assert platform.accepted == []
