@@ -53,6 +53,7 @@ class Receiving:
     port: int = 0
     requests: list[Received] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    connected: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -65,7 +66,9 @@ class Receiving:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the requests of one connection."""
-        with suppress(OSError, asyncio.IncompleteReadError):
+        if task := asyncio.current_task():
+            self.connected.add(task)
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 lines = (line.partition(": ") for line in head[1:] if line)
@@ -95,7 +98,9 @@ async def receiving(
         yield receiver
     finally:
         server.close()
-        server.close_clients() if hasattr(server, "close_clients") else None
+        for task in receiver.connected:
+            task.cancel()
+        await asyncio.gather(*receiver.connected)
 
 
 @asynccontextmanager
