@@ -14,6 +14,7 @@ from bench import (
     batching,
     cache,
     curve,
+    events,
     growth,
     heartbeat,
     keys,
@@ -57,6 +58,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
 SLOW: Final = ("curve", "cache", "languages", "pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
+    "events": events.measure,
     "growth": growth.measure,
     "pin_ways": pin.measure_ways,
 }

@@ -31,9 +31,11 @@ WARM_SECONDS: Final = 30.0  # half the time for which a service caches a configu
 SETTLE_SECONDS: Final = 0.2  # until requests in flight at the end of a window are done
 DEFAULTS: Final[Mapping[str, str]] = {}  # the default settings of a service
 OPTIONS: Final = {"shared_preload_libraries": "pg_stat_statements"}
-# Statements of readiness checks and of pending deletions, which run without load too.
+# Statements of readiness checks, pending deletions and events, which run without load too.
 # PostgreSQL replaces constants in the texts of statements, but keeps names.
-BACKGROUND: Final = "is_writable|to_regclass|_yoyo_migration|from pending_deletions"
+BACKGROUND: Final = (
+    "is_writable|to_regclass|_yoyo_migration|from pending_deletions|viewing_event_feed"
+)
 STATEMENTS: Final = f"""
 select coalesce(sum(calls), 0)::int8 from pg_stat_statements
 where userid = '{ROLE}'::regrole and query !~ '{BACKGROUND}'

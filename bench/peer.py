@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from bench import echo
+from bench.receiver import PATH as RECEIVED
 from bench.seed import SECRET
 
 START_SECONDS: Final = 30.0
@@ -92,6 +93,17 @@ async def echo_server(folder: Path) -> AsyncIterator[Peer]:
     with _process(program.command, {"PYTHONPATH": str(program.root)}, folder) as process:
         peer = Peer("echo", port, process.pid, counter=echo.PATH)
         await _answering(peer, process, echo.PATH, folder)
+        yield peer
+
+
+@asynccontextmanager
+async def receiver(folder: Path) -> AsyncIterator[Peer]:
+    """A receiver of the webhook (`bench.receiver`)."""
+    port = _free_port()
+    program = Program(("bench.receiver", str(port)))
+    with _process(program.command, {"PYTHONPATH": str(program.root)}, folder) as process:
+        peer = Peer("receiver", port, process.pid)
+        await _answering(peer, process, RECEIVED, folder)
         yield peer
 
 
