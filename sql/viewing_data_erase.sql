@@ -17,11 +17,13 @@
 --
 -- Always one row; for an unknown caller `is_active` is false. One transaction.
 -- Rows are deleted in the order in which all other statements lock them, so none of them can deadlock
--- with this one: requests, then sessions, then the clock, schedule, exceptions and lock, then balances
+-- with this one: sessions, then the clock, schedule, exceptions and lock, then requests, then balances
 -- in the order of their days, then the configuration, then grants and events. A heartbeat locks its
 -- session, its clock and its balance, and writes its event. A change of the schedule locks its row and
 -- then balances, a change of the configuration balances, then its row, then grants. A grant writes the
 -- request that it approves, the balance, and then itself.
+-- `held` waits for the deletion of requests by a condition, which is evaluated before rows are read. A
+-- join would skip it for a child without rows on the other side.
 -- A session that starts meanwhile is not seen, and stays.
 -- Stored responses to requests with an Idempotency-Key can be about the child, so all of its account
 -- are deleted. Neither they nor the clock, requests and events are counted.
@@ -48,14 +50,9 @@ requests as (
     where q.profile_id = t.id
     returning q.id
 ),
-asked as materialized (
-    select count(*) as requests
-    from requests
-),
 sessions as (
     delete from viewing_sessions as s
     using target as t
-    cross join asked as a
     where s.profile_id = t.id
     returning s.id
 ),
@@ -105,7 +102,7 @@ held as materialized (
     from viewing_time_balances as b
     join target as t on t.id = b.profile_id
     cross join ruled as o
-    where o.clocks >= 0
+    where o.clocks >= 0 and (select count(*) from requests) >= 0
     order by b.reset_date
     for update of b
 ),
@@ -152,13 +149,13 @@ announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)
     select t.user_id, t.id, 'viewing_data.erased', now(), '{}'
     from target as t
-    cross join asked as q
     cross join removed as r
     cross join ruled as o
     cross join emptied as e
     cross join reset as f
-    where q.requests + r.sessions + o.clocks + o.rules + e.balances + f.configurations > 0
+    where r.sessions + o.clocks + o.rules + e.balances + f.configurations > 0
         or exists (select from grants)
+        or exists (select from requests)
 )
 select
     c.is_active,

@@ -204,6 +204,7 @@ async def test_erasure_concurrent_with_heartbeats(
     [
         ("viewing_sessions", "viewing_clocks"),
         ("viewing_clocks", "viewing_time_balances"),
+        ("viewing_requests", "viewing_time_balances"),
         ("viewing_time_balances", "viewing_time_configs"),
         ("viewing_time_configs", "time_grants"),
         ("viewing_schedules", "viewing_time_balances"),
@@ -225,6 +226,23 @@ async def test_erasure_locks_tables_in_the_order_of_other_statements(
         erasure = asyncio.create_task(ask(running, family.child, admin))
         await eventually(lambda: connection.fetchval(waiting))
         await connection.execute(f"select from {second} for no key update")
+    assert (await erasure).status_code == 200
+
+
+@pytest.mark.parametrize("first", ["viewing_sessions", "viewing_requests"])
+async def test_erasure_locks_balances_last_also_if_other_tables_are_empty(
+    running: Running, connection: Connection, family: Family, admin: UUID, first: str
+) -> None:
+    await add_rows(connection, family)
+    for table in ("sessions", "clocks", "schedules", "exceptions", "locks", "requests"):
+        if f"viewing_{table}" != first:
+            await connection.execute(f"delete from viewing_{table}")
+    waiting = "select exists (select from pg_locks where not granted)"
+    async with connection.transaction():
+        await connection.execute(f"select from {first} for no key update")
+        erasure = asyncio.create_task(ask(running, family.child, admin))
+        await eventually(lambda: connection.fetchval(waiting))
+        await connection.execute("select from viewing_time_balances for no key update nowait")
     assert (await erasure).status_code == 200
 
 
