@@ -118,7 +118,7 @@ def _operation(route: Route, operation: Operation) -> Json:
     }
     if operation.body is not None:
         body = {"application/json": content(operation.body)}
-        is_required = "DELETE" not in (route.methods or ())
+        is_required = operation.needs_body and "DELETE" not in (route.methods or ())
         described["requestBody"] = {"required": is_required, "content": body}
     if operation.lines:
         described["requestBody"] = {"required": False, "content": _lines(operation.lines)}

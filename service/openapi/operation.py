@@ -28,7 +28,7 @@ class Operation(NamedTuple):
 
     `answer` is the Struct of a 200, or None for a 204. `text` describes a 200 by media type if it
     is not JSON, `headers` names its headers, each with an example. `also` has the Structs of
-    other statuses, `lines` those of an NDJSON body.
+    other statuses, `lines` those of an NDJSON body. The body of a DELETE can always be left out.
     """
 
     tag: str
@@ -42,6 +42,7 @@ class Operation(NamedTuple):
     also: Mapping[int, Struct] = {}
     lines: Sequence[Struct] = ()
     headers: Mapping[str, tuple[str, str]] = {}
+    needs_body: bool = True
 
 
 PLAYERS: Final = "Players"

@@ -113,10 +113,11 @@ POLICY: Final[dict[str, Operation]] = {
             errors.TIME_REQUEST_NOT_FOUND,
         ],
         [REQUEST_KEY, PIN_TOKEN],
-        "The body can be left out. The grant is made once, also if several parents approve at the"
+        "The grant is made once, also if several parents approve at the"
         " same time: the others get 409 with the state of the request. PIN and PIN token are those"
         " of a grant, and a strict account requires one.",
         also={409: requests.Decided},
+        needs_body=False,
     ),
     "time_request_deny": account(
         requests.Denied,
