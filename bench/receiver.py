@@ -57,10 +57,14 @@ async def take(_: Request) -> Response:
     return Response(msgspec.json.encode(taken), media_type="application/json")
 
 
+APPLICATION: Final = Starlette(
+    routes=[Route(PATH, receive, methods=["POST"]), Route(PATH, take, methods=["GET"])]
+)
+
+
 def main(port: int) -> None:
     """Serves on a port of 127.0.0.1 until a signal stops it."""
-    routes = [Route(PATH, receive, methods=["POST"]), Route(PATH, take, methods=["GET"])]
-    config = uvicorn.Config(Starlette(routes=routes), log_config=None, access_log=False)
+    config = uvicorn.Config(APPLICATION, log_config=None, access_log=False)
     with bound("127.0.0.1", port) as listener:
         uvicorn.Server(config).run(sockets=[listener])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from httpx import AsyncClient
+from httpx import ASGITransport, AsyncClient
 
-from bench import chart, decisions, policy, seed
+from bench import chart, decisions, policy, receiver, seed
 from bench.figure import Figure, Target, number, table
 from bench.load import main
 from bench.load_process import LoadProcess
@@ -313,3 +313,15 @@ def test_decisions_are_timed_for_plain_policies_and_for_all_rules() -> None:
         "all rules: decide",
     ]
     assert all(figure.value > 0 for figure in figures.values())
+
+
+async def test_receiver_of_events_returns_each_arrival_once() -> None:
+    event = {"id": "first", "occurred_at": "2026-11-27T03:00:00Z"}
+    transport = ASGITransport(receiver.APPLICATION)
+    async with AsyncClient(transport=transport, base_url="http://receiver") as client:
+        answer = await client.post(receiver.PATH, json={"data": {"events": [event]}})
+        assert answer.status_code == 204
+        taken = (await client.get(receiver.PATH)).json()
+        assert (taken["requests"], taken["ids"], len(taken["seconds"])) == (1, ["first"], 1)
+        again = (await client.get(receiver.PATH)).json()
+        assert again == {"requests": 0, "ids": [], "seconds": []}

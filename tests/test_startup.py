@@ -25,6 +25,7 @@ BACKGROUND: Final = {
     "migration_applied",
     "deletion_pending",
     "event_feed_read",
+    "delivery_backlog",
 }
 # Functions that only some heartbeats call, or that write whatever their arguments are.
 NOT_PREPARED: Final = {

@@ -22,6 +22,7 @@ from service.database.driver import Connection
 from service.events import deliveries, receiver
 from service.settings import Settings
 from tests.conftest import Starter, free_port, served
+from tests.database.test_pool import PGBOUNCER, pooler
 from tests.database.test_tls import authority, issue
 from tests.events.receiving import (
     FAULT,
@@ -599,3 +600,14 @@ async def test_heartbeats_do_not_wait_for_a_receiver_that_hangs(
     )
     assert open_transactions == 0
     assert platform.accepted == []
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+async def test_events_are_sent_through_a_pooler_in_transaction_mode(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    async with pooler(hooked.database_url) as url:
+        await add_events(connection, family.account, [family.child], range(5))
+        async with delivering(replace(hooked, database_url=url, statement_cache_size=0)):
+            await eventually(lambda: len(platform.accepted) == 5)
+    assert await states(connection) == {"delivered": 5}
