@@ -11,6 +11,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -58,7 +59,10 @@ class Receiver:
     def __init__(self, settings: Settings, client: "httpx.AsyncClient") -> None:
         secrets = (settings.webhook_secret, settings.webhook_secret_previous)
         self._keys = [webhook_key(secret) for secret in secrets if secret]
-        self._url = settings.webhook_url
+        address = urlsplit(settings.webhook_url)
+        self._auth = (unquote(address.username or ""), unquote(address.password or ""))
+        # Without the password, because the client logs the URL.
+        self._url = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
         self._client = client
 
     @classmethod
@@ -92,7 +96,11 @@ class Receiver:
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 async with self._client.stream(
-                    "POST", self._url, content=body, headers=self._headers(delivery, body)
+                    "POST",
+                    self._url,
+                    content=body,
+                    headers=self._headers(delivery, body),
+                    auth=self._auth if any(self._auth) else None,
                 ) as response:
                     await _skim(response)
         except TimeoutError:

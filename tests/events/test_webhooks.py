@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from service.database.driver import Connection
 from service.events import deliveries, receiver
 from service.settings import Settings
-from tests.conftest import Starter, free_port, served
+from tests.conftest import Starter, free_port, logged, served
 from tests.database.test_pool import PGBOUNCER, pooler
 from tests.database.test_tls import authority, issue
 from tests.events.receiving import (
@@ -611,3 +611,29 @@ async def test_events_are_sent_through_a_pooler_in_transaction_mode(
         async with delivering(replace(hooked, database_url=url, statement_cache_size=0)):
             await eventually(lambda: len(platform.accepted) == 5)
     assert await states(connection) == {"delivered": 5}
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_secrets_and_credentials_of_the_url_are_sent_and_never_logged(
+    hooked: Settings,
+    platform: Receiving,
+    connection: Connection,
+    family: Family,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    answers = [FAULT, b"", b"nonsense\r\n\r\n"]
+
+    async def answer(_: Received) -> bytes:
+        return answers.pop() if answers else OK
+
+    platform.answer = answer
+    url = platform.url.replace("http://", "http://hook:open%20sesame@")
+    await add_events(connection, family.account, [family.child], [1])
+    async with delivering(replace(hooked, webhook_url=url)) as (metrics,):
+        await eventually(lambda: metrics.webhook_deliveries["delivered"])
+    expected = base64.b64encode(b"hook:open sesame").decode()
+    assert {each.headers["authorization"] for each in platform.requests} == {f"Basic {expected}"}
+    lines = [f"{line.getMessage()} {vars(line)}" for line in caplog.records]
+    assert [line for line in lines if "sesame" in line or expected in line or SECRET in line] == []
+    assert logged(caplog, "webhook_failed")
