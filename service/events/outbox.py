@@ -63,7 +63,7 @@ class Outbox:
     def __init__(self, settings: Settings, now: Callable[[], datetime]) -> None:
         self._settings = settings
         self._now = now
-        self._next_expiry = 0.0
+        self._next_expiry = monotonic() + EXPIRY_SECONDS
         self._failures = 0  # in a row
         self._has_searched = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from service.database.driver import Connection
+from service.events import outbox
 from service.events.expiry import MAX_AT_ONCE, expire
 from tests.conftest import Running, Starter
 from tests.eventually import eventually
@@ -84,9 +85,10 @@ async def test_a_request_that_a_parent_decides_at_the_moment_does_not_expire(
 
 
 async def test_a_running_instance_ends_requests_in_the_background(
-    start: Starter, connection: Connection, family: Family
+    start: Starter, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request_id = await asked(await start(now=NOON), family)
+    monkeypatch.setattr(outbox, "EXPIRY_SECONDS", 0.1)
     await start(now=TOMORROW)
 
     async def has_event() -> bool:
