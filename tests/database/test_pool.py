@@ -30,7 +30,7 @@ async def executed(connection: Connection) -> dict[str, int]:
     rows = await connection.fetch(
         "select s.query, s.calls from pg_stat_statements as s "
         "join pg_database as d on d.oid = s.dbid where d.datname = current_database() "
-        "and s.query not like '%pg_stat_statements%'"
+        "and s.query !~ 'pg_stat_statements|is_writable'"  # a search of the outbox
     )
     return {row["query"]: row["calls"] for row in rows}
 
@@ -43,8 +43,8 @@ async def test_connections_are_open_before_the_first_request(
         "select count(*) from pg_stat_activity "
         "where datname = current_database() and application_name like 'viewing-time%'"
     )
-    # The connections of the pool, the writer, the loader, the listener and readiness.
-    assert backends == settings.pool_min_size + settings.heartbeat_connections + 3
+    # The connections of the pool, the writer, the loader, the listener, readiness and the outbox.
+    assert backends == settings.pool_min_size + settings.heartbeat_connections + 4
 
 
 @pytest.mark.warm
