@@ -21,6 +21,7 @@ from service.operators.admin_metrics import admin_metrics
 from service.operators.health import health_live, health_ready
 from service.operators.live_page import live
 from service.parents import grants, history, report_link, weekly_report
+from service.parents.event_stream import events
 from service.parents.exceptions import exception_delete, exception_put, exceptions
 from service.parents.grant import grant
 from service.parents.lock import lock, lock_clear, lock_put
@@ -108,6 +109,7 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", f"{PROFILE}/grants", grants.grants),
     _route("DELETE", f"{PROFILE}/grants/{{grant_id}}", grants.grant_undo),
     _route("GET", f"{PROFILE}/history", history.history),
+    _route("GET", f"{PARENTAL}/events", events),
     _route("GET", f"{PARENTAL}/weekly-report", weekly_report.weekly_report),
     _route("POST", f"{PARENTAL}/weekly-report/link", report_link.report_link),
     _route("GET", f"{PARENTAL}/weekly-report/page/{{token}}", report_link.linked_report),

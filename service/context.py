@@ -11,6 +11,7 @@ from service.credentials.pin_turns import Turns
 from service.credentials.tokens import Tokens
 from service.database.driver import Pool
 from service.deadlines import Deadlines
+from service.events.stream import Streams
 from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor
 from service.settings import Settings
@@ -36,6 +37,7 @@ class Context:
     tokens: Tokens
     deadlines: Deadlines
     deletions: Deletions
+    streams: Streams
     metrics: Metrics
     supervisor: Supervisor
     readiness: "ReadinessWatch"

@@ -83,6 +83,7 @@ ONLY_CHILDREN_REQUEST: Final = Sentence(422, "Only a child profile can request m
 DAY_OVER: Final = Sentence(422, "The viewing day is over")
 
 TOO_MANY_WAITING: Final = Sentence(429, "Too many requests are waiting", "too_many_waiting")
+TOO_MANY_STREAMS: Final = Sentence(429, "Too many open streams of this account")
 TOO_MANY_PIN_REQUESTS: Final = Sentence(429, "Too many PIN requests at once")
 TOO_MANY_WRONG_PASSWORDS: Final = Sentence(429, "Too many wrong account passwords, try again later")
 

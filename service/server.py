@@ -64,6 +64,7 @@ class Server(uvicorn.Server):
 
     For SHUTDOWN_DRAIN_SECONDS after a SIGTERM the process is not ready and closes each connection
     with its response, so that the load balancer stops sending requests before the listeners close.
+    Streams end at once.
     A second signal, or Ctrl-C, stops at once.
     """
 
@@ -89,6 +90,7 @@ class Server(uvicorn.Server):
         if connections.max < context.settings.heartbeat_queue_max:
             logger.warning("connections_few", extra={"fields": {"max": connections.max}})
         self._loop = asyncio.get_running_loop()
+        self._streams = context.streams
         for listener, config in self._additional:
             config.load()
             protocol = partial(
@@ -106,9 +108,12 @@ class Server(uvicorn.Server):
         """Drains and stops, because a background task has died."""
         self.has_failed = True
         self._service.draining = True
+        self._streams.drain()
         asyncio.get_running_loop().call_later(self._drain, setattr, self, "should_exit", True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.started:
+            self._loop.call_soon_threadsafe(self._streams.drain)
         if sig == signal.SIGTERM and self.started and not self._service.draining:
             self._service.draining = True
             stop = partial(super().handle_exit, sig, frame)

@@ -19,6 +19,7 @@ from service.database.pool import Warmth, close_pool, open_pool
 from service.deadlines import Deadlines
 from service.events.backlog import Backlog
 from service.events.outbox import Outbox
+from service.events.stream import Streams
 from service.events.webhooks import Webhooks
 from service.observing import open_files
 from service.observing.event_loop import monitoring
@@ -93,7 +94,10 @@ async def build(
     deletions = Deletions(settings, pool, metrics.deletions)
     deletions.start()
     parts.push_async_callback(deletions.stop)
-    outbox = Outbox(settings, now)
+    streams = Streams()
+    streams.start()
+    parts.push_async_callback(streams.stop)
+    outbox = Outbox(settings, now, streams)
     await outbox.start()
     parts.push_async_callback(outbox.stop)
     webhooks = Webhooks(settings, metrics)
@@ -116,6 +120,7 @@ async def build(
         tokens=tokens,
         deadlines=deadlines,
         deletions=deletions,
+        streams=streams,
         metrics=metrics,
         supervisor=supervisor,
         readiness=readiness,

@@ -251,6 +251,7 @@ class Running:
     context: Context
     client: httpx.AsyncClient
     clock: Clock
+    transport: Connected
 
 
 Starter = Callable[..., Awaitable[Running]]
@@ -288,7 +289,7 @@ async def in_process(
 
         transport = Connected(app, state)
         async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
-            yield Running(state["context"], client, clock)
+            yield Running(state["context"], client, clock, transport)
     assert died == [], "a background task died; the log says which"
 
 

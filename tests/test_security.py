@@ -84,6 +84,7 @@ ROWS: Final = {
     f"GET {PROFILE}/grants": Row("profile"),
     f"DELETE {PROFILE}/grants/{{grant_id}}": Row("profile"),
     f"GET {PROFILE}/history": Row("profile", query="?from_date=2026-11-01&to_date=2026-11-24"),
+    f"GET {PARENTAL}/events": Row("account"),
     f"GET {PARENTAL}/weekly-report": Row("account"),
     f"POST {PARENTAL}/weekly-report/link": Row("account"),
     f"GET {PARENTAL}/weekly-report/page/{{token}}": Row("anyone"),

@@ -100,6 +100,13 @@ async def verified(context: Context, header: str | None) -> UUID:
     return accepted.account_id
 
 
+def seconds_left(request: Request) -> float:
+    """For how long the access token is valid that `account` has just verified."""
+    context: Context = request.state.context
+    token = context.tokens.get(request.headers["authorization"][7:])
+    return 0.0 if token is None else token.expires - context.now().timestamp()
+
+
 def _signature_error(error: jwt.InvalidTokenError) -> str:
     if isinstance(error, TooLong):
         return "token_too_long"

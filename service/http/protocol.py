@@ -49,6 +49,8 @@ class Protocol(ShortProtocol):
             self._unread.cancel()
         self._held = b""
         super().connection_lost(exc)
+        if self.cycle is not None and self.cycle.owner is not None:
+            self.cycle.owner.client_left()
 
     def data_received(self, data: bytes) -> None:
         if (
@@ -164,12 +166,17 @@ class Protocol(ShortProtocol):
         self.flow.resume_reading()
 
     def eof_received(self) -> Any:
-        """Keeps a connection that the client has half closed until the response is sent."""
+        """Keeps a connection that the client has half closed until the response is sent.
+
+        Closes it if the response has no end.
+        """
         self.stop_offering()
         if not self._is_answering():
             return False
         if not self._is_whole and not self._is_head:
             self._refuse("The request body ended early")
+            return False
+        if self.cycle.owner is not None:
             return False
         self._end()
         return True

@@ -61,6 +61,7 @@ class Reply:
     __slots__ = ("_body", "_connection", "_head", "disconnected", "keep_alive", "response_complete")
 
     message_event: Final = Event()
+    owner: Final = None
 
     def __init__(self, connection: "ShortProtocol", head: Head, body: bytes) -> None:
         self._connection = connection

@@ -14,6 +14,7 @@ from service.openapi.operation import (
     EXPLAINED,
     OPERATORS,
     PARENTS,
+    STREAM,
     Caller,
     Operation,
     account,
@@ -25,6 +26,8 @@ from service.openapi.parameters import (
     AFTER,
     COUNTED,
     FROM_DATE,
+    LAST_EVENT_ID,
+    LAST_EVENT_ID_QUERY,
     LIMIT,
     MODE,
     PIN_TOKEN,
@@ -161,6 +164,12 @@ OPERATIONS: Final[dict[str, Operation]] = {
         note="With `zone=child` a session that was watched on several viewing days is in each of"
         " them, with the minutes of that day.",
         headers={"X-Truncated": ("Present if older sessions are missing.", "true")},
+    ),
+    "events": account(
+        sentences=[errors.TOO_MANY_STREAMS],
+        parameters=[LAST_EVENT_ID, LAST_EVENT_ID_QUERY],
+        note=STREAM,
+        text={"text/event-stream": "Server-sent events, as the HTML standard defines them."},
     ),
     "weekly_report": account(
         weekly_report.WeeklyReport,

@@ -59,6 +59,12 @@ HEARTBEAT_KEY: Final = Parameter(
         ),
     ],
 )
+LastEventId = Annotated[
+    UUID,
+    doc("The id of the latest event that the client has.", "01a21afc-f826-7f42-9b02-bdb0686afcf3"),
+]
+LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", LastEventId)
+LAST_EVENT_ID_QUERY: Final = Parameter("last_event_id", "query", LastEventId)
 REQUEST_KEY: Final = Parameter(
     IDEMPOTENCY_KEY,
     "header",

@@ -62,6 +62,8 @@ FAMILIES: Final = {
     "events_oldest_age_seconds": ("Age of the oldest event that waits, without parked ones.",),
     "webhook_deliveries_total": ("Attempts to send a batch of events, by outcome.", "outcome"),
     "webhook_events_parked_total": ("Events that the webhook did not receive within a day.",),
+    "event_streams": ("Open streams of events.",),
+    "event_streams_ended_total": ("Streams that have ended, by reason.", "reason"),
     "ready": ("1 if the latest readiness check passed, else 0.",),
     "http_requests_total": ("Responses by method, route and status.", "method", "route", "status"),
     "requests_unauthenticated_total": ("Requests answered 401, by reason.", "reason"),
@@ -141,6 +143,8 @@ def _values(context: Context) -> dict[str, Values]:
         "events_oldest_age_seconds": counts.events_oldest_seconds,
         "webhook_deliveries_total": counts.webhook_deliveries,
         "webhook_events_parked_total": counts.webhook_events_parked,
+        "event_streams": len(context.streams),
+        "event_streams_ended_total": context.streams.ended,
         "ready": int(counts.ready),
         "http_requests_total": {
             (method, route, str(status)): count

@@ -12,6 +12,7 @@ from service.database.pool import connected
 from service.database_errors import ReadOnly
 from service.events import outbox
 from service.events.outbox import Outbox, number
+from service.events.stream import Streams
 from service.settings import Settings
 from tests.conftest import NOW, Clock, logged
 from tests.eventually import eventually
@@ -202,7 +203,7 @@ async def test_process_that_stops_while_it_numbers_does_not_stop_the_others(
 @pytest.fixture
 async def working(settings: Settings, family: Family) -> AsyncIterator[Outbox]:
     """An outbox that runs."""
-    started = Outbox(settings, Clock(NOW))
+    started = Outbox(settings, Clock(NOW), Streams())
     await started.start()
     yield started
     await started.stop()
@@ -248,7 +249,7 @@ async def test_outbox_leaves_a_server_that_has_become_read_only(
 ) -> None:
     await numberer.execute("set default_transaction_read_only = on")
     with pytest.raises(ReadOnly):
-        await Outbox(settings, Clock(NOW)).tick(numberer)
+        await Outbox(settings, Clock(NOW), Streams()).search(numberer)
 
 
 async def test_search_without_new_events_is_one_statement(
@@ -256,7 +257,7 @@ async def test_search_without_new_events_is_one_statement(
 ) -> None:
     monkeypatch.setattr(outbox, "NUMBER", None)
     monkeypatch.setattr(outbox, "LOCK", None)
-    await Outbox(settings, Clock(NOW)).tick(numberer)
+    await Outbox(settings, Clock(NOW), Streams()).search(numberer)
 
 
 async def test_id_of_an_event_sorts_by_the_time_at_which_it_was_written(

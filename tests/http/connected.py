@@ -61,10 +61,10 @@ class Connected(httpx.AsyncBaseTransport):
         config = uvicorn.Config(app, http=Protocol, timeout_keep_alive=60, **options)
         config.load()
         self._state = state
-        self._connect = partial(Protocol, config, ServerState(), dict(state))
+        self.connect = partial(Protocol, config, ServerState(), dict(state))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        served, wire = self._connect(), Wire()
+        served, wire = self.connect(), Wire()
         served.short_path = self._state["short_path"]
         line = b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)
         head = [line, *(b"%b: %b" % header for header in request.headers.raw), b"", b""]
@@ -103,5 +103,7 @@ async def _response(client: h11.Connection, request: httpx.Request, wire: Wire) 
                 status, headers = response.status_code, list(response.headers.raw_items())
             case h11.Data() as data:
                 body += data.data
+                if (b"content-type", b"text/event-stream") in headers:
+                    return httpx.Response(status, headers=headers, content=body)  # it has no end
             case h11.EndOfMessage():
                 return httpx.Response(status, headers=headers, content=body)
