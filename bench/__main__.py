@@ -25,6 +25,7 @@ from bench import (
     reads,
     reconnect,
     statements,
+    streams,
     verdict,
     wrk,
 )
@@ -60,6 +61,7 @@ ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
     "events": events.measure,
     "growth": growth.measure,
+    "streams": streams.measure,
     "pin_ways": pin.measure_ways,
 }
 ALL: Final = {**QUESTIONS, **ONLY_BY_NAME}
