@@ -1,9 +1,10 @@
-"""A parent's app on the command line: PIN, limits, more time, history, the week.
+"""A parent's app on the command line: PIN, limits, more time, requests, history, the week.
 
 export VIEWING_TIME_TOKEN=…
 .venv/bin/python examples/parent.py set-pin --pin 1234
 .venv/bin/python examples/parent.py limits PROFILE --weekday 90 --weekend unlimited
 .venv/bin/python examples/parent.py grant PROFILE 30
+.venv/bin/python examples/parent.py follow --approve
 .venv/bin/python examples/parent.py report
 .venv/bin/python examples/parent.py page
 
@@ -13,12 +14,17 @@ It needs httpx, a dependency of the service.
 import argparse
 import contextlib
 import getpass
+import json
 import os
 import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+
+MAX_SILENCE_SECONDS = 40.0  # the service sends a comment every 15 seconds
 
 
 class Parent:
@@ -26,6 +32,8 @@ class Parent:
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
+        self.last_id = ""  # of the latest event
+        self.retry_seconds = 3.0
 
     def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         """Returns the response; exits with the service's sentence if it is an error."""
@@ -74,6 +82,66 @@ class Parent:
         granted = self.call("POST", path, json=body)
         print(f"granted   {minutes(granted['granted_minutes'])}")
         print(f"left      {minutes(granted['remaining_minutes'])}")
+
+    def follow(self, options: argparse.Namespace) -> None:
+        """Prints events as they happen, and approves requests for more time if that is wanted.
+
+        After an interruption it resumes behind the latest event, so it misses none.
+        """
+        left = options.events
+        while left is None or left > 0:
+            with contextlib.suppress(httpx.TransportError):
+                for event in self.events():
+                    print(f"{event['occurred_at']}  {event['type']}", flush=True)
+                    if options.approve and event["type"] == "request.created":
+                        options.request, options.minutes = event["data"]["request_id"], None
+                        self.approve(options)
+                    left = None if left is None else left - 1
+                    if left == 0:
+                        return
+            time.sleep(self.retry_seconds)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events until the response ends, which may happen at any time."""
+        headers = {"Last-Event-ID": self.last_id} if self.last_id else {}
+        timeout = httpx.Timeout(10.0, read=MAX_SILENCE_SECONDS)
+        with self.client.stream("GET", "events", headers=headers, timeout=timeout) as answer:
+            if not answer.is_success:
+                answer.read()
+                sys.exit(_detail(answer))
+            data = ""
+            for line in answer.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "id":
+                    self.last_id = value
+                elif name == "retry":
+                    self.retry_seconds = int(value) / 1000
+                elif name == "data":
+                    data = value
+                elif not line and data:
+                    yield json.loads(data)
+                    data = ""
+
+    def requests(self, options: argparse.Namespace) -> None:
+        found = self.call("GET", "requests", params={"status": "pending"})["requests"]
+        for each in found:
+            print(
+                f"{each['request_id']}  {minutes(each['minutes'])}  {each['message'] or ''}".strip()
+            )
+
+    def approve(self, options: argparse.Namespace) -> None:
+        """Grants what a child has requested, or other minutes."""
+        body: dict[str, Any] = {}
+        if options.minutes is not None:
+            body["minutes"] = options.minutes
+        if options.pin:
+            body["pin_token"] = self.verified(options)
+        granted = self.call("POST", f"requests/{options.request}/approve", json=body)
+        print(f"approved  {minutes(granted['granted_minutes'])}", flush=True)
+
+    def deny(self, options: argparse.Namespace) -> None:
+        body = {"pin_token": self.verified(options)} if options.pin else {}
+        print(self.call("POST", f"requests/{options.request}/deny", json=body)["status"])
 
     def history(self, options: argparse.Namespace) -> None:
         today = datetime.now(UTC).date()
@@ -160,7 +228,16 @@ def _arguments() -> argparse.Namespace:
     limits.add_argument("--reset-hour", default=absent, type=int, help="0 to 23; needs the PIN")
     grant = command(Parent.grant, "grant", "grant more time today", profile=True)
     grant.add_argument("minutes", type=amount, help="15 to 120, or unlimited")
-    for secured in (pin, verify, limits, grant):
+    follow = command(Parent.follow, "follow", "print what happens", profile=False)
+    follow.add_argument("--approve", action="store_true", help="approve requests for more time")
+    follow.add_argument("--events", type=int, help="end after so many; default: never")
+    command(Parent.requests, "requests", "requests for more time", profile=False)
+    approve = command(Parent.approve, "approve", "approve a request", profile=False)
+    deny = command(Parent.deny, "deny", "deny a request", profile=False)
+    for decision in (approve, deny):
+        decision.add_argument("request", help="id of the request")
+    approve.add_argument("--minutes", type=int, help="15 to 120; default: as requested")
+    for secured in (pin, verify, limits, grant, follow, approve, deny):
         secured.add_argument("--pin", help="prefer the prompt: other users can see arguments")
     history = command(Parent.history, "history", "sessions by day", profile=True)
     history.add_argument("--days", type=int, default=7)

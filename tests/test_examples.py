@@ -300,6 +300,52 @@ async def test_parent_sets_pin_limits_and_grants(
     assert granted.splitlines() == ["granted   unlimited", "left      unlimited"]
 
 
+async def request_time(family: Family, url: str) -> None:
+    """Requests half an hour for the child."""
+    body = {"profile_id": str(family.child), "minutes": 30, "message": "Please"}
+    async with httpx.AsyncClient(base_url=url, headers=family.bearer) as client:
+        answer = await client.post("/api/v1/viewing-time/requests", json=body)
+        assert answer.status_code == 201
+
+
+async def test_parent_follows_events_and_approves_a_request(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection, reset_hour=far_reset_hour())
+    following = asyncio.create_task(
+        parent(family, service.url, "follow", "--approve", "--events", "3")
+    )
+
+    async def is_following() -> bool:
+        async with httpx.AsyncClient(base_url=service.url) as client:
+            return "viewing_time_event_streams 1.0" in (await client.get("/metrics")).text
+
+    await eventually(is_following)
+    await request_time(family, service.url)
+    lines = (await following).splitlines()
+    types = [line.split()[-1] for line in lines if "approved  " not in line]
+    assert types[0] == "request.created"
+    assert {*types[1:]} == {"request.approved", "grant.created"}  # of one statement
+    assert "approved  30 min" in lines
+
+
+async def test_parent_lists_approves_and_denies_requests(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection, reset_hour=far_reset_hour())
+    await request_time(family, service.url)
+    shown = await parent(family, service.url, "requests")
+    request_id, *rest = shown.split()
+    assert rest == ["30", "min", "Please"]
+    approved = await parent(family, service.url, "approve", request_id, "--minutes", "15")
+    assert approved == "approved  15 min\n"
+    code, output = await run("parent.py", family, service.url, "deny", request_id)
+    assert (code, output.strip() != "") == (1, True)
+    await request_time(family, service.url)
+    (request_id,) = (await parent(family, service.url, "requests")).split()[:1]
+    assert await parent(family, service.url, "deny", request_id, "--pin", PIN) == "denied\n"
+
+
 async def test_parent_reads_a_pin_from_standard_input(
     service: RunningService, connection: Connection
 ) -> None:
