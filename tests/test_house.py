@@ -45,6 +45,7 @@ MACHINE_CLOCK: Final = {
     "tests/parents/test_pin.py": "locks end by the clock of the database",
     "tests/parents/test_report_link.py": "links expire by the clock of the database",
     "tests/database/test_tls.py": "certificates are valid from yesterday to tomorrow",
+    "tests/faults/households.py": "services run by the machine's clock",
     "tests/family.py": "moves the reset half a day away",
     "tests/conformance/replay.py": "replays once more what a day's change may have spoiled",
 }
