@@ -293,7 +293,7 @@ begin
             )
             or coalesce(
                 60 * z.weekly_limit_minutes <= 1500 + (
-                    select sum(w.used_seconds)
+                    select coalesce(sum(w.used_seconds), 0)
                     from viewing_time_balances as w
                     where w.profile_id = profile
                         and w.reset_date > viewing_is_close.day - 7

@@ -139,7 +139,7 @@ async def test_the_statement_announces_what_the_service_decides(
         usage, entry = some_usage(random, policy, day), an_entry(policy)
         if random.random() < 0.5:  # an earlier beat has been decided
             before = msgspec.structs.replace(usage, used_seconds=max(0, usage.used_seconds - 30))
-            announcements.remember(entry, before, decide(policy, before, now))
+            announcements.remember(entry, before, decide(policy, before, now), ALWAYS)
         announce_from, rules = announcements.due(entry, day, now)
         decision = decide(policy, usage, now)
         announced = announcements.announced(entry, day)
@@ -152,7 +152,7 @@ async def test_the_statement_announces_what_the_service_decides(
                 assert account == family.account
                 [value] = members.values()
                 written.append((kind, value))
-        announcements.remember(entry, usage, decision)
+        announcements.remember(entry, usage, decision, ALWAYS)
         has_news = announcements.announced(entry, day) != announced
         story = (policy, usage, now, announce_from, rules)
         if has_news or written:
@@ -186,7 +186,7 @@ def test_what_was_announced_is_looked_at_again_on_the_next_day_only() -> None:
     entry, day = an_entry(rules), date(2026, 11, 26)
     for used, announce_from in ((2700, 3300), (3300, 3600), (3600, NEVER)):
         usage = Usage(day, used)
-        announcements.remember(entry, usage, decide(rules, usage, noon))
+        announcements.remember(entry, usage, decide(rules, usage, noon), ALWAYS)
         assert announcements.due(entry, day, noon)[0] == announce_from
     assert announcements.due(entry, day + DAY, noon + DAY)[0] == 2700
 
@@ -230,6 +230,45 @@ async def test_warnings_and_the_block_are_announced_once_a_day(
     assert (await beat(running, family, session_id=session))["enforcement"] == "blocked"
     assert (await beat(running, family, session_id=session))["enforcement"] == "blocked"
     assert await events(connection) == told
+
+
+async def test_the_first_beat_of_an_uncached_profile_announces_a_warning_of_a_week_without_viewing(
+    start: Starter, connection: Connection
+) -> None:
+    family = await add_family(connection, limit=None)
+    await connection.execute(
+        "insert into viewing_schedules (profile_id, downtime, weekly_limit_minutes, updated_at) "
+        "values ($1, '[]', 15, now())",
+        family.child,
+    )
+    running = await start()
+    assert (await beat(running, family))["enforcement"] == "warning_15"
+    assert [kind for kind, _ in await events(connection)] == ["viewing.warning"]
+
+
+async def test_a_warning_is_announced_although_earlier_days_have_changed(
+    start: Starter, connection: Connection
+) -> None:
+    family = await add_family(connection, limit=None)
+    await connection.execute(
+        "insert into viewing_schedules (profile_id, downtime, weekly_limit_minutes, updated_at) "
+        "values ($1, '[]', 120, now())",
+        family.child,
+    )
+    running = await start()
+    session = (await beat(running, family))["session_id"]
+    assert (await beat(running, family, session_id=session))["enforcement"] == "allowed"
+    await connection.execute(  # as an import does
+        "insert into viewing_time_balances "
+        "(id, profile_id, reset_date, used_seconds, educational_seconds, is_unlimited_override, "
+        "updated_at) values (gen_random_uuid(), $1, $2, 6300, 0, false, now())",
+        family.child,
+        (NOW - DAY).date(),
+    )
+    for _ in range(2):
+        last = await beat(running, family, session_id=session)
+        assert last["enforcement"] == "warning_15"
+    assert [kind for kind, _ in await events(connection)] == ["viewing.warning"]
 
 
 @pytest.mark.parametrize("how", ["lock", "limit", "downtime", "weekly"])
