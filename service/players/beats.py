@@ -133,7 +133,7 @@ def verdict(
         return Verdict(sent.session_id, "allowed", None, 0.0, is_educational, explanation)
     decision = decide(policy, usage, now)
     if entry is not None:
-        remember(entry, usage, decision)
+        remember(entry, usage, decision, sent.announce_from)
     if prefers_decision:
         is_counted = not (is_educational and policy.configuration.educational_exempt)
         explanation = decision_reply(profile_id, policy, usage, decision, is_counted=is_counted)

@@ -111,14 +111,19 @@ def due(entry: Entry, day: date, now: datetime) -> tuple[int, str | None]:
     return (NEVER, None) if bits & limits == limits else (reach, text)
 
 
-def remember(entry: Entry, usage: Usage, decision: Decision) -> None:
-    """Keeps in the entry what the committed beat has announced, and where its limits are."""
+def remember(entry: Entry, usage: Usage, decision: Decision, announce_from: int) -> None:
+    """Keeps in the entry what the committed beat has announced, and where its limits are.
+
+    A beat below `announce_from` has announced nothing: the balances of earlier days have changed
+    since they were read, for example by an import. Then the next beat announces it.
+    """
     policy = entry.policy
     has_week = policy.weekly_limit_minutes is not None or policy.rollover_max_minutes > 0
     if decision.enforcement == "allowed" and not has_week:
         return
     bits = announced(entry, usage.day)
-    if decision.enforcement != "allowed":
+    credited = ALWAYS if usage.is_unlimited else usage.used_seconds - 60 * usage.extended_minutes
+    if decision.enforcement != "allowed" and credited >= announce_from:
         is_soft = decision.is_finishing
         remaining = decision.remaining_seconds
         bits |= WARNED_5 if is_soft else _bit(remaining or 0, decision.binding)
