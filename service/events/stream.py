@@ -19,7 +19,16 @@ from service.errors import TOO_MANY_STREAMS, ClientError
 from service.events.event import EventRow, event
 from service.observing.supervision import stopped, supervised
 
-End = Literal["client", "slow", "expired", "inactive", "unavailable", "restarted", "stopping"]
+End = Literal[
+    "client",
+    "requested",
+    "slow",
+    "expired",
+    "inactive",
+    "unavailable",
+    "restarted",
+    "stopping",
+]
 
 MAX_STREAMS_PER_ACCOUNT: Final = 20
 RETRY_SECONDS: Final = 60  # after too many
@@ -67,7 +76,7 @@ class Stream:
         self._client: Client | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
-    def open(self, seconds: float) -> int:
+    def open(self, seconds: float, reason: End = "expired") -> int:
         """Opens it for `seconds` at most; events after the returned position will be added.
 
         Raises ClientError 429, Unavailable.
@@ -75,7 +84,7 @@ class Stream:
         position = self._streams.enter(self)
         if isfinite(seconds):
             loop = asyncio.get_running_loop()
-            self._expiry = loop.call_later(seconds, self.finish, "expired")
+            self._expiry = loop.call_later(seconds, self.finish, reason)
         return position
 
     def add(self, position: int, chunk: bytes) -> None:

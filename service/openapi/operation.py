@@ -61,14 +61,14 @@ EXPLAINED: Final = {
     "Preference-Applied": ("Present if the response has the decision about each rule.", "decision")
 }
 STREAM: Final = (
-    "The stream has no end. Each event has an `id`, its type as `event`, and as `data` the JSON"
-    " that webhooks have too; docs/events.md lists the types. A stream without `Last-Event-ID`"
-    " begins now; its first `id` has no data. After an interruption send the latest `id`: the"
-    " events after it follow, each once, for as long as events are kept. An id that is not an event"
-    " of the account, for example because it was deleted, stands for its time. A comment arrives"
-    f" every {COMMENT_SECONDS:.0f} seconds. The service ends a stream when it stops, when the"
-    " access token expires, when the account becomes inactive and when the client reads too slowly."
-    f" An account can have {MAX_STREAMS_PER_ACCOUNT} open streams on one instance."
+    "The stream goes on until the client closes it. Each event has an `id`, its type as `event`,"
+    " and as `data` the JSON that webhooks have too; docs/events.md lists the types. A stream"
+    " without `Last-Event-ID` begins now; its first `id` has no data. After an interruption send"
+    " the latest `id`: the events after it follow, each once, for as long as events are kept. An id"
+    " that is not an event of the account, for example because it was deleted, stands for its time."
+    f" A comment arrives every {COMMENT_SECONDS:.0f} seconds. The service ends a stream when it"
+    " stops, when the access token expires, when the account becomes inactive and when the client"
+    f" reads too slowly. An account can have {MAX_STREAMS_PER_ACCOUNT} of them on one instance."
 )
 EVERYWHERE: Final = (
     "The response is sent when every instance has applied the change: heartbeats sent after it"

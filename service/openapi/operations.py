@@ -33,6 +33,7 @@ from service.openapi.parameters import (
     PIN_TOKEN,
     PREFER,
     REQUEST_KEY,
+    STREAM_SECONDS,
     TO_DATE,
     ZONE,
 )
@@ -167,7 +168,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     ),
     "events": account(
         sentences=[errors.TOO_MANY_STREAMS],
-        parameters=[LAST_EVENT_ID, LAST_EVENT_ID_QUERY],
+        parameters=[LAST_EVENT_ID, LAST_EVENT_ID_QUERY, STREAM_SECONDS],
         note=STREAM,
         text={"text/event-stream": "Server-sent events, as the HTML standard defines them."},
     ),

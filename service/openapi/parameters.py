@@ -11,6 +11,7 @@ from service.http import fields, idempotency
 from service.http.fields import doc
 from service.http.time_requests import Status
 from service.parents import exceptions, report_view
+from service.parents.event_stream import MAX_SECONDS
 from service.parents.grants import DEFAULT_DAYS
 from service.parents.report_weeks import MAX_CHILDREN
 from service.platform.imports import MODES
@@ -65,6 +66,19 @@ LastEventId = Annotated[
 ]
 LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", LastEventId)
 LAST_EVENT_ID_QUERY: Final = Parameter("last_event_id", "query", LastEventId)
+STREAM_SECONDS: Final = Parameter(
+    "seconds",
+    "query",
+    Annotated[
+        int,
+        Meta(ge=1, le=MAX_SECONDS),
+        doc(
+            "The stream ends after this time, so that a client behind a proxy that keeps whole"
+            " responses gets its events too: it asks again with the latest id.",
+            20,
+        ),
+    ],
+)
 REQUEST_KEY: Final = Parameter(
     IDEMPOTENCY_KEY,
     "header",

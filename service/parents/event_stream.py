@@ -14,11 +14,13 @@ from service.database.statement import Statement
 from service.database_errors import Unavailable
 from service.deadlines import DeadlinePassed, within
 from service.events.event import EventRow
-from service.events.stream import Stream, encoded
+from service.events.stream import End, Stream, encoded
 from service.http import auth
+from service.http.lenient_json import query_integer
 from service.http.lenient_values import read_uuid
 from service.http.response_cycle import HAND_OVER
 
+MAX_SECONDS: Final = 3600  # that a client can request
 MAX_PAGE: Final = 200  # kept events that are read and sent at a time
 # Clients that lost their streams together come back spread over this time.
 MIN_RETRY_MS: Final = 1_000
@@ -50,13 +52,16 @@ async def events(request: Request) -> Response:
     context: Context = request.state.context
     last_id = _last_event_id(request)
     account_id = await auth.account(request)
-    seconds_left = auth.seconds_left(request)
+    seconds = auth.seconds_left(request)
+    requested = query_integer(request.query_params, "seconds", 1, MAX_SECONDS)
     row = auth.active(await OPEN.maybe(context.pool, account_id, last_id))
     stream = Stream(context.streams, account_id, row.position or 0)
     # Without an event the client gets an id, so that it can resume from here.
     first_id = None if last_id else row.event_id or NO_ID
     unknown_id = None if row.event_id else last_id or NO_ID
-    return EventStream(context, stream, seconds_left, first_id, unknown_id)
+    if requested is not None and requested < seconds:
+        return EventStream(context, stream, requested, "requested", first_id, unknown_id)
+    return EventStream(context, stream, seconds, "expired", first_id, unknown_id)
 
 
 def _last_event_id(request: Request) -> UUID | None:
@@ -69,7 +74,7 @@ def _last_event_id(request: Request) -> UUID | None:
 
 
 class EventStream(Response):
-    """Sends kept events, then new ones, until the stream ends.
+    """Sends kept events, then new ones, until the stream ends: for `end`, after `seconds`.
 
     `first_id` is what the client resumes after until it has an event. `unknown_id` is an id that it
     has and that is not an event of its account: the kept events are those with greater ids.
@@ -80,18 +85,20 @@ class EventStream(Response):
         context: Context,
         stream: Stream,
         seconds: float,
+        end: End,
         first_id: UUID | None,
         unknown_id: UUID | None,
     ) -> None:
         self._context = context
         self._stream = stream
         self._seconds = seconds
+        self._end = end
         self._first_id = first_id
         self._unknown_id = unknown_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = self._stream
-        first_live = stream.open(self._seconds)
+        first_live = stream.open(self._seconds, self._end)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await send(_chunk(self._first()))

@@ -227,6 +227,33 @@ async def test_twenty_first_stream_of_an_account_is_rejected_until_one_ends(
         assert client.status == 200
 
 
+@pytest.mark.parametrize("seconds", ["0", "3601", "x", "1.5"])
+async def test_time_that_a_stream_cannot_have_is_rejected(
+    url: str, family: Family, seconds: str
+) -> None:
+    async with following(url, family.bearer, query=f"?seconds={seconds}") as client:
+        assert client.status == 422
+
+
+async def test_client_behind_a_proxy_that_keeps_whole_responses_gets_every_event_once(
+    url: str, running: Running, connection: Connection, family: Family
+) -> None:
+    last_id, numbers = None, []
+    for first in (1, 3, 5):
+        async with following(url, family.bearer, last_id, query="?seconds=1") as client:
+            await write(connection, family, first, first + 1)
+            began = time.monotonic()
+            await client.to_end()  # the proxy passes nothing on before
+            assert time.monotonic() - began < 10
+            last_id = client.last_id
+            numbers += client.numbers
+    async with following(url, family.bearer, last_id, query="?seconds=1") as client:
+        await client.to_end()
+        numbers += client.numbers
+    assert numbers == [1, 2, 3, 4, 5, 6]
+    assert running.context.streams.ended["requested"] == 4
+
+
 async def test_stream_ends_when_its_token_expires(
     url: str, running: Running, family: Family
 ) -> None:
