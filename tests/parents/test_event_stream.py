@@ -307,10 +307,15 @@ async def test_slow_reader_is_cut_off_and_its_memory_stays_bounded(
         await eventually(lambda: len(running.context.streams) == 1)
 
         async def is_cut_off() -> bool:
-            await write(connection, family, 1, 2_000)
+            await connection.execute(
+                "insert into viewing_events (account_id, type, occurred_at, data) "
+                "select $1, 'lock.cleared', now(), jsonb_build_object('text', repeat('x', 50000)) "
+                "from generate_series(1, 50)",
+                family.account,
+            )
             return running.context.streams.ended["slow"] == 1
 
-        await eventually(is_cut_off, seconds=60)
+        await eventually(is_cut_off, seconds=120)
     assert len(running.context.streams) == 0
 
 
