@@ -33,7 +33,7 @@ from service.openapi.parameters import (
     PIN_TOKEN,
     PREFER,
     REQUEST_KEY,
-    STREAM_SECONDS,
+    STREAM_DURATION,
     TO_DATE,
     ZONE,
 )
@@ -168,7 +168,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     ),
     "events": account(
         sentences=[errors.TOO_MANY_STREAMS],
-        parameters=[LAST_EVENT_ID, LAST_EVENT_ID_QUERY, STREAM_SECONDS],
+        parameters=[LAST_EVENT_ID, LAST_EVENT_ID_QUERY, STREAM_DURATION],
         note=STREAM,
         text={"text/event-stream": "Server-sent events, as the HTML standard defines them."},
     ),

@@ -66,7 +66,7 @@ LastEventId = Annotated[
 ]
 LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", LastEventId)
 LAST_EVENT_ID_QUERY: Final = Parameter("last_event_id", "query", LastEventId)
-STREAM_SECONDS: Final = Parameter(
+STREAM_DURATION: Final = Parameter(
     "seconds",
     "query",
     Annotated[
