@@ -19,7 +19,8 @@ SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY: Final = base64.b64decode(SECRET.removeprefix("whsec_"))
 # How often each behaviour occurs. A `lie` takes the events and answers 500.
 WEIGHTS: Final = {
-    "good": 60,
+    "good": 50,
+    "slow": 10,
     "fault": 8,
     "lie": 8,
     "garbage": 8,
@@ -28,9 +29,10 @@ WEIGHTS: Final = {
     "redirect": 3,
     "hang": 1,
 }
-TAKING: Final = {"good", "lie", "garbage", "closed after"}
+TAKING: Final = {"good", "slow", "lie", "garbage", "closed after"}
 ANSWERS: Final = {
     "good": b"HTTP/1.1 204 Taken\r\n\r\n",
+    "slow": b"HTTP/1.1 204 Taken\r\n\r\n",
     "fault": b"HTTP/1.1 500 Fault\r\ncontent-length: 0\r\n\r\n",
     "lie": b"HTTP/1.1 500 Fault\r\ncontent-length: 0\r\n\r\n",
     "garbage": b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n" + bytes(range(200)) * 20,
@@ -38,6 +40,7 @@ ANSWERS: Final = {
     "forged": b"HTTP/1.1 401 Forged\r\ncontent-length: 0\r\n\r\n",
 }
 PAUSE_SECONDS: Final = 0.1
+SLOW_SECONDS: Final = 2.0
 
 
 class Behaviour:
@@ -72,6 +75,8 @@ class Behaviour:
             "events": json.loads(body)["data"]["events"] if how in TAKING else [],
         }
         os.write(self._receipts, json.dumps(receipt).encode() + b"\n")
+        if how == "slow":  # an instance may be killed before it knows that the events were taken
+            await asyncio.sleep(self._random.uniform(0, SLOW_SECONDS))
         while how == "hang" and not self._calm.exists():
             await asyncio.sleep(PAUSE_SECONDS)
         return ANSWERS.get(how, b"")
