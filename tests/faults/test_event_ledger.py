@@ -88,7 +88,7 @@ async def test_every_cause_has_one_event_which_arrives(seed: int) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [pytest.param(SystemRandom().randrange(10**9), id="any")])
 async def test_every_cause_has_one_event_which_arrives_for_minutes(seed: int) -> None:
-    await keep_ledger(seed, households=8, rounds=5)
+    await keep_ledger(seed, households=8, rounds=4)
 
 
 async def keep_ledger(seed: int, households: int, rounds: int) -> None:
