@@ -56,7 +56,7 @@ class Message(msgspec.Struct, frozen=True):
 class Receiver:
     """A client of WEBHOOK_URL; the environment's proxies and the system's certificates apply."""
 
-    def __init__(self, settings: Settings, client: "httpx.AsyncClient") -> None:
+    def __init__(self, settings: Settings, client: "httpx.AsyncClient | None") -> None:
         secrets = (settings.webhook_secret, settings.webhook_secret_previous)
         self._keys = [webhook_key(secret) for secret in secrets if secret]
         address = urlsplit(settings.webhook_url)
@@ -71,26 +71,32 @@ class Receiver:
         import httpx  # takes 0.2 s to import, and only services with a webhook need it
 
         context = await asyncio.to_thread(ssl.create_default_context)  # takes 50 ms
-        client = httpx.AsyncClient(
-            verify=context,
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=connections),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            headers={
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": f"viewing-time/{VERSION}",
-            },
-        )
+        try:
+            client = httpx.AsyncClient(
+                verify=context,
+                timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+                limits=httpx.Limits(max_connections=connections),
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                headers={
+                    "Accept-Encoding": "identity",
+                    "Content-Type": "application/json",
+                    "User-Agent": f"viewing-time/{VERSION}",
+                },
+            )
+        except (httpx.InvalidURL, ImportError, ValueError):
+            client = None  # a proxy that httpx cannot use; its address can contain a password
         return cls(settings, client)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def send(self, delivery: Delivery) -> Answer:
         """Sends a batch, within SEND_SECONDS."""
         import httpx
 
+        if self._client is None:
+            return Answer("unreachable", "a proxy of the environment cannot be used")
         body = _body(delivery)
         response: httpx.Response | None = None
         try:

@@ -344,6 +344,26 @@ async def test_refused_connection_is_retried(
         await eventually(lambda: metrics.webhook_deliveries["delivered"])
 
 
+@pytest.mark.parametrize(
+    "proxy", ["socks5://127.0.0.1:1", "ftp://127.0.0.1", "http://user:secret@[::1"]
+)
+async def test_proxy_that_cannot_be_used_is_a_failure_of_the_delivery_only(
+    hooked: Settings,
+    connection: Connection,
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    proxy: str,
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    await add_events(connection, family.account, [family.child], [1])
+    assert await one_failure(hooked) == {"unreachable": 1}
+    assert await states(connection) == {"sending": 1, "deliveries": 1}
+    [line] = [record for record in caplog.records if record.message == "webhook_failed"]
+    assert "proxy" in str(vars(line)["fields"])
+    assert "secret" not in str(vars(line)["fields"])
+
+
 async def test_certificate_must_be_of_an_authority_that_the_system_trusts(
     hooked: Settings,
     connection: Connection,
