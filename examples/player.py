@@ -3,8 +3,9 @@
     VIEWING_TIME_TOKEN=… .venv/bin/python examples/player.py --profile ID --title ID
 
 It needs httpx, a dependency of the service. When the time is used up, it asks a parent for more and
-plays on as soon as one approves. It shows the block screen while the service cannot be reached,
-because viewing is not counted.
+plays on as soon as one approves. It does not ask during downtime or a lock, because more time does
+not lift these. It shows the block screen while the service cannot be reached, because viewing is
+not counted.
 """
 
 import argparse
@@ -22,13 +23,16 @@ import httpx
 WARNINGS = {"warning_15": "15 minutes left", "warning_5": "5 minutes left"}
 UNREACHABLE: dict[str, Any] = {"enforcement": "blocked"}
 NOTHING_LEFT: dict[str, Any] = {"enforcement": "blocked"}
-# What became of the request for more time, by its status; None: it could not be made.
-REQUESTS = {
-    "pending": "a parent has been asked for more",
-    "denied": "a parent has said no",
-    "approved": "a parent has said yes",
-    "expired": "ask a parent for more",
-    None: "ask a parent for more",
+# What the child reads, by the rule that more time does not lift, or else by the status of the
+# request for more time; None: it is not known.
+SCREENS = {
+    "locked": "a parent has locked this profile",
+    "downtime": "no viewing at this time of day",
+    "pending": "no viewing time left today; a parent has been asked for more",
+    "denied": "no viewing time left today; a parent has said no",
+    "approved": "no viewing time left today; a parent has said yes",
+    "expired": "no viewing time left today; ask a parent for more",
+    None: "no viewing time left today; ask a parent for more",
 }
 MAX_PAUSE_SECONDS = 8.0
 
@@ -101,9 +105,16 @@ class Player:
     def ask(self) -> str | None:
         """Asks a parent for more time, and later what became of it; None if it is not known.
 
-        One request of a child can be pending: asking again returns that one. The service rejects
-        the sixth request of a day until the reset.
+        Returns the name of the rule that blocks if it is not a limit: then it does not ask. One
+        request of a child can be pending: asking again returns that one. The service rejects the
+        sixth request of a day until the reset.
         """
+        decision = self.call("GET", f"decision/{self.profile}", patience=0)
+        if decision is None:
+            return None
+        reason: str | None = decision["reason"]
+        if reason in ("locked", "downtime"):
+            return reason
         if self.request_id is None:
             answer = self.call("POST", "requests", patience=0, json=self.wish)
         else:
@@ -163,12 +174,12 @@ def pauses() -> Iterator[float]:
         yield jitter * min(MAX_PAUSE_SECONDS, 0.5 * 2**n)
 
 
-def show(verdict: dict[str, Any], request: str | None) -> None:
-    """Prints the line that the child sees; `request` is the status of its request for more time."""
+def show(verdict: dict[str, Any], screen: str | None) -> None:
+    """Prints the line that the child sees; `screen` is what `ask` has returned."""
     if verdict is UNREACHABLE:
         print("BLOCKED  viewing cannot be counted at the moment", flush=True)
     elif verdict["enforcement"] == "blocked":
-        print(f"BLOCKED  no viewing time left today; {REQUESTS[request]}", flush=True)
+        print(f"BLOCKED  {SCREENS[screen]}", flush=True)
     elif verdict["enforcement"] in WARNINGS:
         print(f"WARNING  {WARNINGS[verdict['enforcement']]}", flush=True)
     elif verdict["remaining_minutes"] is None:

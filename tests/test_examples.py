@@ -229,6 +229,18 @@ async def test_player_continues_after_a_first_heartbeat_that_could_not_be_counte
     assert await session_seconds(connection, family.child) == 0
 
 
+async def test_player_does_not_ask_for_more_time_while_the_profile_is_locked(
+    service: RunningService, connection: Connection
+) -> None:
+    family = await add_family(connection, reset_hour=far_reset_hour())
+    async with httpx.AsyncClient(base_url=service.url, headers=family.bearer) as client:
+        url = f"/api/v1/parental-controls/profiles/{family.child}/lock"
+        assert (await client.put(url, json={})).status_code == 200
+    lines = await play(family, service.url, 2)
+    assert lines == ["BLOCKED  a parent has locked this profile"] * 2
+    assert await request_of(connection, family) is None
+
+
 async def test_player_stops_on_a_client_error(
     service: RunningService, connection: Connection
 ) -> None:
