@@ -254,7 +254,7 @@ def main() -> None:
     with httpx.Client(
         base_url=f"{options.url}/api/v1/parental-controls/",
         headers={"Authorization": f"Bearer {token}"},
-        timeout=10.0,
+        timeout=12.0,  # the service answers within 10 seconds, also if it has to check a PIN
     ) as client:
         try:
             options.call(Parent(client), options)
