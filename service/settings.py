@@ -127,11 +127,13 @@ def read(environment: Mapping[str, str]) -> Settings:
     """
     values: dict[str, object] = {}
     errors: list[str] = []
+    invalid: set[str] = set()
     for name, field in FIELDS.items():
         try:
             value = setting(name, environment)
         except ValueError as error:
             errors.append(str(error))
+            invalid.add(name)
         else:
             if value is not None:
                 values[name] = value
@@ -142,7 +144,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         errors.append("POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.")
     if settings.jwt_jwks_url and settings.jwt_jwks_file:
         errors.append("JWT_JWKS_URL and JWT_JWKS_FILE must not both be set.")
-    if settings.webhook_url and not settings.webhook_secret:
+    if settings.webhook_url and not settings.webhook_secret and "webhook_secret" not in invalid:
         errors.append("WEBHOOK_URL needs WEBHOOK_SECRET.")
     if (settings.host, settings.port) == (settings.metrics_host, settings.metrics_port):
         errors.append("METRICS_PORT must not be the same as PORT.")

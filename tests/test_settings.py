@@ -338,7 +338,7 @@ def test_webhook_secret_that_is_not_valid_is_refused_without_repeating_it(
     name: str, secret: str
 ) -> None:
     sentence = f"{name} must be whsec_ and 24 to 64 random bytes in base64."
-    assert errors({**HOOK, name: secret})[0] == sentence
+    assert errors({**HOOK, name: secret}) == [sentence]
 
 
 def test_webhook_needs_a_secret() -> None:
