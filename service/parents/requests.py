@@ -28,7 +28,6 @@ from service.http.idempotency import begin_once, repeatable
 from service.http.lenient_values import reader
 from service.http.time_requests import (
     Status,
-    StatusField,
     TimeRequest,
     TimeRequestRow,
     find,
@@ -92,7 +91,7 @@ class Decided(msgspec.Struct, frozen=True):
     """The response to a decision about a request that is not pending."""
 
     detail: Annotated[str, doc("The reason.", TIME_REQUEST_DECIDED.text)]
-    status: StatusField
+    status: Annotated[Status, doc("The state of the request.", "approved")]
 
 
 STATUS: Final = reader(msgspec.inspect.type_info(Status))
