@@ -12,7 +12,8 @@
 -- batches, and sees those that were formed before.
 -- The events of a profile must arrive in their order. Those of a profile with an event in an open
 -- batch therefore wait; events about the account count as those of one more profile. Single events
--- that fail for a day do not count as batches, or a few of them would stop all others.
+-- that fail for a day do not count as batches, or a few of them would stop all others. A child
+-- can cause thousands of events that wait, so the search passes over them until the batch is full.
 -- `webhook_from` moves up to the first event that is left, so that later searches do not read the
 -- dead entries of events that have been sent. Indexes: ix_ve_unsent, and ix_ve_sending once for each
 -- open delivery.
@@ -31,28 +32,27 @@ open as materialized (
     from sending as s
     group by s.id, s.attempts
 ),
-unsent as materialized (
-    select u.id, u.position, u.owner_id
+chosen as materialized (
+    select u.id, u.position
     from viewing_event_feed as f
     cross join lateral (
-        select e.id, e.position, coalesce(e.profile_id, e.account_id) as owner_id
-        from viewing_events as e
-        where e.position > f.webhook_from
-            and e.delivery_id is null and e.delivered_at is null and e.parked_at is null
-        order by e.position
-        limit $1::int
+        select w.id, w.position
+        from (
+            select e.id, e.position, coalesce(e.profile_id, e.account_id) as owner_id
+            from viewing_events as e
+            where e.position > f.webhook_from
+                and e.delivery_id is null and e.delivered_at is null and e.parked_at is null
+            order by e.position
+            limit $1::int
+        ) as w
+        where w.owner_id not in (select s.owner_id from sending as s)
+        order by w.position
+        limit $2::int
     ) as u
-),
-chosen as materialized (
-    select u.id
-    from unsent as u
-    where not exists (select from sending as s where s.owner_id = u.owner_id)
-        and (
-            select count(*) filter (where o.is_batch) < $3::int and count(*) < $4::int
-            from open as o
-        )
-    order by u.position
-    limit $2::int
+    where (
+        select count(*) filter (where o.is_batch) < $3::int and count(*) < $4::int
+        from open as o
+    )
 ),
 formed as (
     insert into viewing_deliveries (id, created_at, attempts, due_at)
@@ -64,11 +64,15 @@ moved as (
     update viewing_event_feed as f
     set webhook_from = coalesce(
         (
-            select min(u.position) - 1
-            from unsent as u
-            where not exists (select from chosen as c where c.id = u.id)
+            select e.position - 1
+            from viewing_events as e
+            where e.position > f.webhook_from
+                and e.delivery_id is null and e.delivered_at is null and e.parked_at is null
+                and e.id not in (select c.id from chosen as c)
+            order by e.position
+            limit 1
         ),
-        (select max(u.position) from unsent as u)
+        (select max(c.position) from chosen as c)
     )
     where exists (select from chosen)
     returning f.webhook_from

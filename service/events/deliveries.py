@@ -16,7 +16,7 @@ from service.database.statement import Statement
 from service.events.event import Event, EventRow, event
 from service.events.outbox import LOCK
 
-MAX_SEEN: Final = 2_000
+MAX_SEEN: Final = 20_000
 MAX_EVENTS: Final = 100
 MAX_BATCHES: Final = 16
 MAX_DELIVERIES: Final = 1_000

@@ -492,6 +492,23 @@ async def test_many_events_that_fail_do_not_stop_the_others(
         await eventually(lambda: len(platform.accepted) == 10)
 
 
+@pytest.mark.usefixtures("quick_retries")
+async def test_child_with_thousands_of_events_that_fail_does_not_stop_the_others(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    async def answer(request: Received) -> bytes:
+        return FAULT if min(request.numbers) < 5000 else OK
+
+    platform.answer = answer
+    await add_events(connection, family.account, [family.child], range(5000))
+    async with delivering(hooked):
+        await eventually(lambda: len(platform.requests) > 5)
+        await add_events(connection, family.account, [family.adult], [5000, 5001])
+        await eventually(lambda: len(platform.accepted) == 2)
+    seen = await connection.fetchval("select webhook_from from viewing_event_feed")
+    assert seen < 101, "the events that wait are found again"
+
+
 async def test_open_batches_are_bounded_while_the_receiver_is_unreachable(
     hooked: Settings, connection: Connection, family: Family
 ) -> None:
