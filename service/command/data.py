@@ -21,8 +21,8 @@ from service.viewing import deletion
 
 SetUp = Callable[[], Settings]
 KINDS: Final = {
-    "account": "its profiles and all their sessions, balances, grants and limits",
-    "profile": "its sessions, balances, grants and limits",
+    "account": "its profiles and all their sessions, balances, grants, requests, events and limits",
+    "profile": "its sessions, balances, grants, requests, events and limits",
     "title": "all its sessions",
 }
 DAYS = click.IntRange(retention.MIN_DAYS, 36_500)
@@ -103,8 +103,11 @@ def _print(event: str, removed: Removed) -> None:
 @YES
 @click.pass_obj
 def erase_command(set_up: SetUp, profile: UUID, yes: bool) -> None:
-    """Erase the sessions, balances, grants and limits of PROFILE; the profile itself stays."""
-    viewing_data = f"all sessions, balances, grants and limits of profile {profile}"
+    """Erase the viewing of PROFILE and what its parents set; the profile itself stays.
+
+    Erased are sessions, balances, grants, requests, events and limits.
+    """
+    viewing_data = f"all sessions, balances, grants, requests, events and limits of {profile}"
     _confirm(f"Remove {viewing_data} for good (the profile itself stays)?", yes)
     settings = set_up()
     with one_sentence(), logging_to_stdout(settings.log_level):

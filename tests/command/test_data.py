@@ -116,7 +116,8 @@ async def test_erase_needs_confirmation_and_removes_the_data(
     unconfirmed = run(database, "erase", str(family.child))
     assert (unconfirmed.returncode, unconfirmed.stderr) == (1, "Aborted!\n")
     assert unconfirmed.stdout.startswith(
-        f"Remove all sessions, balances, grants and limits of profile {family.child} for good "
+        "Remove all sessions, balances, grants, requests, events and limits of "
+        f"{family.child} for good "
         "(the profile itself stays)? [y/N]: "
     )
     assert await connection.fetchval("select count(*) from viewing_sessions") == 1
