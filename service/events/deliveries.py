@@ -65,10 +65,16 @@ class Delivery(msgspec.Struct, frozen=True):
 
 LOOK: Final = Statement("delivery_look", LookRow)
 BEGIN: Final = Statement("delivery_begin", BegunRow)
+RECOVER: Final = Statement("delivery_recover", CountRow)
 FORM: Final = Statement("delivery_form", CountRow)
 CLAIM: Final = Statement("delivery_claim", ClaimedRow)
 SETTLE: Final = Statement("delivery_settle", CountRow)
 FAIL: Final = Statement("delivery_fail", FailedRow)
+
+
+async def recover(connection: Connection) -> None:
+    """Makes the events of missing batches unsent again."""
+    await RECOVER.maybe(connection)
 
 
 async def next_deliveries(connection: Connection, room: int) -> list[Delivery]:

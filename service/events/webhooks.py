@@ -19,6 +19,7 @@ from service.events.deliveries import (
     Delivery,
     fail,
     next_deliveries,
+    recover,
     settle,
 )
 from service.events.receiver import Answer, Receiver
@@ -75,6 +76,7 @@ class Webhooks:
 
     async def _deliver(self, connection: Connection, receiver: Receiver) -> None:
         """Returns when the service stops and nothing is being sent."""
+        await recover(connection)
         while self._sending or not self._is_stopping:
             room = MAX_AT_ONCE - len(self._sending)
             if room and not self._is_stopping:

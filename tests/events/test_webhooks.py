@@ -605,6 +605,20 @@ async def test_stop_waits_for_an_attempt_and_begins_no_other(
     assert await states(connection) == {"delivered": 1}
 
 
+async def test_events_whose_batch_is_missing_are_sent_again_in_their_order(
+    hooked: Settings, platform: Receiving, connection: Connection, family: Family
+) -> None:
+    """Only some tables were restored, or an operator has emptied the small one."""
+    await add_events(connection, family.account, [family.child], [1, 2])
+    unreachable = replace(hooked, webhook_url=f"http://127.0.0.1:{free_port()}/")
+    await one_failure(unreachable)
+    await add_events(connection, family.account, [family.child], [3])
+    await connection.execute("truncate viewing_deliveries")
+    async with delivering(hooked):
+        await eventually(lambda: states(connection), until=partial(eq, {"delivered": 3}))
+    assert platform.numbers == [1, 2, 3]
+
+
 async def test_batch_whose_events_were_erased_is_deleted(
     hooked: Settings, platform: Receiving, connection: Connection, family: Family
 ) -> None:
