@@ -113,6 +113,7 @@ class Outbox:
         numbered since. So a pause is at least four times as long as the statements before it.
         """
         self._is_first = True
+        await OPEN.maybe(connection)
         while True:
             began = monotonic()
             await self.search(connection)

@@ -227,6 +227,21 @@ async def test_missing_row_of_the_feed_is_created_after_the_highest_position(
     assert await outbox.OPEN.maybe(numberer) is None
 
 
+async def test_feed_that_was_restored_alone_gives_no_position_twice(
+    connection: Connection, numberer: Connection, settings: Settings, family: Family
+) -> None:
+    await write(connection, family, 1, 3)
+    await number(numberer)
+    await connection.execute("update viewing_event_feed set position = 1")
+    started = Outbox(settings, Clock(NOW), Streams())
+    await started.start()
+    try:
+        await write(connection, family, 4, 4)
+        await eventually(lambda: read(connection), until=lambda rows: rows[-1] == (4, 4))
+    finally:
+        await started.stop()
+
+
 async def test_outbox_connects_again_when_its_connection_is_killed(
     connection: Connection,
     working: Outbox,
