@@ -21,7 +21,7 @@
 -- in the order of their days, then the configuration, then grants and events. A heartbeat locks its
 -- session, its clock and its balance, and writes its event. A change of the schedule locks its row and
 -- then balances, a change of the configuration balances, then its row, then grants. A grant writes the
--- request that it approves, the balance, and then itself.
+-- request that it approves, the balance, and then itself. Deliveries lock events by their positions.
 -- `held` waits for the deletion of requests by a condition, which is evaluated before rows are read. A
 -- join would skip it for a child without rows on the other side.
 -- A session that starts meanwhile is not seen, and stays.
@@ -134,11 +134,18 @@ grants as (
     where g.profile_id = t.id
     returning g.id
 ),
+told as materialized (
+    select v.id
+    from viewing_events as v
+    join target as t on t.id = v.profile_id
+    cross join reset as f
+    where v.type <> 'viewing_data.erased'
+    order by v.position
+    for update of v
+),
 events as (
     delete from viewing_events as v
-    using target as t
-    cross join reset as f
-    where v.profile_id = t.id and v.type <> 'viewing_data.erased'
+    where v.id in (select d.id from told as d)
 ),
 responses as (
     delete from viewing_time_request_keys as a

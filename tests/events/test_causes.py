@@ -19,6 +19,7 @@ from service.parents import pin_attempt
 from service.parents.pin import FREE_FAILURES
 from service.parents.pin_attempt import ATTEMPTS
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import PASSWORD, PIN, Family, add_family
 from tests.parents.policy_changing import NOON, PROFILE, call, prepare
 from tests.parents.policy_changing import Change as PolicyChange
@@ -287,6 +288,29 @@ async def test_erasure_has_one_event_and_deletes_the_other_ones(
         assert (await erase(running, family, admin)).is_success
         erased = Happened("viewing_data.erased", family.account, family.child, {})
         assert await happened(connection) == [erased]
+
+
+async def test_erasure_waits_for_the_end_of_a_delivery(
+    running: Running, connection: Connection, family: Family, admin: dict[str, str]
+) -> None:
+    """Both lock the events in the same order, so neither is ended as a deadlock."""
+    await connection.execute(
+        "insert into viewing_events "
+        "(position, account_id, profile_id, type, occurred_at, data, cause) "
+        "select n, $1, $2, 'viewing.warning', now(), '{}', 'before ' || 3 - n "
+        "from generate_series(2, 1, -1) as n",
+        family.account,
+        family.child,
+    )
+    deliver = "update viewing_events set delivered_at = now() where position = $1"
+    async with connection.transaction():
+        await connection.execute(deliver, 1)
+        erasing = asyncio.create_task(erase(running, family, admin))
+        waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        await eventually(lambda: connection.fetchval(waits))
+        await connection.execute(deliver, 2)
+    assert (await erasing).is_success
+    assert await types(connection) == ["viewing_data.erased"]
 
 
 async def test_erasures_at_once_have_one_event_and_a_later_one_keeps_it(
