@@ -15,7 +15,8 @@
 -- An immediate deletion is one transaction. A scheduled one (see deletion_batch) first deactivates
 -- the account.
 -- Takes locks in the same order as heartbeats, profile by profile: the advisory locks for starting
--- sessions (see migration 0004), open sessions, the account, its profiles. The deadlocks left are
+-- sessions (see migration 0004), open sessions, events by their positions as deliveries do, the
+-- account, its profiles. The deadlocks left are
 -- with a heartbeat of an ended session and with a parent who changes the rules of a child or grants
 -- time; `lock_timeout` then ends one of the two.
 with caller as materialized (
@@ -113,13 +114,24 @@ held as materialized (
     order by s.profile_id
     for no key update of s
 ),
+told as materialized (
+    select v.id
+    from viewing_events as v
+    cross join size as z
+    where v.account_id = $3::uuid
+        and exists (select from target)
+        and not z.is_large
+        and (select count(*) from held) >= 0
+    order by v.position
+    for update of v
+),
 deleted as (
     delete from users as u
     using target as t
     cross join size as z
     where u.id = t.id
         and not z.is_large
-        and (select count(*) from held) >= 0
+        and (select count(*) from told) >= 0
     returning u.id
 ),
 done as (

@@ -16,7 +16,8 @@
 -- An immediate deletion is one transaction. Until a scheduled one (see deletion_batch) is done, the
 -- profile can be used.
 -- Takes locks in the same order as heartbeats: the advisory lock for starting a session (see
--- migration 0004), the open session, the profile. The deadlocks left are with a heartbeat of an
+-- migration 0004), the open session, the profile. Before the profile it locks its events by their
+-- positions, as deliveries do. The deadlocks left are with a heartbeat of an
 -- ended session and with a parent who changes the rules of the child or grants time; `lock_timeout`
 -- then ends one of the two.
 with caller as materialized (
@@ -73,13 +74,22 @@ held as materialized (
         and (select count(*) from start_lock) > 0
     for no key update
 ),
+told as materialized (
+    select v.id
+    from viewing_events as v
+    where v.profile_id = $3::uuid
+        and (select count(*) from start_lock) > 0
+        and (select count(*) from held) >= 0
+    order by v.position
+    for update
+),
 deleted as (
     delete from profiles as p
     using target as t
     cross join size as z
     where p.id = t.id
         and not z.is_large
-        and (select count(*) from held) >= 0
+        and (select count(*) from told) >= 0
     returning
         p.user_id,
         pg_notify(
