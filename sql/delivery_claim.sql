@@ -23,7 +23,7 @@
 with sending as materialized (
     select
         d.id,
-        first_value(d.id) over (partition by o.owner_id order by o.position) as first_id
+        first_value(d.id) over (partition by o.owner_id order by o.position) = d.id as is_first
     from viewing_deliveries as d
     cross join lateral (
         select e.position, coalesce(e.profile_id, e.account_id) as owner_id
@@ -36,7 +36,7 @@ ready as materialized (
     select s.id
     from sending as s
     group by s.id
-    having bool_and(s.first_id = s.id)
+    having bool_and(s.is_first)
 ),
 due as materialized (
     select d.id

@@ -125,7 +125,10 @@ async def fail(
     connection: Connection, delivery: Delivery, retry_after: float, *, may_split: bool
 ) -> FailedRow | None:
     """Ends a failed attempt; None if another instance has claimed the batch meanwhile."""
-    delay = max(back_off(delivery.attempts), retry_after)
+    attempts = delivery.attempts
+    if len(delivery.events) == 1 and attempts > SPLIT_ATTEMPTS:
+        attempts -= SPLIT_ATTEMPTS  # those of the batch that it was part of
+    delay = max(back_off(attempts), retry_after)
     how = (delay, may_split, SPLIT_ATTEMPTS, DAY_SECONDS)
     return await FAIL.maybe(connection, delivery.id, delivery.attempts, *how)
 

@@ -14,6 +14,7 @@ from service.database import partition as partitioning
 from service.database.migrate import migrate, rollback
 from service.database.migrate_session import MigrationError
 from service.database.partition import partition
+from service.database.statement import files
 from tests.command.test_main import refused
 from tests.conftest import served
 from tests.database.test_live_migration import (
@@ -35,6 +36,14 @@ CONVERSION = "0032_partition_empty_balances"
 KINDS = (
     "select relname, relkind::text from pg_class where relname ~ '^viewing_time_balances(_b.*)?$'"
 )
+
+
+def revert_conversion(dsn: str) -> None:
+    """Rolls CONVERSION back alone: heartbeats of this version need later migrations."""
+    steps = (files("migrations") / f"{CONVERSION}.rollback.sql").read_text(encoding="utf-8")
+    with psycopg.connect(dsn) as connection:
+        connection.execute(steps.encode())
+        connection.execute("delete from _yoyo_migration where migration_id = %s", [CONVERSION])
 
 
 def partition_all(dsn: str) -> list[str]:
@@ -94,7 +103,7 @@ async def test_heartbeats_continue_while_the_table_is_partitioned_and_made_one_t
             assert (await asyncio.to_thread(partition_all, adopted))[0].startswith("building")
             assert kinds(adopted) == {BALANCES: "p", BEFORE: "r"}
             await continued(application)
-            assert CONVERSION in await asyncio.to_thread(rollback, adopted, CONVERSION)
+            await asyncio.to_thread(revert_conversion, adopted)
             assert kinds(adopted) == {BALANCES: "r"}
             await continued(application)
             await asyncio.to_thread(migrate, adopted)

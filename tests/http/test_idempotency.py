@@ -555,8 +555,8 @@ async def test_a_key_costs_three_statements_and_no_key_costs_none(
         "select coalesce(sum(calls), 0)::int from pg_stat_statements as s join pg_database as d "
         "on d.oid = s.dbid where d.datname = current_database() "
         "and s.query not like '%pg_stat_st%' and s.query !~* '^(begin|commit)' "
-        # Readiness checks, and pending deletions, run in the background.
-        "and s.query !~ 'is_writable|_yoyo_migration|pending_deletions'"
+        # Readiness checks, pending deletions and events run in the background.
+        "and s.query !~ 'is_writable|_yoyo_migration|pending_deletions|_event_feed|request.expired'"
     )
     await send(running, watched, call, None)
     counts = []
