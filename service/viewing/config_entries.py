@@ -59,7 +59,7 @@ class Entries:
         """
         if kept := self._by_profile.get(entry.profile):
             if kept.since < entry.since:
-                if kept.policy is not entry.policy:
+                if kept.policy != entry.policy:
                     kept.reach = None
                 kept.account, kept.is_child = entry.account, entry.is_child
                 kept.policy, kept.since = entry.policy, entry.since
