@@ -230,7 +230,7 @@ def _arguments() -> argparse.Namespace:
     grant.add_argument("minutes", type=amount, help="15 to 120, or unlimited")
     follow = command(Parent.follow, "follow", "print what happens", profile=False)
     follow.add_argument("--approve", action="store_true", help="approve requests for more time")
-    follow.add_argument("--events", type=int, help="end after so many; default: never")
+    follow.add_argument("--events", type=int, help="end after that number; default: never")
     command(Parent.requests, "requests", "requests for more time", profile=False)
     approve = command(Parent.approve, "approve", "approve a request", profile=False)
     deny = command(Parent.deny, "deny", "deny a request", profile=False)

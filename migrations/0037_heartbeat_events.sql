@@ -6,7 +6,7 @@
 --
 -- The service sends with each beat the credited seconds from which an event can be due, and what its
 -- rules leave before anything is used (service/viewing/announcements.py). Here that is only added up,
--- because nobody knows the balance before it is written. A test compares the outcome with the decision
+-- because the balance is not known before it is written. A test compares the outcome with the decision
 -- of the service for thousands of policies.
 --
 -- The functions of the previous version stay, because its instances may still run.

@@ -4,7 +4,7 @@
 -- $2 attempts int                  of the attempt that has failed
 -- $3 delay_seconds float8          until the next attempt
 -- $4 may_split bool                the receiver was reached, so an event can be the reason
--- $5 split_attempts int            a batch that fails so often is split
+-- $5 split_attempts int            a batch is split after this number of failures
 -- $6 max_age_seconds float8        an older batch is parked
 --
 -- row: outcome text                retried, split or parked

@@ -4,7 +4,7 @@
 -- $2 max_events int                of the batch
 -- $3 max_batches int               open at the same time
 -- $4 max_deliveries int            likewise, with single events that have failed repeatedly
--- $5 split_attempts int            after so many a batch is split into single events
+-- $5 split_attempts int            a batch is split after this number of failures
 --
 -- row: events int                  0: nothing may be sent now
 --

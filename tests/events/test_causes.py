@@ -197,7 +197,7 @@ async def test_a_request_that_changes_nothing_has_no_event(
 async def test_a_request_that_is_refused_has_no_event(
     running: Running, connection: Connection, family: Family, cause: Cause
 ) -> None:
-    """Of a stranger, without the proof of a strict account, and of an inactive account."""
+    """The caller is a stranger, lacks the proof of a strict account, or is inactive."""
     await prepare(connection, cause.change, family)
     url, stranger = f"{PROFILE}/{family.child}/{cause.change.path}", await add_family(connection)
     method, body = cause.change.method, cause.change.body

@@ -9,6 +9,7 @@ import pytest
 
 from service.database.driver import Connection
 from service.database.pool import connected
+from service.database.statement import STATEMENT_TIMES
 from service.database_errors import ReadOnly
 from service.events import outbox
 from service.events.outbox import Outbox, number
@@ -272,7 +273,9 @@ async def test_search_without_new_events_is_one_statement(
 ) -> None:
     monkeypatch.setattr(outbox, "NUMBER", None)
     monkeypatch.setattr(outbox, "LOCK", None)
+    before = sum(sum(times.counts) for times in STATEMENT_TIMES.values())
     await Outbox(settings, Clock(NOW), Streams()).search(numberer)
+    assert sum(sum(times.counts) for times in STATEMENT_TIMES.values()) - before == 1
 
 
 async def test_id_of_an_event_sorts_by_the_time_at_which_it_was_written(
