@@ -14,6 +14,7 @@ from typing import Any, Final
 STARTERS: Final = {
     "LoadProcess",
     "PinHasher",
+    "Worker",
     "create_subprocess_exec",
     "embedded_postgres",
     "in_process",

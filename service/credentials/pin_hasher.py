@@ -85,6 +85,10 @@ class Worker:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            with suppress(OSError):  # a write after the end; unread, asyncio would log it
+                await self._process.stdin.wait_closed()
 
 
 class PinHasher:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -17,7 +18,7 @@ import pytest
 import uvloop
 
 from service.credentials import pin_hasher
-from service.credentials.pin_hasher import PinHasher
+from service.credentials.pin_hasher import PinHasher, Worker
 from service.errors import Overloaded
 from tests.conftest import ROOT, served
 from tests.eventually import eventually
@@ -57,6 +58,13 @@ def files(pid: int) -> dict[int, str]:
 
 def loaded(pid: int, library: str) -> bool:
     return library in Path(f"/proc/{pid}/maps").read_text()
+
+
+def kill_and_wait(pid: int) -> None:
+    """Kills a process while the event loop stands still, so that the loop sees no closed pipe."""
+    os.kill(pid, signal.SIGKILL)
+    while stat(pid)[:1] not in ([], ["Z"]):
+        time.sleep(0.01)
 
 
 class Workers:
@@ -243,6 +251,23 @@ def test_an_idle_worker_that_was_killed_is_replaced_on_uvloop_too() -> None:
     uvloop.run(test_an_idle_worker_that_was_killed_is_replaced_at_the_next_turn())
 
 
+def test_a_worker_that_ends_before_it_is_written_to_leaves_no_unread_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def lose_a_worker() -> None:
+        processes, worker = Workers(), Worker()
+        await worker.start()
+        (pid,) = processes.pids()
+        kill_and_wait(pid)
+        with pytest.raises(EOFError):
+            await worker.hash(PIN.encode(), SALT.encode())
+        await worker.stop()
+
+    asyncio.run(lose_a_worker())
+    gc.collect()
+    assert [record.name for record in caplog.records if record.name == "asyncio"] == []
+
+
 @pytest.mark.parametrize("program", ["/bin/false", "/nowhere"])
 async def test_a_worker_that_cannot_be_replaced_is_an_overload(
     program: str, monkeypatch: pytest.MonkeyPatch
@@ -421,7 +446,7 @@ async def test_a_start_that_fails_leaves_no_process() -> None:
 
 SERVER = """
 import asyncio, socket, uvloop
-from service.credentials.pin_hasher import PinHasher
+from service.credentials.pin_hasher import PinHasher, Worker
 from tests.conftest import ROOT, served
 from tests.eventually import eventually
 
