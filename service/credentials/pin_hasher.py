@@ -81,11 +81,10 @@ class Worker:
 
     async def stop(self) -> None:
         """Kills the process, even during a hash."""
-        if self._process is not None:
+        if self._process is not None and self._process.stdin is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
-            assert self._process.stdin is not None
             self._process.stdin.close()
             with suppress(OSError):  # a write after the end; unread, asyncio would log it
                 await self._process.stdin.wait_closed()
@@ -152,9 +151,8 @@ class PinHasher:
     def _wait(self) -> float:
         """The seconds until a worker is free for one more turn.
 
-        A turn is expected to take the average of the past turns. A running hash is expected to need
-        that time, or as long again as it has run if that is longer. It occupies its worker even
-        after its request was cancelled.
+        A turn is expected to take the average of past turns, and a running hash that time, or as
+        long again as it has run. It occupies its worker even after its request was cancelled.
         """
         now = time.monotonic()
         free = [max(self._turn_seconds, now - started_at) for started_at in self._running.values()]
@@ -236,8 +234,7 @@ class Turn:
     async def verify(self, secret: str, hashed: str | None) -> bool:
         """Whether `hashed` is a hash of `secret`.
 
-        A missing or malformed hash and a secret over 72 bytes never match, and take as long as a
-        wrong secret.
+        A missing or malformed hash or a secret over 72 bytes never matches, and takes as long.
         """
         encoded = secret.encode(errors="surrogatepass")
         if hashed is None or not WELL_FORMED.fullmatch(hashed) or len(encoded) > MAX_BYTES:
