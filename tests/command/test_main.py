@@ -26,6 +26,7 @@ from service.command.dotenv import dotenv
 from service.database import schema
 from service.database.driver import Connection
 from service.database.migrate import listing
+from service.embedded import programs
 from service.listeners import PortTaken, bound
 from tests.conftest import ROOT, free_port, served
 from tests.embedded.test_supervisor import ask
@@ -75,6 +76,25 @@ def run(
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+
+
+def test_run_without_the_embedded_postgresql_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATABASE_URL", "PG_BIN_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PORT", str(free_port()))
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)
+    monkeypatch.setattr(programs, "INSTALLED", tmp_path)
+    umask = os.umask(0o077)
+    done = CliRunner().invoke(main.main, ["run"])
+    os.umask(umask)
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1] == (
+        "Error: There is no PostgreSQL to start: run `pip install 'viewing-time[embedded]'`, "
+        "or set DATABASE_URL to a running server."
+    )
 
 
 def answer(curl: str) -> httpx.Response:
