@@ -19,6 +19,7 @@ from service.context import Context
 from service.dispatch import Service
 from service.http.protocol import Protocol
 from service.listeners import MAX_BACKLOG, sharing
+from service.service_manager import STOPPING, notify
 from service.settings import Settings
 
 logger = logging.getLogger("viewing_time.server")
@@ -106,12 +107,14 @@ class Server(uvicorn.Server):
 
     def fail(self) -> None:
         """Drains and stops, because a background task has died."""
+        notify(STOPPING)
         self.has_failed = True
         self._service.draining = True
         self._streams.drain()
         asyncio.get_running_loop().call_later(self._drain, setattr, self, "should_exit", True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        notify(STOPPING)
         if self.started:
             self._loop.call_soon_threadsafe(self._streams.drain)
         if sig == signal.SIGTERM and self.started and not self._service.draining:

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import click
@@ -13,6 +14,7 @@ from service.command import (
     demo,
     environment,
     events,
+    healthcheck,
     imports,
     local_data,
     migrate,
@@ -22,6 +24,7 @@ from service.command import (
 )
 from service.observing import open_files
 from service.observing.logs import logging_to_stdout
+from service.service_manager import READY, notify
 
 
 @click.group()
@@ -34,7 +37,13 @@ def main(context: click.Context) -> None:
     context.obj = lambda: environment.all_settings(environment.variables())
 
 
-for command in (*data.COMMANDS, imports.import_command, events.events_command, run.run_command):
+for command in (
+    *data.COMMANDS,
+    imports.import_command,
+    events.events_command,
+    healthcheck.probe,
+    run.run_command,
+):
     main.add_command(command)
 
 
@@ -47,7 +56,7 @@ def serve_command(migrates: bool) -> None:
         if migrates:
             serving.check_ports(settings)
             migrate.apply(*environment.address(settings.database_direct_url, settings.database_url))
-        serving.serve(settings, lambda: None)
+        serving.serve(settings, partial(notify, READY))
 
 
 @main.command("migrate")

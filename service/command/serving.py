@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from socket import socket
 
@@ -11,7 +12,7 @@ from service import server
 from service.command import check_database
 from service.database import cures
 from service.database_errors import DatabaseError
-from service.listeners import PortTaken, bound
+from service.listeners import PassedWrong, PortTaken, opened
 from service.settings import Settings
 
 
@@ -36,15 +37,12 @@ def check_ports(settings: Settings) -> None:
 @contextlib.contextmanager
 def _listening(settings: Settings) -> Iterator[tuple[socket, socket | None]]:
     """The sockets to serve on, and to serve metrics on if METRICS_PORT is set."""
-    with contextlib.ExitStack() as opened:
-        try:
-            listener = opened.enter_context(bound(settings.host, settings.port))
-            scrape_listener = None
-            if port := settings.metrics_port:
-                metrics = bound(settings.metrics_host, port, "METRICS_PORT")
-                scrape_listener = opened.enter_context(metrics)
-        except PortTaken as error:
-            raise click.ClickException(str(error)) from error
+    addresses = (settings.host, settings.port), (settings.metrics_host, settings.metrics_port)
+    try:
+        listener, scrape_listener = opened(*addresses, os.environ)
+    except (PassedWrong, PortTaken) as error:
+        raise click.ClickException(str(error)) from error
+    with listener, scrape_listener or contextlib.nullcontext():
         yield listener, scrape_listener
 
 
