@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -80,8 +81,7 @@ def is_printed(expected: str, text: str) -> bool:
 async def run_guide(guide: Path, folder: Path, /, **variables: str) -> None:
     """Runs every block of `guide` in `folder`, with `variables` in its environment."""
     runners: dict[str, asyncio.subprocess.Process] = {}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, **variables}
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     try:
         for suffix, line, code, expected in blocks(guide.read_text("utf-8")):
             if shutil.which(RUNNERS[suffix][0]) is None:
@@ -90,7 +90,7 @@ async def run_guide(guide: Path, folder: Path, /, **variables: str) -> None:
                 runners[suffix] = await asyncio.create_subprocess_exec(
                     *RUNNERS[suffix],
                     cwd=folder,
-                    env=environment,
+                    env=os.environ | path | variables,
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
@@ -104,7 +104,7 @@ async def run_guide(guide: Path, folder: Path, /, **variables: str) -> None:
             assert not expected or is_printed(expected, text), f"{guide.name}:{line} printed {text}"
     finally:
         for process in runners.values():
-            if process.returncode is None:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
