@@ -110,7 +110,7 @@ async def run_guide(guide: Path, folder: Path, /, **variables: str) -> None:
 
 
 async def run_file(runner: asyncio.subprocess.Process, file: Path) -> tuple[str, bool]:
-    """What a file prints, and whether it ends without an error."""
+    """Returns what a file prints, and whether it ends without an error."""
     assert runner.stdin is not None
     assert runner.stdout is not None
     runner.stdin.write(f"{file}\n".encode())

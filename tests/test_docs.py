@@ -1,12 +1,15 @@
 """Links, files, settings and tests that the documentation names exist."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import pytest
+from starlette.routing import Route
 
+from service.app import LIVE, ROUTES, SCRAPE
 from service.events.event import Event
 from service.settings import MASKED, Settings
 from service.viewing.decision import RULES
@@ -41,6 +44,37 @@ def test_relative_links_have_existing_targets(document: Path) -> None:
 def test_named_files_and_folders_exist(document: Path) -> None:
     names = set(CODE.findall(document.read_text()))
     assert sorted(name for name in names if not (ROOT / name).exists()) == []
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_the_table_of_endpoints_has_every_route() -> None:
+    rows = re.findall(r"^\| (`[A-Z]+`?.*?) \|", (ROOT / "docs" / "endpoints.md").read_text(), re.M)
+    listed, methods = set(), []
+    for method, path in re.findall(r"`([A-Z]+)(?: (/[^`]+))?`", "".join(rows)):
+        methods.append(method)
+        if path:
+            listed |= {(each, path) for each in methods}
+            methods = []
+    served = [route for route in (*ROUTES, SCRAPE, LIVE) if isinstance(route, Route)]
+    assert {
+        (each, route.path) for route in served for each in route.methods or ()
+    } - listed == set()
+
+
+def test_the_table_of_dependencies_has_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = (project["dependencies"], *project["optional-dependencies"].values())
+    names = {re.split(r"[^\w-]", each)[0] for required in lists for each in required}
+    table = (ROOT / "docs" / "dependencies.md").read_text().partition("|---|")[2]
+    listed = {
+        name for row in re.findall(r"^\| ([^|]+) \|", table, re.M) for name in row.split(", ")
+    }
+    opentelemetry = {name for name in names if name.startswith("opentelemetry-")}
+    known = {name.split(" ")[0] for name in listed}
+    assert names - opentelemetry - {"viewing-time"} - known == set()
 
 
 SETTING: Final = re.compile(r"^\| `(\w+)` (†)? ?\| ([^|]*)\|", re.M)
