@@ -16,7 +16,7 @@ from service.openapi.operation import TAGS, Caller, Operation, Struct
 from service.openapi.operations import OPERATIONS
 from service.openapi.parameters import IN_PATH, PATH_NAME, Parameter
 from service.openapi.responses import content, responses
-from service.openapi.schemas import Json, example, reference, schemas
+from service.openapi.schemas import Json, example, reference, schemas, with_enum_types
 from service.version import VERSION
 
 METHOD_AND_PATHS: Final = re.compile(r"[A-Z]+ /\S*(?:, /\S*)*: ")
@@ -33,6 +33,16 @@ of a path returns 307. 500 is a bug in the service.
 
 A client can name a request with `X-Request-ID` (1 to 64 visible ASCII characters without quotes \
 and backslashes) and its trace with `traceparent` (W3C Trace Context); the log contains both."""
+# The name of a handler that changes something ends with a verb, except for these.
+VERB_LAST: Final = re.compile(
+    r"(\w+)_(approve|clear|create|delete|deny|end|erase|put|reset|set|undo|update|verify)"
+)
+FUNCTIONS: Final = {
+    "grant": "grant_time",
+    "heartbeat": "send_heartbeat",
+    "import_records": "import_records",
+    "report_link": "create_report_link",
+}
 REQUEST_ID: Final = {
     "description": "The request's own id, or a new one. The response to a heartbeat without an id"
     " has none.",
@@ -103,6 +113,16 @@ def handler_name(route: Route) -> str:
     return name.lower()
 
 
+def _operation_id(route: Route) -> str:
+    """A verb and a noun, which client generators make the name of a function."""
+    if route.path == "/health":  # the handler is that of /health/ready
+        return "get_health"
+    handler = handler_name(route)
+    if match := VERB_LAST.fullmatch(handler):
+        return f"{match[2]}_{match[1]}"
+    return FUNCTIONS.get(handler, f"get_{handler}")
+
+
 def _operation(route: Route, operation: Operation) -> Json:
     text = inspect.getdoc(route.endpoint) or inspect.getdoc(type(route.endpoint)) or ""
     summary, _, rest = METHOD_AND_PATHS.sub("", text, count=1).partition("\n")
@@ -110,7 +130,7 @@ def _operation(route: Route, operation: Operation) -> Json:
     parameters = [IN_PATH[name] for name in PATH_NAME.findall(route.path)]
     described: Json = {
         "tags": [operation.tag],
-        "operationId": "health" if route.path == "/health" else handler_name(route),
+        "operationId": _operation_id(route),
         "summary": summary[:1].upper() + summary[1:].removesuffix("."),
         "description": "\n\n".join(filter(None, (*paragraphs, operation.note))),
         "parameters": [*map(_parameter, (*parameters, *operation.parameters))],
@@ -128,7 +148,7 @@ def _operation(route: Route, operation: Operation) -> Json:
 
 
 def _parameter(parameter: Parameter) -> Json:
-    schema = msgspec.json.schema(parameter.kind)
+    schema = with_enum_types(msgspec.json.schema(parameter.kind))
     return {
         "name": parameter.name,
         "in": parameter.place,
@@ -140,15 +160,13 @@ def _parameter(parameter: Parameter) -> Json:
 
 
 def _lines(kinds: Sequence[Struct]) -> Json:
-    """NDJSON, which OpenAPI 3.1 can only describe as a string."""
+    """NDJSON, as a file: client generators can send one, but do not know NDJSON."""
     line = {"type": "title", "id": fields.EXAMPLE_TITLE, **example(kinds[-1])}
     schema = {
         "type": "string",
+        "format": "binary",
         "contentMediaType": "application/x-ndjson",
         "contentSchema": {"anyOf": [reference(kind) for kind in kinds]},
     }
     text = msgspec.json.encode(line).decode() + "\n"
-    return {
-        "text/plain": {"schema": schema, "example": text},
-        "application/x-ndjson": {"schema": schema},
-    }
+    return {"application/octet-stream": {"schema": schema, "example": text}}

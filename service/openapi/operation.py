@@ -48,8 +48,8 @@ class Operation(NamedTuple):
 
 PLAYERS: Final = "Players"
 PARENTS: Final = "Parents"
-PLATFORM: Final = "Administration"
-OPERATORS: Final = "Operations"
+PLATFORM: Final = "Platform"
+OPERATORS: Final = "Operators"
 TAGS: Final = {
     PLAYERS: "Called by a player while a child watches.",
     PARENTS: "Called by parents' apps: the PIN, limits, more time, reports.",

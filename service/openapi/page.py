@@ -164,16 +164,12 @@ def _schema(name: str, schema: Json) -> str:
     required = schema.get("required", [])
     fields = "".join(
         f"<dt><code>{_text(key)}</code> {_type(shape)}{'' if key in required else ', optional'}"
-        f"{_default(shape)}</dt><dd>{_marked(shape.get('description', ''))}</dd>"
+        f"</dt><dd>{_marked(shape.get('description', ''))}</dd>"
         for key, shape in schema.get("properties", {}).items()
     )
     kind = "" if fields else f"<p>{_type(schema)}</p>"
     about = _prose(schema.get("description", ""))
     return f'<section id="{name}"><h3>{name}</h3>{about}{kind}<dl>{fields}</dl></section>'
-
-
-def _default(shape: Json) -> str:
-    return f", default <code>{_example(shape['default'])}</code>" if "default" in shape else ""
 
 
 def _type(schema: Json) -> str:

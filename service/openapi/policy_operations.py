@@ -86,7 +86,7 @@ POLICY: Final[dict[str, Operation]] = {
         f"A profile that is not locked is answered in the same way. {EVERYWHERE}",
     ),
     "grants": owner(
-        grants.Grants,
+        grants.GrantList,
         sentences=[errors.DAYS_REVERSED, errors.date_range_too_long(rules.HISTORY_DAYS_MAX)],
         parameters=[GRANTS_FROM, GRANTS_TO],
         note="A grant of an earlier version is listed on the UTC day on which it was made.",

@@ -47,13 +47,13 @@ def responses(path: str, operation: Operation) -> Json:
         "description": STATUSES[status],
         "headers": {**_headers(status, []), **headers},
     }
-    contents = {
-        kind: {"schema": {"type": "object" if "json" in kind else "string", "description": text}}
-        for kind, text in operation.text.items()
-    }
-    if operation.answer is not None:
+    contents: Json = {}
+    if operation.answer is not None:  # first: some client generators use the first one only
         success["description"] = (operation.answer.__doc__ or STATUSES[status]).partition("\n")[0]
         contents["application/json"] = content(operation.answer)
+    for kind, text in operation.text.items():
+        shape = "object" if "json" in kind else "string"
+        contents[kind] = {"schema": {"type": shape, "description": text}}
     if contents:
         success["content"] = contents
     others = {

@@ -1,5 +1,6 @@
 """JSON Schemas of request bodies, as leniently as they are read, and of responses."""
 
+import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
@@ -21,7 +22,7 @@ BOOLEAN: Final = {
     " `on`, `1`, `false`, `f`, `no`, `n`, `off`, `0` in any case.",
     "anyOf": [
         {"type": "boolean"},
-        {"enum": [0, 1]},
+        {"type": "integer", "minimum": 0, "maximum": 1},
         {
             "type": "string",
             "pattern": "^([tT]([rR][uU][eE])?|[yY]([eE][sS])?|[oO][nN]|[fF]([aA][lL][sS][eE])?"
@@ -35,7 +36,7 @@ NUMERAL: Final = {
     "type": "string",
     "pattern": r"^\s*[+-]?[0-9]+(_[0-9]+)*(\.0+)?\s*$",
 }
-ANNOTATIONS: Final = ("description", "examples", "default")  # do not restrict values
+ANNOTATIONS: Final = ("description", "examples")  # do not restrict values
 NO_NUL: Final = r"^[^\u0000]*$"
 
 
@@ -117,8 +118,19 @@ def structs(kinds: Iterable[Struct]) -> dict[str, types.StructType]:
 def _plain(form: types.StructType) -> Json:
     """The schema of a Struct alone."""
     _, components = msgspec.json.schema_components([form.cls], ref_template=REF)
-    schema: Json = msgspec.to_builtins(components)[form.cls.__name__]
+    schema: Json = with_enum_types(msgspec.to_builtins(components)[form.cls.__name__])
     return schema
+
+
+def with_enum_types(schema: Any) -> Any:
+    """A schema whose enumerations of strings have a type, which some client generators need."""
+    if isinstance(schema, list):
+        return [*map(with_enum_types, schema)]
+    if not isinstance(schema, dict):
+        return schema
+    is_text = all(isinstance(value, str) for value in schema.get("enum", [None]))
+    typed = {"type": "string"} if is_text else {}
+    return typed | {key: with_enum_types(value) for key, value in schema.items()}
 
 
 def answer(form: types.StructType) -> Json:
@@ -144,8 +156,20 @@ def _is_always_present(member: types.Field) -> bool:
 def body(form: types.StructType) -> Json:
     """The schema of a body, which accepts everything that `lenient_json` reads."""
     schema = _plain(form)
-    members = schema["properties"].items()
-    return {**schema, "properties": {name: _accepted(member) for name, member in members}}
+    members = {name: _without_default(one) for name, one in schema["properties"].items()}
+    return {**schema, "properties": {name: _accepted(one) for name, one in members.items()}}
+
+
+def _without_default(schema: Json) -> Json:
+    """A member's schema that has its default in the description only.
+
+    openapi-typescript makes members with a `default` mandatory, in requests too.
+    """
+    schema = {**schema}
+    if (default := schema.pop("default", None)) is not None:
+        shown = default if isinstance(default, str) else json.dumps(default)
+        schema["description"] += f" Absent: `{shown}`."
+    return schema
 
 
 def _accepted(schema: Json) -> Json:
@@ -164,7 +188,7 @@ def _lenient(schema: Json) -> list[Json]:
         case "integer":
             truth = [{"type": "boolean"}] if schema.get("minimum", 0) <= 1 else []
             return [schema, {"$ref": REF.format(name="Numeral")}, *truth]
-        case "string" if not schema.keys() & {"pattern", "format"}:
+        case "string" if not schema.keys() & {"enum", "pattern", "format"}:
             return [{**schema, "pattern": NO_NUL}]
         case "array":
             return [{**schema, "items": _accepted(schema["items"])}]

@@ -106,7 +106,7 @@ class RecordedGrant(msgspec.Struct, frozen=True):
     ] = UNSET
 
 
-class Grants(msgspec.Struct, frozen=True, rename={"first_day": "from", "last_day": "to"}):
+class GrantList(msgspec.Struct, frozen=True, rename={"first_day": "from", "last_day": "to"}):
     """The grants of the requested viewing days."""
 
     profile_id: ProfileId
@@ -131,7 +131,7 @@ async def grants(request: Request) -> Response:
     rows = await LIST.all(context.pool, *arguments)
     auth.owned(rows[0] if rows else None)
     found = [_recorded(row) for row in rows[:MAX_GRANTS] if row.grant_id is not None]
-    return reply(Grants(profile_id, first, last, len(rows) <= MAX_GRANTS, found))
+    return reply(GrantList(profile_id, first, last, len(rows) <= MAX_GRANTS, found))
 
 
 async def grant_undo(request: Request) -> Response:

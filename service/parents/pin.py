@@ -39,18 +39,18 @@ from service.parents.pin_attempt import (
 NewPin = Annotated[Pin, doc("The new PIN, 4 ASCII digits.", "4321")]
 
 
-class SetBody(msgspec.Struct):
+class PinSetBody(msgspec.Struct):
     new_pin: NewPin
     current_pin: Annotated[
         Pin | None, doc("The current PIN; required if the account has one.", "1234")
     ] = None
 
 
-class VerifyBody(msgspec.Struct):
+class PinVerifyBody(msgspec.Struct):
     pin: Annotated[Pin, doc("The account's PIN, 4 ASCII digits.", "1234")]
 
 
-class ResetBody(msgspec.Struct):
+class PinResetBody(msgspec.Struct):
     password: Annotated[str, Meta(min_length=1), doc("The account's password.", "correct horse")]
     new_pin: NewPin
 
@@ -78,9 +78,9 @@ LONGEST_DELAY: Final = timedelta(minutes=15)
 
 NOTHING: Final = b"{}"  # stored instead of a response that is constant or contains a token
 
-SET_BODY: Final = lenient_json.Body(SetBody)
-VERIFY_BODY: Final = lenient_json.Body(VerifyBody)
-RESET_BODY: Final = lenient_json.Body(ResetBody)
+SET_BODY: Final = lenient_json.Body(PinSetBody)
+VERIFY_BODY: Final = lenient_json.Body(PinVerifyBody)
+RESET_BODY: Final = lenient_json.Body(PinResetBody)
 
 
 class PinStatus(msgspec.Struct, frozen=True):
@@ -187,7 +187,7 @@ async def pin_reset(request: Request) -> Response:
 
 
 async def _reset(
-    context: Context, turn: Turn, once: RequestedOnce, account_id: UUID, body: ResetBody
+    context: Context, turn: Turn, once: RequestedOnce, account_id: UUID, body: PinResetBody
 ) -> None:
     """Checks the password as one counted attempt; raises ClientError 401, or 429 if too early."""
     refusal = ClientError(PASSWORD_INCORRECT)

@@ -61,7 +61,7 @@ def test_every_field_of_every_struct_has_a_description() -> None:
     for name, form in STRUCTS.items():
         properties = {**SCHEMAS[name]["properties"]}
         if form.tag_field is not None:
-            assert properties.pop(form.tag_field) == {"enum": [form.tag]}
+            assert properties.pop(form.tag_field) == {"type": "string", "enum": [form.tag]}
         assert [*properties] == [member.encode_name for member in form.fields]
         missing += [f"{name}.{key}" for key, one in properties.items() if not is_described(one)]
     assert missing == []
