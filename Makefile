@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 # Compiled once, not again by each process that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run quick test coverage check format bench fuzz soak migrate lock clean
+.PHONY: help run quick test coverage check format bench fuzz soak migrate lock sbom clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,13 @@ migrate: $(INSTALLED) ## apply the migrations to DATABASE_URL
 
 lock: ## write requirements.lock anew, with `uv` from the path
 	uv pip compile pyproject.toml --universal --python-version 3.11 --only-binary :all: --generate-hashes --upgrade --quiet --output-file requirements.lock
+	@exec $(MAKE) sbom
+
+sbom: $(INSTALLED) ## write sbom.cdx.json, the contents of the lock in CycloneDX
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[sbom]'
+	$(PYTHON) -m venv --clear --without-pip .venv/production
+	$(BIN)/python -m pip --python .venv/production install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --requirement requirements.lock
+	$(BIN)/cyclonedx-py environment .venv/production --pyproject pyproject.toml --output-reproducible --short-PURLs --output-file sbom.cdx.json
 
 clean: ## remove the virtual environment and caches, keep .data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -63,8 +63,29 @@ def test_wheel_contains_every_file_it_needs(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.py")}
     assert modules <= contained
     assert "service/py.typed" in contained
+    assert "viewing_time-0.1.0.dist-info/sboms/sbom.cdx.json" in contained
     others = [name for name in contained if not name.startswith("service/")]
     assert all(".dist-info/" in name for name in others)
+
+
+def test_wheel_has_at_most_500_kib(wheel: Path) -> None:
+    assert wheel.stat().st_size <= 500 * 1024
+
+
+@pytest.mark.parametrize("folder", ["sql", "migrations"])
+def test_statements_in_the_wheel_differ_only_in_comments(wheel: Path, folder: str) -> None:
+    archive = zipfile.ZipFile(wheel)
+    for path in (ROOT / folder).glob("*.sql"):
+        text = archive.read(f"service/{folder}/{path.name}").decode()
+        assert code(text) == code(path.read_text())
+        assert text
+        directives = r"^-- (?:depends|transactional):.*$"
+        assert re.findall(directives, text, re.M) == re.findall(directives, path.read_text(), re.M)
+
+
+def code(text: str) -> list[str]:
+    """The lines of a statement that are not unindented comments."""
+    return [line for line in text.splitlines() if not line.startswith("--")]
 
 
 async def test_service_of_the_wheel_runs_in_an_empty_directory(
