@@ -107,14 +107,11 @@ export class Child {
     this.screens.push({ at: this.time.now() / 1000, ...screen });
     const isLit = screen.screen === "playing" || screen.screen === "warning";
     if (isLit) this.#since ??= this.time.now();
-    else this.close(this.time.now());
+    else {
+      this.#watched = 1000 * this.pictureSeconds;
+      this.#since = null;
+    }
   };
-
-  /** Ends the picture at a time, for example when the device falls asleep. */
-  close(at) {
-    if (this.#since !== null) this.#watched += at - this.#since;
-    this.#since = null;
-  }
 
   get pictureSeconds() {
     const running = this.#since === null ? 0 : this.time.now() - this.#since;
