@@ -16,9 +16,10 @@ import contextlib
 import getpass
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -264,5 +265,17 @@ def main() -> None:
             sys.exit(130)
 
 
+def until_closed(run: Callable[[], None]) -> None:
+    """Runs the program; ends it quietly if the reader of its output has ended, such as `head`."""
+    try:
+        try:
+            run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
 if __name__ == "__main__":
-    main()
+    until_closed(main)

@@ -12,15 +12,16 @@ import argparse
 import itertools
 import os
 import random
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 import httpx
 
-WARNINGS = {"warning_15": "15 minutes left", "warning_5": "5 minutes left"}
+WARNINGS = ("warning_15", "warning_5")
 UNREACHABLE: dict[str, Any] = {"enforcement": "blocked"}
 NOTHING_LEFT: dict[str, Any] = {"enforcement": "blocked"}
 # What the child reads, by the rule that more time does not lift, or else by the status of the
@@ -58,6 +59,7 @@ class Player:
             "device_id": options.device,
         }
         self.request_id: str | None = None
+        self.warned: set[str] = set()  # warnings that were shown since more time was left
         self.body = {
             "profile_id": options.profile,
             "title_id": options.title,
@@ -73,7 +75,8 @@ class Player:
             for _ in itertools.count() if beats is None else range(beats):
                 started_at = time.monotonic()
                 verdict = self.beat()
-                show(verdict, self.ask() if verdict is NOTHING_LEFT else None)
+                screen = self.ask() if verdict is NOTHING_LEFT else None
+                show(verdict, screen, is_warning=self.warns(verdict["enforcement"]))
                 time.sleep(max(0.0, started_at + self.interval - time.monotonic()))
         finally:
             self.end()
@@ -101,6 +104,17 @@ class Player:
             return UNREACHABLE if verdict is None else NOTHING_LEFT
         self.request_id = None
         return verdict
+
+    def warns(self, enforcement: str) -> bool:
+        """Whether to warn now: once at 15 and once at 5 minutes, and again after a grant."""
+        is_new = enforcement in WARNINGS and enforcement not in self.warned
+        if enforcement in WARNINGS:
+            self.warned.add(enforcement)
+        if enforcement == "warning_15":
+            self.warned.discard("warning_5")
+        elif enforcement == "allowed":
+            self.warned.clear()
+        return is_new
 
     def ask(self) -> str | None:
         """Asks a parent for more time, and later what became of it; None if it is not known.
@@ -174,18 +188,17 @@ def pauses() -> Iterator[float]:
         yield jitter * min(MAX_PAUSE_SECONDS, 0.5 * 2**n)
 
 
-def show(verdict: dict[str, Any], screen: str | None) -> None:
+def show(verdict: dict[str, Any], screen: str | None, *, is_warning: bool) -> None:
     """Prints the line that the child sees; `screen` is what `ask` has returned."""
     if verdict is UNREACHABLE:
         print("BLOCKED  viewing cannot be counted at the moment", flush=True)
     elif verdict["enforcement"] == "blocked":
         print(f"BLOCKED  {SCREENS[screen]}", flush=True)
-    elif verdict["enforcement"] in WARNINGS:
-        print(f"WARNING  {WARNINGS[verdict['enforcement']]}", flush=True)
     elif verdict["remaining_minutes"] is None:
         print("playing  without a limit", flush=True)
     else:
-        print(f"playing  {verdict['remaining_minutes']:g} minutes left", flush=True)
+        word = "WARNING" if is_warning else "playing"
+        print(f"{word}  {verdict['remaining_minutes']:g} minutes left", flush=True)
 
 
 def main() -> None:
@@ -217,5 +230,17 @@ def main() -> None:
             sys.exit("The service could not be reached")
 
 
+def until_closed(run: Callable[[], None]) -> None:
+    """Runs the program; ends it quietly if the reader of its output has ended, such as `head`."""
+    try:
+        try:
+            run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
 if __name__ == "__main__":
-    main()
+    until_closed(main)

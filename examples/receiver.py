@@ -11,9 +11,11 @@ import base64
 import hmac
 import json
 import os
+import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from typing import Any
@@ -83,9 +85,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         with self.storing:
             new = store(self.database, events)
-        for event in new:
-            print(event["type"], event["profile_id"], json.dumps(event["data"]), flush=True)
         self.answer(204)
+        try:
+            for event in new:
+                print(event["type"], event["profile_id"], json.dumps(event["data"]), flush=True)
+        except BrokenPipeError:  # the reader of the output has ended
+            self.server.shutdown()
 
     def events(self) -> list[dict[str, Any]]:
         """The events of a request that was verified."""
@@ -124,8 +129,20 @@ def main() -> None:
         server.serve_forever()
 
 
+def until_closed(run: Callable[[], None]) -> None:
+    """Runs the program; ends it quietly if the reader of its output has ended, such as `head`."""
+    try:
+        try:
+            run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
 if __name__ == "__main__":
     try:
-        main()
+        until_closed(main)
     except KeyboardInterrupt:
         sys.exit(130)

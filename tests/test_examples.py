@@ -114,7 +114,7 @@ async def test_player_warns_blocks_and_continues_after_a_grant(
     )
     nothing_left = ASKED
     assert await play(family, service.url, 4) == [
-        "WARNING  5 minutes left",
+        "WARNING  0.5 minutes left",
         nothing_left,
         nothing_left,
         nothing_left,
@@ -122,7 +122,15 @@ async def test_player_warns_blocks_and_continues_after_a_grant(
     assert await session_seconds(connection, family.child) == 90
     assert await open_sessions(connection, family.child) == 0
     assert "left      15 min" in await parent(family, service.url, "grant", str(family.child), "15")
-    assert await play(family, service.url, 1) == ["WARNING  15 minutes left"]
+    assert await play(family, service.url, 1) == ["WARNING  14.5 minutes left"]
+
+
+async def test_player_shows_a_warning_once(service: RunningService, connection: Connection) -> None:
+    family = await add_family(connection, reset_hour=far_reset_hour())
+    await use(connection, family, (120 - 6) * 60)
+    lines = await play(family, service.url, 4)
+    shown = ("WARNING  5.5", "WARNING  5", "playing  4.5", "playing  4")
+    assert lines == [f"{start} minutes left" for start in shown]
 
 
 async def request_of(connection: Connection, family: Family) -> UUID | None:
@@ -394,6 +402,42 @@ async def test_parent_prints_history_and_report(
     async with httpx.AsyncClient() as browser:
         assert "counted" in (await browser.get(url)).text
         assert (await browser.get(url)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("parent.py", ["report"]),
+        ("player.py", ["--profile", "{child}", "--title", "{title}", *QUICK]),
+        ("receiver.py", ["--port", "0"]),
+    ],
+)
+async def test_an_example_ends_quietly_when_its_output_is_closed(
+    service: RunningService, connection: Connection, name: str, arguments: list[str]
+) -> None:
+    family = await add_family(connection, reset_hour=far_reset_hour())
+    given = [each.format(child=family.child, title=family.title) for each in arguments]
+    if name != "receiver.py":
+        given = ["--url", service.url, *given]
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "examples" / name),
+        *given,
+        env={
+            **os.environ,
+            "VIEWING_TIME_TOKEN": bearer(family.account)["Authorization"][7:],
+            "WEBHOOK_SECRET": "whsec_" + "c2VjcmV0" * 6,
+            "PYTHONUNBUFFERED": "",  # so that text is still to be written at the end
+        },
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writing)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, errors.decode()) == (141, "")
+    assert await open_sessions(connection, family.child) == 0
 
 
 @pytest.mark.parametrize("name", ["player.py", "parent.py"])

@@ -109,3 +109,28 @@ async def test_example_rejects_what_the_service_has_not_signed_lately(tmp_path: 
         assert (await client.post(url, content=body, headers=right)).status_code == 204
     assert lines_of(output, "lock.set") == ["lock.set None {}"]
     assert len(lines_of(output, "refused: ")) == len(refused)
+
+
+async def test_example_stores_events_and_ends_quietly_when_its_output_is_closed(
+    tmp_path: Path,
+) -> None:
+    event = f'{{"id": "{uuid4()}", "type": "lock.set", "profile_id": null, "data": {{}}}}'
+    body = f'{{"data": {{"events": [{event}]}}}}'.encode()
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "examples" / "receiver.py"),
+        *("--port", "0", "--database", str(tmp_path / "events.db")),
+        env={**os.environ, "WEBHOOK_SECRET": SECRET, "PYTHONUNBUFFERED": ""},
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=dying_with_parent(),
+    )
+    os.close(writing)
+    port = (await asyncio.to_thread(os.read, reading, 100)).split()[-1].decode()
+    os.close(reading)
+    async with httpx.AsyncClient() as client:
+        url = f"http://127.0.0.1:{port}/"
+        answer = await client.post(url, content=body, headers=signed(body, time.time()))
+    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert (answer.status_code, process.returncode, errors.decode()) == (204, 141, "")
