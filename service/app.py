@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route
 
 from service.context import Context
+from service.credentials.pin_shared import Sharing
 from service.dispatch import HEARTBEAT_ROUTE, Service, TracedService
 from service.http import cross_origin, error_responses
 from service.http.body_and_reply import Endpoint, bounded
@@ -162,10 +163,12 @@ def application(
     now: Callable[[], datetime] = utc_now,
     telemetry: "Telemetry | None" = None,
     end: Callable[[], None] = lambda: None,
+    sharing: Sharing | None = None,
 ) -> Service:
     """The service as an ASGI application; its lifespan opens and closes every part.
 
-    `end` is called once, when a background task has died. `telemetry` creates spans; its default
+    `end` is called once, when a background task has died. PINs are hashed by the processes of
+    `sharing` if another process has them. `telemetry` creates spans; its default
     follows OTEL_EXPORTER_OTLP_ENDPOINT.
     """
     if settings.otel_exporter_otlp_endpoint and telemetry is None:
@@ -176,7 +179,7 @@ def application(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as parts:
-            context = await build(settings, now, parts, telemetry, end)
+            context = await build(settings, now, parts, telemetry, end, sharing)
             logger.info("started", extra={"fields": masked(settings)})
             is_short = settings.short_path and telemetry is None  # which measures every request
             yield {

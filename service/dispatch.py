@@ -28,11 +28,13 @@ class Service(Starlette):
 
     Cross-origin checks, error handling and routing cost as much as the heartbeat itself. A
     heartbeat without an `Origin` does not come from a browser and needs only the error table, so
-    it skips the rest. `draining` is set when the process is about to stop: it is not ready, but
-    answers every request.
+    it skips the rest. `draining` is set when the process is about to stop: it answers every request
+    as the last one of its connection. `is_stopping` is set when no process takes its place: it is
+    not ready.
     """
 
     draining = False
+    is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.draining:

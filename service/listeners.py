@@ -131,16 +131,16 @@ def opened(
     return listener, scrape_listener
 
 
-def sharing(first: socket.socket) -> list[socket.socket]:
-    """The listening socket `first`, and others with its address.
+def sharing(first: socket.socket, number: int = LISTENERS) -> list[socket.socket]:
+    """The listening socket `first`, and others with its address: `number` in all.
 
     Another process cannot bind the address: it would have to share it from the start, while `first`
     was bound alone. A passed socket has one queue, which outlives this process.
     """
     if isinstance(first, Passed):
-        return [first, *(first.dup() for _ in range(LISTENERS - 1))]
+        return [first, *(first.dup() for _ in range(number - 1))]
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return [first, *(_beside(first) for _ in range(LISTENERS - 1))]
+    return [first, *(_beside(first) for _ in range(number - 1))]
 
 
 def max_waiting() -> int:

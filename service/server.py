@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 from typing import Final
@@ -16,9 +16,10 @@ from starlette.applications import Starlette
 
 from service.app import application, scrapes
 from service.context import Context
+from service.credentials.pin_shared import Sharing
 from service.dispatch import Service
 from service.http.protocol import Protocol
-from service.listeners import MAX_BACKLOG, sharing
+from service.listeners import MAX_BACKLOG
 from service.service_manager import STOPPING, notify
 from service.settings import Settings
 
@@ -69,8 +70,14 @@ class Server(uvicorn.Server):
     A second signal, or Ctrl-C, stops at once.
     """
 
+    context: Context
+
     def __init__(
-        self, config: uvicorn.Config, service: Service, drain: float, ready: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        drain: float,
+        ready: Callable[["Server"], None],
     ) -> None:
         super().__init__(config)
         self._service = service
@@ -85,7 +92,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        context: Context = self.lifespan.state["context"]
+        self.context = context = self.lifespan.state["context"]
         connections = context.metrics.connections
         connections.open = self.server_state.connections
         if connections.max < context.settings.heartbeat_queue_max:
@@ -94,21 +101,28 @@ class Server(uvicorn.Server):
         self._streams = context.streams
         for listener, config in self._additional:
             config.load()
-            protocol = partial(
-                AdmittedOperator,
-                config=config,
-                server_state=self.server_state,
-                app_state=self.lifespan.state,
-            )
+            protocol = self.connection(AdmittedOperator, config)
             self.servers.append(await self._loop.create_server(protocol, sock=listener))
         _tune_garbage_collector()
         if self.started:
-            self._ready()
+            self._ready(self)
+
+    def connection(
+        self, kind: type[Admitted], config: uvicorn.Config
+    ) -> Callable[[], asyncio.Protocol]:
+        """The protocol of a new connection to the application of `config`."""
+        state = self.lifespan.state
+        return partial(kind, config=config, server_state=self.server_state, app_state=state)
 
     def fail(self) -> None:
         """Drains and stops, because a background task has died."""
         notify(STOPPING)
         self.has_failed = True
+        self._service.is_stopping = True
+        self.retire()
+
+    def retire(self) -> None:
+        """Drains and stops; it stays ready, because another process takes its place."""
         self._service.draining = True
         self._streams.drain()
         asyncio.get_running_loop().call_later(self._drain, setattr, self, "should_exit", True)
@@ -118,7 +132,7 @@ class Server(uvicorn.Server):
         if self.started:
             self._loop.call_soon_threadsafe(self._streams.drain)
         if sig == signal.SIGTERM and self.started and not self._service.draining:
-            self._service.draining = True
+            self._service.draining = self._service.is_stopping = True
             stop = partial(super().handle_exit, sig, frame)
             self._loop.call_soon_threadsafe(self._loop.call_later, self._drain, stop)
         else:
@@ -138,9 +152,10 @@ def _tune_garbage_collector() -> None:
 
 def serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     scrape_listener: socket.socket | None,
-    ready: Callable[[], None],
+    ready: Callable[[Server], None],
+    sharing: Sharing | None = None,
 ) -> bool:
     """Serves requests, and metrics on `scrape_listener`, until a signal; False if it did not start.
 
@@ -150,13 +165,14 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
     _ignore_hang_up()
-    service = application(settings, end=lambda: server.fail())
-    config = _config(settings, service)
-    server = Server(config, service, settings.shutdown_drain_seconds, ready)
+    service = application(settings, end=lambda: server.fail(), sharing=sharing)
+    server = Server(
+        configuration(settings, service), service, settings.shutdown_drain_seconds, ready
+    )
     if scrape_listener is not None:
-        server.add(scrape_listener, _config(settings, scrapes()))
+        server.add(scrape_listener, configuration(settings, scrapes()))
     try:
-        server.run(sockets=sharing(listener))
+        server.run(sockets=[*listeners])
     except SystemExit as end:
         if not end.code:  # a signal; a server that could not start exits with 3
             raise
@@ -165,9 +181,11 @@ def serve(
     return server.started
 
 
-def _config(settings: Settings, served: Starlette) -> uvicorn.Config:
+def configuration(settings: Settings, served: Starlette) -> uvicorn.Config:
+    """uvicorn's configuration, without what it would read from the environment."""
     return uvicorn.Config(
         served,
+        workers=1,
         loop="uvloop",
         http=Admitted,
         ws="none",
@@ -188,10 +206,10 @@ def _ignore_hang_up() -> None:
 
     If the terminal is gone, SIGHUP stops the process as SIGTERM does.
     """
-    has_terminal = _has_terminal()
+    had_terminal = has_terminal()
 
     def hang_up(number: int, frame: FrameType | None) -> None:
-        if has_terminal and not _has_terminal():
+        if had_terminal and not has_terminal():
             signal.raise_signal(signal.SIGTERM)
         else:
             logger.warning("sighup_ignored")
@@ -200,7 +218,8 @@ def _ignore_hang_up() -> None:
         signal.signal(signal.SIGHUP, hang_up)
 
 
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
+    """Whether the process has a terminal that controls it."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:

@@ -6,8 +6,11 @@ A reader raises ValueError with the rest of a sentence that begins with the name
 import base64
 import contextlib
 import ipaddress
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,6 +21,8 @@ from service import database_url
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 WEBHOOK_PREFIX: Final = "whsec_"
+MAX_PROCESSES: Final = 64
+CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # microseconds in each period, or `max`
 MIN_WEBHOOK_KEY_BYTES: Final = 24
 MAX_WEBHOOK_KEY_BYTES: Final = 64
 FLAGS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -107,8 +112,27 @@ def _file(text: str) -> str:
     return text
 
 
+def _processes(text: str) -> int:
+    """`auto` is the number of cores that this process may use."""
+    if text.lower() == "auto":
+        return min(_cores(), MAX_PROCESSES)
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_PROCESSES:
+        raise ValueError(f"must be auto or a whole number from 1 to {MAX_PROCESSES}")
+    return int(text)
+
+
+def _cores() -> int:
+    """The cores of the machine, or fewer if a container or `taskset` allows fewer; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = CPU_QUOTA.read_text().split()
+        cores = min(cores, int(quota) // int(period))
+    return max(cores, 1)
+
+
 # The other fields are read by their types.
 READERS: Final[Mapping[str, Callable[[str], object]]] = {
+    "web_concurrency": _processes,
     "database_url": _database,
     "database_direct_url": _database,
     "jwt_secret": _secret,

@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_require_exp: bool = False
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65_535)] = 8000
+    web_concurrency: Annotated[int, Meta(ge=1, le=64)] = 1
     pool_min_size: Annotated[int, Meta(ge=1, le=1000)] = 4
     pool_max_size: Annotated[int, Meta(ge=1, le=1000)] = 8
     statement_cache_size: Annotated[int, Meta(ge=0, le=10_000)] = 100

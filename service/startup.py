@@ -11,6 +11,7 @@ import msgspec
 from service.context import Context
 from service.credentials.keys import Keys
 from service.credentials.pin_hasher import PinHasher
+from service.credentials.pin_shared import Sharing
 from service.credentials.pin_turns import Turns
 from service.credentials.tokens import Tokens
 from service.database.driver import is_outage
@@ -46,10 +47,12 @@ async def build(
     parts: AsyncExitStack,
     telemetry: "Telemetry | None",
     end: Callable[[], None],
+    sharing: Sharing | None,
 ) -> Context:
     """Opens every part; `parts` closes them in reverse order, also if a later one cannot be opened.
 
-    `end` is called when a background task has died.
+    `end` is called when a background task has died. PINs are hashed by the processes of `sharing`,
+    else by processes of this one.
     """
     metrics = Metrics()
     metrics.connections.max = open_files.for_connections(settings, open_files.raise_limit())
@@ -62,6 +65,8 @@ async def build(
     parts.push_async_callback(keys.stop)
     hasher_type = PinHasher if telemetry is None else telemetry.pin_hasher
     pins = hasher_type(workers=settings.pin_workers, rounds=settings.bcrypt_rounds)
+    if sharing is not None:
+        pins.workers = [sharing.worker() for _ in pins.workers]
     await pins.start()
     parts.push_async_callback(pins.stop)
     sizes = (settings.pool_min_size, settings.pool_max_size)

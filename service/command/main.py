@@ -43,20 +43,34 @@ for command in (
     events.events_command,
     healthcheck.probe,
     run.run_command,
+    serving.worker_command,
 ):
     main.add_command(command)
 
 
 @main.command("serve")
 @click.option("--migrate", "migrates", is_flag=True, help="Apply the migrations first.")
-def serve_command(migrates: bool) -> None:
+@click.option(
+    "--workers",
+    metavar="N|auto",
+    callback=serving.valid_workers,
+    help="How many processes serve; auto: as many as there are cores.  [default: WEB_CONCURRENCY]",
+)
+def serve_command(migrates: bool, workers: str | None) -> None:
     """Serve on HOST:PORT with the database at DATABASE_URL."""
-    settings = environment.all_settings(environment.variables())
+    variables = environment.variables()
+    if workers:
+        variables["WEB_CONCURRENCY"] = workers
+    settings = environment.all_settings(variables)
     with logging_to_stdout(settings.log_level):
         if migrates:
             serving.check_ports(settings)
             migrate.apply(*environment.address(settings.database_direct_url, settings.database_url))
-        serving.serve(settings, partial(notify, READY))
+        ready = partial(notify, READY)
+        if settings.web_concurrency == 1:
+            serving.serve(settings, ready)
+        else:
+            serving.serve_with_workers(settings, variables, ready)
 
 
 @main.command("migrate")

@@ -8,11 +8,13 @@ from socket import socket
 
 import click
 
-from service import server
-from service.command import check_database
+from service import server, worker, workers
+from service.command import check_database, environment
 from service.database import cures
 from service.database_errors import DatabaseError
-from service.listeners import PassedWrong, PortTaken, opened
+from service.listeners import PassedWrong, PortTaken, opened, sharing
+from service.observing.logs import logging_to_stdout
+from service.setting_values import READERS
 from service.settings import Settings
 
 
@@ -21,11 +23,64 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     with _listening(settings) as (listener, scrape_listener):
         _check_database(settings)
         try:
-            has_started = server.serve(settings, listener, scrape_listener, ready)
+            has_started = server.serve(
+                settings, sharing(listener), scrape_listener, lambda _: ready()
+            )
         except server.BackgroundTaskDied as error:
             raise click.ClickException(str(error)) from error
         if not has_started:
             raise click.ClickException("The service could not start; the log says why.")
+
+
+def serve_with_workers(
+    settings: Settings, variables: dict[str, str], ready: Callable[[], None]
+) -> None:
+    """Serves with WEB_CONCURRENCY processes, likewise; `variables` are theirs."""
+    with _listening(settings) as (listener, _):
+        _check_database(settings)
+        try:
+            workers.serve(settings, listener, variables, ready)
+        except workers.WorkersFailed as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.command("worker", hidden=True)
+@click.argument("own")
+@click.argument("others")
+@click.argument("links")
+def worker_command(own: str, others: str, links: str) -> None:
+    """Serve as one of several processes; each argument has numbers of inherited files."""
+    try:
+        settings = environment.all_settings(environment.variables())
+    except click.ClickException as error:
+        error.show()
+        raise click.exceptions.Exit(worker.COULD_NOT_START) from error
+    control, hashing = _inherited(links)
+    with logging_to_stdout(settings.log_level):
+        try:
+            has_started = worker.serve(
+                settings, _inherited(own), _inherited(others), control, hashing
+            )
+        except server.BackgroundTaskDied as error:
+            raise click.ClickException(str(error)) from error
+        if not has_started:
+            raise click.exceptions.Exit(worker.COULD_NOT_START)
+
+
+def _inherited(files: str) -> list[socket]:
+    return [socket(fileno=int(file)) for file in files.split(",")]
+
+
+def valid_workers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """The value of `--workers`, if it can be the setting WEB_CONCURRENCY."""
+    if value is not None:
+        try:
+            READERS["web_concurrency"](value)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}, not {value[:80]!r}.") from error
+    return value
 
 
 def check_ports(settings: Settings) -> None:

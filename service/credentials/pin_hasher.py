@@ -111,18 +111,18 @@ class PinHasher:
         self._queue: asyncio.PriorityQueue[tuple[bool, int, _Job]] = asyncio.PriorityQueue()
         self._order = count()
         self._running: dict[Turn, float] = {}  # when the hash that is being computed began
-        self._workers = [Worker() for _ in range(workers)]
+        self.workers = [Worker() for _ in range(workers)]
         self._servers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Starts the workers and waits for each, so that no request pays for the start."""
         try:
-            for worker in self._workers:
+            for worker in self.workers:
                 await worker.start()
         except BaseException:
             await self.stop()
             raise
-        self._servers = [supervised("PIN hasher", self._serve(one)) for one in self._workers]
+        self._servers = [supervised("PIN hasher", self._serve(one)) for one in self.workers]
 
     async def stop(self) -> None:
         """Cancels the waiting hashes and kills the workers."""
@@ -130,7 +130,7 @@ class PinHasher:
         await stopped(*servers)
         while not self._queue.empty():
             self._queue.get_nowait()[-1].answer.cancel()
-        for worker in self._workers:
+        for worker in self.workers:
             await worker.stop()
 
     @contextmanager
@@ -156,7 +156,7 @@ class PinHasher:
         """
         now = time.monotonic()
         free = [max(self._turn_seconds, now - started_at) for started_at in self._running.values()]
-        free += [0.0] * (len(self._workers) - len(free))
+        free += [0.0] * (len(self.workers) - len(free))
         heapify(free)
         for _ in range(self.waiting - sum(not turn.is_over for turn in self._running)):
             heapreplace(free, free[0] + self._turn_seconds)

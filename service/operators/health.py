@@ -35,7 +35,7 @@ async def health_live(request: Request) -> Response:
 async def health_ready(request: Request) -> Response:
     """Returns the latest result of the readiness check, without waiting for the next one."""
     context: Context = request.state.context
-    checks = context.readiness.checks(is_stopping=request.app.draining)
+    checks = context.readiness.checks(is_stopping=request.app.is_stopping)
     if checks == OK:
         return reply(Readiness("ok", checks))
     return reply(Readiness("degraded", checks), 503)

@@ -85,13 +85,14 @@ Values: TypeAlias = float | Histogram | Mapping[Any, float | Histogram]
 async def metrics(request: Request) -> Response:
     """Returns all metrics, without a token; other tasks of the event loop run between families."""
     blocks = []
-    for family in _families(request.state.context):
-        blocks.append(generate_latest(_OneFamily(family)))
+    for family in families(request.state.context):
+        blocks.append(generate_latest(OneFamily(family)))
         await asyncio.sleep(0)
     return Response(b"".join(blocks), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _families(context: Context) -> Iterator[Metric]:
+def families(context: Context) -> Iterator[Metric]:
+    """Builds the families one by one."""
     values = _values(context)
     for name, (help_text, *labels) in FAMILIES.items():
         yield _family(PREFIX + name, help_text, values[name], labels)
@@ -186,7 +187,7 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return list(zip(bounds, histogram.cumulative(), strict=True))
 
 
-class _OneFamily(Collector):
+class OneFamily(Collector):
     """A registry of one family, for `generate_latest`."""
 
     def __init__(self, family: Metric) -> None:

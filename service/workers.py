@@ -1,0 +1,200 @@
+"""The parent of several service processes: binds once, supervises, rolls, and adds up metrics.
+
+uvicorn's own supervisor (`uvicorn.supervisors.Multiprocess`) does not fit:
+- It lets all workers accept from the same socket, so in a quiet hour one of them gets nearly all
+  clients; ours have sockets of their own, between which the kernel distributes them.
+- Its roll stops the old worker with SIGTERM, after which a worker of ours answers 503 at
+  `/health/ready` and cuts what it has just accepted. Ours stops accepting, drains and stays ready.
+- It reports no readiness, restarts a worker that dies at once without back-off and without end,
+  and ends at the first failed start, also while the others serve and the database is away.
+- Its workers outlive a parent that is killed, it has no place for common metrics and hashing
+  processes, and a second signal does not reach the workers.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from service.credentials.pin_shared import HashingProcesses
+from service.listeners import LISTENERS, sharing
+from service.operators.prometheus_sum import Sum
+from service.service_manager import STOPPING, notify
+from service.settings import Settings
+from service.worker import COULD_NOT_START
+from service.worker_process import WorkerProcess, started
+
+logger = logging.getLogger("viewing_time.workers")
+
+MIN_SERVING_SECONDS: Final = 2.0  # a worker that has served for less has died at once
+MAX_DEATHS: Final = 5  # at once, in succession, of one worker
+RESTART_SECONDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+KILL_SECONDS: Final = 5.0  # beyond the grace of a shutdown
+
+
+class WorkersFailed(Exception):
+    """The service has stopped because workers cannot serve; the message is one sentence."""
+
+
+class Workers:
+    """Keeps WEB_CONCURRENCY workers running until a signal."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        variables: Mapping[str, str],
+        ready: Callable[[], None],
+    ) -> None:
+        """`variables` is the environment of the workers; `ready` is called when all serve."""
+        self._settings = settings
+        self._variables = variables
+        self._ready: Callable[[], None] | None = ready
+        number = settings.web_concurrency
+        each = -(-LISTENERS // number)
+        sockets = sharing(listener, each * number)
+        self._listeners = {n: sockets[(n - 1) * each : n * each] for n in range(1, number + 1)}
+        self._hashing = HashingProcesses(settings.pin_workers)
+        self._hashes: set[asyncio.Task[None]] = set()
+        self._current: dict[int, WorkerProcess] = {}  # by number
+        self._running: set[WorkerProcess] = set()  # with those that are starting or draining
+        self._places = {n: asyncio.Lock() for n in self._listeners}
+        self.ended = Sum()
+        self.restarts = 0
+
+    async def run(self) -> None:
+        """Serves until a signal; raises WorkersFailed."""
+        self._end: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+        self._handle_signals()
+        tasks: list[asyncio.Task[None]] = []
+        last = signal.SIGTERM
+        try:
+            await self._hashing.start()
+            for number in self._listeners:
+                self._current[number] = await self._start(number)
+            for number in self._listeners:
+                tasks.append(asyncio.create_task(self._keep(number)))
+                tasks[-1].add_done_callback(self._check)
+            last = await self._end
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._stop(last)
+            await self._hashing.stop()
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received, number)
+
+    def _received(self, number: signal.Signals) -> None:
+        """The first signal begins the stop; a further one is passed on, and ends the drain."""
+        if self._end.done():
+            self._send(number)
+        else:
+            self._end.set_result(number)
+
+    def _send(self, number: signal.Signals) -> None:
+        for worker in self._running:
+            worker.send_signal(number)
+
+    async def _start(self, number: int) -> WorkerProcess:
+        worker, hashing = await started(
+            self._listeners, number, self._variables, self._report_ready
+        )
+        self._running.add(worker)
+        worker.ended.add_done_callback(lambda _: self._forget(worker))
+        hashes = asyncio.create_task(self._hashing.answer(hashing))
+        self._hashes.add(hashes)
+        hashes.add_done_callback(self._hashes.discard)
+        hashes.add_done_callback(self._check)
+        logger.info("worker_started", extra={"fields": {"worker": number, "pid": worker.pid}})
+        return worker
+
+    def _forget(self, worker: WorkerProcess) -> None:
+        """Keeps the counts of a worker that has ended."""
+        self._running.discard(worker)
+        self.ended.add(worker.samples, None)
+
+    def _report_ready(self, pid: int) -> None:
+        logger.info("worker_ready", extra={"fields": {"pid": pid}})
+        if self._ready is not None and self._serve_all():
+            ready, self._ready = self._ready, None
+            ready()
+
+    def _serve_all(self) -> bool:
+        return len(self._current) == len(self._listeners) and all(
+            worker.ready_at is not None for worker in self._current.values()
+        )
+
+    async def _keep(self, number: int) -> None:
+        """Starts the worker `number` again whenever it ends."""
+        deaths = 0
+        while True:
+            worker = self._current[number]
+            code = await asyncio.shield(worker.ended)
+            async with self._places[number]:
+                if self._current[number] is not worker:
+                    deaths = 0
+                    continue
+                deaths = 0 if worker.served_seconds >= MIN_SERVING_SECONDS else deaths + 1
+                fields = {"worker": number, "pid": worker.pid, "code": code, "at_once": deaths}
+                logger.error("worker_died", extra={"fields": fields})
+                self._check_deaths(number, deaths, code)
+                if deaths:
+                    await asyncio.sleep(RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1])
+                self._current[number] = await self._start(number)
+                self.restarts += 1
+
+    def _check_deaths(self, number: int, deaths: int, code: int) -> None:
+        """Raises WorkersFailed if it is of no use to start the worker again.
+
+        A worker that cannot start while others serve is tried without end: the database may be
+        away, and the others will serve again when it is back.
+        """
+        if code == COULD_NOT_START:
+            if self._ready is not None:
+                raise WorkersFailed("The service could not start; the log says why.")
+            if any(worker.ready_at is not None for worker in self._running):
+                return
+        if deaths >= MAX_DEATHS:
+            logger.critical("workers_failed", extra={"fields": {"worker": number, "code": code}})
+            raise WorkersFailed(
+                f"Worker {number} has died at once {deaths} times in succession; the log says why."
+            )
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        """Ends the service if a task of the parent has failed."""
+        if not task.cancelled() and (error := task.exception()) and not self._end.done():
+            self._end.set_exception(error)
+
+    async def _stop(self, number: signal.Signals) -> None:
+        """Passes the signal on and waits for the end of all workers."""
+        notify(STOPPING)
+        for group in self._listeners.values():
+            for listener in group:
+                listener.close()
+        self._send(number)
+        settings = self._settings
+        seconds = settings.shutdown_drain_seconds + settings.shutdown_grace_seconds + KILL_SECONDS
+        await _ended(self._running, seconds)
+        self._send(signal.SIGKILL)
+        await _ended(self._running, KILL_SECONDS)
+
+
+async def _ended(workers: set[WorkerProcess], seconds: float) -> None:
+    """Waits until workers have ended, `seconds` at most."""
+    if waiting := [worker.ended for worker in workers]:
+        await asyncio.wait(waiting, timeout=seconds)
+
+
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    variables: Mapping[str, str],
+    ready: Callable[[], None],
+) -> None:
+    """Serves with WEB_CONCURRENCY processes until a signal; raises WorkersFailed."""
+    asyncio.run(Workers(settings, listener, variables, ready).run())

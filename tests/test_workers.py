@@ -1,0 +1,214 @@
+"""Several processes serve together: started again, stopped, and never left behind."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from service.command.main import main
+from tests.conftest import ROOT, RunningService, copied, free_port, served
+from tests.eventually import eventually
+from tests.family import SECRET
+
+WORKERS = 2
+SETTINGS = {
+    "WEB_CONCURRENCY": str(WORKERS),
+    "SHUTDOWN_DRAIN_SECONDS": "0.5",
+    "SHUTDOWN_GRACE_SECONDS": "4",
+    "POOL_MIN_SIZE": "1",
+    "POOL_MAX_SIZE": "2",
+}
+READY = re.compile(rb'"event":"worker_ready","pid":(\d+)')
+
+
+def children(pid: int) -> list[int]:
+    """The ids of the processes that a process has started."""
+    return [
+        int(child)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in path.read_text().split()
+    ]
+
+
+def worker_ids(pid: int) -> list[int]:
+    """The ids of the workers of a parent."""
+    return [
+        each
+        for each in children(pid)
+        if b"\0worker\0" in Path(f"/proc/{each}/cmdline").read_bytes()
+    ]
+
+
+def sockets(pid: int) -> int:
+    """How many sockets a process has open."""
+    names = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(name.startswith("socket:") for name in names)
+
+
+@asynccontextmanager
+async def connected(url: str, number: int) -> AsyncIterator[None]:
+    """Connections that stay open, each after a response."""
+    address = httpx.URL(url)
+    async with AsyncExitStack() as opened:
+        for _ in range(number):
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            opened.callback(writer.close)
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in await reader.readline()
+        yield
+
+
+def serving(log: IO[bytes]) -> list[int]:
+    """The ids of the workers that have ever served, from the log."""
+    log.seek(0)
+    return [int(found) for found in READY.findall(log.read())]
+
+
+@asynccontextmanager
+async def workers_of(dsn: str) -> AsyncIterator[tuple[RunningService, IO[bytes]]]:
+    """A service with workers, all of which serve, and its log."""
+    with tempfile.TemporaryFile() as log:
+        async with served(dsn, log, **SETTINGS) as service:
+            await eventually(lambda: len(serving(log)) == WORKERS)
+            yield service, log
+
+
+Logged = tuple[RunningService, IO[bytes]]
+
+
+@pytest.fixture(scope="module")
+async def logged(postgres_dsn: str, template: str) -> AsyncIterator[Logged]:
+    """One service for the tests that leave it running, and its log."""
+    async with copied(postgres_dsn, template) as dsn, workers_of(dsn) as running:
+        yield running
+
+
+@pytest.fixture
+def service(logged: Logged) -> RunningService:
+    return logged[0]
+
+
+async def test_new_connections_reach_every_worker(service: RunningService) -> None:
+    ids = worker_ids(service.process.pid)
+    before = [sockets(each) for each in ids]
+    async with connected(service.url, 60):
+        added = [sockets(each) - count for each, count in zip(ids, before, strict=True)]
+    assert len(ids) == WORKERS
+    assert sum(added) == pytest.approx(60, abs=6)  # the pools open and close connections too
+    assert min(added) >= 5
+
+
+async def test_a_killed_worker_is_started_again_and_the_others_serve_meanwhile(
+    logged: Logged,
+) -> None:
+    service, log = logged
+    before = worker_ids(service.process.pid)
+    os.kill(before[0], signal.SIGKILL)
+    async with httpx.AsyncClient(base_url=service.url, timeout=2) as client:
+        for _ in range(30):
+            answer = await client.get("/health/ready", headers={"Connection": "close"})
+            assert answer.status_code == 200
+    [started] = await eventually(lambda: set(serving(log)) - set(before))
+    assert worker_ids(service.process.pid) == [*before[1:], started]
+
+
+async def test_connections_of_a_stuck_worker_are_accepted_by_the_others(
+    service: RunningService,
+) -> None:
+    stuck = worker_ids(service.process.pid)[0]
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        async with httpx.AsyncClient(base_url=service.url, timeout=2) as client:
+            for _ in range(20):
+                answer = await client.get("/health/live", headers={"Connection": "close"})
+                assert answer.status_code == 200
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+
+
+async def test_workers_share_the_processes_that_hash(service: RunningService) -> None:
+    hashing = [
+        each
+        for each in children(service.process.pid)
+        if b"pin_worker" in Path(f"/proc/{each}/cmdline").read_bytes()
+    ]
+    assert len(hashing) == 1
+    assert [children(each) for each in worker_ids(service.process.pid)] == [[]] * WORKERS
+
+
+async def test_sigterm_drains_every_worker_and_a_killed_parent_leaves_none(database: str) -> None:
+    async with workers_of(database) as (service, _):
+        ids = worker_ids(service.process.pid)
+        service.process.send_signal(signal.SIGTERM)
+        async with httpx.AsyncClient(base_url=service.url) as client:
+            answer = await eventually(
+                lambda: client.get("/health/ready"), until=lambda answer: not answer.is_success
+            )
+        assert answer.json()["checks"] == {"process": "stopping"}
+        assert answer.headers["connection"] == "close"
+        assert await asyncio.to_thread(service.process.wait, 10) == 0
+    async with workers_of(database) as (service, _):
+        ids += children(service.process.pid)
+        service.process.kill()
+    await eventually(lambda: not any(Path(f"/proc/{each}").exists() for each in ids))
+
+
+def environment(dsn: str, **variables: str) -> dict[str, str]:
+    own = {"DATABASE_URL": dsn, "JWT_SECRET": SECRET, "PORT": str(free_port())}
+    return {**os.environ, **own, **SETTINGS, **variables}
+
+
+@pytest.mark.parametrize(
+    ("death", "sentence", "deaths"),
+    [
+        ("os.kill(os.getpid(), 9)", "has died at once 5 times in succession", 5),
+        ("os._exit(3)", "The service could not start; the log says why.", 1),
+    ],
+)
+async def test_service_ends_when_a_worker_dies_at_once_again_and_again(
+    database: str, tmp_path: Path, death: str, sentence: str, deaths: int
+) -> None:
+    program = f"import os, sys\nif 'worker' in sys.orig_argv: {death}\n"
+    (tmp_path / "sitecustomize.py").write_text(program)
+    process = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "service", "serve"],
+        cwd=ROOT,
+        env=environment(database, PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert process.returncode == 1
+    assert sentence in process.stderr
+    assert process.stdout.count('"workers_failed"') == (deaths > 1)
+    died = Counter(re.findall(r'"event":"worker_died","worker":(\d+)', process.stdout))
+    assert max(died.values()) == deaths
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "65", "1.5"])
+def test_a_wrong_number_of_workers_is_refused(number: str) -> None:
+    answer = CliRunner().invoke(main, ["serve", "--workers", number])
+    assert answer.exit_code == 2
+    assert f"must be auto or a whole number from 1 to 64, not '{number}'." in answer.output
+
+
+def test_a_wrong_setting_of_workers_is_refused() -> None:
+    variables = {"DATABASE_URL": "postgresql:///x", "JWT_SECRET": SECRET, "WEB_CONCURRENCY": "abc"}
+    answer = CliRunner().invoke(main, ["serve"], env=variables)
+    assert answer.exit_code == 1
+    assert (
+        "WEB_CONCURRENCY must be auto or a whole number from 1 to 64, not 'abc'." in answer.output
+    )
