@@ -51,8 +51,9 @@ soak: $(INSTALLED) ## MINUTES=30 with a fault every five seconds
 migrate: $(INSTALLED) ## apply the migrations to DATABASE_URL
 	@exec $(BIN)/python -m service migrate
 
-lock: ## write requirements.lock anew, with `uv` from the path
+lock: ## write requirements.lock and ops/build.lock anew, with `uv` from the path
 	uv pip compile pyproject.toml --universal --python-version 3.11 --only-binary :all: --generate-hashes --upgrade --quiet --output-file requirements.lock
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | uv pip compile - --universal --python-version 3.11 --only-binary :all: --generate-hashes --upgrade --no-header --quiet --output-file ops/build.lock
 	@exec $(MAKE) sbom
 
 sbom: $(INSTALLED) ## write sbom.cdx.json, the contents of the lock in CycloneDX
