@@ -23,6 +23,11 @@ METHOD_AND_PATHS: Final = re.compile(r"[A-Z]+ /\S*(?:, /\S*)*: ")
 ABOUT: Final = """\
 Counts how long children watch, and enforces the limits that their parents set.
 
+An account is a family's. It has profiles, of children and of adults; only children have limits. A \
+title is a film or an episode. A session is one title on one device, from its first heartbeat on. \
+A viewing day begins at the reset hour in the child's time zone. A grant is extra time that a \
+parent gives.
+
 Times are in UTC, as ISO 8601. Minutes are numbers with at most 2 decimals. Ids are UUIDs.
 
 A request body is `application/json` of at most 64 KiB; unknown members are ignored. A response \
@@ -72,11 +77,11 @@ class Description:
         self._page = page.page(described).encode()
 
     async def openapi_json(self, request: Request) -> Response:
-        """GET /openapi.json: returns this description for programs."""
+        """GET /openapi.json: returns the API's description for programs (OpenAPI 3.1)."""
         return Response(self._json, 200, CACHED, "application/json")
 
     async def docs(self, request: Request) -> Response:
-        """GET /docs: returns this description as one page for people, which loads nothing else."""
+        """GET /docs: returns the API's description as a page for people."""
         return Response(self._page, 200, {**CACHED, **page.HEADERS}, "text/html")
 
 

@@ -51,10 +51,11 @@ PARENTS: Final = "Parents"
 PLATFORM: Final = "Platform"
 OPERATORS: Final = "Operators"
 TAGS: Final = {
-    PLAYERS: "Called by a player while a child watches.",
-    PARENTS: "Called by parents' apps: the PIN, limits, more time, reports.",
-    PLATFORM: "For administrators: accounts, profiles and titles, from the systems that own them.",
-    OPERATORS: "For those who run the service, and this description.",
+    PLAYERS: "Called by the player on a device, while a child watches.",
+    PARENTS: "Called by parents' apps: limits, more time, the PIN, reports.",
+    PLATFORM: "Called by the systems that own accounts, profiles and titles, with the token of an"
+    " administrator.",
+    OPERATORS: "Called by load balancers, monitoring and people who run the service.",
 }
 
 EXPLAINED: Final = {

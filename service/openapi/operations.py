@@ -18,7 +18,6 @@ from service.openapi.operation import (
     Caller,
     Operation,
     account,
-    admin,
     anyone,
     owner,
 )
@@ -29,7 +28,6 @@ from service.openapi.parameters import (
     LAST_EVENT_ID,
     LAST_EVENT_ID_QUERY,
     LIMIT,
-    MODE,
     PIN_TOKEN,
     PREFER,
     REQUEST_KEY,
@@ -37,6 +35,7 @@ from service.openapi.parameters import (
     TO_DATE,
     ZONE,
 )
+from service.openapi.platform_operations import RECORDS
 from service.openapi.player_operations import PLAYING
 from service.openapi.policy_operations import POLICY
 from service.operators import admin_metrics, health
@@ -50,13 +49,8 @@ from service.parents import (
     viewing_config,
     weekly_report,
 )
-from service.platform import accounts, bodies, erasure, import_merge, profiles, titles
 from service.viewing import rules
 
-IN_BATCHES: Final = (
-    "With 5,000 or more sessions the response is 202, and the deletion continues in the background,"
-    " also after a restart. The same request returns 202 until it is done, then 404."
-)
 DELAYED: Final = "The response takes at least 200 milliseconds, whatever the outcome."
 ATTEMPTS: Final = (
     "An attempt is counted before it is checked; five wrong ones in a row lock the PIN for 30"
@@ -82,13 +76,6 @@ STRICT: Final = (
 
 GRANT_URL: Final = f"{PROFILE.format(profile_id=EXAMPLE_PROFILE)}/grants/{EXAMPLE_GRANT}"
 PIN_ERRORS: Final = [errors.NO_PIN, errors.PIN_LOCKED, errors.TOO_MANY_PIN_REQUESTS]
-# Examples of rules that only the platform's database has.
-REFERRED: Final = errors.still_referred_to("watchlists")
-RULE: Final = errors.value_needed("country", "users")
-
-
-def deletion(not_found: errors.Sentence) -> Operation:
-    return admin(sentences=[errors.DELETION_ACCEPTED, not_found, REFERRED], note=IN_BATCHES)
 
 
 # By the name of the handler.
@@ -114,13 +101,15 @@ OPERATIONS: Final[dict[str, Operation]] = {
         pin.PinResetBody,
         [errors.PASSWORD_INCORRECT, errors.TOO_MANY_PIN_REQUESTS, errors.TOO_MANY_WRONG_PASSWORDS],
         [REQUEST_KEY],
-        f"{PASSWORDS} {DELAYED} {CHECKED_AGAIN}",
+        f"It also ends a lock of the PIN. {PASSWORDS} {DELAYED} {CHECKED_AGAIN}",
     ),
     "strict": account(strict.Strict),
     "strict_update": account(
         strict.Strict, strict.StrictBody, [errors.PIN_TOKEN_REQUIRED], [PIN_TOKEN], STRICT
     ),
-    "viewing_config": owner(viewing_config.ViewingConfiguration),
+    "viewing_config": owner(
+        viewing_config.ViewingConfiguration, note="The first request stores the defaults."
+    ),
     "viewing_config_update": owner(
         viewing_config.ViewingConfiguration,
         viewing_config.ConfigurationBody,
@@ -162,8 +151,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
         history.History,
         sentences=[errors.DATES_REVERSED, errors.date_range_too_long(rules.HISTORY_DAYS_MAX)],
         parameters=[FROM_DATE, TO_DATE, ZONE, COUNTED],
-        note="With `zone=child` a session that was watched on several viewing days is in each of"
-        " them, with the minutes of that day.",
+        note="At most 500 sessions are listed. With `zone=child` a session that was watched on"
+        " several viewing days is in each of them, with the minutes of that day.",
         headers={"X-Truncated": ("Present if older sessions are missing.", "true")},
     ),
     "events": account(
@@ -195,10 +184,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
         report_link.ReportLink,
         parameters=[REQUEST_KEY],
         note="For a browser, which has no access token: the URL shows the page of the weekly"
-        " report once, and needs none. Open it in the browser itself, because a program that"
-        f" previews links uses it up. An account has at most {report_link.MAX_LINKS} open links;"
-        " the oldest one is dropped for a new one. A request that is repeated with its"
-        " `Idempotency-Key` gets a new link.",
+        " report once, within five minutes, and needs none. Open it in the browser itself, because"
+        " a program that previews links uses it up. An account has at most"
+        f" {report_link.MAX_LINKS} open links; the oldest one is dropped for a new one. A request"
+        " that is repeated with its `Idempotency-Key` gets a new link.",
     ),
     "linked_report": Operation(
         PARENTS,
@@ -209,37 +198,20 @@ OPERATIONS: Final[dict[str, Operation]] = {
         text={"text/html": "The page of the weekly report."},
         headers={"Content-Language": ("The language of the page.", "en")},
     ),
-    "admin_metrics": Operation(OPERATORS, Caller.ADMIN, admin_metrics.Counts),
-    "account_put": admin(
-        accounts.Account,
-        bodies.AccountBody,
-        [errors.EMAIL_TAKEN, errors.ACCOUNT_BEING_DELETED, RULE],
-    ),
-    "account_delete": deletion(errors.ACCOUNT_NOT_FOUND),
-    "profile_put": admin(
-        profiles.Profile,
-        bodies.ProfileBody,
-        [errors.OWNER_NOT_FOUND, errors.PROFILE_TAKEN, errors.PROFILE_BEING_DELETED, RULE],
-        note=EVERYWHERE,
-    ),
-    "profile_delete": deletion(errors.PROFILE_NOT_FOUND),
-    "viewing_data_erase": admin(
-        erasure.Erased, sentences=[errors.PROFILE_NOT_FOUND, REFERRED], note=EVERYWHERE
-    ),
-    "title_put": admin(titles.Title, bodies.TitleBody, [errors.TITLE_BEING_DELETED, RULE]),
-    "title_delete": deletion(errors.TITLE_NOT_FOUND),
-    "import_records": admin(
-        import_merge.Outcome,
-        sentences=[RULE],
-        parameters=[MODE, REQUEST_KEY],
-        note="Up to 100 MB of lines, each a JSON object of at most 1 MB: `type` (`account`,"
-        " `profile` or `title`), `id`, and the members of its PUT, each of at most 64 KiB."
-        " Importing the same lines again changes nothing.",
-        also={422: import_merge.Outcome},
-        lines=[bodies.AccountBody, bodies.ProfileBody, bodies.TitleBody],
+    **RECORDS,
+    "admin_metrics": Operation(
+        OPERATORS,
+        Caller.ADMIN,
+        admin_metrics.Counts,
+        note="Durations are in milliseconds.",
     ),
     "health_live": anyone(health.Alive),
-    "health_ready": anyone(health.Readiness, also={503: health.Readiness}),
+    "health_ready": anyone(
+        health.Readiness,
+        also={503: health.Readiness},
+        note="The result of the latest check, which is repeated in the background: the request"
+        " waits for nothing.",
+    ),
     "openapi_json": anyone(text={"application/json": "The OpenAPI 3.1 document."}),
     "docs": anyone(text={"text/html": "The page."}),
 }

@@ -1,4 +1,4 @@
-"""The description as a page for people: one document without scripts, which loads nothing else."""
+"""The description as a page for people: one document with a search, which loads nothing else."""
 
 import base64
 import hashlib
@@ -13,14 +13,24 @@ from typing import Any, Final
 Json = dict[str, Any]
 
 TEMPLATE: Final = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
-STYLE: Final = TEMPLATE.template.partition("<style>")[2].partition("</style>")[0]
-DIGEST: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+
+
+def _hash(element: str) -> str:
+    """The source expression that allows the page's own `element` (CSP, section 2.3.1)."""
+    content = TEMPLATE.template.partition(f"<{element}>")[2].partition(f"</{element}>")[0]
+    assert "$" not in content, "the template would change it"
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
 HEADERS: Final = {
-    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{DIGEST}';"
+    "Content-Security-Policy": f"default-src 'none'; style-src {_hash('style')};"
+    f" script-src {_hash('script')};"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+INTRODUCTION: Final = 2  # paragraphs of the description above the contents
 CODE: Final = re.compile(r"`([^`]+)`")
 BOUNDS: Final = {
     "minimum": "at least {}",
@@ -37,10 +47,12 @@ BOUNDS: Final = {
 def page(document: Json) -> str:
     """The page for an OpenAPI document."""
     info = document["info"]
+    paragraphs = info["description"].split("\n\n")
     return TEMPLATE.substitute(
         title=_text(info["title"]),
         version=_text(info["version"]),
-        description=_prose(info["description"]),
+        introduction=_prose("\n\n".join(paragraphs[:INTRODUCTION])),
+        rules=_prose("\n\n".join(paragraphs[INTRODUCTION:])),
         index="".join(_index(document, tag) for tag in document["tags"]),
         operations="".join(_group(document, tag) for tag in document["tags"]),
         schemas="".join(
@@ -59,19 +71,21 @@ def _operations(document: Json, tag: Json) -> Iterable[tuple[str, str, Json]]:
 
 def _index(document: Json, tag: Json) -> str:
     items = "".join(
-        f'<li><a href="#{operation["operationId"]}"><code>{_heading(method, path)}</code></a></li>'
+        f'<li><a href="#{operation["operationId"]}">{_marked(operation["summary"])}</a>'
+        f" <code>{_heading(method, path)}</code></li>"
         for method, path, operation in _operations(document, tag)
     )
-    return f"<h4>{_text(tag['name'])}</h4><ul>{items}</ul>"
+    about = _prose(tag["description"])
+    return f"<h3>{_text(tag['name'])}</h3>{about}<ul>{items}</ul>"
 
 
 def _heading(method: str, path: str) -> str:
-    return f'<span class="method">{method}</span>{_text(path)}'
+    return f'<span class="method">{method}</span> {_text(path)}'
 
 
 def _group(document: Json, tag: Json) -> str:
     sections = "".join(_operation(*operation) for operation in _operations(document, tag))
-    return f"<h2>{_text(tag['name'])}</h2>{_prose(tag['description'])}{sections}"
+    return f"<h2>{_text(tag['name'])}</h2>{sections}"
 
 
 def _operation(method: str, path: str, operation: Json) -> str:
@@ -79,10 +93,10 @@ def _operation(method: str, path: str, operation: Json) -> str:
     token = "Needs an access token." if "security" in operation else "Needs no token."
     return f"""
 <section id="{name}" aria-labelledby="{name}-name">
-<h3 id="{name}-name"><code>{_heading(method, path)}</code></h3>
-<p>{_marked(operation["summary"])}.</p>
+<h3 id="{name}-name">{_marked(operation["summary"])}</h3>
+<p><code>{_heading(method, path)}</code></p>
 {_prose(operation.get("description", ""))}
-<p class="quiet">{token}</p>
+<p class="quiet">{token} In generated clients: <code>{name}</code>.</p>
 {_parameters(operation.get("parameters", []))}
 {_request(operation)}
 <h4>Responses</h4><dl>{"".join(_response(*item) for item in operation["responses"].items())}</dl>

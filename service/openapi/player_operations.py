@@ -52,6 +52,7 @@ PLAYING: Final[dict[str, Operation]] = {
         session.SessionEnd,
         sentences=[errors.SESSION_NOT_FOUND, errors.SESSION_DENIED],
         parameters=[REQUEST_KEY],
+        note="A repetition moves the end of the session.",
     ),
     "time_request_create": Operation(
         PLAYERS,

@@ -87,7 +87,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 async def admin_metrics(request: Request) -> Response:
-    """Returns the counts since the start of the process; durations are in milliseconds."""
+    """Returns a summary of the metrics of one process, since its start."""
     await auth.admin(request)
     return reply(_counts(request.state.context))
 

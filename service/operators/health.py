@@ -28,12 +28,12 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 async def health_live(request: Request) -> Response:
-    """Returns ok, without waiting for anything."""
+    """Returns ok while the process runs."""
     return reply(Alive())
 
 
 async def health_ready(request: Request) -> Response:
-    """Returns the latest result of the readiness check, without waiting for the next one."""
+    """Returns whether the process can serve requests."""
     context: Context = request.state.context
     checks = context.readiness.checks(is_stopping=request.app.is_stopping)
     if checks == OK:

@@ -48,7 +48,7 @@ PAGE: Final = Statement("event_page", EventRow)
 
 
 async def events(request: Request) -> Response:
-    """GET /events: streams the account's events as they happen, after `Last-Event-ID` if given."""
+    """GET /events: streams the account's events as they happen."""
     context: Context = request.state.context
     last_id = _last_event_id(request)
     account_id = await auth.account(request)

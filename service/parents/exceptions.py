@@ -86,7 +86,7 @@ DELETE: Final = Statement("exception_delete", ClearedRow)
 
 
 async def exceptions(request: Request) -> Response:
-    """GET /exceptions?from&to: returns the exceptions from today, or from another day, on."""
+    """GET /exceptions?from&to: lists the days that have rules of their own."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
@@ -103,7 +103,7 @@ async def exceptions(request: Request) -> Response:
 
 
 async def exception_put(request: Request) -> Response:
-    """PUT /exceptions/{date}: sets the given members; the next heartbeat anywhere applies them."""
+    """PUT /exceptions/{date}: sets other rules for one day, such as a birthday."""
     context: Context = request.state.context
     body = read(request, BODY)
     account_id = await auth.account(request)
@@ -120,7 +120,7 @@ async def exception_put(request: Request) -> Response:
 
 
 async def exception_delete(request: Request) -> Response:
-    """DELETE /exceptions/{date}: the usual rules apply again; does nothing without an exception."""
+    """DELETE /exceptions/{date}: restores the usual rules of a day."""
     context: Context = request.state.context
     body = read_optional(request, PROOF)
     account_id = await auth.account(request)

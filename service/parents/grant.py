@@ -117,7 +117,7 @@ ADDED: Final = ("grant_id", "effect_minutes")  # to the members of the contract
 
 @repeatable
 async def grant(request: Request) -> Response:
-    """POST /grant: lowers today's used seconds, raises today's limit, or lifts it."""
+    """POST /grant: gives a child more time today."""
     context: Context = request.state.context
     body = read(request, BODY)
     account_id = await auth.account(request)

@@ -117,7 +117,7 @@ class GrantList(msgspec.Struct, frozen=True, rename={"first_day": "from", "last_
 
 
 async def grants(request: Request) -> Response:
-    """GET /grants?from&to: returns the grants of a range of viewing days, newest first."""
+    """GET /grants?from&to: lists the extra time that a child was given, newest first."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
@@ -135,7 +135,7 @@ async def grants(request: Request) -> Response:
 
 
 async def grant_undo(request: Request) -> Response:
-    """DELETE /grants/{grant_id}: undoes a grant of the viewing day, as far as it took effect."""
+    """DELETE /grants/{grant_id}: takes back time that was granted today."""
     context: Context = request.state.context
     body = read_optional(request, PROOF)
     account_id = await auth.account(request)

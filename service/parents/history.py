@@ -111,7 +111,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 async def history(request: Request) -> Response:
-    """GET /history?from_date&to_date: returns at most 500 sessions by day, newest first."""
+    """GET /history?from_date&to_date: lists what a child watched, by day, newest first."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")

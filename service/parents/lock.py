@@ -68,7 +68,7 @@ CLEAR: Final = Statement("lock_clear", ClearedRow)
 
 
 async def lock(request: Request) -> Response:
-    """GET /lock: returns until when the profile is locked."""
+    """GET /lock: returns whether a child is locked, and until when."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
@@ -77,7 +77,7 @@ async def lock(request: Request) -> Response:
 
 
 async def lock_put(request: Request) -> Response:
-    """PUT /lock: locks the profile; nothing plays from the next heartbeat on, anywhere."""
+    """PUT /lock: locks a child: nothing plays until the lock ends."""
     context: Context = request.state.context
     body = read(request, BODY)
     account_id = await auth.account(request)
@@ -96,7 +96,7 @@ async def lock_put(request: Request) -> Response:
 
 
 async def lock_clear(request: Request) -> Response:
-    """DELETE /lock: ends the lock; does nothing if the profile is not locked."""
+    """DELETE /lock: ends a child's lock."""
     context: Context = request.state.context
     body = read_optional(request, PROOF)
     account_id = await auth.account(request)

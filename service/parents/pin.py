@@ -118,7 +118,7 @@ async def pin_status(request: Request) -> Response:
 
 @repeatable
 async def pin_set(request: Request) -> Response:
-    """POST /pin: sets the first PIN, or a new one in exchange for the current one."""
+    """POST /pin: sets the first PIN, or changes it with the current one."""
     context: Context = request.state.context
     async with delayed_response():
         body = read(request, SET_BODY)
@@ -159,7 +159,7 @@ async def _set(
 
 @repeatable
 async def pin_verify(request: Request) -> Response:
-    """POST /pin/verify: returns a PIN token, valid for five minutes, for the correct PIN."""
+    """POST /pin/verify: checks the PIN and returns a PIN token for five minutes."""
     context: Context = request.state.context
     async with delayed_response():
         body = read(request, VERIFY_BODY)
@@ -175,7 +175,7 @@ async def pin_verify(request: Request) -> Response:
 
 @repeatable
 async def pin_reset(request: Request) -> Response:
-    """POST /pin/reset: sets a new PIN in exchange for the account's password; lifts a lock."""
+    """POST /pin/reset: sets a new PIN with the account's password."""
     context: Context = request.state.context
     async with delayed_response():
         body = read(request, RESET_BODY)

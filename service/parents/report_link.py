@@ -71,7 +71,7 @@ class ReportLink(msgspec.Struct, frozen=True):
 
 @repeatable
 async def report_link(request: Request) -> Response:
-    """POST /weekly-report/link: returns a URL that shows the report once, within five minutes."""
+    """POST /weekly-report/link: returns a URL that shows the weekly report in a browser."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     once = await begin_once(request, account_id, None)
@@ -86,7 +86,7 @@ async def report_link(request: Request) -> Response:
 
 
 async def linked_report(request: Request) -> Response:
-    """GET /weekly-report/page/{token}: shows the report of a link, which then works no longer."""
+    """GET /weekly-report/page/{token}: shows the weekly report of a link, once."""
     context: Context = request.state.context
     started_at = monotonic()
     words = words_for(", ".join(request.headers.getlist("accept-language")))

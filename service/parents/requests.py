@@ -101,7 +101,7 @@ DENY: Final = Statement("viewing_request_deny", DeniedRow)
 
 
 async def time_requests(request: Request) -> Response:
-    """GET /requests?status: returns the requests of all children of the account, newest first."""
+    """GET /requests?status: lists the children's requests for more time, newest first."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     query = request.query_params
@@ -114,7 +114,7 @@ async def time_requests(request: Request) -> Response:
 
 @repeatable
 async def time_request_approve(request: Request) -> Response:
-    """POST /requests/{request_id}/approve: grants the time of a pending request, once."""
+    """POST /requests/{request_id}/approve: approves a request and grants its time."""
     context: Context = request.state.context
     body = read_optional(request, APPROVE)
     account_id = await auth.account(request)
@@ -148,7 +148,7 @@ async def _approve(account_id: UUID, proof: PinProof, planned: Planned, source: 
 
 @repeatable
 async def time_request_deny(request: Request) -> Response:
-    """POST /requests/{request_id}/deny: denies a pending request."""
+    """POST /requests/{request_id}/deny: denies a request for more time."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     request_id = lenient_json.path_uuid(request.path_params["request_id"], "request_id")

@@ -126,7 +126,7 @@ WINDOWS: Final = msgspec.json.Decoder(list[Window])
 
 
 async def schedule(request: Request) -> Response:
-    """GET /schedule: returns the schedule, or the defaults, which are not stored."""
+    """GET /schedule: returns a child's limits by weekday and week, and its downtime."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
@@ -135,7 +135,7 @@ async def schedule(request: Request) -> Response:
 
 
 async def schedule_put(request: Request) -> Response:
-    """PUT /schedule: sets the given members; the next heartbeat anywhere applies them."""
+    """PUT /schedule: changes limits by weekday and week, and downtime."""
     context: Context = request.state.context
     body = read(request, BODY)
     account_id = await auth.account(request)

@@ -51,14 +51,14 @@ class Strict(msgspec.Struct, frozen=True):
 
 
 async def strict(request: Request) -> Response:
-    """GET /strict: returns whether changes need the PIN."""
+    """GET /strict: returns whether every change of the rules needs the PIN."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     return _response(auth.active(await READ.maybe(context.pool, account_id)).since)
 
 
 async def strict_update(request: Request) -> Response:
-    """PUT /strict: makes the account strict, or not; both need a PIN token."""
+    """PUT /strict: sets whether every change of the rules needs the PIN."""
     context: Context = request.state.context
     body = read(request, BODY)
     account_id = await auth.account(request)

@@ -80,7 +80,7 @@ class ViewingConfiguration(msgspec.Struct, frozen=True):
 
 
 async def viewing_config(request: Request) -> Response:
-    """GET /viewing-time: returns the configuration; the first GET stores the defaults."""
+    """GET /viewing-time: returns a child's daily limits, reset hour and time zone."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
@@ -92,7 +92,7 @@ async def viewing_config(request: Request) -> Response:
 
 
 async def viewing_config_update(request: Request) -> Response:
-    """PUT /viewing-time: sets the given members; the next heartbeat anywhere applies them."""
+    """PUT /viewing-time: changes a child's daily limits, reset hour or time zone."""
     context: Context = request.state.context
     body = read(request, BODY)
     account_id = await auth.account(request)

@@ -80,7 +80,7 @@ class WeeklyReport(msgspec.Struct, frozen=True):
 
 
 async def weekly_report(request: Request) -> Response:
-    """GET /weekly-report: returns the last 7 days with today, as JSON or as an HTML page."""
+    """GET /weekly-report: returns what each child watched in the last 7 days."""
     context: Context = request.state.context
     started_at = monotonic()
     account_id = await auth.account(request)

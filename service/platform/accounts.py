@@ -44,7 +44,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 async def account_put(request: Request) -> Response:
-    """Inserts or updates an account; a deactivated account is rejected from its next request on."""
+    """Creates or updates an account."""
     context: Context = request.state.context
     body = read(request, bodies.ACCOUNT)
     caller_id, account_id = await caller_and_id(request, "account")
@@ -58,6 +58,6 @@ async def account_put(request: Request) -> Response:
 
 
 async def account_delete(request: Request) -> Response:
-    """Deletes an account with its profiles and their viewing."""
+    """Deletes an account, its profiles and their viewing data."""
     row = await delete(request, "account", deletion.ACCOUNT, ACCOUNT_NOT_FOUND)
     return deletion_reply(request, row)

@@ -56,7 +56,7 @@ class Erased(msgspec.Struct, frozen=True):
 
 
 async def viewing_data_erase(request: Request) -> Response:
-    """Deletes the viewing data and the rules of a profile; a second request deletes nothing."""
+    """Deletes a profile's viewing data and rules, but not the profile."""
     context: Context = request.state.context
     omit_profile()
     caller_id, profile_id = await caller_and_id(request, "profile")

@@ -26,7 +26,7 @@ MODES: Final = ("all", "best")
 
 
 async def import_records(request: Request) -> Response:
-    """Imports lines of JSON: all or none (`mode=all`), or those without errors (`mode=best`)."""
+    """Creates or updates many accounts, profiles and titles in one request."""
     context: Context = request.state.context
     whole = _mode(request) == "all"
     caller_id = await auth.admin(request)

@@ -53,7 +53,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 async def profile_put(request: Request) -> Response:
-    """Inserts or updates a profile; the change applies to the next heartbeat on every instance.
+    """Creates or updates a profile, of a child or of an adult.
 
     A profile never moves to another account: a wrong account id would show the child's history to
     strangers.
@@ -75,7 +75,7 @@ async def profile_put(request: Request) -> Response:
 
 
 async def profile_delete(request: Request) -> Response:
-    """Deletes a profile with its viewing."""
+    """Deletes a profile and its viewing data."""
     context: Context = request.state.context
     row = await delete(request, "profile", deletion.PROFILE, PROFILE_NOT_FOUND)
     if row.account_id is not None:

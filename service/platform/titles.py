@@ -42,7 +42,7 @@ class Title(msgspec.Struct, frozen=True):
 
 
 async def title_put(request: Request) -> Response:
-    """Inserts or updates a title; the change applies to the next heartbeat on every instance."""
+    """Creates or updates a title, which is a film or an episode."""
     context: Context = request.state.context
     body = read(request, bodies.TITLE)
     caller_id, title_id = await caller_and_id(request, "title")
@@ -54,6 +54,6 @@ async def title_put(request: Request) -> Response:
 
 
 async def title_delete(request: Request) -> Response:
-    """Deletes a title with its sessions; minutes that were counted stay in the balances."""
+    """Deletes a title and its sessions."""
     row = await delete(request, "title", deletion.TITLE, TITLE_NOT_FOUND)
     return deletion_reply(request, row)

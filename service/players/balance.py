@@ -71,7 +71,7 @@ async def _decided(request: Request) -> Decided:
 
 
 async def balance(request: Request) -> Response:
-    """GET /balance/{profile_id}: returns the used and remaining minutes of a profile today."""
+    """GET /balance/{profile_id}: returns the minutes that are used and left today."""
     found = await _decided(request)
     if found.decision is None:
         return reply(Balance(found.profile_id, False, False, 0.0, 0.0, None, None, False, None))

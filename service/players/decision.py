@@ -13,7 +13,7 @@ MAX_MINUTES: Final = 1440
 
 
 async def decision(request: Request) -> Response:
-    """GET /decision/{profile_id}: returns the decision about a profile and about each rule."""
+    """GET /decision/{profile_id}: returns whether a child may watch, until when, and why."""
     account_id = await auth.account(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     title_id = lenient_json.query_uuid(request.query_params, "title_id")

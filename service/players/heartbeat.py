@@ -92,7 +92,7 @@ def _sent(
 
 
 class Heartbeat:
-    """Counts 30 seconds of viewing and returns the verdict."""
+    """Counts viewing time and returns whether the child may watch on."""
 
     async def refuse(self, scope: Scope, send: Send) -> None:
         """Load shedding: answers 503 without the cost of reading the body."""

@@ -88,7 +88,7 @@ _read_message: Final = reader(msgspec.inspect.type_info(Message))
 
 @repeatable
 async def time_request_create(request: Request) -> Response:
-    """POST /requests: asks a child's parents for more time; one request at a time."""
+    """POST /requests: asks the parents for more time."""
     context: Context = request.state.context
     body = _trimmed(read(request, BODY))
     account_id = await auth.account(request)
@@ -100,7 +100,7 @@ async def time_request_create(request: Request) -> Response:
 
 
 async def time_request(request: Request) -> Response:
-    """GET /requests/{request_id}: returns a request, for the player that waits for its decision."""
+    """GET /requests/{request_id}: returns a request for more time and its decision."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     request_id = lenient_json.path_uuid(request.path_params["request_id"], "request_id")

@@ -39,7 +39,7 @@ class SessionEnd(msgspec.Struct, frozen=True):
 
 @repeatable
 async def session_end(request: Request) -> Response:
-    """POST /session/{session_id}/end: ends a session; a repetition moves its end."""
+    """POST /session/{session_id}/end: ends a session when playback stops."""
     context: Context = request.state.context
     account_id = await auth.account(request)
     session_id = lenient_json.path_uuid(request.path_params["session_id"], "session_id")
