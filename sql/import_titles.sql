@@ -6,7 +6,7 @@
 -- row: is_allowed bool             the caller is an active administrator
 -- row: merged int8                 lines whose record is now stored
 -- row: refused int8                lines that were not merged
--- row: lines int8[]                numbers of the first 100 refused lines
+-- row: lines int8[]                numbers of the first 5000 refused lines
 -- row: errors text[]               why, in the order of `lines`
 --
 -- Writes only rows that differ, and never a key column, so heartbeats do not wait for an import.
@@ -62,9 +62,9 @@ select
     c.is_allowed,
     count(a.line) filter (where a.error is null) as merged,
     count(a.error) as refused,
-    coalesce((array_agg(a.line order by a.line) filter (where a.error is not null))[1:100], '{}')
+    coalesce((array_agg(a.line order by a.line) filter (where a.error is not null))[1:5000], '{}')
         as lines,
-    coalesce((array_agg(a.error order by a.line) filter (where a.error is not null))[1:100], '{}')
+    coalesce((array_agg(a.error order by a.line) filter (where a.error is not null))[1:5000], '{}')
         as errors
 from caller as c
 left join staged as a on true

@@ -1,39 +1,70 @@
 """The command `import`: accounts, profiles and titles from files."""
 
-import asyncio
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import dropwhile
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import BinaryIO, Final
+from typing import Final, NamedTuple
 
 import click
 
 from service.app import utc_now
+from service.command.import_connection import ImportConnection
+from service.command.import_source import Source, UnreadableFile, opened, plain_suffix
+from service.command.rejects import Rejects, stored
 from service.database import cures
-from service.database.pool import connected
 from service.database_errors import DatabaseError
 from service.errors import ClientError, Overloaded
-from service.platform.import_lines import Line, csv_rows, json_lines, numbered_lines
-from service.platform.import_merge import STATEMENT_SECONDS, Import
+from service.platform.import_csv import CsvRows, csv_lines
+from service.platform.import_lines import Line, json_lines, numbered_lines
+from service.platform.import_merge import Import
 from service.settings import Settings
 
 SetUp = Callable[[], Settings]
 FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
-STANDARD_INPUT: Final = "-"
+REJECTS: Final = click.Path(dir_okay=False, path_type=Path)
 MODE: Final = click.Choice(["all", "best"])
+DELIMITERS: Final = {",": ",", ";": ";", "tab": "\t"}
 PROGRESS_LINES: Final = 1000
+FAILURES: Final = (
+    DatabaseError,
+    OSError,  # the file cannot be read
+    UnreadableFile,
+    ClientError,  # a rule of the database refuses a line
+    Overloaded,
+    KeyboardInterrupt,
+)
+
+
+class Options(NamedTuple):
+    mode: str
+    is_csv: bool
+    delimiter: str | None
+    is_dry_run: bool
+    rejects: Path | None
+    is_overwritten: bool
 
 
 @click.command("import")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--mode", type=MODE, default="all", show_default=True)
 @click.option("--csv", "is_csv", is_flag=True, help="Read every FILE as CSV.")
+@click.option(
+    "--delimiter",
+    type=click.Choice([*DELIMITERS]),
+    help="Between cells of CSV; if absent, the header shows it.",
+)
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Check everything and change nothing.")
+@click.option(
+    "--rejects",
+    type=REJECTS,
+    metavar="FILE",
+    help="Store rejected lines in this FILE, to be corrected and imported.",
+)
+@click.option("--overwrite", "is_overwritten", is_flag=True, help="Replace the FILE of --rejects.")
 @click.option(
     "--from-line",
     default=1,
@@ -42,120 +73,149 @@ PROGRESS_LINES: Final = 1000
 )
 @click.pass_obj
 def import_command(
-    set_up: SetUp, files: tuple[str, ...], mode: str, is_csv: bool, from_line: int
+    set_up: SetUp,
+    files: tuple[str, ...],
+    mode: str,
+    is_csv: bool,
+    delimiter: str | None,
+    is_dry_run: bool,
+    rejects: Path | None,
+    is_overwritten: bool,
+    from_line: int,
 ) -> None:
     """Import accounts, profiles and titles from each FILE; - is standard input.
 
-    A FILE contains one JSON object per line, or CSV if its name ends in .csv. With --mode all, a
-    FILE is imported as a whole or not at all. With --mode best, lines with errors are left out and
-    the others are imported in batches; an interrupted import reports the line to continue from.
-    Importing a line again changes nothing.
+    A FILE contains one JSON object per line, or CSV if its name ends in .csv or .tsv. It can be
+    compressed by gzip or zstd. With --mode all, a FILE is imported as a whole or not at all. With
+    --mode best, lines with errors are left out and the others are imported in batches; an
+    interrupted import reports the line to continue from. Importing a line again changes nothing.
     """
-    settings = set_up()
+    if rejects and (mode == "all" or len(files) > 1):
+        raise click.UsageError("--rejects needs --mode best, and a single FILE to import.")
+    if is_overwritten and not rejects:
+        raise click.UsageError("--overwrite needs --rejects.")
+    options = Options(mode, is_csv, delimiter, is_dry_run, rejects, is_overwritten)
     refused = 0
-    for number, name in enumerate(files):
-        job = Import(None, utc_now(), whole=mode == "all")
-        try:
-            _import(settings, job, name, is_csv, from_line)
-        except (
-            DatabaseError,
-            OSError,  # the file cannot be read
-            ClientError,  # a rule of the database refuses a line
-            Overloaded,
-            KeyboardInterrupt,
-        ) as failure:
-            if isinstance(failure, DatabaseError) and not (job.line or number):
-                raise click.ClickException(
-                    f"Cannot use the database at DATABASE_URL: {_sentence(failure)}."
-                ) from failure
-            _print(job, name)
-            first = max(job.line + 1, from_line)
-            flags = ["--csv"] if is_csv else []
-            command = ["import", "--mode", mode, *flags, "--from-line", str(first), *files[number:]]
-            hint = "" if Path(name).is_file() else ", using the same input,"
-            raise click.ClickException(
-                f"{_sentence(failure)}. Continue{hint} with\nviewing-time {shlex.join(command)}"
-            ) from failure
-        _print(job, name)
-        if not job.line and not job.outcome.error_count:
-            start = f" from line {from_line:,}" if from_line > 1 else ""
-            click.echo(f"{name}: nothing to import{start}.", err=True)
-        if job.outcome.detail:
-            raise click.ClickException(f"{job.outcome.detail}.")
-        refused += job.outcome.error_count
-        from_line = 1
+    with ImportConnection(set_up(), is_dry_run) as connection:
+        for number in range(len(files)):
+            refused += _import(connection, options, files[number:], from_line, is_first=not number)
+            from_line = 1
     if refused:
         raise click.ClickException(f"{refused:,} lines have errors and were left out.")
 
 
-def _import(settings: Settings, job: Import, name: str, is_csv: bool, from_line: int) -> None:
-    path = Path(name)
-    with (
-        _open(name) as file,
-        _progress(os.fstat(file.fileno()).st_size, path.name) as advance,
-    ):
-        is_csv = is_csv or path.suffix.lower() == ".csv"
-        lines = (csv_rows if is_csv else json_lines)(_with_progress(file, advance))
-        remaining = dropwhile(lambda line: line.number < from_line, lines)
-        asyncio.run(_merge(settings, job, remaining))
+def _import(
+    connection: ImportConnection,
+    options: Options,
+    files: tuple[str, ...],
+    from_line: int,
+    *,
+    is_first: bool,
+) -> int:
+    """Imports the first of the files; returns how many lines were left out."""
+    name = files[0]
+    with ExitStack() as stack:
+        rejects = None
+        if options.rejects:
+            overwrites, continues = options.is_overwritten, from_line > 1
+            rejects = stack.enter_context(stored(options.rejects, name, overwrites, continues))
+        job = Import(
+            None,
+            utc_now(),
+            whole=options.mode == "all",
+            is_dry_run=options.is_dry_run,
+            rejected=rejects.add if rejects else None,
+        )
+        try:
+            with _lines(options, name, from_line, rejects) as lines:
+                connection.merge(job, lines)
+        except FAILURES as failure:
+            if isinstance(failure, DatabaseError) and is_first and not job.line:
+                raise click.ClickException(
+                    f"Cannot use the database at DATABASE_URL: {_sentence(failure)}."
+                ) from failure
+            if options.is_dry_run or (isinstance(failure, UnreadableFile) and not job.line):
+                raise click.ClickException(f"{_sentence(failure)}.") from failure
+            _print(job, name, options)
+            hint = "" if Path(name).is_file() else ", using the same input,"
+            again = _again(options, max(job.line + 1, from_line), files)
+            raise click.ClickException(
+                f"{_sentence(failure)}. Continue{hint} with\n{again}"
+            ) from failure
+    _print(job, name, options)
+    if not job.line and not job.outcome.error_count:
+        start = f" from line {from_line:,}" if from_line > 1 else ""
+        click.echo(f"{name}: nothing to import{start}.", err=True)
+    if job.outcome.detail:
+        raise click.ClickException(f"{job.outcome.detail}.")
+    return job.outcome.error_count
+
+
+def _again(options: Options, from_line: int, files: tuple[str, ...]) -> str:
+    """The command that continues an import."""
+    flags = ["--csv"] if options.is_csv else []
+    if options.delimiter:
+        flags += ["--delimiter", options.delimiter]
+    if options.rejects:
+        flags += ["--rejects", str(options.rejects)]
+        flags += ["--overwrite"] if options.is_overwritten and from_line == 1 else []
+    line = ["--from-line", str(from_line)]
+    return "viewing-time " + shlex.join(["import", "--mode", options.mode, *flags, *line, *files])
 
 
 @contextmanager
-def _open(name: str) -> Iterator[BinaryIO]:
-    """Opens the file `name`; a pipe is copied first.
-
-    The import reads within a transaction, which must not wait for another program.
-    """
-    if name == STANDARD_INPUT and sys.stdin is None:
-        raise click.ClickException("Standard input is closed.")
-    with ExitStack() as opened:
-        if name == STANDARD_INPUT:
-            file: BinaryIO = sys.stdin.buffer
+def _lines(
+    options: Options, name: str, from_line: int, rejects: Rejects | None
+) -> Iterator[Iterator[Line]]:
+    """The lines of a file from `from_line` on, with a progress bar on a terminal."""
+    with opened(name) as source, _progress(source, name) as advance:
+        rows = None
+        if options.is_csv or options.delimiter or plain_suffix(name) in (".csv", ".tsv"):
+            delimiter = DELIMITERS[options.delimiter] if options.delimiter else None
+            rows = CsvRows(_with_progress(source, csv_lines(source.text), advance), delimiter)
+            lines = iter(rows)
         else:
-            file = opened.enter_context(Path(name).open("rb"))
-        if not file.seekable():
-            copy = opened.enter_context(TemporaryFile())
-            shutil.copyfileobj(file, copy)
-            copy.seek(0)
-            file = copy
-        yield file
+            lines = json_lines(_with_progress(source, numbered_lines(source.text), advance))
+        lines = dropwhile(lambda line: line.number < from_line, lines)
+        yield rejects.watched(lines, rows, source.has_mark) if rejects else lines
 
 
 @contextmanager
-def _progress(size: int, label: str) -> Iterator[Callable[[int], None]]:
+def _progress(source: Source, name: str) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar on a terminal; yields a function that advances it by bytes."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     with click.progressbar(
-        length=size, label=label, file=sys.stderr, hidden=not is_terminal
+        length=os.fstat(source.file.fileno()).st_size,
+        label=Path(name).name,
+        file=sys.stderr,
+        hidden=not is_terminal,
     ) as bar:
         yield bar.update
 
 
-async def _merge(settings: Settings, job: Import, lines: Iterator[Line]) -> None:
-    async with connected(settings, STATEMENT_SECONDS) as connection:
-        await job.merge(connection, lines)
-
-
-def _with_progress(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Line]:
+def _with_progress(
+    source: Source, lines: Iterator[Line], advance: Callable[[int], None]
+) -> Iterator[Line]:
     """The lines of a file; calls `advance` every PROGRESS_LINES lines with the bytes read."""
-    start = file.tell()
-    for line in numbered_lines(file):
+    start = source.file.tell()
+    for line in lines:
         if line.number % PROGRESS_LINES == 0:
-            advance(file.tell() - start)
-            start = file.tell()
+            advance(source.file.tell() - start)
+            start = source.file.tell()
         yield line
-    advance(file.tell() - start)
+    advance(source.file.tell() - start)
 
 
-def _print(job: Import, name: str) -> None:
+def _print(job: Import, name: str, options: Options) -> None:
     outcome = job.outcome
-    for error in outcome.errors:
-        click.echo(f"{name}:{error.line}: {error.error}", err=True)
-    if outcome.error_count > len(outcome.errors):
-        click.echo(f"{name}: {outcome.error_count - len(outcome.errors):,} more", err=True)
+    if not options.rejects:  # it has printed every error
+        for error in outcome.errors:
+            click.echo(f"{name}:{error.line}: {error.error}", err=True)
+        if outcome.error_count > len(outcome.errors):
+            click.echo(f"{name}: {outcome.error_count - len(outcome.errors):,} more", err=True)
     click.echo(
         f"{name}: {outcome.accounts:,} accounts, {outcome.profiles:,} profiles, "
-        f"{outcome.titles:,} titles"
+        f"{outcome.titles:,} titles{' would be imported' if options.is_dry_run else ''}"
     )
 
 

@@ -1,14 +1,12 @@
 """The lines of an import: read within bounds, numbered from 1, checked like the body of a PUT.
 
 A line is a JSON object with `type` (`account`, `profile`, `title`), `id` and the members of a PUT;
-or a row of CSV under a header that names them, where an empty cell is an absent member.
+the command also makes such lines of the rows of CSV (`import_csv.py`).
 
-    numbered_lines → json_lines or csv_rows → parse
+    numbered_lines → json_lines → parse
 """
 
-import csv
 from codecs import BOM_UTF8
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, NamedTuple, get_args
 from uuid import UUID
@@ -25,7 +23,6 @@ from service.viewing.deletion import Kind
 MAX_LINE_BYTES: Final = 1024 * 1024  # with the line's end
 # As for the body of a PUT. Parsing 1 MB leniently would take 100 ms, skipping it takes 2 ms.
 MAX_PARSED_BYTES: Final = 64 * 1024
-MAX_ROW_LINES: Final = 1000  # bounds how often lines after an unclosed quote are read again
 TOO_DEEP: Final = "Not JSON: Nested too deeply (character 0)"
 TOO_LONG: Final = f"Longer than {MAX_LINE_BYTES} bytes"
 
@@ -38,11 +35,12 @@ class Line(NamedTuple):
     """A numbered line: its text, or the error that makes it unusable.
 
     `text` is None for a blank line and for each part of a line that is too long, so that the
-    consumer can yield to other tasks.
+    consumer can yield to other tasks. `source` is the line as it is in the file; empty if too long.
     """
 
     number: int
     text: bytes | BadLine | None
+    source: bytes = b""
 
 
 class TypedLine(msgspec.Struct):
@@ -82,7 +80,7 @@ def numbered_lines(file: BinaryIO) -> Iterator[Line]:
         if number == 1:
             text = text.removeprefix(BOM_UTF8)
         if len(text) < MAX_LINE_BYTES or text.endswith(b"\n"):
-            yield Line(number, text)
+            yield Line(number, text, text)
             continue
         while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
             yield Line(number, None)
@@ -91,45 +89,8 @@ def numbered_lines(file: BinaryIO) -> Iterator[Line]:
 
 def json_lines(lines: Iterator[Line]) -> Iterator[Line]:
     """The lines of NDJSON without surrounding white space."""
-    for number, text in lines:
-        yield Line(number, text.strip() or None if isinstance(text, bytes) else text)
-
-
-def csv_rows(lines: Iterator[Line]) -> Iterator[Line]:
-    """The rows of CSV as lines of JSON, each with the number of its first line.
-
-    A bad row consumes only its first line. The lines after it are read again, because an unclosed
-    quote extends over good rows.
-    """
-    source = _RowSource(lines)
-    cells = csv.reader(source, strict=True)
-    header: list[str] | None = None
-    while True:
-        source.row_lines.clear()
-        text: bytes | BadLine
-        try:
-            row = next(cells)
-            if header is None:
-                header = row
-                continue
-            if not row:
-                continue
-            text = _as_json(header, row)
-            if len(source.row_lines) > 1:
-                # A cell of several lines has valid members, an unclosed quote does not.
-                parse(text)
-        except StopIteration:
-            return
-        except BadLine as error:
-            text = error
-        except csv.Error as error:
-            text = BadLine(f"No row of CSV: {error}")
-        number = source.row_lines[0].number
-        if isinstance(text, BadLine):
-            source.read_again()
-            # After a bad header, no later row is the header.
-            header = header or []
-        yield Line(number, text)
+    for number, text, source in lines:
+        yield Line(number, text.strip() or None if isinstance(text, bytes) else text, source)
 
 
 def parse(text: bytes | BadLine) -> tuple[Kind, Record]:
@@ -143,50 +104,6 @@ def parse(text: bytes | BadLine) -> tuple[Kind, Record]:
         return kind, RECORDS[kind].read(text, "application/json")
     except ClientError as error:
         raise BadLine(_sentence(error.detail)) from error
-
-
-class _RowSource:
-    """Feeds lines to the CSV reader and keeps those of the current row, within bounds."""
-
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self.row_lines: list[Line] = []
-        self._lines = lines
-        self._again: deque[Line] = deque()
-        self._row_bytes = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines)
-        while line.text is None:
-            line = next(self._lines)
-        if not self.row_lines:
-            self._row_bytes = 0
-        self.row_lines.append(line)
-        if isinstance(line.text, BadLine):
-            raise line.text
-        self._row_bytes += len(line.text)
-        if self._row_bytes > MAX_LINE_BYTES:
-            raise BadLine(TOO_LONG)
-        if len(self.row_lines) > MAX_ROW_LINES:
-            raise BadLine(f"A row of more than {MAX_ROW_LINES} lines")
-        return line.text.decode(errors="surrogateescape")
-
-    def read_again(self) -> None:
-        """Returns the lines after the first one of the row to the source."""
-        self._again.extendleft(reversed(self.row_lines[1:]))
-
-
-def _as_json(header: list[str], row: list[str]) -> bytes:
-    if len(row) != len(header):
-        raise BadLine(f"{len(row)} cells under a header of {len(header)}")
-    try:
-        return msgspec.json.encode(
-            {name: cell for name, cell in zip(header, row, strict=True) if cell}
-        )
-    except UnicodeEncodeError as error:
-        raise BadLine("Not UTF-8") from error
 
 
 def _without_unknown_members(text: bytes) -> bytes:

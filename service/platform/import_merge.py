@@ -10,11 +10,10 @@ Merging a line again changes nothing, so an interrupted import can be run again.
 
 import asyncio
 import contextlib
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from time import monotonic
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -27,13 +26,13 @@ from service.database_errors import Deadlock, MissingRight, Rejected
 from service.errors import ADMIN_REQUIRED, RIGHT_MISSING, ClientError, Overloaded
 from service.http import lenient_json
 from service.http.fields import doc
+from service.platform.import_ids import SeenIds
 from service.platform.import_lines import BadLine, Line, parse
 from service.viewing.config_changes import Changes
 
-BATCH_LINES: Final = 5000
+BATCH_LINES: Final = 5000  # the statements name as many refused lines
 SLICE_SECONDS: Final = 0.001  # of reading, before other tasks of the event loop run
-ID_SETS: Final = 256  # one set of millions of ids would block for 100 ms when it grows
-MAX_ERRORS: Final = 100  # reported; all are counted. The statements have the same bound.
+MAX_ERRORS: Final = 100  # in the outcome; all are counted
 COLUMNS: Final = ("line", "type", "members")
 STATEMENT_SECONDS: Final = 600.0
 COMMAND_ORIGIN: Final = "import"  # of changes made at the command line
@@ -47,8 +46,6 @@ RETRIED_CONSTRAINTS: Final = (
     "profiles_user_id_fkey",
     "titles_pkey",
 )
-# The ids of earlier lines, by type and by remainder.
-Ids: TypeAlias = defaultdict[tuple[str, int], set[int]]
 
 
 class BegunRow(msgspec.Struct, frozen=True):
@@ -57,7 +54,7 @@ class BegunRow(msgspec.Struct, frozen=True):
     lock: str
 
 
-class StagedRow(msgspec.Struct, frozen=True):
+class NoRow(msgspec.Struct, frozen=True):
     pass
 
 
@@ -75,7 +72,8 @@ class MergedProfilesRow(MergedRow, frozen=True):
 
 
 BEGIN_IMPORT: Final = Statement("import_begin", BegunRow)
-STAGE: Final = Statement("import_stage", StagedRow)
+STAGE: Final = Statement("import_stage", NoRow)
+UNSTAGE: Final = Statement("import_unstage", NoRow)
 MERGE_ACCOUNTS: Final = Statement("import_accounts", MergedRow)
 MERGE_PROFILES: Final = Statement("import_profiles", MergedProfilesRow)
 MERGE_TITLES: Final = Statement("import_titles", MergedRow)
@@ -111,18 +109,28 @@ class Import:
 
     `caller_id` is an administrator, or None for an operator at the command line. With `whole`, all
     lines are merged or none. With `changes`, a batch is finished when every instance has
-    acknowledged it.
+    acknowledged it. `rejected`, not with `whole`, is called with the errors of every batch in the
+    order of lines. A dry run needs a transaction that the caller rolls back.
     """
 
     def __init__(
-        self, caller_id: UUID | None, now: datetime, changes: Changes | None = None, *, whole: bool
+        self,
+        caller_id: UUID | None,
+        now: datetime,
+        changes: Changes | None = None,
+        *,
+        whole: bool,
+        is_dry_run: bool = False,
+        rejected: Callable[[list[LineError]], None] | None = None,
     ) -> None:
         self.outcome = Outcome()
         self.line = 0
         self._arguments = (caller_id, now)
         self._changes = changes
         self._whole = whole
-        self._ids: Ids = defaultdict(set)
+        self._is_dry_run = is_dry_run
+        self._rejected = rejected
+        self._ids = SeenIds()
 
     async def merge(self, connection: Connection, lines: Iterator[Line]) -> None:
         """Merges the lines, on a connection that nothing else uses.
@@ -155,6 +163,10 @@ class Import:
                 accounts, profiles, titles = await self._merge_staged(connection, batch, origin)
                 if self._whole and batch.error_count:
                     raise _Rollback
+                if self._is_dry_run:
+                    await UNSTAGE.maybe(connection)
+            if self._rejected:
+                self._rejected(sorted(batch.errors))
             outcome.accounts += accounts.merged
             outcome.profiles += profiles.merged
             outcome.titles += titles.merged
@@ -193,7 +205,7 @@ class Import:
 class _Batch:
     """The lines of one transaction, at most `max_lines`: read once and counted."""
 
-    def __init__(self, lines: Iterator[Line], max_lines: int | None, ids: Ids) -> None:
+    def __init__(self, lines: Iterator[Line], max_lines: int | None, ids: SeenIds) -> None:
         self.count = 0
         self.line = 0
         self.is_last = False
@@ -201,6 +213,7 @@ class _Batch:
         self.errors: list[LineError] = []
         self._lines = lines
         self._max_lines = max_lines
+        self._max_errors = max_lines or MAX_ERRORS
         self._ids = ids
 
     async def records(self) -> AsyncIterator[tuple[int, str, str]]:
@@ -225,16 +238,13 @@ class _Batch:
                 kind, members = self._read(line.text)
             except BadLine as error:
                 self.error_count += 1
-                if len(self.errors) < MAX_ERRORS:
+                if len(self.errors) < self._max_errors:
                     self.errors.append(LineError(line.number, str(error)))
             else:
                 yield line.number, kind, members
 
     def _read(self, text: bytes | BadLine) -> tuple[str, str]:
         kind, record = parse(text)
-        key = record.id.int
-        ids = self._ids[kind, key % ID_SETS]
-        if key in ids:
+        if not self._ids.add(kind, record.id):
             raise BadLine(ID_REPEATED)
-        ids.add(key)
         return kind, lenient_json.encode(record).decode()

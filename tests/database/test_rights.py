@@ -43,7 +43,7 @@ IN_FUNCTIONS = {("viewing_clocks", "insert")}
 # Part of the grants, so that they are the same for all tables.
 NOT_USED = {("viewing_event_feed", "delete")}
 # Run by the role that migrates, or for development only.
-NOT_SERVED = ("migration_applied", "demo_load", "import_stage")
+NOT_SERVED = ("migration_applied", "demo_load", "import_stage", "import_unstage")
 
 
 class Narrow:

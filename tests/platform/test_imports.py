@@ -23,17 +23,17 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from service.command import imports as command_imports
+from service.command.import_connection import ImportConnection
 from service.command.main import main
 from service.database.driver import Connection
 from service.database_errors import Unavailable
-from service.platform import import_lines, import_merge, imports
+from service.platform import import_csv, import_lines, import_merge, imports
+from service.platform.import_csv import NOT_UTF8, CsvRows, csv_lines
 from service.platform.import_lines import (
     MAX_LINE_BYTES,
     MAX_PARSED_BYTES,
     BadLine,
     Line,
-    csv_rows,
     json_lines,
     numbered_lines,
     parse,
@@ -535,7 +535,8 @@ async def test_upload_is_written_and_closed_in_threads(
 def rows_of(text: bytes) -> list[tuple[int, Any]]:
     return [
         (line.number, json.loads(line.text) if isinstance(line.text, bytes) else str(line.text))
-        for line in csv_rows(numbered_lines(BytesIO(text)))
+        for line in CsvRows(csv_lines(BytesIO(text)))
+        if line.text is not None
     ]
 
 
@@ -553,7 +554,7 @@ def test_csv_rows_are_numbered_by_their_first_line() -> None:
     ) == [
         (2, {"type": "title", "id": "1", "title": 'A "b", c', "is_educational": "true"}),
         (4, {"type": "title", "id": several, "title": "two\nlines", "is_educational": "true"}),
-        (6, "Not UTF-8"),
+        (6, NOT_UTF8),
         (7, "3 cells under a header of 4"),
         (8, "No row of CSV: ',' expected after '\"'"),
         (9, f"Longer than {MAX_LINE_BYTES} bytes"),
@@ -595,15 +596,15 @@ def test_unclosed_quote_invalidates_only_its_own_row(broken: str, end: bytes, er
 def test_rereading_after_unclosed_quotes_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(import_lines, "MAX_ROW_LINES", 10)
+    monkeypatch.setattr(import_csv, "MAX_ROW_LINES", 10)
     read: list[int] = []
-    taken = import_lines._RowSource.__next__
+    taken = import_csv._RowSource.__next__
 
     def counted(source: Any) -> str:
         read.append(1)
         return taken(source)
 
-    monkeypatch.setattr(import_lines._RowSource, "__next__", counted)
+    monkeypatch.setattr(import_csv._RowSource, "__next__", counted)
     # Each of these lines opens a cell, wherever it starts.
     found = rows_of(HEADER + b'x","""\n' * 1000)
     assert len(found) == 1000
@@ -735,7 +736,7 @@ def test_interrupted_import_from_a_pipe_prints_how_to_continue(
 ) -> None:
     """The first file is imported; then the database cannot be reached."""
 
-    async def merge(settings: Settings, job: Import, lines: Iterator[import_lines.Line]) -> None:
+    def merge(_: ImportConnection, job: Import, lines: Iterator[Line]) -> None:
         if jobs:
             raise Unavailable("gone")
         jobs.append(job)
@@ -744,7 +745,7 @@ def test_interrupted_import_from_a_pipe_prints_how_to_continue(
     jobs: list[Import] = []
     for name, text in environment("postgresql:///unused").items():
         monkeypatch.setenv(name, text)
-    monkeypatch.setattr(command_imports, "_merge", merge)
+    monkeypatch.setattr(ImportConnection, "merge", merge)
     first, pipe, last = tmp_path / "a.ndjson", tmp_path / "pipe", tmp_path / "b.csv"
     first.write_bytes(ndjson([title()]))
     os.mkfifo(pipe)
