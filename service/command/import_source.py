@@ -111,7 +111,8 @@ def _chunks(
     except EOFError as error:
         raise UnreadableFile(f"{name} data ends early, the file was not copied wholly") from error
     except (damage, gzip.BadGzipFile) as error:
-        raise UnreadableFile(f"{name} data is damaged, copy the file again") from error
+        reason = str(error).rstrip(".")
+        raise UnreadableFile(f"{name} data cannot be decompressed: {reason}") from error
 
 
 def _recoded(file: BinaryIO, encoding: str, name: str) -> Iterator[bytes]:

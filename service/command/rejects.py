@@ -25,7 +25,7 @@ def stored(path: Path, name: str, is_overwritten: bool, is_continued: bool) -> I
     """Collects the rejected lines of the file `name`, and stores them at `path` at the end.
 
     The lines can contain hashes of passwords, so the file is readable for its owner only. It
-    appears whole or not at all, also when the import fails, which then continues it.
+    appears whole or not at all, also when the import fails; continuing the import adds to it.
     """
     may_replace = path.exists()
     if not may_replace:
@@ -46,10 +46,13 @@ def stored(path: Path, name: str, is_overwritten: bool, is_continued: bool) -> I
         try:
             yield rejects
         finally:
-            if rejects.size >= 0:
+            # No rejected line, no file; but an older one must not look like the result of this run.
+            if rejects.count or (may_replace and rejects.size >= 0):
                 file.truncate(rejects.size)
                 os.fsync(descriptor)
                 _publish(Path(temporary), path, may_replace)
+            if rejects.count:
+                click.echo(f"{path} has the rejected lines: correct and import them.", err=True)
             Path(temporary).unlink(missing_ok=True)
 
 
@@ -70,7 +73,7 @@ def _publish(temporary: Path, path: Path, may_replace: bool) -> None:
 class Rejects:
     """The rejected lines of one file, batch by batch; reasons are printed.
 
-    `size` is that of the file up to the latest batch, or -1 before the first has ended.
+    `size` is that of the file up to the latest batch, or -1 before the first one has ended.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class Rejects:
             start, size = self._places[error.line]
             click.echo(f"{self._name}:{error.line}: {error.error}", err=True)
             if not size:
-                click.echo(f"{self._name}:{error.line}: not in {self._path}", err=True)
+                click.echo(f"{self._name}:{error.line}: too long for {self._path}", err=True)
                 continue
             self._spool.seek(start)
             line = self._spool.read(size)
