@@ -21,6 +21,7 @@ from service.operators import prometheus
 from service.operators.admin_metrics import admin_metrics
 from service.operators.health import health_live, health_ready
 from service.operators.live_page import live
+from service.operators.start import start
 from service.parents import grants, history, report_link, weekly_report
 from service.parents.event_stream import events
 from service.parents.exceptions import exception_delete, exception_put, exceptions
@@ -131,6 +132,7 @@ ROUTES: Final[list[BaseRoute]] = [
     _route("GET", f"{HEALTH}/live", health_live),
     _route("GET", f"{HEALTH}/ready", health_ready),
     _route("GET", HEALTH, health_ready),
+    _route("GET", "/", start),
     _route("GET", "/openapi.json", DESCRIPTION.openapi_json),
     _route("GET", "/docs", DESCRIPTION.docs),
 ]

@@ -121,6 +121,7 @@ ROWS: Final = {
     "GET /health": Row("anyone"),
     "GET /metrics": Row("anyone"),
     "GET /admin/live": Row("anyone"),
+    "GET /": Row("anyone"),
     "GET /openapi.json": Row("anyone"),
     "GET /docs": Row("anyone"),
 }

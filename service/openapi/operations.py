@@ -38,7 +38,7 @@ from service.openapi.parameters import (
 from service.openapi.platform_operations import RECORDS
 from service.openapi.player_operations import PLAYING
 from service.openapi.policy_operations import POLICY
-from service.operators import admin_metrics, health
+from service.operators import admin_metrics, health, start
 from service.parents import (
     grant,
     history,
@@ -211,6 +211,12 @@ OPERATIONS: Final[dict[str, Operation]] = {
         also={503: health.Readiness},
         note="The result of the latest check, which is repeated in the background: the request"
         " waits for nothing.",
+    ),
+    "start": anyone(
+        start.Start,
+        sentences=[errors.PATH_NOT_FOUND],
+        note="404 for a request with `Authorization`.",
+        text={"text/html": "The same as a page, if `Accept` prefers it."},
     ),
     "openapi_json": anyone(text={"application/json": "The OpenAPI 3.1 document."}),
     "docs": anyone(text={"text/html": "The page."}),
