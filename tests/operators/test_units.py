@@ -9,6 +9,7 @@ import pytest
 
 from service.command.main import main
 from service.settings import FIELDS, MASKED, Settings, read
+from service.workers import KILL_SECONDS
 from tests.conftest import ROOT
 from tests.family import SECRET
 
@@ -82,8 +83,8 @@ def test_the_service_has_time_to_drain_before_it_is_killed() -> None:
     settings = defaults()
     longest = settings.shutdown_drain_seconds + settings.shutdown_grace_seconds
     [seconds] = values("viewing-time.service", "TimeoutStopSec")
-    assert float(seconds) > longest + 5
-    # Processes that hash PINs are stopped by the service, and at last with it.
+    assert float(seconds) > longest + 2 * KILL_SECONDS
+    # The service stops its own processes; systemd kills them only if that takes too long.
     assert values("viewing-time.service", "KillMode") == ["mixed"]
 
 
