@@ -116,13 +116,13 @@ def postgres_dsn() -> Iterator[str]:
     if dsn := os.environ.get("TEST_POSTGRES"):
         yield dsn
         return
-    with tempfile.TemporaryDirectory(prefix="vt-", dir=_in_memory()) as folder:
+    with tempfile.TemporaryDirectory(prefix="vt-", dir=in_memory()) as folder:
         options = {"shared_preload_libraries": "pg_stat_statements", "max_connections": "200"}
         with embedded_postgres(Path(folder) / "pg", durable=False, options=options) as dsn:
             yield dsn
 
 
-def _in_memory() -> str | None:
+def in_memory() -> str | None:
     """A directory in memory, if it has room: copying the template takes a third of the time."""
     shared = Path("/dev/shm")
     has_room = shared.is_dir() and shutil.disk_usage(shared).free > MIN_FREE_BYTES
