@@ -25,7 +25,7 @@ async def connection(service: RunningService) -> AsyncIterator[Connection]:
 
 
 async def node(*arguments: str) -> str:
-    """What a program prints in Node.js; AssertionError if it fails."""
+    """Returns what a program prints in Node.js; AssertionError if it fails."""
     process = await asyncio.create_subprocess_exec(
         "node", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
