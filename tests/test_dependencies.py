@@ -21,7 +21,7 @@ ALLOWED: Final = {
     *("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "MIT-0", "PSF-2.0"),
     *("LGPL-3.0-only", "MPL-2.0"),
 }
-# What packages without an expression of SPDX declare.
+# The licences that packages without an expression of SPDX declare.
 DECLARED: Final = {
     "BSD License": "BSD-3-Clause",
     "3-Clause BSD License": "BSD-3-Clause",
