@@ -1,7 +1,7 @@
 """The application: every URL on one screen, and the lifespan."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -166,12 +166,13 @@ def application(
     telemetry: "Telemetry | None" = None,
     end: Callable[[], None] = lambda: None,
     sharing: Sharing | None = None,
+    routes: Sequence[Route] = (),
 ) -> Service:
     """The service as an ASGI application; its lifespan opens and closes every part.
 
     `end` is called once, when a background task has died. PINs are hashed by the processes of
-    `sharing` if another process has them. `telemetry` creates spans; its default
-    follows OTEL_EXPORTER_OTLP_ENDPOINT.
+    `sharing` if another process has them. `routes` are served beside the API. `telemetry` creates
+    spans; its default follows OTEL_EXPORTER_OTLP_ENDPOINT.
     """
     if settings.otel_exporter_otlp_endpoint and telemetry is None:
         from service.operators.tracing import exporting
@@ -193,7 +194,7 @@ def application(
 
     kind = Service if telemetry is None else partial(TracedService, telemetry)
     app = kind(
-        routes=[*ROUTES, LIVE] if settings.metrics_port else [*ROUTES, LIVE, SCRAPE],
+        routes=[*ROUTES, *routes, LIVE, *(() if settings.metrics_port else (SCRAPE,))],
         lifespan=lifespan,
         middleware=[cross_origin.middleware(settings.cors_origins)],
         exception_handlers=error_responses.TABLE,

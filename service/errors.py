@@ -40,6 +40,7 @@ PIN_INCORRECT: Final = Sentence(403, "Incorrect PIN")
 PIN_LOCKED: Final = Sentence(403, "PIN locked due to too many failed attempts")
 PIN_TOKEN_INVALID: Final = Sentence(403, "Invalid or expired PIN token")
 PIN_TOKEN_REQUIRED: Final = Sentence(403, "Valid PIN token required")
+DEMO_ELSEWHERE: Final = Sentence(403, "The demo works on this computer only, at 127.0.0.1")
 
 PATH_NOT_FOUND: Final = Sentence(404, "Not Found")
 ACCOUNT_NOT_FOUND: Final = Sentence(404, "Account not found")

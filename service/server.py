@@ -13,6 +13,7 @@ from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from service.app import application, scrapes
 from service.context import Context
@@ -156,6 +157,7 @@ def serve(
     scrape_listener: socket.socket | None,
     ready: Callable[[Server], None],
     sharing: Sharing | None = None,
+    routes: Sequence[Route] = (),
 ) -> bool:
     """Serves requests, and metrics on `scrape_listener`, until a signal; False if it did not start.
 
@@ -165,7 +167,7 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
     _ignore_hang_up()
-    service = application(settings, end=lambda: server.fail(), sharing=sharing)
+    service = application(settings, end=lambda: server.fail(), sharing=sharing, routes=routes)
     server = Server(
         configuration(settings, service), service, settings.shutdown_drain_seconds, ready
     )

@@ -10,6 +10,7 @@ import msgspec
 
 from service.database.pool import connect
 from service.database.statement import Statement
+from service.demo.page import Child, Family, Title
 from service.http.urls import PARENTAL, VIEWING
 from service.settings import Settings
 
@@ -64,12 +65,27 @@ def token(secret: str, account_id: UUID, life: timedelta, issuer: str, audience:
     return jwt.encode(claims, secret, algorithm="HS256")
 
 
+def family(settings: Settings) -> Family:
+    """The demo family for the page, with the names that the database has, and a new token."""
+    return Family(
+        _parents_token(settings),
+        "1234",
+        "correct horse",
+        (Child(CHILD, "Ada"), Child(SIBLING, "Ben")),
+        (Title(TITLE, "The Paper Boat", False), Title(LESSON, "How Planets Move", True)),
+        settings.credit,
+    )
+
+
+def _parents_token(settings: Settings) -> str:
+    week = timedelta(days=7)
+    return token(settings.jwt_secret, ACCOUNT, week, settings.jwt_issuer, settings.jwt_audience)
+
+
 def curls(settings: Settings) -> str:
     """Three shell commands: a heartbeat, the balance, the weekly report."""
     viewing, parental = f"{settings.origin}{VIEWING}", f"{settings.origin}{PARENTAL}"
-    week = timedelta(days=7)
-    access = token(settings.jwt_secret, ACCOUNT, week, settings.jwt_issuer, settings.jwt_audience)
-    bearer = f"-H 'Authorization: Bearer {access}'"
+    bearer = f"-H 'Authorization: Bearer {_parents_token(settings)}'"
     beat = f'{{"profile_id":"{CHILD}","title_id":"{TITLE}","device_id":"tv-1","device_type":"tv"}}'
     return "\n".join(
         (

@@ -2,10 +2,12 @@
 
 import contextlib
 import sys
+from functools import partial
 
 import click
 
 from service.command import demo, environment, local_data, migrate, serving
+from service.demo import page
 from service.observing.logs import logging_to_stdout
 from service.settings import Settings
 
@@ -33,7 +35,8 @@ def run_command() -> None:
         with logging_to_stdout(settings.log_level):
             migrate.apply(*environment.address(settings.database_direct_url, settings.database_url))
             is_demo = is_ours and demo.load(settings)
-            serving.serve(settings, lambda: _announce(settings, is_demo))
+            routes = page.routes(partial(demo.family, settings)) if is_demo else ()
+            serving.serve(settings, lambda: _announce(settings, is_demo), routes)
 
 
 def _announce(settings: Settings, is_demo: bool) -> None:

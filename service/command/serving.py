@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from socket import socket
 
 import click
+from starlette.routing import Route
 
 from service import server, worker, workers
 from service.command import check_database, environment
@@ -18,13 +19,13 @@ from service.setting_values import READERS
 from service.settings import Settings
 
 
-def serve(settings: Settings, ready: Callable[[], None]) -> None:
+def serve(settings: Settings, ready: Callable[[], None], routes: Sequence[Route] = ()) -> None:
     """Serves until a signal; raises ClickException if the service cannot start or has to stop."""
     with _listening(settings) as (listener, scrape_listener):
         _check_database(settings)
         try:
             has_started = server.serve(
-                settings, sharing(listener), scrape_listener, lambda _: ready()
+                settings, sharing(listener), scrape_listener, lambda _: ready(), routes=routes
             )
         except server.BackgroundTaskDied as error:
             raise click.ClickException(str(error)) from error
