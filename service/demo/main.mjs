@@ -73,11 +73,15 @@ async function start() {
   for (const {profile_id: id, name} of family.children) select.add(new Option(name, id));
   select.addEventListener("change", () =>
     phone.act(() => choose(family.children.find(({profile_id: id}) => id === select.value))));
-  byId("over").addEventListener("click", () => phone.act(async () => {
+  const over = byId("over");
+  over.addEventListener("click", async () => {
+    if (over.ariaBusy === "true") return;
+    over.ariaBusy = "true";
     await Promise.all(players.map((player) => player.stop()));
-    await phone.startOver();
+    await phone.act(() => phone.startOver());
     for (const step of document.querySelectorAll("#steps li")) step.classList.remove("done");
-  }));
+    over.ariaBusy = "false";
+  });
   follow(api, (event) => phone.happened(event), (isLive) => {
     byId("live").textContent = isLive ? "live" : "connecting";
     byId("live").classList.toggle("on", isLive);

@@ -15,6 +15,10 @@ export class Phone {
   // `done` is called with the name of each thing that the parent has done.
   constructor(api, family, done, say) {
     Object.assign(this, {api, family, done, say, pinToken: null, isLocked: false});
+    this.edited = new Set(); // fields that differ from the stored rules, until they are set
+    for (const id of ["limit", "from", "until"]) {
+      for (const type of ["input", "change"]) byId(id).addEventListener(type, () => this.edited.add(id));
+    }
     this.on("grant-form", "submit", (event) => this.grant(event.submitter.value));
     this.on("limit-form", "submit", () => this.setLimit(byId("limit").value));
     this.on("downtime-form", "submit", () => this.setDowntime(byId("from").value, byId("until").value));
@@ -59,6 +63,7 @@ export class Phone {
 
   async choose(child) {
     this.child = child;
+    this.edited.clear();
     byId("phone-child").textContent = child.name;
     await this.readRules();
     await this.refresh();
@@ -78,10 +83,11 @@ export class Phone {
     if (![...limit.options].some((option) => option.value === value)) {
       limit.add(new Option(`${value} minutes`, value));
     }
-    limit.value = value;
+    if (!this.edited.has("limit")) limit.value = value;
     const {downtime} = await this.api.get(`${this.profile}/schedule`, {quiet: true});
     byId("downtime").textContent = downtime.map(({start, end}) => `${start} – ${end}`).join(", ") || "No downtime.";
     byId("no-downtime").hidden = downtime.length === 0;
+    if (this.edited.has("from") || this.edited.has("until")) return;
     [byId("from").value, byId("until").value] = downtime.length
       ? [downtime[0].start, downtime[0].end]
       : [this.wallClock(0), this.wallClock(60)];
@@ -182,6 +188,7 @@ export class Phone {
   }
 
   async setLimit(minutes) {
+    this.edited.delete("limit");
     const limit = minutes ? Number(minutes) : null;
     const body = {weekday_limit_minutes: limit, weekend_limit_minutes: limit};
     await this.api.put(`${this.profile}/viewing-time`, body, this.proof);
@@ -189,6 +196,8 @@ export class Phone {
   }
 
   async setDowntime(start, end) {
+    this.edited.delete("from");
+    this.edited.delete("until");
     const downtime = start === undefined ? [] : [{days: EVERY_DAY, start, end}];
     await this.api.put(`${this.profile}/schedule`, {downtime}, this.proof);
     await this.readRules();

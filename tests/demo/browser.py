@@ -1,6 +1,5 @@
 """A real Chromium for tests, over the WebDriver protocol: JSON over HTTP to chromedriver."""
 
-import base64
 import shutil
 import socket
 import subprocess
@@ -29,7 +28,7 @@ FLAGS: Final = (
     "--disable-sync",
     "--window-size=1440,1000",
 )
-KEYS: Final = {"Tab": "\ue004", "Enter": "\ue007", "Space": " ", "Right": "\ue014"}
+KEYS: Final = {"Tab": "\ue004", "Enter": "\ue007", "Right": "\ue014"}
 
 
 class Browser:
@@ -58,13 +57,21 @@ class Browser:
         self.send("POST", f"element/{self._find(selector)}/value", {"text": text})
 
     def press(self, *names: str) -> None:
-        """Presses keys on whatever has the focus."""
+        """Presses keys one after another; the element with the focus receives them."""
         actions = [
             {"type": kind, "value": KEYS.get(name, name)}
             for name in names
             for kind in ("keyDown", "keyUp")
         ]
         self.send("POST", "actions", {"actions": [{"type": "key", "id": "k", "actions": actions}]})
+
+    def tab_to(self, selector: str) -> None:
+        """Presses Tab until the element has the focus; after the last element comes the first."""
+        for _ in range(100):
+            if self.run("return document.activeElement.matches(arguments[0])", selector):
+                return
+            self.press("Tab")
+        raise AssertionError(f"Tab does not reach {selector}")
 
     def text(self, selector: str) -> str:
         """The text of an element as it is visible; empty if it is hidden."""
@@ -86,9 +93,6 @@ class Browser:
         """The lines of the console since the last call; violations of the CSP are among them."""
         lines = self.send("POST", "se/log", {"type": "browser"})
         return [line["message"] for line in lines]
-
-    def photograph(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.send("GET", "screenshot")))
 
     def _find(self, selector: str) -> str:
         found = self.send("POST", "element", {"using": "css selector", "value": selector})
