@@ -133,6 +133,11 @@ def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Sign
         assert len(answer(curls[2]).json()["profiles"]) == 2
         schedule = curls[2].replace("weekly-report", f"profiles/{demo.SIBLING}/schedule")
         assert answer(schedule).json()["weekly_limit_minutes"] == 600
+        page = httpx.get(f"http://127.0.0.1:{port}/demo/family.json").json()
+        assert {child["profile_id"] for child in page["children"]} == {
+            str(demo.CHILD),
+            str(demo.SIBLING),
+        }
         [server] = postgres_of(process)
         process.send_signal(stop)
         status = process.wait(30)
