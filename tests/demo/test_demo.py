@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import ROOT, answering, copied, free_port
 from tests.demo.browser import Browser, chromium
-from tests.family import SECRET
+from tests.family import PIN_HASH, SECRET
 from tests.processes import dying_with_parent
 
-# As `viewing-time run` serves it, with the PostgreSQL of the tests.
+# As `viewing-time run` serves it, with the PostgreSQL of the tests, and a PIN that costs less.
 RUN = """
 import os
 from functools import partial
@@ -22,6 +22,7 @@ from service.command import demo, environment, serving
 from service.demo import page
 
 settings = environment.all_settings(dict(os.environ))
+demo.PIN_HASH = os.environ["PIN_HASH"]
 assert demo.load(settings)
 serving.serve(settings, lambda: None, page.routes(partial(demo.family, settings)))
 """
@@ -32,11 +33,11 @@ async def url(postgres_dsn: str, template: str) -> AsyncIterator[str]:
     """The address of a service with the demo."""
     port = str(free_port())
     async with copied(postgres_dsn, template) as dsn:
-        settings = {"DATABASE_URL": dsn, "JWT_SECRET": SECRET, "PORT": port}
+        settings = {"DATABASE_URL": dsn, "JWT_SECRET": SECRET, "PORT": port, "BCRYPT_ROUNDS": "4"}
         process = subprocess.Popen(
             [sys.executable, "-c", RUN],
             cwd=ROOT,
-            env={**os.environ, **settings},
+            env={**os.environ, **settings, "PIN_HASH": PIN_HASH},
             stdout=subprocess.DEVNULL,
             preexec_fn=dying_with_parent(),
         )
