@@ -50,7 +50,7 @@ class Title(msgspec.Struct, frozen=True):
 
 
 class Family(msgspec.Struct, frozen=True):
-    """What the page knows about the demo family."""
+    """The demo family as the page uses it."""
 
     token: str
     pin: str

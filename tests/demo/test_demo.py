@@ -68,7 +68,7 @@ def page(chrome: Browser, url: str) -> Browser:
 
 
 def kind(page: Browser, device: str = "tv") -> Callable[[], Any]:
-    """What a device does: `playing`, `blocked`, …"""
+    """The state of a device: `playing`, `blocked`, …"""
     return lambda: page.run(f"return document.querySelector('#{device}').dataset.kind")
 
 
