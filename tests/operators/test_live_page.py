@@ -67,7 +67,9 @@ const performance = {now: () => clock};
 const setTimeout = (done, wait) => { clock += wait; process.nextTick(done); };
 const readings = JSON.parse(require("fs").readFileSync(0, "utf8"));
 const shots = [];
-const fetch = async () => {
+let token;
+const fetch = async (_, {headers}) => {
+  token = headers.Authorization;
   if (shots.length || clock) shots.push(shot());
   if (!readings.length) { console.log(JSON.stringify(shots)); await new Promise(() => {}); }
   const {choose, ...body} = readings.shift();
@@ -79,14 +81,18 @@ const fetch = async () => {
 };
 const shot = () => ({
   status: elements.status.textContent,
+  facts: elements.facts.textContent,
+  token,
   instances: elements.instance.children.map((option) => option.value),
   shown: elements.instance.children.find((option) => option.selected)?.value,
-  rate: elements.cards.children[0].children[1].textContent,
-  points: elements.cards.children[0].children[2].children[0]?.points,
+  rate: elements.cards.children[0].children[2].children[0].children[1].textContent,
+  points: elements.cards.children[0].children[3].children[0]?.points,
+  since: elements.cards.children[0].children[4].children[0].textContent,
+  legends: elements.cards.children.map((card) => card.children[2].children.length),
 });
 """
 SUBMIT = """
-document.getElementById("token").value = "Bearer t";
+document.getElementById("token").value = "curl -H 'Authorization: Bearer eyJh.eyJz.c-2' http://127.0.0.1";
 document.getElementById("entry").listeners.submit({preventDefault: () => {}});
 """
 
@@ -131,12 +137,12 @@ def test_rates_are_computed_per_process(reading: dict[str, Any]) -> None:
         readings.append(later(reading, "b:1/y", 9000 + 4 * step, 500_000 + 400 * step))
     readings.append({**later(reading, "a:1/x", 124, 1240), "choose": "b:1/y"})
     seen = shots(readings)
-    assert {shot["rate"] for shot in seen[2:-1]} == {"10"}
+    assert {shot["rate"] for shot in seen[:-1]} == {"10"}
     assert seen[0]["instances"] == ["a:1/x"]
     assert seen[-1]["instances"] == ["a:1/x", "b:1/y"]
-    assert "Instances seen: 2." in seen[-1]["status"]
+    assert "Instances seen: 2." in seen[-1]["facts"]
     assert (seen[-1]["shown"], seen[-1]["rate"]) == ("b:1/y", "100")
-    assert len(seen[-1]["points"].split()) == 5
+    assert len(seen[-1]["points"].split()) == 6
 
 
 def test_page_switches_to_the_restarted_process(reading: dict[str, Any]) -> None:
@@ -147,6 +153,24 @@ def test_page_switches_to_the_restarted_process(reading: dict[str, Any]) -> None
     assert [shot["shown"] for shot in seen[3:12]] == ["a:1/x"] * 5 + ["a:1/z"] * 4
     assert seen[11]["rate"] == "5"
     assert seen[-1]["instances"] == ["a:1/z"]
+
+
+def test_first_reading_draws_lines_of_rates_since_the_start(reading: dict[str, Any]) -> None:
+    [first] = shots([later(reading, "a:1/x", 9000, 45_000)])
+    assert (first["rate"], first["since"]) == ("5", "first reading: rates since the start")
+    assert first["points"] == "0,3 1,3"
+    assert first["legends"] == [1, 2, 1, 1, 2, 1, 1, 2]
+
+
+def test_uptime_is_in_minutes_and_hours(reading: dict[str, Any]) -> None:
+    seen = shots([later(reading, "a:1/x", at, 1) for at in (59.9, 61, 9000, 266_400)])
+    uptimes = [shot["facts"].partition(",")[0] for shot in seen]
+    assert uptimes == ["Up for 59 s", "Up for 1 min", "Up for 2 h 30 min", "Up for 3 d 2 h"]
+
+
+def test_token_of_a_pasted_curl_line_is_sent(reading: dict[str, Any]) -> None:
+    [first] = shots([later(reading, "a:1/x", 1, 1)])
+    assert (first["token"], first["status"]) == ("Bearer eyJh.eyJz.c-2", "Connected.")
 
 
 async def test_each_start_has_its_own_instance_name(
