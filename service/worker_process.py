@@ -31,6 +31,7 @@ class WorkerProcess:
         self.pid = process.pid
         self.samples: list[Family] = []
         self.ready_at: float | None = None
+        self._ready = asyncio.Event()
         self._process = process
         self._report_ready = report_ready
         self._answer: asyncio.Future[None] | None = None
@@ -45,6 +46,15 @@ class WorkerProcess:
     def served_seconds(self) -> float:
         """How long it has been serving."""
         return 0.0 if self.ready_at is None else time.monotonic() - self.ready_at
+
+    async def serves(self, seconds: float) -> bool:
+        """Whether it serves within `seconds`; returns earlier if it ends."""
+        serving = asyncio.create_task(self._ready.wait())
+        await asyncio.wait(
+            (serving, self.ended), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        serving.cancel()
+        return self._ready.is_set() and not self.ended.done()
 
     async def refresh(self) -> None:
         """Reads the present metrics; keeps the latest ones if the worker does not answer."""
@@ -74,6 +84,7 @@ class WorkerProcess:
                     self.samples = DECODER.decode(message)
                 else:
                     self.ready_at = time.monotonic()
+                    self._ready.set()
                     self._report_ready(self.pid)
                 self._answered()
 

@@ -18,10 +18,11 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from service import worker_metrics
 from service.credentials.pin_shared import HashingProcesses
 from service.listeners import LISTENERS, sharing
-from service.operators.prometheus_sum import Sum
-from service.service_manager import STOPPING, notify
+from service.server import has_terminal
+from service.service_manager import READY, RELOADING, STOPPING, notify
 from service.settings import Settings
 from service.worker import COULD_NOT_START
 from service.worker_process import WorkerProcess, started
@@ -31,6 +32,8 @@ logger = logging.getLogger("viewing_time.workers")
 MIN_SERVING_SECONDS: Final = 2.0  # a worker that has served for less has died at once
 MAX_DEATHS: Final = 5  # at once, in succession, of one worker
 RESTART_SECONDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+START_SECONDS: Final = 60.0  # of a worker that takes the place of another one
+METRICS_REMEDY: Final = "set METRICS_PORT: there, one scrape has all workers"
 KILL_SECONDS: Final = 5.0  # beyond the grace of a shutdown
 
 
@@ -45,6 +48,7 @@ class Workers:
         self,
         settings: Settings,
         listener: socket.socket,
+        scrape_listener: socket.socket | None,
         variables: Mapping[str, str],
         ready: Callable[[], None],
     ) -> None:
@@ -60,9 +64,10 @@ class Workers:
         self._hashes: set[asyncio.Task[None]] = set()
         self._current: dict[int, WorkerProcess] = {}  # by number
         self._running: set[WorkerProcess] = set()  # with those that are starting or draining
+        self._roll_wanted = asyncio.Event()
         self._places = {n: asyncio.Lock() for n in self._listeners}
-        self.ended = Sum()
-        self.restarts = 0
+        self._scrape_listener = scrape_listener
+        self._counts = worker_metrics.Counts()
 
     async def run(self) -> None:
         """Serves until a signal; raises WorkersFailed."""
@@ -72,10 +77,12 @@ class Workers:
         last = signal.SIGTERM
         try:
             await self._hashing.start()
+            await self._serve_metrics()
             for number in self._listeners:
                 self._current[number] = await self._start(number)
-            for number in self._listeners:
-                tasks.append(asyncio.create_task(self._keep(number)))
+            keeping = worker_metrics.refreshing(self._running)
+            for work in (keeping, self._roll(), *map(self._keep, self._listeners)):
+                tasks.append(asyncio.create_task(work))
                 tasks[-1].add_done_callback(self._check)
             last = await self._end
         finally:
@@ -84,10 +91,19 @@ class Workers:
             await self._stop(last)
             await self._hashing.stop()
 
+    async def _serve_metrics(self) -> None:
+        if self._scrape_listener is None:
+            logger.warning("metrics_of_one_worker", extra={"fields": {"remedy": METRICS_REMEDY}})
+        else:
+            sources = self._counts, self._current, self._running
+            await worker_metrics.serving(self._settings, self._scrape_listener, *sources)
+
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._received, number)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # set by `nohup`
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up, has_terminal())
 
     def _received(self, number: signal.Signals) -> None:
         """The first signal begins the stop; a further one is passed on, and ends the drain."""
@@ -95,6 +111,41 @@ class Workers:
             self._send(number)
         else:
             self._end.set_result(number)
+
+    def _hung_up(self, had_terminal: bool) -> None:
+        """Rolls the workers; stops if the reason is that the terminal is gone."""
+        if had_terminal and not has_terminal():
+            self._received(signal.SIGTERM)
+        elif self._ready is not None:
+            logger.warning("sighup_ignored")  # the first workers are still starting
+        else:
+            self._roll_wanted.set()
+
+    async def _roll(self) -> None:
+        """Replaces all workers, one after the other, whenever that is wanted."""
+        while await self._roll_wanted.wait():
+            self._roll_wanted.clear()
+            notify(RELOADING)
+            for number in self._listeners:
+                if not await self._replace(number):
+                    logger.error("roll_stopped", extra={"fields": {"worker": number}})
+                    break
+            else:
+                logger.info("rolled")
+            notify(READY)
+
+    async def _replace(self, number: int) -> bool:
+        """Whether a new worker serves in the place of the present one, which has ended."""
+        async with self._places[number]:
+            old, new = self._current[number], await self._start(number)
+            if not await new.serves(START_SECONDS):
+                new.send_signal(signal.SIGKILL)
+                return False
+            self._current[number] = new
+        old.retire()
+        await _ended({old}, self._longest_end())
+        old.send_signal(signal.SIGKILL)
+        return True
 
     def _send(self, number: signal.Signals) -> None:
         for worker in self._running:
@@ -116,7 +167,7 @@ class Workers:
     def _forget(self, worker: WorkerProcess) -> None:
         """Keeps the counts of a worker that has ended."""
         self._running.discard(worker)
-        self.ended.add(worker.samples, None)
+        self._counts.keep(worker)
 
     def _report_ready(self, pid: int) -> None:
         logger.info("worker_ready", extra={"fields": {"pid": pid}})
@@ -146,7 +197,7 @@ class Workers:
                 if deaths:
                     await asyncio.sleep(RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1])
                 self._current[number] = await self._start(number)
-                self.restarts += 1
+                self._counts.restarts += 1
 
     def _check_deaths(self, number: int, deaths: int, code: int) -> None:
         """Raises WorkersFailed if it is of no use to start the worker again.
@@ -160,7 +211,6 @@ class Workers:
             if any(worker.ready_at is not None for worker in self._running):
                 return
         if deaths >= MAX_DEATHS:
-            logger.critical("workers_failed", extra={"fields": {"worker": number, "code": code}})
             raise WorkersFailed(
                 f"Worker {number} has died at once {deaths} times in succession; the log says why."
             )
@@ -168,6 +218,7 @@ class Workers:
     def _check(self, task: asyncio.Task[None]) -> None:
         """Ends the service if a task of the parent has failed."""
         if not task.cancelled() and (error := task.exception()) and not self._end.done():
+            logger.critical("workers_failed", extra={"fields": {"reason": str(error)}})
             self._end.set_exception(error)
 
     async def _stop(self, number: signal.Signals) -> None:
@@ -177,24 +228,17 @@ class Workers:
             for listener in group:
                 listener.close()
         self._send(number)
-        settings = self._settings
-        seconds = settings.shutdown_drain_seconds + settings.shutdown_grace_seconds + KILL_SECONDS
-        await _ended(self._running, seconds)
+        await _ended(self._running, self._longest_end())
         self._send(signal.SIGKILL)
         await _ended(self._running, KILL_SECONDS)
+
+    def _longest_end(self) -> float:
+        """The seconds after which a worker that has to end is stuck."""
+        settings = self._settings
+        return settings.shutdown_drain_seconds + settings.shutdown_grace_seconds + KILL_SECONDS
 
 
 async def _ended(workers: set[WorkerProcess], seconds: float) -> None:
     """Waits until workers have ended, `seconds` at most."""
     if waiting := [worker.ended for worker in workers]:
         await asyncio.wait(waiting, timeout=seconds)
-
-
-def serve(
-    settings: Settings,
-    listener: socket.socket,
-    variables: Mapping[str, str],
-    ready: Callable[[], None],
-) -> None:
-    """Serves with WEB_CONCURRENCY processes until a signal; raises WorkersFailed."""
-    asyncio.run(Workers(settings, listener, variables, ready).run())

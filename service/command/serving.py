@@ -37,10 +37,10 @@ def serve_with_workers(
     settings: Settings, variables: dict[str, str], ready: Callable[[], None]
 ) -> None:
     """Serves with WEB_CONCURRENCY processes, likewise; `variables` are theirs."""
-    with _listening(settings) as (listener, _):
+    with _listening(settings) as listeners:
         _check_database(settings)
         try:
-            workers.serve(settings, listener, variables, ready)
+            asyncio.run(workers.Workers(settings, *listeners, variables, ready).run())
         except workers.WorkersFailed as error:
             raise click.ClickException(str(error)) from error
 

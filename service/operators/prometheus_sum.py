@@ -5,7 +5,7 @@ each process, with the label `worker`.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 import msgspec
@@ -82,12 +82,3 @@ class Sum:
             for (sample, labels), value in values.items():
                 metric.add_sample(sample, dict(labels), value)
             yield metric
-
-
-def total(ended: Sum, running: Mapping[str, Iterable[Family]]) -> bytes:
-    """The exposition of the processes that have ended, and of those that run, by their label."""
-    result = Sum()
-    for worker, found in running.items():
-        result.add(found, worker)
-    result.add_sum(ended)
-    return result.exposition()
