@@ -27,6 +27,7 @@ from bench import (
     statements,
     streams,
     verdict,
+    workers,
     wrk,
 )
 from bench.figure import Figure, table
@@ -62,6 +63,7 @@ ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "events": events.measure,
     "growth": growth.measure,
     "streams": streams.measure,
+    "workers": workers.measure,
     "pin_ways": pin.measure_ways,
 }
 ALL: Final = {**QUESTIONS, **ONLY_BY_NAME}

@@ -39,7 +39,9 @@ def findings(
 def _players(settings: Settings) -> Findings:
     limit = open_files.raise_limit()
     maximum, needed = open_files.for_connections(settings, limit), settings.heartbeat_queue_max
-    text = f"players: {maximum:,} can be connected at once, because {limit:,} files may be open"
+    processes = settings.web_concurrency
+    number = f"{maximum:,}" if processes == 1 else f"{processes} x {maximum:,}"
+    text = f"players: {number} can be connected at once, because {limit:,} files may be open"
     if maximum < needed:
         remedy = (
             f"raise the hard limit to {needed + limit - maximum:,} or more (`ulimit -Hn`, "

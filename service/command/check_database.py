@@ -160,7 +160,7 @@ def _clock(skew: float) -> Findings:
 
 
 def connections(settings: Settings) -> int:
-    """The most connections that one instance opens."""
+    """The most connections that one process opens."""
     # Also one each to listen, for readiness checks, for an import and for background deletions.
     others = config_loader.CONNECTIONS + 4 + 2 * bool(settings.retention_interval_hours)
     return settings.pool_max_size + settings.heartbeat_connections + others
@@ -171,9 +171,12 @@ def _connections(settings: Settings, server: ServerRow, instances: int) -> Findi
         yield Finding("ok", "connections are limited by the pooler (STATEMENT_CACHE_SIZE=0)")
         return
     each, maximum = connections(settings), server.connections_most
-    needed, free = each * instances, maximum - server.connections_elsewhere
-    text = f"connections: {instances} x {each}, of {maximum} that the server allows"
-    remedy = "lower POOL_MAX_SIZE, raise max_connections, or put a pooler between"
+    processes = settings.web_concurrency
+    needed, free = each * processes * instances, maximum - server.connections_elsewhere
+    factors = f"{instances} x {each}" if processes == 1 else f"{instances} x {processes} x {each}"
+    text = f"connections: {factors}, of {maximum} that the server allows"
+    lower = "POOL_MAX_SIZE" if processes == 1 else "POOL_MAX_SIZE or WEB_CONCURRENCY"
+    remedy = f"lower {lower}, raise max_connections, or put a pooler between"
     if needed > maximum:
         yield Finding("FAULT", text, remedy)
     elif needed > free:

@@ -162,6 +162,11 @@ async def test_more_connections_than_the_server_allows_are_a_fault(
         "FAULT connections: 8 x 27, of 197 that the server allows: "
         "lower POOL_MAX_SIZE, raise max_connections, or put a pooler between"
     ]
+    several = {**variables, "WEB_CONCURRENCY": "4"}
+    assert await problems(several, instances=2) == [
+        "FAULT connections: 2 x 4 x 27, of 197 that the server allows: "
+        "lower POOL_MAX_SIZE or WEB_CONCURRENCY, raise max_connections, or put a pooler between"
+    ]
     pooled = {**variables, "STATEMENT_CACHE_SIZE": "0"}
     name = await connection.fetchval("select current_database()")
     for setting in ("jit = off", "lock_timeout = 500", "plan_cache_mode = force_generic_plan"):
