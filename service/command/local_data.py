@@ -72,8 +72,13 @@ def database(environment: dict[str, str]) -> Iterator[None]:
     from service.embedded.programs import EmbeddedPostgresError
     from service.embedded.supervisor import embedded_postgres
 
+    folder = DATA / "postgres"
+    if (folder / "cluster").exists():
+        click.echo(f"Starting the PostgreSQL in {folder}.")
+    else:
+        click.echo(f"Creating a PostgreSQL in {folder}, which takes a few seconds, only once.")
     try:
-        with embedded_postgres(DATA / "postgres") as dsn:
+        with embedded_postgres(folder) as dsn:
             point_at(dsn, environment)
             yield
     except EmbeddedPostgresError as error:

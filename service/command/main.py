@@ -25,9 +25,11 @@ from service.command import (
 from service.observing import open_files
 from service.observing.logs import logging_to_stdout
 from service.service_manager import READY, notify
+from service.version import VERSION
 
 
 @click.group()
+@click.version_option(VERSION, message="viewing-time %(version)s")
 @click.pass_context
 def main(context: click.Context) -> None:
     """Counts how long children watch, and enforces the limits that their parents set."""

@@ -9,15 +9,19 @@ import click
 from service.database import migrate
 
 
-def apply(dsn: str, variable: str) -> bool:
+def apply(dsn: str, variable: str, *, is_brief: bool = False) -> bool:
     """Applies the pending migrations; returns whether there were any.
 
-    `variable` is the setting that contains `dsn`, for error messages.
+    `variable` is the setting that contains `dsn`, for error messages. A brief output counts the
+    migrations instead of listing them.
     """
     with one_sentence(variable):
         names = migrate.migrate(dsn)
-    for name in names:
-        click.echo(f"applied {name}")
+    if is_brief and names:
+        click.echo(f"Applied {len(names)} migrations.")
+    elif not is_brief:
+        for name in names:
+            click.echo(f"applied {name}")
     return bool(names)
 
 

@@ -1,15 +1,25 @@
 """`viewing-time run`: the service with an embedded PostgreSQL and a demo family."""
 
 import contextlib
+import logging
 import sys
 from functools import partial
+from typing import Final
 
 import click
 
 from service.command import demo, environment, local_data, migrate, serving
-from service.demo import page
+from service.demo import PATH, page
 from service.observing.logs import logging_to_stdout
-from service.settings import Settings
+from service.settings import FIELDS, Settings, masked
+
+# Their lines about the start repeat what is printed here.
+REPEATING: Final = ("uvicorn.error", "viewing_time.app", "service.database.migrate")
+PAGES: Final = {
+    PATH: "a television and a parent's phone, with the demo family",
+    "/docs": "every request of the API, with examples",
+    "/admin/live": "what the service does now; it asks for an access token",
+}
 
 
 @click.command("run")
@@ -33,13 +43,41 @@ def run_command() -> None:
     with local_data.database(variables) if is_ours else contextlib.nullcontext():
         settings = environment.all_settings(variables)
         with logging_to_stdout(settings.log_level):
-            migrate.apply(*environment.address(settings.database_direct_url, settings.database_url))
+            _silence_repetitions(settings)
+            database = environment.address(settings.database_direct_url, settings.database_url)
+            migrate.apply(*database, is_brief=is_ours)
             is_demo = is_ours and demo.load(settings)
             routes = page.routes(partial(demo.family, settings)) if is_demo else ()
-            serving.serve(settings, lambda: _announce(settings, is_demo), routes)
+            click.echo("Starting the service.")
+            serving.serve(settings, lambda: _announce(settings, is_ours, is_demo), routes)
 
 
-def _announce(settings: Settings, is_demo: bool) -> None:
+def _silence_repetitions(settings: Settings) -> None:
+    if settings.log_level == FIELDS["log_level"].default:
+        for name in REPEATING:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _announce(settings: Settings, is_ours: bool, is_demo: bool) -> None:
     click.echo(f"\nServing on {settings.origin} (Ctrl-C stops).")
+    click.echo("\nSettings that are not at their defaults; docs/settings.md explains all:")
+    for name, value in _changed(settings, is_ours).items():
+        click.echo(f"  {name.upper()} = {value}")
     if is_demo:
-        click.echo(f"\n{demo.curls(settings)}\n")
+        click.echo(f"\n{demo.curls(settings)}")
+    click.echo("\nOpen in a browser:")
+    for path, about in PAGES.items():
+        if is_demo or path != PATH:
+            click.echo(f"  {settings.origin + path:<34} {about}")
+    if is_demo:
+        click.echo("The access token is the one in the curl lines, after `Bearer`.")
+    click.echo()
+
+
+def _changed(settings: Settings, is_ours: bool) -> dict[str, object]:
+    """The settings that are not at their defaults; secrets are masked."""
+    shown = masked(settings)
+    if is_ours:
+        shown["database_url"] = "the embedded PostgreSQL"
+        del shown["database_direct_url"]
+    return {name: value for name, value in shown.items() if value != FIELDS[name].default}

