@@ -146,6 +146,17 @@ test("delivers the heartbeat that is owed when a title is stopped during an outa
   assert.equal(home.service.usedSeconds, 60);
 });
 
+test("gives up 30 seconds after a title is stopped if the outage goes on", async () => {
+  const home = household();
+  home.player.start("film");
+  await home.time.pass(29_000);
+  await outage(home, 6_000);
+  const down = () => Promise.reject(new TypeError("down"));
+  home.service.answers.push(...Array.from({ length: 100 }, () => down));
+  await stop(home);
+  assert.ok(home.service.calls.at(-1)[0] < 35_000 + 30_000 + 8_000);
+});
+
 test("goes on with heartbeats that say so while it is paused", async () => {
   const home = household();
   home.player.start("film");
@@ -166,7 +177,7 @@ test("says which device plays, and leaves its session alone", async () => {
   home.player.start("film");
   await home.time.pass(1000);
   const details = { device_type: "tablet", ended_at: "2026-11-25T12:00:00Z" };
-  home.service.answers.push(() => reply(409, { detail: "", ...details }));
+  home.service.answers.push((_, body) => body.exclusive && reply(409, { detail: "", ...details }));
   await home.time.pass(5 * MINUTE);
   const { screen, deviceType, endedAt } = home.child.last;
   assert.deepEqual([screen, deviceType, endedAt], ["displaced", "tablet", details.ended_at]);
@@ -242,6 +253,7 @@ test("blocks with the reason, asks for more time once, and is ready after the ap
   home.player.start("film");
   await home.time.pass(1000);
   assert.equal(home.service.sessions.size, 2);
+  assert.equal(home.child.last.screen, "warning"); // once more, after the block
   await stop(home);
 });
 
