@@ -55,8 +55,8 @@ export class Player {
     await this.stop();
     if (start !== this.#starts) return; // another one came meanwhile
     // `due` is when the latest heartbeat had to be sent; time without a picture moves it.
-    const darkSince = this.#options.now(); // undefined while the picture runs
-    this.#run = { titleId, sessionId: null, isPaused: false, isOver: false, due: 0, darkSince };
+    const stoppedAt = this.#options.now(); // of the picture; undefined while it runs
+    this.#run = { titleId, sessionId: null, isPaused: false, isOver: false, due: 0, stoppedAt };
     this.#run.done = this.#play(this.#run);
   }
 
@@ -72,7 +72,7 @@ export class Player {
   async stop() {
     const run = this.#run;
     if (run && !run.isOver) {
-      this.#darken(run);
+      this.#stopPicture(run);
       run.isOver = true;
       run.giveUpAt = this.#options.now() + INTERVAL;
       this.#options.show({ screen: "stopped" });
@@ -97,7 +97,7 @@ export class Player {
 
   async #play(run) {
     if (!(await this.#begin(run))) return;
-    run.due = run.darkSince = this.#options.now();
+    run.due = run.stoppedAt = this.#options.now();
     while (!run.isOver) {
       const late = this.#options.now() - run.due;
       if (late > LATE) run.due += late; // nobody has watched in the meantime
@@ -119,7 +119,7 @@ export class Player {
         return false;
       }
       if (isFinal(answer)) return this.#refuse(run, answer);
-      this.#fail(run);
+      this.#showUnreachable(run);
       await this.#pause(run, attempt, answer);
     }
     return false;
@@ -131,13 +131,14 @@ export class Player {
    */
   async #beat(run) {
     const key = this.#key();
+    const body = this.#heartbeat(run); // a key fits one body, also if the pause ends meanwhile
     const { now, setTimeout, clearTimeout } = this.#options;
-    const isOwed = run.darkSince === undefined;
+    const isOwed = run.stoppedAt === undefined;
     const left = run.due + INTERVAL - now();
-    const curtain = setTimeout(() => this.#fail(run), Math.max(0, left));
+    const timer = setTimeout(() => this.#showUnreachable(run), Math.max(0, left));
     try {
       for (let attempt = 0; !run.isOver || (isOwed && now() < run.giveUpAt); attempt++) {
-        const answer = await this.#send("POST", "heartbeat", this.#heartbeat(run), key);
+        const answer = await this.#send("POST", "heartbeat", body, key);
         if (answer?.status === 200 && answer.body.enforcement !== "blocked") {
           return this.#watch(run, answer.body);
         }
@@ -148,19 +149,19 @@ export class Player {
             run.sessionId = answer.body.session_id;
             return decision.body;
           }
-          this.#fail(run); // the heartbeat could not be counted: no rule blocks
+          this.#showUnreachable(run); // the heartbeat could not be counted: no rule blocks
         } else if (answer?.status === 404 && run.sessionId !== null) {
-          run.sessionId = null; // the session was deleted
+          run.sessionId = body.session_id = null; // the session was deleted
           continue;
         } else if (isFinal(answer)) {
           return this.#refuse(run, answer);
-        } else if (run.darkSince !== undefined) {
-          this.#fail(run);
+        } else if (run.stoppedAt !== undefined) {
+          this.#showUnreachable(run);
         }
         await this.#pause(run, attempt, answer);
       }
     } finally {
-      clearTimeout(curtain);
+      clearTimeout(timer);
     }
   }
 
@@ -181,9 +182,9 @@ export class Player {
   #watch(run, verdict) {
     run.sessionId = verdict.session_id;
     if (run.isOver) return;
-    if (run.darkSince !== undefined) {
-      run.due += this.#options.now() - run.darkSince; // what was paid and not watched is left
-      run.darkSince = undefined;
+    if (run.stoppedAt !== undefined) {
+      run.due += this.#options.now() - run.stoppedAt; // what was paid and not watched is left
+      run.stoppedAt = undefined;
     }
     this.#request = this.#requestId = null;
     const { enforcement, remaining_minutes: remainingMinutes } = verdict;
@@ -237,19 +238,19 @@ export class Player {
   }
 
   /** Stops the picture, because viewing cannot be counted. */
-  #fail(run) {
+  #showUnreachable(run) {
     this.#show(run, { screen: "unreachable" });
   }
 
   #show(run, screen) {
     if (run.isOver || (screen.screen === "unreachable" && run.screen === "unreachable")) return;
     run.screen = screen.screen;
-    if (screen.screen !== "playing" && screen.screen !== "warning") this.#darken(run);
+    if (screen.screen !== "playing" && screen.screen !== "warning") this.#stopPicture(run);
     this.#options.show(screen);
   }
 
-  #darken(run) {
-    run.darkSince ??= this.#options.now();
+  #stopPicture(run) {
+    run.stoppedAt ??= this.#options.now();
   }
 
   /** A failure does no harm: the next session to start ends this one too. */

@@ -32,7 +32,7 @@ function failClosed() {
 /** What the service does with heartbeats, sessions and requests, as far as a player notices. */
 export class Service {
   sessions = new Map(); // counted seconds
-  keys = new Set();
+  keys = new Map(); // what each was used for
   calls = []; // [milliseconds, method and path, body, key]
   answers = []; // functions that answer the next requests instead
   usedSeconds = 0;
@@ -72,8 +72,12 @@ export class Service {
     if (body.session_id && !this.sessions.has(session)) {
       return reply(404, { detail: "Session not found" });
     }
+    const request = JSON.stringify({ ...body, session_id: null });
+    if ((this.keys.get(key) ?? request) !== request) {
+      return reply(422, { detail: "Idempotency-Key has been used for another request" });
+    }
     if (!this.keys.has(key)) {
-      this.keys.add(key);
+      this.keys.set(key, request);
       this.sessions.set(session, (this.sessions.get(session) ?? 0) + 30);
       this.usedSeconds += 30;
     }
@@ -105,8 +109,8 @@ export class Child {
 
   show = (screen) => {
     this.screens.push({ at: this.time.now() / 1000, ...screen });
-    const isLit = screen.screen === "playing" || screen.screen === "warning";
-    if (isLit) this.#since ??= this.time.now();
+    const isRunning = screen.screen === "playing" || screen.screen === "warning";
+    if (isRunning) this.#since ??= this.time.now();
     else {
       this.#watched = 1000 * this.pictureSeconds;
       this.#since = null;

@@ -1,4 +1,4 @@
-// Watches for hours of virtual time, with faults, against a real service; prints what it has to pay.
+// Watches a real service for hours of virtual time, with faults; prints what it has to pay.
 //
 //   node watch.mjs URL TOKEN PROFILE TITLE SEED RATE
 
@@ -43,7 +43,13 @@ let expected = 0;
 for (let n = 0; n < 4; n++) {
   const before = child.pictureSeconds;
   player.start(titleId);
-  await time.pass(30 * MINUTE * random());
+  await time.pass(20 * MINUTE * random());
+  for (let pause = 0; pause < 10; pause++) {
+    player.pause(); // a pause of less than five minutes counts like viewing
+    await time.pass(MINUTE * random());
+    player.resume();
+    await time.pass(MINUTE * random());
+  }
   rates.now = 0;
   await time.pass(MINUTE - 1);
   const stopped = player.stop();
