@@ -137,7 +137,8 @@ export class Phone {
     this.say(`Phone: ${text}`);
     if (child !== this.child) return;
     if (event.type === "request.created") {
-      this.act(async () => this.ask(await this.api.get(`${VIEWING}/requests/${event.data.request_id}`)));
+      const path = `${VIEWING}/requests/${event.data.request_id}`;
+      this.act(async () => this.ask(await this.api.get(path, {quiet: true})));
     } else if (event.type.startsWith("request.")) {
       this.card(event.data.request_id)?.remove();
     } else if (["configuration.changed", "schedule.changed"].includes(event.type)) {
