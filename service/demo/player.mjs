@@ -4,7 +4,7 @@ import * as words from "./words.mjs";
 
 const VIEWING = "/api/v1/viewing-time";
 const BEAT_SECONDS = 30;
-const BLOCKED_MS = 1000; // between two looks at the block screen whether playback may go on
+const BLOCKED_MS = 500; // between two looks at the block screen whether playback may go on
 
 export class Player {
   // `screen` shows the state. `clock.speed` is how many seconds pass in a second of the page.
@@ -155,7 +155,7 @@ export class Player {
     }
     this.sessionId = null;
     this.show({kind: "failed", message: error.message, isNew: this.state.kind !== "failed"});
-    return 3 * BLOCKED_MS;
+    return 6 * BLOCKED_MS;
   }
 
   async endSession(options) {
