@@ -93,19 +93,13 @@ class Rejects:
         self, lines: Iterator[Line], rows: CsvRows | None, has_mark: bool
     ) -> Iterator[Line]:
         """The lines, each of which is kept until its batch has ended."""
-        is_begun, number = False, 0
+        is_begun = False
         for line in lines:
             if not is_begun:
                 self._begin(rows.head if rows else b"", has_mark)
                 is_begun = True
-            place = self._spool.tell()
             if line.text is not None:
-                number = line.number
-                self._places[number] = (place, len(line.source))
-                self._spool.write(line.source)
-            elif (last := self._places.get(number)) and last[1]:
-                # The blank line can belong to a cell of the line before it.
-                self._places[number] = (last[0], last[1] + len(line.source))
+                self._places[line.number] = (self._spool.tell(), len(line.source))
                 self._spool.write(line.source)
             yield line
         if not is_begun:

@@ -58,9 +58,10 @@ def _line(number: int, text: bytes, is_too_long: bool) -> Line:
 class CsvRows:
     """The rows of CSV as lines of JSON, each with the number of its first line.
 
-    A bad row consumes only its first line. The lines after it are read again, because an unclosed
-    quote extends over good rows. `head`, the header and Excel's `sep=` before it, is complete when
-    the first row has been read. A row without any value is a blank line.
+    A bad row consumes only its first line, and the lines after it are read again, because an
+    unclosed quote extends over good rows; except that a row with the cells of the header, no line
+    of which can be another row, is one row. Rows without a value are left out. `head` is the header
+    and Excel's `sep=` before it, once the first row has been read.
     """
 
     def __init__(self, lines: Iterator[Line], delimiter: str | None = None) -> None:
@@ -75,12 +76,11 @@ class CsvRows:
         header: list[str] | None = None
         while True:
             source.row_lines.clear()
+            row: list[str] = []
             text: bytes | BadLine
             try:
                 row = next(cells)
                 if not any(row):
-                    if header is not None:
-                        yield Line(source.row_lines[0].number, None, source.text)
                     continue
                 if header is None:
                     header = _names(row)
@@ -97,9 +97,10 @@ class CsvRows:
             except csv.Error as error:
                 text = BadLine(f"No row of CSV: {error}")
             if isinstance(text, BadLine):
-                source.read_again()
                 # After a bad header, no later row is the header.
                 header = header or []
+                if len(row) != len(header) or source.has_rows(delimiter, len(header)):
+                    source.read_again()
             yield Line(source.row_lines[0].number, text, source.text)
 
     def _read_delimiter(self) -> str:
@@ -157,6 +158,16 @@ class _RowSource:
     def skip(self) -> bytes:
         """Consumes the line that is read again next; returns it."""
         return self._again.popleft().source
+
+    def has_rows(self, delimiter: str, cells: int) -> bool:
+        """Whether a line of the current row, except its first, has as many cells as a row."""
+        texts = (line.text for line in self.row_lines[1:])
+        rows = csv.reader(
+            (text.decode(errors="replace") for text in texts if isinstance(text, bytes)),
+            delimiter=delimiter,
+            quoting=csv.QUOTE_NONE,
+        )
+        return any(len(row) >= cells for row in rows)
 
     def read_again(self) -> None:
         """Returns the lines after the first one of the row to the source."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from service.command.import_source import UnreadableFile, opened, plain_suffix
 from service.platform.import_csv import BOOLEANS, NOT_UTF8, CsvRows, csv_lines
 from service.platform.import_ids import BUCKETS, SeenIds
-from service.platform.import_lines import MAX_LINE_BYTES, BadLine, Record, parse
+from service.platform.import_lines import MAX_LINE_BYTES, BadLine, Record
 
 FIRST: Final = "6f0d3a5e-58c1-4a6b-9f0e-2f6f3c1d7a01"
 SECOND: Final = "6f0d3a5e-58c1-4a6b-9f0e-2f6f3c1d7a02"
@@ -341,10 +341,13 @@ def test_rejected_line_keeps_what_the_file_has(tmp_path: Path) -> None:
     assert MARK + rows.head + b"".join(sources) == file.read_bytes()
 
 
-def test_a_bad_row_is_an_error_of_its_first_line() -> None:
-    lines = CsvRows(csv_lines(io.BytesIO(b'type,id\ntitle,"1\n\ntitle,2\n')))
-    [bad, blank, good] = lines
+def test_bad_row_of_several_lines_is_one_error_unless_its_quote_is_not_closed() -> None:
+    broken = b'title,1,"A\n\n""b"",\nc",WAHR\n'
+    head, good = b"type,id,title,is_educational\n", f"title,{FIRST},Planets,no\n".encode()
+    [bad, after] = CsvRows(csv_lines(io.BytesIO(head + broken + good)))
     assert isinstance(bad.text, BadLine)
-    assert (bad.source, blank.text, good.number) == (b'title,"1\n', None, 4)
-    with pytest.raises(BadLine):
-        parse(bad.text)
+    assert (bad.number, bad.source, after.number) == (2, broken, 6)
+    unclosed = b'title,1,"A,no\n', good, b'x",WAHR\n'
+    [bad, after, last] = CsvRows(csv_lines(io.BytesIO(head + b"".join(unclosed))))
+    assert (bad.source, after.source, last.source) == unclosed
+    assert isinstance(after.text, bytes)
