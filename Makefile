@@ -4,16 +4,17 @@ MINUTES ?= 30
 WORKERS ?= 4
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+RUNNABLE := .venv/.runnable
 
 # Compiled once, not again by each process that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run quick test coverage check format bench fuzz soak migrate lock sbom clean
+.PHONY: help run quick test coverage check format bench fuzz soak migrate lock sbom matrix clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-run: $(INSTALLED) ## serve on 127.0.0.1:8000, with an embedded PostgreSQL unless DATABASE_URL is set
+run: $(RUNNABLE) ## serve on 127.0.0.1:8000, with an embedded PostgreSQL unless DATABASE_URL is set
 	@exec $(BIN)/python -m service run
 
 quick: $(INSTALLED) ## the tests that need no PostgreSQL and start no process
@@ -62,10 +63,16 @@ sbom: $(INSTALLED) ## write sbom.cdx.json, the contents of the lock in CycloneDX
 	$(BIN)/python -m pip --python .venv/production install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --requirement requirements.lock
 	$(BIN)/cyclonedx-py environment .venv/production --pyproject pyproject.toml --output-reproducible --short-PURLs --output-file sbom.cdx.json
 
+matrix: $(INSTALLED) ## a core of the tests on every Python and PostgreSQL found; ARGS=--all for the whole suite
+	@exec $(BIN)/python -m tests.matrix $(ARGS)
+
 clean: ## remove the virtual environment and caches, keep .data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
 
-$(INSTALLED): pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
-	@touch $@
+$(RUNNABLE): EXTRAS := embedded
+$(INSTALLED): EXTRAS := test,check
+
+# Each is a copy of the pyproject.toml that was installed: touching that file installs nothing.
+$(INSTALLED) $(RUNNABLE): pyproject.toml
+	@cmp -s $< $@ || cmp -s $< $(INSTALLED) || PYTHON="$(PYTHON)" sh .ci/install "$(EXTRAS)"
+	@cp $< $@
