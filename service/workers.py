@@ -15,6 +15,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -125,7 +126,8 @@ class Workers:
         """Replaces all workers, one after the other, whenever that is wanted."""
         while await self._roll_wanted.wait():
             self._roll_wanted.clear()
-            notify(RELOADING)
+            # systemd compares this with the time at which it began the reload.
+            notify(f"{RELOADING}\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             for number in self._listeners:
                 if not await self._replace(number):
                     logger.error("roll_stopped", extra={"fields": {"worker": number}})

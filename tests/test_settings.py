@@ -1,9 +1,11 @@
 """All errors are reported at once, one sentence each; secrets are never shown."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from service import setting_values
 from service.command import demo
 from service.settings import Settings, SettingsError, masked, read
 
@@ -162,6 +164,21 @@ def test_unknown_target_session_attrs_is_refused(attributes: str) -> None:
         "DATABASE_URL must have a target_session_attrs that is one of "
         "any, primary, standby, read-write, read-only, prefer-standby."
     )
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("150000 100000", 1), ("20000 100000", 1), ("300000 100000", 3), ("", 8)],
+)
+def test_workers_are_a_number_or_the_cores_that_may_be_used(
+    quota: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(setting_values, "CPU_QUOTA", tmp_path / "cpu.max")
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota)
+    assert read({**NEEDED, "WEB_CONCURRENCY": "auto"}).web_concurrency == cores
+    assert read({**NEEDED, "WEB_CONCURRENCY": "3"}).web_concurrency == 3
 
 
 def test_the_two_ports_must_differ() -> None:

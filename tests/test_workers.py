@@ -4,11 +4,12 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO
@@ -22,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.command.main import main
 from tests.conftest import ROOT, RunningService, copied, free_port, served
 from tests.eventually import eventually
-from tests.family import SECRET
+from tests.family import PIN, SECRET, Family, add_family
 from tests.faults.watching import add_viewers, all_watching, client_of
 
 WORKERS = 2
@@ -88,7 +89,7 @@ def serving(log: IO[bytes]) -> list[int]:
 async def workers_of(dsn: str, **variables: str) -> AsyncIterator[tuple[RunningService, IO[bytes]]]:
     """A service with workers, all of which serve, and its log."""
     with tempfile.TemporaryFile() as log:
-        async with served(dsn, log, **SETTINGS, **variables) as service:
+        async with served(dsn, log, **{**SETTINGS, **variables}) as service:
             await eventually(lambda: len(serving(log)) == WORKERS)
             yield service, log
 
@@ -97,12 +98,33 @@ Logged = tuple[RunningService, IO[bytes]]
 
 
 @pytest.fixture(scope="module")
-async def logged(postgres_dsn: str, template: str) -> AsyncIterator[Logged]:
+def previous_secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a setting of the service, which workers read when they start."""
+    path = tmp_path_factory.mktemp("secrets") / "previous"
+    path.write_text(SECRET)
+    return path
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[socket.socket]:
+    """The socket of a service manager."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path_factory.mktemp("manager") / "notify"))
+        receiver.settimeout(10)
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+async def logged(
+    postgres_dsn: str, template: str, previous_secret: Path, manager: socket.socket
+) -> AsyncIterator[Logged]:
     """One service for the tests that leave it running, and its log."""
-    async with (
-        copied(postgres_dsn, template) as dsn,
-        workers_of(dsn, METRICS_PORT=str(METRICS_PORT)) as running,
-    ):
+    variables = {
+        "METRICS_PORT": str(METRICS_PORT),
+        "JWT_SECRET_PREVIOUS_FILE": str(previous_secret),
+        "NOTIFY_SOCKET": manager.getsockname(),
+    }
+    async with copied(postgres_dsn, template) as dsn, workers_of(dsn, **variables) as running:
         yield running
 
 
@@ -202,7 +224,7 @@ async def test_a_stuck_worker_does_not_delay_the_scrape(service: RunningService)
 
 
 async def test_sighup_replaces_every_worker_without_a_lost_request(
-    logged: Logged,
+    logged: Logged, manager: socket.socket
 ) -> None:
     service, log = logged
     before = worker_ids(service.process.pid)
@@ -211,12 +233,14 @@ async def test_sighup_replaces_every_worker_without_a_lost_request(
     viewers = await add_viewers(connection, 8)
     async with client_of(service.url) as client, all_watching(client, viewers):
         service.process.send_signal(signal.SIGHUP)
-        await eventually(lambda: b'"event":"rolled"' in whole(log))
+        await eventually(lambda: b'"event":"rolled"' in whole(log), seconds=60)
         ready = await client.get("/health/ready")
         assert ready.status_code == 200
     after = worker_ids(service.process.pid)
     assert len(after) == WORKERS
     assert not set(after) & set(before)
+    states = [manager.recv(200).partition(b"\n")[0] for _ in range(3)]
+    assert states == [b"READY=1", b"RELOADING=1", b"READY=1"]
     for viewer in viewers:
         await viewer.settle(connection)
         assert viewer.unknown == 0
@@ -230,6 +254,21 @@ async def test_sighup_replaces_every_worker_without_a_lost_request(
     assert beats == sum(viewer.acknowledged for viewer in viewers)
 
 
+async def test_worker_that_cannot_start_replaces_none(
+    logged: Logged, previous_secret: Path
+) -> None:
+    service, log = logged
+    before = worker_ids(service.process.pid)
+    previous_secret.write_text("short")
+    service.process.send_signal(signal.SIGHUP)
+    await eventually(lambda: b'"event":"roll_stopped"' in whole(log))
+    previous_secret.write_text(SECRET)
+    assert b"JWT_SECRET_PREVIOUS must be at least 32 characters" in whole(log)
+    assert worker_ids(service.process.pid) == before
+    async with connected(service.url, 4):
+        pass
+
+
 async def test_workers_share_the_processes_that_hash(service: RunningService) -> None:
     hashing = [
         each
@@ -238,10 +277,29 @@ async def test_workers_share_the_processes_that_hash(service: RunningService) ->
     ]
     assert len(hashing) == 1
     assert [children(each) for each in worker_ids(service.process.pid)] == [[]] * WORKERS
+    connection = await asyncpg.connect(service.dsn)
+    family = await add_family(connection)
+    await connection.close()
+    assert await verified(service.url, family) == [200] * 6
+    os.kill(hashing[0], signal.SIGKILL)
+    assert await verified(service.url, family) == [200] * 6
 
 
-async def test_sigterm_drains_every_worker_and_a_killed_parent_leaves_none(database: str) -> None:
-    async with workers_of(database) as (service, _):
+async def verified(url: str, family: Family) -> list[int]:
+    """The statuses of checks of a PIN, each on a connection of its own."""
+    path, body = f"{url}/api/v1/parental-controls/pin/verify", {"pin": PIN}
+    statuses = []
+    for _ in range(6):
+        async with httpx.AsyncClient(timeout=20) as client:
+            answer = await client.post(path, json=body, headers=family.bearer)
+            statuses.append(answer.status_code)
+    return statuses
+
+
+async def test_stop_drains_until_a_second_signal_and_a_killed_parent_leaves_no_worker(
+    database: str,
+) -> None:
+    async with workers_of(database, SHUTDOWN_DRAIN_SECONDS="60") as (service, _):
         ids = worker_ids(service.process.pid)
         service.process.send_signal(signal.SIGTERM)
         async with httpx.AsyncClient(base_url=service.url) as client:
@@ -250,6 +308,7 @@ async def test_sigterm_drains_every_worker_and_a_killed_parent_leaves_none(datab
             )
         assert answer.json()["checks"] == {"process": "stopping"}
         assert answer.headers["connection"] == "close"
+        service.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(service.process.wait, 10) == 0
     async with workers_of(database) as (service, _):
         ids += children(service.process.pid)

@@ -39,7 +39,8 @@ def raise_limit() -> int:
 def for_connections(settings: Settings, limit: int) -> int:
     """Returns how many clients can be connected if `limit` files can be open; at least one."""
     database = settings.pool_max_size + settings.heartbeat_connections
-    return max(1, limit - OWN_FILES - database - PIN_WORKER_FILES * settings.pin_workers)
+    others = settings.web_concurrency - 1  # processes, whose listening sockets this one has too
+    return max(1, limit - OWN_FILES - others - database - PIN_WORKER_FILES * settings.pin_workers)
 
 
 def are_exhausted() -> bool:
