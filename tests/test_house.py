@@ -21,13 +21,14 @@ PRIVATE: Final = {
     "tests/operators/test_health.py": {"_check_database", "_send"},  # delays a statement
     "tests/operators/test_prometheus.py": {"_check_database"},  # delays a statement
     "tests/parents/test_pin.py": {"_longest_wait"},  # a hasher with a full queue
-    "tests/platform/test_imports.py": {"_RowSource", "_merge", "_merge_staged"},  # one batch
+    "tests/platform/test_imports.py": {"_RowSource", "_merge_staged"},  # one batch
     "tests/viewing/test_config_cache.py": {"_loader", "_pool"},  # counts the loads
     "tests/viewing/test_heartbeat_writer.py": {"_open"},  # a connection that cannot be opened
     "tests/viewing/test_rules.py": {"_DAYS", "_zone_names"},  # caches to clear
     # Not ours:
     # pytest shows the fixtures of a test, and xdist what goes to one worker, nowhere else.
     "tests/conftest.py": {"_fixtureinfo", "_split_scope"},
+    "tests/guides.py": {"_replace"},  # of every NamedTuple
     "tests/openapi/test_document.py": {"_replace"},  # of every NamedTuple
     "tests/parents/test_config_change.py": {"_replace"},  # of every NamedTuple
     "tests/processes.py": {"_exit"},  # of `os`
