@@ -61,7 +61,7 @@ def licence(name: str) -> str:
     return " AND ".join(DECLARED[each.rpartition(" :: ")[2]] for each in classifiers)
 
 
-@pytest.mark.parametrize("name", sorted(installed("embedded", "otel")))
+@pytest.mark.parametrize("name", sorted(installed("embedded", "otel", "zstd")))
 def test_licence_of_every_package_is_allowed_and_listed(name: str) -> None:
     found = licence(name)
     assert LISTED.get(name) == found
