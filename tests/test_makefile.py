@@ -18,7 +18,7 @@ case "$*" in *install*) test -z "$OFFLINE";; esac
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What make needs of the checkout, with an interpreter that only writes down its calls."""
+    """The files that make needs, with an interpreter that only writes down its calls."""
     for name in ("Makefile", "pyproject.toml", ".ci/install"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
