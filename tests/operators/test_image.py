@@ -1,9 +1,7 @@
 """The image of `ops/Containerfile`: it fits the service, and the service runs from its tree."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 import tomllib
@@ -21,6 +19,7 @@ from service.settings import FIELDS
 from tests.conftest import ROOT, answering, free_port
 from tests.family import HEARTBEAT, SECRET, Family
 from tests.faults.proxy import proxied
+from tests.operators.debian import make_debian, needs, run
 from tests.processes import dying_with_parent
 
 FILE: Final = ROOT / "ops" / "Containerfile"
@@ -31,9 +30,6 @@ INSTRUCTIONS: Final = [
     if line and not line.startswith("#")
 ]
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MIRROR: Final = "http://deb.debian.org/debian"
-CERTIFICATES: Final = Path("etc/ssl/certs/ca-certificates.crt")
-PROGRAMS: Final = ("buildah", "debootstrap", "unshare", "setpriv")
 # Changes to the tree of an image and becomes a program in it, which can write nowhere.
 ENTER: Final = (
     'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t proc proc "$0/proc" '
@@ -86,13 +82,6 @@ def test_the_image_has_no_postgresql() -> None:
     assert not any("[embedded" in each for each in arguments("RUN"))
 
 
-def run(*command: str | Path) -> str:
-    """Runs a program; its output, or a failure with it."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout.strip()
-
-
 @contextmanager
 def built() -> Iterator[tuple[Path, dict[str, Any]]]:
     """The tree of the image and its configuration, on Debian's Python as the base."""
@@ -100,11 +89,7 @@ def built() -> Iterator[tuple[Path, dict[str, Any]]]:
         places = ["--root", f"{folder}/images", "--runroot", f"{folder}/run"]
         buildah = ("buildah", *places, "--storage-driver", "vfs")
         base = Path(folder) / "base"
-        packages = "--include=python3,python3-venv,ca-certificates"
-        run("debootstrap", "--variant=minbase", packages, "bookworm", base, MIRROR)
-        # As an organization with a certificate authority of its own does it.
-        shutil.copy(Path("/") / CERTIFICATES, base / CERTIFICATES)
-        (base / "etc/pip.conf").write_text(f"[global]\ncert = /{CERTIFICATES}\n")
+        make_debian(base)
         container = run(*buildah, "from", "scratch")
         run(*buildah, "copy", "--quiet", container, base, "/")
         run(*buildah, "commit", "--quiet", container, "localhost/base")
@@ -147,10 +132,7 @@ async def serving(
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 async def test_the_service_runs_from_the_tree_of_the_image(database: str, family: Family) -> None:
-    if missing := [program for program in PROGRAMS if not shutil.which(program)]:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    if os.geteuid() != 0:
-        pytest.skip("building in a chroot needs root")
+    needs("buildah", "unshare")
     port = str(free_port())
     with built() as (tree, config):
         names = {path.name for path in tree.rglob("*")}
