@@ -1,8 +1,10 @@
-"""Leaves comments of statements and migrations out of the wheel: they are half of its size.
+"""Packs statements and migrations small: without their comments, the statements in one file.
 
-The comments are for readers of the source. The rest of a file is the same.
+The comments, which are for readers of the source, and the entries of many files in an archive are
+half of their size.
 """
 
+import json
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,24 +12,31 @@ from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDERS: Final = ("sql", "migrations")
 # Not those for yoyo, and not indented ones: they can be in functions, which the database stores.
 COMMENT: Final = re.compile(r"^--(?! (?:depends|transactional):).*\n", re.M)
 
 
-class Uncommented(BuildHookInterface[Any]):
+class Packed(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Adds the files to the wheel; an editable installation reads those of the checkout."""
         if version == "editable":
             return
         self._folder = TemporaryDirectory()
-        for folder in FOLDERS:
-            for path in sorted(Path(self.root, folder).glob("*.sql")):
-                copy = Path(self._folder.name, path.name)
-                text = path.read_text("utf-8")
-                copy.write_text(COMMENT.sub("", text) or text, "utf-8")
-                build_data["force_include"][str(copy)] = f"service/{folder}/{path.name}"
+        included = build_data["force_include"]
+        packed = Path(self._folder.name, "statements.json")
+        packed.write_text(json.dumps(_texts(Path(self.root, "sql"))), "utf-8")
+        included[str(packed)] = "service/statements.json"
+        for name, text in _texts(Path(self.root, "migrations")).items():
+            copy = Path(self._folder.name, f"{name}.sql")
+            copy.write_text(text, "utf-8")
+            included[str(copy)] = f"service/migrations/{copy.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if version != "editable":
             self._folder.cleanup()
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """The files of a folder without comments; a file of nothing else stays as it is."""
+    texts = {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.sql"))}
+    return {name: COMMENT.sub("", text) or text for name, text in texts.items()}

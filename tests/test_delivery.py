@@ -1,6 +1,7 @@
 """The delivery: a wheel that works without the checkout, and locked dependencies."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from tests.family import SECRET
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
-FOLDERS = ("sql", "migrations", "ops")
+FOLDERS = ("migrations", "ops")
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +73,22 @@ def test_wheel_has_at_most_500_kib(wheel: Path) -> None:
     assert wheel.stat().st_size <= 500 * 1024
 
 
-@pytest.mark.parametrize("folder", ["sql", "migrations"])
-def test_statements_in_the_wheel_differ_only_in_comments(wheel: Path, folder: str) -> None:
+def test_statements_in_the_wheel_differ_only_in_comments(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
-    for path in (ROOT / folder).glob("*.sql"):
-        text = archive.read(f"service/{folder}/{path.name}").decode()
-        assert code(text) == code(path.read_text())
+    packed = json.loads(archive.read("service/statements.json"))
+    assert packed.keys() == {path.stem for path in (ROOT / "sql").iterdir()}
+    for path in (ROOT / "sql").iterdir():
+        assert code(packed[path.stem]) == code(path.read_text()) != []
+
+
+def test_migrations_in_the_wheel_differ_only_in_comments(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    directives = re.compile(r"^-- (?:depends|transactional):.*$", re.M)
+    for path in (ROOT / "migrations").iterdir():
+        text = archive.read(f"service/migrations/{path.name}").decode()
         assert text
-        directives = r"^-- (?:depends|transactional):.*$"
-        assert re.findall(directives, text, re.M) == re.findall(directives, path.read_text(), re.M)
+        assert code(text) == code(path.read_text())
+        assert directives.findall(text) == directives.findall(path.read_text())
 
 
 def code(text: str) -> list[str]:

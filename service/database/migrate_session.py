@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from service import database_url
 from service.database import cures
-from service.database.statement import files
+from service.database.statement import text
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -137,7 +137,7 @@ def _for_yoyo(address: str, version: int) -> str:
 
 def sql(name: str) -> str:
     """The text of a statement for psycopg."""
-    return (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+    return text(name)
 
 
 def _unreachable(error: psycopg.Error) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Generic, TypeVar
@@ -27,13 +28,25 @@ def files(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
+@cache
+def _packed() -> dict[str, str]:
+    """The statements of the wheel, which has them in one small file; empty in a checkout."""
+    path = Path(__file__).parents[1] / "statements.json"
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+
+
+def text(name: str) -> str:
+    """The text of the statement `name`."""
+    return _packed().get(name) or (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+
+
 class Statement(Generic[Row]):
     """One file of `sql/` and the type of its rows, whose fields are the select list in order."""
 
     def __init__(self, name: str, row: type[Row]) -> None:
         self.name = name
         self.row = row
-        self.text = (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+        self.text = text(name)
         self._times = STATEMENT_TIMES.setdefault(name, Histogram(STATEMENT_SECONDS))
 
     async def all(self, source: Source, *arguments: Any) -> list[Row]:
