@@ -109,7 +109,8 @@ def environment(python: Path, case: Case) -> Path:
         program = str(folder / "bin" / "python")
         pip = [program, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         options = ["--constraint", str(constraints), "--editable", ".[test]"]
-        subprocess.run([*pip, *options], cwd=ROOT, check=True)
+        with (folder / "install.log").open("w") as log:
+            subprocess.run([*pip, *options], cwd=ROOT, check=True, stdout=log, stderr=log)
         installed.write_text(wanted)
     return folder / "bin" / "python"
 
@@ -118,8 +119,8 @@ def result(case: Case, python: Path, server: Path, arguments: list[str]) -> str:
     """Runs the tests of a case; returns the last line of pytest, which counts them."""
     try:
         program = environment(python, case)
-    except subprocess.CalledProcessError as error:
-        return f"FAILED: not installed, exit code {error.returncode}"
+    except subprocess.CalledProcessError:
+        return f"FAILED: not installed, see .matrix/{case.python}-{case.dependencies}/install.log"
     done = subprocess.run(
         [program, "-m", "pytest", "-q", "-n", "2", "-m", "not soak", *arguments],
         cwd=ROOT,
