@@ -105,7 +105,8 @@ export class Screen {
     return at === null ? "Ask a parent." : `The next viewing is possible ${words.clock(at, this.timeZone)}.`;
   }
 
-  // Between heartbeats the countdown goes on by itself, for at most the 30 seconds of one.
+  // Between heartbeats the countdown goes on by itself, for at most the 30 seconds of one. Lessons
+  // may be free, so theirs does not.
   count() {
     const {kind, verdict, speed, at} = this.state ?? {};
     const count = this.find(".count");
@@ -115,7 +116,8 @@ export class Screen {
       count.textContent = "no limit";
       return;
     }
-    const gone = kind === "playing" ? Math.min(BEAT_SECONDS, speed * (performance.now() - at) / 1000) : 0;
+    const isRunning = kind === "playing" && !verdict.is_educational;
+    const gone = isRunning ? Math.min(BEAT_SECONDS, speed * (performance.now() - at) / 1000) : 0;
     count.textContent = words.countdown(verdict.remaining_minutes * 60 - gone);
   }
 }

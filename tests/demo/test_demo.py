@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import ROOT, answering, copied, free_port
 from tests.demo.browser import Browser, chromium
-from tests.family import PIN_HASH, SECRET
+from tests.family import PASSWORD_HASH, PIN_HASH, SECRET
 from tests.processes import dying_with_parent
 
-# As `viewing-time run` serves it, with the PostgreSQL of the tests, and a PIN that costs less.
+# As `viewing-time run` serves it, with the PostgreSQL of the tests, and hashes that cost less.
 RUN = """
 import os
 from functools import partial
@@ -22,7 +22,7 @@ from service.command import demo, environment, serving
 from service.demo import page
 
 settings = environment.all_settings(dict(os.environ))
-demo.PIN_HASH = os.environ["PIN_HASH"]
+demo.PIN_HASH, demo.PASSWORD_HASH = os.environ["HASHES"].split()
 assert demo.load(settings)
 serving.serve(settings, lambda: None, page.routes(partial(demo.family, settings)))
 """
@@ -37,7 +37,7 @@ async def url(postgres_dsn: str, template: str) -> AsyncIterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", RUN],
             cwd=ROOT,
-            env={**os.environ, **settings, "PIN_HASH": PIN_HASH},
+            env={**os.environ, **settings, "HASHES": f"{PIN_HASH} {PASSWORD_HASH}"},
             stdout=subprocess.DEVNULL,
             preexec_fn=dying_with_parent(),
         )
@@ -206,6 +206,21 @@ def test_educational_exemption_needs_the_pin(page: Browser) -> None:
     )
     page.click("#lessons")
     page.waits(lambda: '"educational_exempt": true' in page.text("#answer"))
+
+
+def test_locked_pin_is_reset_with_the_password(page: Browser) -> None:
+    for attempt in range(6):
+        page.type("#pin", "9999")
+        page.click("#pin-form button")
+        page.waits(lambda: page.text("#phone-fault"))
+        assert page.text("#phone-fault").startswith(
+            "Incorrect PIN" if attempt < 5 else "PIN locked"
+        )
+    page.waits(lambda: "The PIN is locked" in page.text("#news"))
+    page.click("#pin-reset")
+    page.waits(lambda: page.text("#pin-state") == "it is 1234 again")
+    assert page.text("#phone-fault") == ""
+    assert {*refusals(page)} == {"403"}
 
 
 def test_latest_request_is_shown_as_a_curl_line_that_works(page: Browser) -> None:
