@@ -35,6 +35,7 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 LOCAL_HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+FORWARDED: Final = ("x-forwarded-for", "forwarded")
 LOOPBACK: Final = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
@@ -91,12 +92,14 @@ def _is_from_this_computer(request: Request) -> bool:
     """Whether the page itself sends the request, from this computer.
 
     Another site can let its own name resolve to 127.0.0.1 (DNS rebinding), so that the browser
-    takes the service for a part of that site. `Host` is the name of that site then.
+    takes the service for a part of that site. `Host` is the name of that site then. A request
+    that a proxy has forwarded can come from any computer, whatever address its headers name.
     """
     host = request.headers.get("host", "")
     return (
         request.client is not None
         and request.client.host in LOOPBACK
         and LOCAL_HOST.fullmatch(host) is not None
+        and not any(name in request.headers for name in FORWARDED)
         and request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
     )

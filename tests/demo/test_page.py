@@ -120,6 +120,8 @@ async def test_family_is_served_by_the_names_of_this_computer(
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
         {"Sec-Fetch-Site": "none"},
+        {"X-Forwarded-For": "127.0.0.1"},  # a proxy that is trusted, with any client before it
+        {"Forwarded": "for=127.0.0.1"},
     ],
 )
 async def test_other_sites_do_not_get_the_token(
