@@ -6,6 +6,7 @@ of the command would take half a second of CPU each time.
 
 import http.client
 import ipaddress
+from contextlib import closing
 from typing import Final
 
 import click
@@ -31,16 +32,14 @@ def probe() -> None:
     """Ask the service on HOST:PORT whether it is ready; exit 1 if it is not, or does not answer."""
     host, port = _address()
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request("GET", f"{HEALTH}/ready")
-        body = connection.getresponse().read(MAX_ANSWER_BYTES)
+        with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)) as connection:
+            connection.request("GET", f"{HEALTH}/ready")
+            body = connection.getresponse().read(MAX_ANSWER_BYTES)
         answer = msgspec.json.decode(body, type=Answer)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or error
         raise click.ClickException(f"The service on {where} does not answer: {reason}.") from error
-    finally:
-        connection.close()
     if answer.status != "ok":
         failed = [f"{name} is {state}" for name, state in answer.checks.items() if state != "ok"]
         raise click.ClickException(f"The service on {where} is not ready: {', '.join(failed)}.")

@@ -91,6 +91,12 @@ def test_a_port_that_is_not_a_number_is_one_sentence() -> None:
     assert asked(PORT="http") == (1, sentence)
 
 
+def test_a_host_that_is_no_name_is_one_sentence() -> None:
+    code, output = asked(HOST="a b", PORT="1")
+    assert (code, output.count("\n")) == (1, 1)
+    assert output.startswith("Error: The service on a b:1 does not answer: ")
+
+
 def test_it_needs_no_secret_and_imports_no_server(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv[1:] = ['healthcheck']\n"
