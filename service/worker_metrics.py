@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -41,9 +41,12 @@ class Counts:
         self._ended.add(worker.samples, None)
 
     async def exposition(
-        self, current: Mapping[int, WorkerProcess], running: Iterable[WorkerProcess]
+        self, current: Mapping[int, WorkerProcess], running: set[WorkerProcess]
     ) -> bytes:
-        """All metrics; gauges only of the workers in `current`, with their number."""
+        """All metrics; gauges only of the workers in `current`, with their number.
+
+        A worker that ends meanwhile has left `running`, and is among the counts that are kept.
+        """
         await asyncio.gather(*(worker.refresh() for worker in running))
         numbers = {worker: str(number) for number, worker in current.items()}
         total = Sum()
@@ -83,7 +86,7 @@ async def serving(
     """Serves all metrics on `listener`."""
 
     async def metrics(_: Request) -> Response:
-        shown = await counts.exposition(current, tuple(running))
+        shown = await counts.exposition(current, running)
         return Response(shown, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     route = Route(METRICS, metrics, methods=["GET"])
