@@ -12,6 +12,7 @@ from types import CodeType, FunctionType
 from typing import Any, Final
 
 STARTERS: Final = {
+    "HashingProcesses",
     "LoadProcess",
     "PinHasher",
     "Worker",

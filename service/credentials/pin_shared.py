@@ -36,15 +36,17 @@ class HashingProcesses:
             await worker.stop()
 
     async def answer(self, channel: socket.socket) -> None:
-        """Computes the hashes that one service process sends, until it ends."""
+        """Computes the hashes that one service process sends, until it ends.
+
+        A hash that has begun is completed, or its late answer would be taken for the next one's.
+        """
         reader, writer = await asyncio.open_unix_connection(sock=channel, limit=MAX_LINE_BYTES)
         try:
             async with asyncio.TaskGroup() as hashes:
-                while (line := await reader.readline()).endswith(b"\n"):
-                    number, salt, secret = line[:-1].split(b" ")
-                    hashes.create_task(self._hash(writer, number, salt, secret))
-        except ConnectionError:
-            pass  # the service process has been killed
+                with suppress(ConnectionError):  # the service process has been killed
+                    while (line := await reader.readline()).endswith(b"\n"):
+                        number, salt, secret = line[:-1].split(b" ")
+                        hashes.create_task(self._hash(writer, number, salt, secret))
         finally:
             writer.close()
 
