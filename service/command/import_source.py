@@ -66,6 +66,8 @@ def opened(name: str) -> Iterator[Source]:
         start = text.peek(4)[:4]
         if start.startswith(SPREADSHEETS):
             raise UnreadableFile(f"{label} is a spreadsheet or an archive: save it as CSV UTF-8")
+        if start.startswith((GZIP, *ZSTD)):
+            raise UnreadableFile(f"{label} is compressed twice: decompress it first")
         for mark, encoding in ENCODINGS:
             if start.startswith(mark):
                 yield Source(_buffered(_recoded(text, encoding, label)), file, has_mark=True)

@@ -23,6 +23,8 @@ MAX_ROW_LINES: Final = 1000  # bounds how often lines after an unclosed quote ar
 DELIMITERS: Final = (",", ";", "\t")
 SEPARATOR: Final = re.compile(rb'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)  # Excel's first line
 NOT_UTF8: Final = "Not UTF-8: save the spreadsheet as CSV UTF-8"
+NEEDED: Final = frozenset({"type", "id"})
+NO_HEADER: Final = "The first row must be a header that names type and id"
 BOOLEANS: Final = frozenset({"is_active", "is_admin", "is_educational", "is_kids"})
 # Words and numbers of spreadsheets in other languages. Only these are shown in an error: in a row
 # whose cells are shifted, any other cell can be a secret.
@@ -86,6 +88,7 @@ class CsvRows:
                     header = _names(row)
                     self.head += source.text
                     continue
+                row = _fitted(header, row)
                 text = _as_json(header, row)
                 if len(source.row_lines) > 1:
                     # A cell of several lines has valid members, an unclosed quote does not.
@@ -178,16 +181,35 @@ class _RowSource:
 def _found(header: str, delimiter: str) -> tuple[int, int]:
     """How many known names, and how many cells, a header has with a delimiter."""
     cells = next(csv.reader([header], delimiter=delimiter), [])
-    return len(NAMES.intersection(map(str.strip, cells))), len(cells)
+    return len(NAMES.intersection(map(_name, cells))), len(cells)
+
+
+def _name(cell: str) -> str:
+    """A name in a header; capitals do not matter."""
+    name = cell.strip()
+    return name.lower() if name.lower() in NAMES else name
 
 
 def _names(row: list[str]) -> list[str]:
     """The names in a header; raises BadLine."""
-    names = [cell.strip() for cell in row]
+    names = [*map(_name, row)]
+    if not NEEDED.issubset(names):
+        raise BadLine(NO_HEADER)
     for name in NAMES:
         if names.count(name) > 1:
             raise BadLine(f"{name}: In the header twice")
     return names
+
+
+def _fitted(header: list[str], row: list[str]) -> list[str]:
+    """A row as long as the header, if they differ by empty cells at the end without a name.
+
+    Spreadsheets write them in some rows only, where a column has been used and cleared.
+    """
+    size = len(header)
+    if not any(header[len(row) :]):
+        row = row + [""] * (size - len(row))
+    return row if any(row[size:]) else row[:size]
 
 
 def _as_json(header: list[str], row: list[str]) -> bytes:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.command.import_source import UnreadableFile, opened, plain_suffix
-from service.platform.import_csv import BOOLEANS, NOT_UTF8, CsvRows, csv_lines
+from service.platform.import_csv import BOOLEANS, NO_HEADER, NOT_UTF8, CsvRows, csv_lines
 from service.platform.import_ids import BUCKETS, SeenIds
 from service.platform.import_lines import MAX_LINE_BYTES, BadLine, Record
 
@@ -96,13 +96,39 @@ def test_header_decides_the_delimiter_by_the_names_that_it_knows(tmp_path: Path)
         (4, {"type": "title", "id": "1", "a;b": "x", "note, one, two, three, four": "y,z"})
     ]
     file.write_text("type\tid\ntitle\t1\n")
-    assert read(file, delimiter=",") == [(2, {"type\tid": "title\t1"})]
+    assert read(file, delimiter=",")[0] == (1, NO_HEADER)
 
 
 def test_rows_without_a_value_are_blank(tmp_path: Path) -> None:
     file = tmp_path / "titles.csv"
     file.write_text("type;id;;\ntitle;1;;\n;;;\n\n;\ntitle;2;;\n")
     assert [number for number, _ in read(file)] == [2, 6]
+
+
+@pytest.mark.parametrize(
+    "text", [" ;x\n", "<html>\n", '{"type":"title"}\n', "title;1\n", "id;title\n"]
+)
+def test_first_row_that_is_no_header_is_an_error(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "titles.csv"
+    file.write_text(text)
+    assert read(file) == [(1, NO_HEADER)]
+
+
+def test_names_can_have_capitals(tmp_path: Path) -> None:
+    file = tmp_path / "titles.csv"
+    file.write_text("Type;ID;Is_Kids;Note, of, ours\ntitle;1;yes;A\n")
+    assert read(file) == [
+        (2, {"type": "title", "id": "1", "is_kids": "yes", "Note, of, ours": "A"})
+    ]
+
+
+@pytest.mark.parametrize("header", ["type;id", "type;id;;"])
+def test_empty_cells_beyond_the_names_may_be_missing(header: str, tmp_path: Path) -> None:
+    file = tmp_path / "titles.csv"
+    file.write_text(f"{header}\ntitle;1\ntitle;2;\ntitle;3;;;;\ntitle;4;;;;x\ntitle\n")
+    rows = read(file)
+    assert rows[:3] == [(n, {"type": "title", "id": str(n - 1)}) for n in (2, 3, 4)]
+    assert [str(error).partition(" under")[0] for _, error in rows[3:]] == ["6 cells", "1 cells"]
 
 
 def test_name_that_is_twice_in_the_header_is_an_error(tmp_path: Path) -> None:
@@ -285,6 +311,7 @@ def test_missing_zstd_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is a spreadsheet or an archive"),
         ("type;id\n".encode("utf-16-le"), "has zero bytes, so it is not UTF-8: save it as UTF-8"),
         ("type;id\n".encode("utf-16")[:-1], "is not valid UTF-16: truncated data"),
+        (gzip.compress(gzip.compress(b"type;id\n")), "is compressed twice: decompress it first"),
         (gzip.compress(b"PK\x03\x04" + bytes(30)), "is a spreadsheet or an archive"),
     ],
 )
