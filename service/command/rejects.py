@@ -36,7 +36,12 @@ def stored(path: Path, name: str, is_overwritten: bool, is_continued: bool) -> I
         raise click.ClickException(
             f"{path} exists already: name another for --rejects, or add --overwrite."
         )
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise click.ClickException(
+            f"{path} cannot be written: {error.strerror}; name another for --rejects."
+        ) from error
     with (
         tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool,
         os.fdopen(descriptor, "w+b") as file,

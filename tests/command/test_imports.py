@@ -194,6 +194,16 @@ async def test_every_line_that_the_database_rejects_is_kept(
     assert await connection.fetchval("select count(*) from profiles") == 300
 
 
+async def test_file_of_rejects_that_cannot_be_written_is_one_sentence(importing: Importing) -> None:
+    file = importing.write("a.csv", HEADER + title(1, "A", "ja"))
+    rejects = importing.folder / "absent" / "r.csv"
+    done = await importing("--mode", "best", "--rejects", str(rejects), file)
+    assert done.stderr == (
+        f"Error: {rejects} cannot be written: No such file or directory; "
+        "name another for --rejects.\n"
+    )
+
+
 async def test_file_of_rejects_is_never_overwritten_without_the_flag(
     importing: Importing, connection: Connection
 ) -> None:
