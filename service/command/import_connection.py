@@ -6,9 +6,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from asyncpg.transaction import Transaction
-
-from service.database.driver import Connection
+from service.database.driver import Connection, Transaction
 from service.database.pool import connected
 from service.platform.import_lines import Line
 from service.platform.import_merge import STATEMENT_SECONDS, Import

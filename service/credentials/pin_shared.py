@@ -13,6 +13,7 @@ from itertools import count
 from typing import Final
 
 from service.credentials.pin_hasher import LOST, Worker
+from service.observing.supervision import supervised
 
 MAX_LINE_BYTES: Final = 1024  # of a number, a salt and 72 bytes in hexadecimal
 
@@ -89,7 +90,7 @@ class Sharing:
             reader, self._writer = await asyncio.open_unix_connection(
                 sock=self._channel, limit=MAX_LINE_BYTES
             )
-            self._reading = asyncio.create_task(self._read(reader), name="shared hashes")
+            self._reading = supervised("shared hashes", self._read(reader))
 
     async def hash(self, secret: bytes, salt: bytes) -> bytes:
         """The bcrypt hash; raises EOFError if a process was lost, or the parent has ended."""

@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from asyncpg.transaction import Transaction as Transaction
 
 from service.database_errors import (
     DatabaseError,
