@@ -22,6 +22,10 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 NOT_INHERITED: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID")
 
 
+class WorkersFailed(Exception):
+    """Workers cannot serve; the message is one sentence. It ends the service, except in a roll."""
+
+
 class WorkerProcess:
     """A running worker. `ended` is its exit code, once its last metrics have been read."""
 
@@ -111,8 +115,22 @@ async def started(
     """Starts the worker `number`; returns it, and the socket over which it has hashes computed.
 
     `report_ready` is called with its id when it serves. It is in a process group of its own,
-    because Ctrl-C on a terminal reaches a whole group, and the parent passes the signal on.
+    because Ctrl-C on a terminal reaches a whole group, and the parent passes the signal on. Raises
+    WorkersFailed.
     """
+    try:
+        process, control, hashing = await _created(listeners, number, variables)
+    except OSError as error:  # no file or process can be had, or Python has been moved away
+        raise WorkersFailed(f"Worker {number} cannot be started: {error.strerror}.") from error
+    worker = WorkerProcess(process, report_ready)
+    await worker.follow(control)
+    return worker, hashing
+
+
+async def _created(
+    listeners: Mapping[int, Sequence[socket.socket]], number: int, variables: Mapping[str, str]
+) -> tuple[asyncio.subprocess.Process, socket.socket, socket.socket]:
+    """The process of a worker, and the two sockets to it; raises OSError."""
     control, its_control = socket.socketpair()
     hashing, its_hashing = socket.socketpair()
     own = [each.fileno() for each in listeners[number]]
@@ -121,7 +139,9 @@ async def started(
     ]
     links = [its_control.fileno(), its_hashing.fileno()]
     arguments = [",".join(map(str, files)) for files in (own, others, links)]
-    with its_control, its_hashing:
+    with contextlib.ExitStack() as failing, its_control, its_hashing:
+        failing.enter_context(control)
+        failing.enter_context(hashing)
         process = await asyncio.create_subprocess_exec(
             *COMMAND,
             *arguments,
@@ -129,6 +149,5 @@ async def started(
             pass_fds=[*own, *others, *links],
             process_group=0,
         )
-    worker = WorkerProcess(process, report_ready)
-    await worker.follow(control)
-    return worker, hashing
+        failing.pop_all()
+    return process, control, hashing

@@ -26,7 +26,7 @@ from service.server import has_terminal
 from service.service_manager import READY, RELOADING, STOPPING, notify
 from service.settings import Settings
 from service.worker import COULD_NOT_START
-from service.worker_process import WorkerProcess, started
+from service.worker_process import WorkerProcess, WorkersFailed, started
 
 logger = logging.getLogger("viewing_time.workers")
 
@@ -36,10 +36,6 @@ RESTART_SECONDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 START_SECONDS: Final = 60.0  # of a worker that takes the place of another one
 METRICS_REMEDY: Final = "set METRICS_PORT: there, one scrape has all workers"
 KILL_SECONDS: Final = 5.0  # beyond the grace of a shutdown
-
-
-class WorkersFailed(Exception):
-    """The service has stopped because workers cannot serve; the message is one sentence."""
 
 
 class Workers:
@@ -139,7 +135,12 @@ class Workers:
     async def _replace(self, number: int) -> bool:
         """Whether a new worker serves in the place of the present one, which has ended."""
         async with self._places[number]:
-            old, new = self._current[number], await self._start(number)
+            old = self._current[number]
+            try:
+                new = await self._start(number)
+            except WorkersFailed as error:
+                logger.error("worker_not_started", extra={"fields": {"reason": str(error)}})
+                return False
             if not await new.serves(START_SECONDS):
                 new.send_signal(signal.SIGKILL)
                 return False

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -265,6 +266,21 @@ async def test_worker_that_cannot_start_replaces_none(
     previous_secret.write_text(SECRET)
     assert b"JWT_SECRET_PREVIOUS must be at least 32 characters" in whole(log)
     assert worker_ids(service.process.pid) == before
+    async with connected(service.url, 4):
+        pass
+
+
+async def test_roll_without_a_free_file_leaves_the_workers_serving(logged: Logged) -> None:
+    service, log = logged
+    parent = service.process.pid
+    before = worker_ids(parent)
+    limits = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+    files = len([*Path(f"/proc/{parent}/fd").iterdir()])
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, (files + 1, limits[1]))
+    service.process.send_signal(signal.SIGHUP)
+    await eventually(lambda: b"cannot be started: Too many open files." in whole(log))
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, limits)
+    assert worker_ids(parent) == before
     async with connected(service.url, 4):
         pass
 

@@ -17,6 +17,7 @@ from service.listeners import PassedWrong, PortTaken, opened, sharing
 from service.observing.logs import logging_to_stdout
 from service.setting_values import READERS
 from service.settings import Settings
+from service.worker_process import WorkersFailed
 
 
 def serve(settings: Settings, ready: Callable[[], None], routes: Sequence[Route] = ()) -> None:
@@ -41,7 +42,7 @@ def serve_with_workers(
         _check_database(settings)
         try:
             asyncio.run(workers.Workers(settings, *listeners, variables, ready).run())
-        except workers.WorkersFailed as error:
+        except WorkersFailed as error:
             raise click.ClickException(str(error)) from error
 
 
