@@ -56,9 +56,7 @@ async def database(
     try:
         connection = await connect(settings)
     except DatabaseError as error:
-        remedy = cures.cure(error) or (
-            "check DATABASE_URL, and that the server runs and accepts connections from here"
-        )
+        remedy = cures.cure(error) or cures.UNREACHED
         return [Finding("FAULT", f"database cannot be reached ({_reason(error)})", remedy)]
     try:
         sent_at = now()

@@ -29,6 +29,7 @@ NEW_DATABASE: Final = (
     "some names cannot be stored in it; copy its rows into a database made with "
     "`create database ... encoding 'UTF8' template template0`"
 )
+UNREACHED: Final = "check DATABASE_URL, and that the server runs and accepts connections from here"
 MIGRATE: Final = "run `viewing-time migrate`"
 # Remedies by SQLSTATE, and further ones for errors of the service, but not of a migration.
 BY_SQLSTATE: Final = {
@@ -61,6 +62,7 @@ BY_TEXT: Final = (
         "the pooler had no connection free in time: raise its default_pool_size, or lower "
         "POOL_MAX_SIZE and HEARTBEAT_CONNECTIONS",
     ),
+    (r"Connect call failed", UNREACHED),
     (r"None of the hosts match the target attribute", f"no host takes writes: {READ_ONLY}"),
 )
 

@@ -338,6 +338,7 @@ def test_unreachable_database_is_reported_in_one_sentence(tmp_path: Path) -> Non
     status, error = refused(tmp_path, "serve", **variables)
     assert status == 1
     assert error.startswith("Error: ")
+    assert "that the server runs and accepts connections from here." in error
 
 
 def test_unapplied_migrations_are_reported_in_one_sentence(
