@@ -4,6 +4,7 @@ Every wrong value is reported in the same run, one sentence each, and the proces
 A secret can be in a file instead: `JWT_SECRET_FILE=/run/secrets/jwt` for `JWT_SECRET`.
 """
 
+import ipaddress
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,9 +77,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def origin(self) -> str:
-        """The start of every URL of the service."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """The start of every URL of the service, for this computer."""
+        host = reachable(self.host)
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}"
+
+
+def reachable(host: str) -> str:
+    """The address to connect to; `0.0.0.0` and `::` are all addresses, not one of them."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host  # a name
+    return ("127.0.0.1" if address.version == 4 else "::1") if address.is_unspecified else host
 
 
 FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}

@@ -220,9 +220,14 @@ def test_text_that_is_not_a_network_is_refused_as_a_proxy(proxies: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "origin"),
-    [("127.0.0.1", "http://127.0.0.1:9000"), ("::1", "http://[::1]:9000")],
+    [
+        ("127.0.0.1", "http://127.0.0.1:9000"),
+        ("::1", "http://[::1]:9000"),
+        ("0.0.0.0", "http://127.0.0.1:9000"),
+        ("::", "http://[::1]:9000"),
+    ],
 )
-def test_an_ipv6_address_is_in_brackets_in_a_url(host: str, origin: str) -> None:
+def test_printed_urls_can_be_opened_on_this_computer(host: str, origin: str) -> None:
     settings = read({**NEEDED, "HOST": host, "PORT": "9000"})
     assert settings.origin == origin
     assert f" {origin}/api/v1/" in demo.curls(settings)

@@ -5,7 +5,6 @@ of the command would take half a second of CPU each time.
 """
 
 import http.client
-import ipaddress
 from contextlib import closing
 from typing import Final
 
@@ -14,7 +13,7 @@ import msgspec
 
 from service.command import environment
 from service.http.urls import HEALTH
-from service.settings import FIELDS
+from service.settings import FIELDS, reachable
 
 TIMEOUT_SECONDS: Final = 2.0
 MAX_ANSWER_BYTES: Final = 10_000
@@ -52,13 +51,4 @@ def _address() -> tuple[str, int]:
     host, port = (
         environment.setting(name, variables) or FIELDS[name].default for name in ("host", "port")
     )
-    return _own(host), int(port)
-
-
-def _own(host: str) -> str:
-    """The address to connect to; `0.0.0.0` and `::` are all addresses, not one of them."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host  # a name
-    return ("127.0.0.1" if address.version == 4 else "::1") if address.is_unspecified else host
+    return reachable(host), int(port)
