@@ -33,7 +33,7 @@ logger = logging.getLogger("viewing_time.workers")
 MIN_SERVING_SECONDS: Final = 2.0  # a worker that has served for less has died at once
 MAX_DEATHS: Final = 5  # at once, in succession, of one worker
 RESTART_SECONDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
-START_SECONDS: Final = 60.0  # of a worker that takes the place of another one
+START_SECONDS: Final = 60.0  # a worker that takes longer is stuck
 METRICS_REMEDY: Final = "set METRICS_PORT: there, one scrape has all workers"
 KILL_SECONDS: Final = 5.0  # beyond the grace of a shutdown
 
@@ -188,6 +188,8 @@ class Workers:
         deaths = 0
         while True:
             worker = self._current[number]
+            if not await worker.serves(START_SECONDS):
+                worker.send_signal(signal.SIGKILL)
             code = await asyncio.shield(worker.ended)
             async with self._places[number]:
                 if self._current[number] is not worker:

@@ -365,6 +365,28 @@ async def test_service_ends_when_a_worker_dies_at_once_again_and_again(
     assert max(died.values()) == deaths
 
 
+async def test_a_worker_that_hangs_in_its_start_is_killed(database: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if 'worker' in sys.orig_argv: time.sleep(60)\n"
+        "elif 'serve' in sys.orig_argv:\n"
+        "    from service import workers\n"
+        "    workers.START_SECONDS, workers.RESTART_SECONDS = 0.3, (0.0,)\n"
+    )
+    process = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "service", "serve"],
+        cwd=ROOT,
+        env=environment(database, PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert process.returncode == 1
+    assert "has died at once 5 times in succession" in process.stderr
+    assert set(re.findall(r'"event":"worker_died".*?"code":(-?\d+)', process.stdout)) == {"-9"}
+
+
 @pytest.mark.parametrize("number", ["0", "-1", "x", "65", "1.5"])
 def test_a_wrong_number_of_workers_is_refused(number: str) -> None:
     answer = CliRunner().invoke(main, ["serve", "--workers", number])
