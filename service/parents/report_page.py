@@ -6,9 +6,7 @@ part is hatched, so that it differs without colour. Names pass through `escape`,
 security policy allows no script in any case.
 """
 
-from base64 import b64encode
 from datetime import date
-from hashlib import sha256
 from html import escape
 from pathlib import Path
 from string import Template
@@ -17,17 +15,17 @@ from typing import Final
 from starlette.responses import Response
 
 from service.errors import REPORT_LINK_UNUSABLE
+from service.http.inline_source import inline_source
 from service.parents.report_weeks import Found
 from service.parents.report_words import Words
 from service.parents.week import Day, Week
 
 PAGE: Final = (Path(__file__).parent / "report_page.html").read_text(encoding="utf-8")
-STYLE: Final = PAGE.partition("<style>")[2].partition("</style>")[0]
 HEADERS: Final = {
     "Cache-Control": "private, no-store",
     "Content-Security-Policy": (
         "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        f"style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
+        f"style-src {inline_source(PAGE, 'style')}"
     ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
