@@ -11,15 +11,12 @@ import click
 from service.command import demo, environment, local_data, migrate, serving
 from service.demo import PATH, page
 from service.observing.logs import logging_to_stdout
+from service.operators import start
 from service.settings import FIELDS, Settings, masked
 
 # Their lines about the start repeat what is printed here.
 REPEATING: Final = ("uvicorn.error", "viewing_time.app", "service.database.migrate")
-PAGES: Final = {
-    PATH: "a television and a parent's phone, with the demo family",
-    "/docs": "every request of the API, with examples",
-    "/admin/live": "what the service does now; it asks for an access token",
-}
+PAGES: Final = (PATH, "/docs", "/admin/live")
 
 
 @click.command("run")
@@ -66,9 +63,9 @@ def _announce(settings: Settings, is_ours: bool, is_demo: bool) -> None:
     if is_demo:
         click.echo(f"\n{demo.curls(settings)}")
     click.echo("\nOpen in a browser:")
-    for path, about in PAGES.items():
+    for path in PAGES:
         if is_demo or path != PATH:
-            click.echo(f"  {settings.origin + path:<34} {about}")
+            click.echo(f"  {settings.origin + path:<34} {start.PAGES[path]}")
     if is_demo:
         click.echo("The access token is the one in the curl lines, after `Bearer`.")
     click.echo()
