@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from random import Random
@@ -110,10 +111,8 @@ class Follower:
     async def follow(self, client: httpx.AsyncClient) -> None:
         """Follows until it is cancelled."""
         while True:
-            stays = self._random.uniform(SHORTEST_SECONDS, LONGEST_SECONDS)
             with suppress(httpx.TransportError, TimeoutError):
-                async with asyncio.timeout(stays):
-                    await self._read(client)
+                await self._read(client)
             await asyncio.sleep(self._random.uniform(0, REST_SECONDS))
 
     async def _read(self, client: httpx.AsyncClient) -> None:
@@ -127,16 +126,22 @@ class Follower:
                 return
             assert response.status_code == 200, await response.aread()
             self.streams += 1
-            fields: dict[str, str] = {}
-            async for line in response.aiter_lines():
-                name, _, value = line.partition(": ")
-                if line:
-                    fields[name] = value
-                    continue
-                self._last_id = fields.get("id", self._last_id)
-                if "data" in fields:
-                    self._take(fields)
-                fields = {}
+            # Not while it connects: a client that is cancelled then leaves its socket open.
+            stays = self._random.uniform(SHORTEST_SECONDS, LONGEST_SECONDS)
+            async with asyncio.timeout(stays):
+                await self._take_all(response.aiter_lines())
+
+    async def _take_all(self, lines: AsyncIterator[str]) -> None:
+        fields: dict[str, str] = {}
+        async for line in lines:
+            name, _, value = line.partition(": ")
+            if line:
+                fields[name] = value
+                continue
+            self._last_id = fields.get("id", self._last_id)
+            if "data" in fields:
+                self._take(fields)
+            fields = {}
 
     def _take(self, fields: dict[str, str]) -> None:
         event = json.loads(fields["data"])
