@@ -10,6 +10,7 @@ from service.credentials.pin_hasher import PinHasher
 from service.credentials.pin_turns import Turns
 from service.credentials.tokens import Tokens
 from service.database.driver import Pool
+from service.database.reads import Reads
 from service.deadlines import Deadlines
 from service.events.stream import Streams
 from service.observing.metrics import Metrics
@@ -29,6 +30,7 @@ class Context:
 
     settings: Settings
     pool: Pool
+    reads: Reads
     configurations: ConfigCache
     writer: HeartbeatWriter
     pins: PinHasher

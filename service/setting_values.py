@@ -135,6 +135,7 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "web_concurrency": _processes,
     "database_url": _database,
     "database_direct_url": _database,
+    "database_read_url": _database,
     "jwt_secret": _secret,
     "jwt_secret_previous": _secret,
     "jwt_jwks_url": _web_address,

@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     database_url: str
     database_direct_url: str = ""
+    database_read_url: str = ""
     jwt_secret: str
     jwt_secret_previous: str = ""
     jwt_jwks_url: str = ""
@@ -96,6 +97,7 @@ FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)
 MASKED: Final = {
     "database_url",
     "database_direct_url",
+    "database_read_url",
     "jwt_secret",
     "jwt_secret_previous",
     "webhook_url",  # can contain a password

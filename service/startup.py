@@ -17,6 +17,7 @@ from service.credentials.tokens import Tokens
 from service.database.driver import is_outage
 from service.database.ids import id_prefix
 from service.database.pool import Warmth, close_pool, open_pool
+from service.database.reads import Reads
 from service.deadlines import Deadlines
 from service.events.backlog import Backlog
 from service.events.outbox import Outbox
@@ -72,6 +73,9 @@ async def build(
     sizes = (settings.pool_min_size, settings.pool_max_size)
     pool = await open_pool(settings, _warmth(now()), *sizes)
     parts.push_async_callback(close_pool, pool, settings.shutdown_grace_seconds / 4)
+    reads = Reads(settings, pool, metrics.standby_reads)
+    await reads.start()
+    parts.push_async_callback(reads.stop)
     loads = await open_pool(settings, _load_warmth(now()), 1, config_loader.CONNECTIONS)
     parts.push_async_callback(close_pool, loads, settings.shutdown_grace_seconds / 4)
     configurations = ConfigCache(settings, loads, metrics, now)
@@ -117,6 +121,7 @@ async def build(
     return Context(
         settings=settings,
         pool=pool,
+        reads=reads,
         configurations=configurations,
         writer=writer,
         pins=pins,

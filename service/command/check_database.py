@@ -10,6 +10,7 @@ import msgspec
 from service.database import cures, in_force, schema, storage, tables
 from service.database.driver import Connection
 from service.database.pool import connect, reach
+from service.database.reads import of_standby
 from service.database.statement import Statement
 from service.database_errors import DatabaseError
 from service.settings import Settings
@@ -72,6 +73,7 @@ async def database(
             *_clock((server.clock - middle).total_seconds()),
             *_connections(settings, server, instances),
             *await _listening(settings),
+            *await _reading(settings),
         ]
     except DatabaseError as error:
         remedy = cures.cure(error) or "read the server's log"
@@ -192,6 +194,17 @@ async def _listening(settings: Settings) -> list[Finding]:
         text = "changes made by other instances are not received through a pooler"
         return [Finding("warn", text, "set DATABASE_DIRECT_URL to the server's own address")]
     return []
+
+
+async def _reading(settings: Settings) -> list[Finding]:
+    if not settings.database_read_url:
+        return []
+    try:
+        await reach(of_standby(settings))
+    except DatabaseError as error:
+        text = f"no standby can be read at DATABASE_READ_URL ({_reason(error)})"
+        return [Finding("warn", text, "start a standby there; until then the primary is read")]
+    return [Finding("ok", "a standby can be read at DATABASE_READ_URL")]
 
 
 def _reason(error: DatabaseError) -> str:

@@ -60,9 +60,10 @@ def _one_sentence() -> Iterator[None]:
 
 
 def point_at(dsn: str, environment: dict[str, str]) -> None:
-    """Sets both addresses in `environment`, because a direct one could be another database's."""
-    environment |= {"DATABASE_URL": dsn, "DATABASE_DIRECT_URL": dsn}
-    environment.pop("DATABASE_DIRECT_URL_FILE", None)
+    """Sets all addresses in `environment`, because a direct one could be another database's."""
+    environment |= {"DATABASE_URL": dsn, "DATABASE_DIRECT_URL": dsn, "DATABASE_READ_URL": ""}
+    for name in ("DATABASE_DIRECT_URL_FILE", "DATABASE_READ_URL_FILE"):
+        environment.pop(name, None)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,9 @@ async def _keep(connection: Connection) -> None:
 Warmth = Iterable[tuple[Statement[Any], tuple[object, ...]]]
 
 
-async def open_pool(settings: Settings, warmth: Warmth, min_size: int, max_size: int) -> Pool:
+async def open_pool(
+    settings: Settings, warmth: Warmth, min_size: int, max_size: int, **options: Any
+) -> Pool:
     """A pool with `min_size` live connections, each of which has run the statements of `warmth`.
 
     The first run of a statement on a connection includes its planning, and three more statements
@@ -65,6 +67,7 @@ async def open_pool(settings: Settings, warmth: Warmth, min_size: int, max_size:
         reset=_keep,
         connect=partial(_pool_connection, settings),
         connection_class=Socketed,
+        **options,
     )
 
 

@@ -127,6 +127,9 @@ class Metrics:
         self.batch_sizes = Histogram(BATCH_SIZES)
         self.reports = Durations(REPORT_SECONDS)
         self.report_statements = 0
+        self.standby_reads: Counter[str] = Counter(
+            dict.fromkeys(("answered", "refused", "failed", "skipped"), 0)
+        )
         self.invalidations: Counter[str] = Counter()
         self.pin_attempts = {"right": 0, "wrong": 0, "locked": 0, "refused": 0, "failed": 0}
         self.pin_lockouts = 0

@@ -38,7 +38,8 @@ def raise_limit() -> int:
 
 def for_connections(settings: Settings, limit: int) -> int:
     """Returns how many clients can be connected if `limit` files can be open; at least one."""
-    database = settings.pool_max_size + settings.heartbeat_connections
+    pools = 2 if settings.database_read_url else 1
+    database = pools * settings.pool_max_size + settings.heartbeat_connections
     others = settings.web_concurrency - 1  # processes, whose listening sockets this one has too
     return max(1, limit - OWN_FILES - others - database - PIN_WORKER_FILES * settings.pin_workers)
 

@@ -46,6 +46,10 @@ FAMILIES: Final = {
     "token_cache_max_entries": ("Maximum number of access tokens in the cache.",),
     "weekly_report_duration_seconds": ("Duration of weekly reports.",),
     "weekly_report_statements_total": ("Statements run for weekly reports.",),
+    "standby_reads_total": (
+        "Reads for a standby by outcome; other than answered: the primary was asked.",
+        "outcome",
+    ),
     "pin_attempts_total": ("PIN attempts by outcome.", "outcome"),
     "pin_lockouts_total": ("Wrong PINs that locked an account's PIN.",),
     "pin_attempt_duration_seconds": ("Duration of PIN attempts, without the delay to 200 ms.",),
@@ -123,6 +127,7 @@ def _values(context: Context) -> dict[str, Values]:
         "token_cache_max_entries": context.settings.tokens_max_size,
         "weekly_report_duration_seconds": counts.reports.histogram,
         "weekly_report_statements_total": counts.report_statements,
+        "standby_reads_total": counts.standby_reads,
         "pin_attempts_total": counts.pin_attempts,
         "pin_lockouts_total": counts.pin_lockouts,
         "pin_attempt_duration_seconds": counts.pin_seconds,

@@ -119,14 +119,14 @@ async def history(request: Request) -> Response:
     to_date = query_date(request.query_params, "to_date")
     view = read_view(request.query_params)
     require_range(from_date, to_date, rules.HISTORY_DAYS_MAX, DATES_REVERSED)
-    wanted = (context.pool, account_id, profile_id, from_date, to_date)
+    wanted = (account_id, profile_id, from_date, to_date)
     if view is None:
-        return _response(profile_id, await _in_utc(*wanted))
-    policy = (await context.configurations.get(account_id, profile_id)).policy
-    configuration = policy.configuration
+        return _response(profile_id, await context.reads.run(_in_utc, *wanted))
+    configuration = (await context.configurations.get(account_id, profile_id)).policy.configuration
+    run = context.reads.run
     is_of_child = view.zone == "child"
-    found = await (_in_own_days(configuration, *wanted) if is_of_child else _in_utc(*wanted))
-    return _response(profile_id, found, view, configuration.educational_exempt)
+    reading = run(_in_own_days, *wanted, configuration) if is_of_child else run(_in_utc, *wanted)
+    return _response(profile_id, await reading, view, configuration.educational_exempt)
 
 
 async def _in_utc(
@@ -141,12 +141,12 @@ async def _in_utc(
 
 
 async def _in_own_days(
-    configuration: Configuration,
     source: Source,
     account_id: UUID,
     profile_id: UUID,
     from_date: date,
     to_date: date,
+    configuration: Configuration,
 ) -> Found:
     """The sessions that were watched on each viewing day; raises ClientError 401 or 403."""
     days = days_between(configuration, from_date, to_date)

@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from service.context import Context
+from service.database.driver import Source
 from service.database.statement import Statement
 from service.errors import RuleError, too_many_children
 from service.http import auth
@@ -113,7 +114,7 @@ async def find_weeks(context: Context, account_id: UUID, wanted: Wanted) -> Foun
     """
     find = _in_own_days if wanted.view.zone == "child" else _in_utc
     most = wanted.limit or MAX_CHILDREN
-    weeks = await find(context, account_id, wanted, most)
+    weeks = await context.reads.run(find, context, account_id, wanted, most)
     if len(weeks) > most and wanted.limit is None:
         raise RuleError(too_many_children(MAX_CHILDREN))
     today = context.now().astimezone(UTC).date()
@@ -123,12 +124,14 @@ async def find_weeks(context: Context, account_id: UUID, wanted: Wanted) -> Foun
     return Found(shown, first, last, len(weeks) > most)
 
 
-async def _in_utc(context: Context, account_id: UUID, wanted: Wanted, most: int) -> list[Week]:
+async def _in_utc(
+    source: Source, context: Context, account_id: UUID, wanted: Wanted, most: int
+) -> list[Week]:
     """At most `most` weeks and one more, of UTC days with the present limits."""
     first = context.now().astimezone(UTC).date() - SIX_DAYS
     arguments = (account_id, first, rules.REPORT_DAYS, TOP_TITLES, most + 1, wanted.after)
     context.metrics.report_statements += 1
-    rows = await REPORT.all(context.pool, *arguments)
+    rows = await REPORT.all(source, *arguments)
     auth.owned(rows[0] if rows else None)
     children = ((row, _child_in_utc(row, first)) for row in rows)
     return [_week(child, row, wanted.view) for row, child in children if child is not None]
@@ -152,15 +155,17 @@ def _child_in_utc(row: ReportRow, first: date) -> Child | None:
     return Child(row.profile_id, row.profile_name, configuration, first, limits)
 
 
-async def _in_own_days(context: Context, account_id: UUID, wanted: Wanted, most: int) -> list[Week]:
+async def _in_own_days(
+    source: Source, context: Context, account_id: UUID, wanted: Wanted, most: int
+) -> list[Week]:
     """At most `most` weeks and one more, of the child's days with the limits in force on them."""
     now = context.now()
     context.metrics.report_statements += 1
     arguments = (account_id, most + 1, wanted.after, now.date() - TWO_WEEKS)
-    rows = await LIST_CHILDREN.all(context.pool, *arguments)
+    rows = await LIST_CHILDREN.all(source, *arguments)
     auth.owned(rows[0] if rows else None)
     children = [child for row in rows if (child := _child(row, now)) is not None]
-    sums = await _sums(context, account_id, children) if children else {}
+    sums = await _sums(source, context, account_id, children) if children else {}
     found = ((child, sums.get(child.profile_id)) for child in children)
     return [_week(child, row, wanted.view) for child, row in found if row is not None]
 
@@ -186,14 +191,14 @@ def _child(row: ChildRow, now: datetime) -> Child | None:
 
 
 async def _sums(
-    context: Context, account_id: UUID, children: Sequence[Child]
+    source: Source, context: Context, account_id: UUID, children: Sequence[Child]
 ) -> dict[UUID, DaysRow]:
     days = [
         days_between(child.configuration, child.first, child.first + SIX_DAYS) for child in children
     ]
     context.metrics.report_statements += 1
     rows = await SUM_DAYS.all(
-        context.pool,
+        source,
         account_id,
         [child.profile_id for child in children],
         [bound for each in days for bound in each.bounds],

@@ -179,6 +179,13 @@ async def test_more_connections_than_the_server_allows_are_a_fault(
     assert await problems(direct, instances=8) == []
 
 
+async def test_a_standby_that_cannot_be_read_is_a_warning(environment: dict[str, str]) -> None:
+    variables = {**environment, "DATABASE_READ_URL": environment["DATABASE_URL"]}
+    [line] = await problems(variables)
+    assert line.startswith("warn  no standby can be read at DATABASE_READ_URL (")
+    assert line.endswith("): start a standby there; until then the primary is read")
+
+
 async def test_connections_of_other_clients_are_subtracted(
     environment: dict[str, str], postgres_dsn: str
 ) -> None:

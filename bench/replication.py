@@ -1,0 +1,127 @@
+"""PostgreSQLs that replicate: each is a copy of another one, on a port of 127.0.0.1.
+
+They are made with PostgreSQL's own programs, for the tests and for the question `failover`.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from service.database.driver import Connection
+from service.embedded.programs import ENVIRONMENT, account_of, as_server, find_binaries, running
+from service.embedded.supervisor import USER
+
+START_SECONDS: Final = 60.0
+SETTINGS: Final = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",  # tests end processes, not machines
+    "max_connections": "200",  # a standby needs as many as its primary
+    "wal_keep_size": "256MB",
+    "wal_log_hints": "on",  # for pg_rewind
+}
+
+
+class Server:
+    """A PostgreSQL whose data are in a folder of its own, at one address for its life."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        self.port = _free_port()
+        self._cluster = folder / "cluster"
+        self._log = folder / "log"
+        self._account = account_of(self._cluster)
+        self._binaries, _ = as_server(self._account, find_binaries())
+        self._running = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        if self._account:
+            os.chown(folder, self._account["user"], self._account["group"])
+
+    def dsn(self, database: str = USER) -> str:
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+
+    async def copy(self, dsn: str, *, is_standby: bool) -> None:
+        """Makes the data as a copy of the server at `dsn`, which runs."""
+        options = ("-D", str(self._cluster), "-d", dsn, "-c", "fast", "--no-sync")
+        await asyncio.to_thread(
+            self._run, "pg_basebackup", *options, *(("-R",) if is_standby else ())
+        )
+
+    async def rewind(self, primary: "Server") -> None:
+        """Makes a server that has ended a standby of the one that was promoted in its place."""
+        options = ("-D", str(self._cluster), "--no-sync", "-R")
+        await asyncio.to_thread(
+            self._run, "pg_rewind", *options, f"--source-server={primary.dsn('postgres')}"
+        )
+
+    async def start(self, **settings: str) -> None:
+        """Starts it; returns when it accepts connections."""
+        given = {**SETTINGS, "port": str(self.port), **settings}
+        arguments = [f"-c{name}={value}" for name, value in given.items()]
+        postgres, lock = self._binaries / "postgres", os.open(os.devnull, os.O_RDONLY)
+        try:
+            start = running(
+                postgres, self._cluster, arguments, account=self._account, log=self._log, lock=lock
+            )
+            # Not in a thread: the kernel ends the server with the thread that started it.
+            self._process = self._running.enter_context(start)
+        finally:
+            os.close(lock)
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                assert self._process.poll() is None, self._log.read_text()
+                with suppress(OSError, asyncpg.PostgresError):
+                    await (await self.connection("postgres")).close()
+                    return
+                await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._running.close)
+
+    async def kill(self) -> None:
+        """Ends the server and every process of it at once, as a machine that is lost."""
+        process = self._process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)  # it starts no further processes
+        for pid in (process.pid, *_children(process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await self.stop()
+
+    async def connection(self, database: str = USER) -> Connection:
+        return await asyncpg.connect(self.dsn(database), timeout=START_SECONDS)
+
+    async def promote(self) -> None:
+        """Makes a standby the primary; returns when it accepts writes."""
+        connection = await self.connection("postgres")
+        assert await connection.fetchval("select pg_promote(true)")
+        await connection.close()
+
+    def _run(self, name: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._binaries / name, *arguments],
+            cwd="/",
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            **self._account,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def _children(pid: int) -> list[int]:
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
