@@ -60,3 +60,7 @@ class Deadlock(Unavailable):
 
 class ReadOnly(Unavailable):
     """The server takes no writes: another one has become the primary."""
+
+
+class Elsewhere(Unavailable):
+    """The account belongs to another cell, which this process has not known."""

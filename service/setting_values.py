@@ -48,6 +48,12 @@ def _database(text: str) -> str:
     return text
 
 
+def _schema(text: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", text):
+        raise ValueError("must be the name of a schema in lower case")
+    return text
+
+
 def _secret(text: str) -> str:
     """Rejects a public key too: it is known to others, who could sign tokens with it."""
     if len(text.encode()) < 32:
@@ -136,6 +142,8 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "database_url": _database,
     "database_direct_url": _database,
     "database_read_url": _database,
+    "database_schema": _schema,
+    "cells_file": _file,
     "jwt_secret": _secret,
     "jwt_secret_previous": _secret,
     "jwt_jwks_url": _web_address,

@@ -30,6 +30,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
     database_direct_url: str = ""
     database_read_url: str = ""
+    database_schema: str = ""
+    cells_file: str = ""
+    cell: str = ""  # this and the next come from CELLS_FILE
+    cell_weight: int = 1
     jwt_secret: str
     jwt_secret_previous: str = ""
     jwt_jwks_url: str = ""
@@ -93,7 +97,11 @@ def reachable(host: str) -> str:
     return ("127.0.0.1" if address.version == 4 else "::1") if address.is_unspecified else host
 
 
-FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
+FIELDS: Final = {
+    field.name: field
+    for field in msgspec.structs.fields(Settings)
+    if field.name not in ("cell", "cell_weight")
+}
 MASKED: Final = {
     "database_url",
     "database_direct_url",
@@ -151,7 +159,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         else:
             if value is not None:
                 values[name] = value
-            elif field.required:
+            elif field.required and not (name == "database_url" and environment.get("CELLS_FILE")):
                 errors.append(f"{name.upper()} must be set.")
     settings = msgspec.convert({"database_url": "", "jwt_secret": "", **values}, Settings)
     if settings.pool_min_size > settings.pool_max_size:

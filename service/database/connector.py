@@ -76,6 +76,8 @@ def server_settings(
         return {"application_name": NAME}
     lock_timeout = int(settings.request_timeout_seconds * 1000 / 4)
     started = {"application_name": NAME, **ALWAYS, "lock_timeout": str(lock_timeout)}
+    if settings.database_schema:
+        started["search_path"] = settings.database_schema
     if by_index:
         started |= BY_INDEX
     if seconds is not None:

@@ -16,7 +16,7 @@ import asyncpg
 import msgspec
 
 from service import database_url
-from service.database import connector
+from service.database import cells, connector
 from service.database.connector import Socketed
 from service.database.driver import UNREACHABLE, Connection, Pool, connecting, translated
 from service.database.statement import Statement
@@ -115,6 +115,9 @@ async def connect(
         try:
             if not connector.is_pooled(settings, direct=direct):
                 await connection.fetchrow(PREPARE.text)
+            if settings.cell:
+                with translated(connection):
+                    await cells.check_name(connection, settings.cell)
         except BaseException:
             connection.terminate()
             raise

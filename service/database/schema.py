@@ -46,6 +46,9 @@ TABLES: Final = (
     "viewing_event_feed",
     "viewing_deliveries",
     "viewing_requests",
+    "viewing_cell",
+    "viewing_cell_slots",
+    "viewing_cell_accounts",
 )
 
 

@@ -64,6 +64,7 @@ IDS = [
     "0035_events",
     "0036_requests",
     "0037_heartbeat_events",
+    "0038_cells",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
@@ -133,6 +134,9 @@ ADDED = {
         device_id varchar(100) null, status varchar(8), reset_date date, requested_at timestamptz,
         expires_at timestamptz, decided_at timestamptz null, decided_by_user_id uuid null,
         grant_id uuid null""",
+    "viewing_cell": "is_only bool, name varchar(40)",
+    "viewing_cell_slots": "slot int, cell varchar(40), epoch bigint",
+    "viewing_cell_accounts": "id uuid, cell varchar(40), epoch bigint, state varchar(7)",
 }
 ADDED_COLUMNS = {
     "viewing_time_configs": ["day_floor"],
@@ -250,6 +254,10 @@ CONSTRAINTS = {
         "foreign key (account_id) references users(id) on delete cascade"
     ),
     "viewing_requests_profile_id_fkey": OF_PROFILE,
+    "viewing_cell_pkey": "primary key (is_only)",
+    "ck_vc_is_only": "check (is_only)",
+    "viewing_cell_slots_pkey": "primary key (slot)",
+    "viewing_cell_accounts_pkey": "primary key (id)",
 }
 INDEXES = {
     "ix_vs_profile_active": "viewing_sessions using btree (profile_id) where (ended_at is null)",

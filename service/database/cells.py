@@ -1,0 +1,118 @@
+"""Which cell an account is in: the map of slots, and the accounts that were moved on their own.
+
+See migration 0038. A process reads the map of every cell that it reaches, and corrects it when a
+cell answers that an account is elsewhere, so nothing has to tell it of a move.
+"""
+
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from service.database.driver import Connection, Source
+from service.database.statement import Statement
+from service.database_errors import DatabaseError, Unavailable
+
+SLOTS: Final = 1024
+MAX_PAGE: Final = 10_000  # accounts in one answer
+UNDEFINED_TABLE: Final = "42P01"  # SQLSTATE
+
+
+class NameRow(msgspec.Struct, frozen=True):
+    name: str
+
+
+class SlotRow(msgspec.Struct, frozen=True):
+    slot: int
+    cell: str
+    epoch: int
+
+
+class AccountRow(msgspec.Struct, frozen=True):
+    account_id: UUID
+    cell: str
+    epoch: int
+
+
+class PlaceRow(msgspec.Struct, frozen=True):
+    account_cell: str | None
+    account_epoch: int | None
+    slot_cell: str | None
+    slot_epoch: int | None
+
+
+NAME: Final = Statement("cell_name", NameRow)
+LIST_SLOTS: Final = Statement("cell_slots", SlotRow)
+LIST_ACCOUNTS: Final = Statement("cell_accounts", AccountRow)
+FIND: Final = Statement("cell_of_account", PlaceRow)
+
+
+def slot(account_id: UUID) -> int:
+    """The slot of an account, from 0 to 1023: as `viewing_cell_slot` of migration 0038."""
+    digest = sha256(account_id.bytes).digest()
+    return digest[0] * 4 + digest[1] // 64
+
+
+async def check_name(connection: Connection, cell: str) -> None:
+    """Raises Unavailable if the tables are not those of this cell; "" is a service with one."""
+    try:
+        row = await NAME.maybe(connection)
+    except DatabaseError as error:
+        if error.sqlstate != UNDEFINED_TABLE:
+            raise
+        row = None
+    name = "" if row is None else row.name
+    if name == cell:
+        return
+    if not cell:
+        raise Unavailable(f"the tables are cell {name} of several: set CELLS_FILE")
+    if not name:
+        raise Unavailable(f"cell {cell} is not made yet: run `viewing-time migrate`")
+    raise Unavailable(f"the database of cell {cell} answers as cell {name}: correct CELLS_FILE")
+
+
+class Directory:
+    """Where accounts are, as far as this process knows."""
+
+    def __init__(self) -> None:
+        self._slots: list[tuple[int, str]] = [(-1, "")] * SLOTS  # epoch and cell
+        self._accounts: dict[UUID, tuple[int, str]] = {}
+
+    def cell(self, account_id: UUID) -> str:
+        """The name of the account's cell; empty if no reachable cell knows it."""
+        place = self._accounts.get(account_id) if self._accounts else None
+        return (place or self._slots[slot(account_id)])[1]
+
+    @property
+    def cells(self) -> set[str]:
+        """Every cell that has a slot or an account."""
+        return {cell for _, cell in [*self._slots, *self._accounts.values()] if cell}
+
+    async def read(self, source: Source) -> None:
+        """Adds what one cell knows."""
+        for row in await LIST_SLOTS.all(source):
+            self._adopt_slot(row.slot, row.epoch, row.cell)
+        last, count = UUID(int=0), MAX_PAGE
+        while count == MAX_PAGE:
+            rows = await LIST_ACCOUNTS.all(source, last, MAX_PAGE)
+            for account in rows:
+                self._adopt_account(account.account_id, account.epoch, account.cell)
+            count = len(rows)
+            last = rows[-1].account_id if rows else last
+
+    async def find(self, source: Source, account_id: UUID) -> None:
+        """Asks the cell that did not find an account where it is."""
+        number = slot(account_id)
+        row = await FIND.maybe(source, account_id, number)
+        if row is not None and row.slot_cell is not None and row.slot_epoch is not None:
+            self._adopt_slot(number, row.slot_epoch, row.slot_cell)
+        if row is not None and row.account_cell is not None and row.account_epoch is not None:
+            self._adopt_account(account_id, row.account_epoch, row.account_cell)
+
+    def _adopt_slot(self, number: int, epoch: int, cell: str) -> None:
+        self._slots[number] = max(self._slots[number], (epoch, cell))
+
+    def _adopt_account(self, account_id: UUID, epoch: int, cell: str) -> None:
+        place = (epoch, cell)
+        self._accounts[account_id] = max(self._accounts.get(account_id, place), place)

@@ -1,0 +1,144 @@
+"""Each cell's tables carry its name and the map; a cell refuses the accounts of another one."""
+
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+import pytest
+
+from service.database import cells
+from service.database.cells import Directory, slot
+from service.database.driver import Connection
+from service.database.pool import connect
+from service.database_errors import Unavailable
+from service.settings import Settings
+
+ACCOUNT = UUID("7c5f0a9e-0000-4000-8000-000000000001")
+INSERT = """
+    insert into users (id, email, password_hash, subscription_tier, is_admin, is_active, created_at)
+    values ($1, $2, '!', 'basic', false, true, now())
+"""
+
+
+async def join(connection: Connection, name: str) -> str:
+    joined: str = await connection.fetchval("select viewing_cell_join($1)", name)
+    return joined
+
+
+async def place(connection: Connection, account: UUID, cell: str, epoch: int, state: str) -> None:
+    await connection.execute(
+        "insert into viewing_cell_accounts (id, cell, epoch, state) values ($1, $2, $3, $4) "
+        "on conflict (id) do update set (cell, epoch, state) = ($2, $3, $4)",
+        account,
+        cell,
+        epoch,
+        state,
+    )
+
+
+async def give_slots(connection: Connection, cell: str, epoch: int) -> None:
+    await connection.execute(
+        "insert into viewing_cell_slots (slot, cell, epoch) "
+        "select n, $1, $2 from generate_series(0, 1023) as n "
+        "on conflict (slot) do update set (cell, epoch) = ($1, $2)",
+        cell,
+        epoch,
+    )
+
+
+async def test_slots_are_the_same_in_both_languages(connection: Connection) -> None:
+    accounts = [uuid4() for _ in range(500)]
+    rows = await connection.fetch(
+        "select viewing_cell_slot(id) as slot from unnest($1::uuid[]) as id", accounts
+    )
+    assert [row["slot"] for row in rows] == [slot(account) for account in accounts]
+    assert {slot(uuid4()) for _ in range(40_000)} == set(range(1024))
+
+
+async def test_a_cell_keeps_its_first_name(connection: Connection) -> None:
+    assert await join(connection, "a") == "a"
+    assert await join(connection, "b") == "a"
+
+
+@pytest.mark.parametrize(
+    ("named", "expected", "sentence"),
+    [
+        ("", "a", "cell a is not made yet"),
+        ("b", "a", "the database of cell a answers as cell b"),
+    ],
+)
+async def test_connections_of_another_cell_are_refused(
+    connection: Connection, settings: Settings, named: str, expected: str, sentence: str
+) -> None:
+    if named:
+        await join(connection, named)
+    with pytest.raises(Unavailable, match=sentence):
+        await connect(msgspec.structs.replace(settings, cell=expected))
+
+
+async def test_connections_of_the_cell_are_accepted(
+    connection: Connection, settings: Settings
+) -> None:
+    await join(connection, "a")
+    opened = await connect(msgspec.structs.replace(settings, cell="a"))
+    await opened.close()
+
+
+async def test_a_schema_without_migrations_is_refused_by_name(
+    connection: Connection, settings: Settings
+) -> None:
+    await connection.execute("create schema empty")
+    empty = msgspec.structs.replace(settings, cell="a", database_schema="empty")
+    with pytest.raises(Unavailable, match="run `viewing-time migrate`"):
+        await connect(empty)
+
+
+async def test_one_cell_of_several_is_not_served_alone(connection: Connection) -> None:
+    await join(connection, "a")
+    with pytest.raises(Unavailable, match="set CELLS_FILE"):
+        await cells.check_name(connection, "")
+
+
+async def test_a_cell_makes_only_accounts_that_belong_to_it(connection: Connection) -> None:
+    await join(connection, "a")
+    await give_slots(connection, "a", 1)
+    await connection.execute(INSERT, ACCOUNT, "1@example.org")
+    other = uuid4()
+    for cell, state, is_made in [
+        ("b", "lives", False),
+        ("b", "arrives", True),
+        ("b", "mirror", True),
+        ("a", "lives", True),
+    ]:
+        await place(connection, other, cell, 1, state)
+        if is_made:
+            await connection.execute(INSERT, other, "2@example.org")
+            await connection.execute("delete from users where id = $1", other)
+        else:
+            with pytest.raises(asyncpg.PostgresError, match="belongs to cell b") as refusal:
+                await connection.execute(INSERT, other, "2@example.org")
+            assert refusal.value.sqlstate == "VT001"
+    await give_slots(connection, "b", 2)
+    with pytest.raises(asyncpg.PostgresError, match="belongs to cell b"):
+        await connection.execute(INSERT, uuid4(), "3@example.org")
+
+
+async def test_the_newest_entry_says_where_an_account_is(connection: Connection) -> None:
+    directory = Directory()
+    assert directory.cell(ACCOUNT) == ""
+    await give_slots(connection, "a", 1)
+    await directory.read(connection)
+    assert directory.cell(ACCOUNT) == "a"
+    await place(connection, ACCOUNT, "b", 2, "lives")
+    await directory.find(connection, ACCOUNT)
+    assert directory.cell(ACCOUNT) == "b"
+    await place(connection, ACCOUNT, "c", 1, "lives")  # what an older copy says
+    await directory.read(connection)
+    assert directory.cell(ACCOUNT) == "b"
+    await place(connection, ACCOUNT, "a", 3, "arrives")  # not yet there
+    await directory.find(connection, ACCOUNT)
+    assert directory.cell(ACCOUNT) == "b"
+    await give_slots(connection, "c", 4)
+    await directory.find(connection, uuid4())
+    await directory.read(connection)
+    assert directory.cells == {"b", "c"}
