@@ -67,7 +67,7 @@ begin
         for share;
     end if;
     if its_state = 'lives' and its_cell <> here then
-        raise exception 'the account belongs to cell %', its_cell using errcode = 'VT001';
+        raise exception 'the account belongs to cell %', its_cell using errcode = 'VC001';
     end if;
     return new;
 end;

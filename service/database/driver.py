@@ -52,7 +52,7 @@ KINDS: Final[dict[str, type[DatabaseError]]] = {
     "57P01": NoAnswer,
     "57P02": NoAnswer,
     "P0": Rejected,  # raised in PL/pgSQL, by a trigger
-    "VT001": Elsewhere,  # see migration 0038
+    "VC001": Elsewhere,  # see migration 0038
 }
 # The driver refuses to send on a connection that the server has just ended while it was idle.
 UNSENT: Final = "cannot switch to state"

@@ -117,7 +117,7 @@ async def test_a_cell_makes_only_accounts_that_belong_to_it(connection: Connecti
         else:
             with pytest.raises(asyncpg.PostgresError, match="belongs to cell b") as refusal:
                 await connection.execute(INSERT, other, "2@example.org")
-            assert refusal.value.sqlstate == "VT001"
+            assert refusal.value.sqlstate == "VC001"
     await give_slots(connection, "b", 2)
     with pytest.raises(asyncpg.PostgresError, match="belongs to cell b"):
         await connection.execute(INSERT, uuid4(), "3@example.org")
