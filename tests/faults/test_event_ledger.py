@@ -1,6 +1,6 @@
 """Every committed cause has its event, and every event arrives, whatever fails on the way.
 
-Three instances on one PostgreSQL, a receiver of the webhook, and streams. Each process is killed at
+Four instances on one PostgreSQL, a receiver of the webhook, and streams. Each process is killed at
 some time, and the database too. When the faults have ended, the tables are compared with what the
 receiver and the streams have received.
 """
@@ -39,6 +39,7 @@ from tests.faults.receiver import SECRET as WEBHOOK_SECRET
 from tests.faults.test_faults import SERVICE, SETTINGS, Server, server_of_its_own
 from tests.faults.watching import LIMITS
 
+INSTANCES: Final = 4
 DRAIN_SECONDS: Final = 90.0
 LEASE_SECONDS: Final = 15.0
 MAX_BACK_OFF_SECONDS: Final = 300.0
@@ -49,6 +50,12 @@ with long as (
 )
 update viewing_deliveries as d set due_at = now() from long where d.id = long.id
 returning long.seconds
+"""
+BEGUN: Final = "select webhook_from is not null from viewing_event_feed"
+LOCK: Final = """
+select from viewing_sessions
+where profile_id in (select profile_id from viewing_sessions order by random() limit 1)
+for update
 """
 WAITING: Final = """
 select
@@ -101,7 +108,10 @@ async def keep_ledger(seed: int, households: int, rounds: int) -> None:
         receiver = ReceiverProcess(scene.folder, random)
         await receiver.start()
         parts.callback(receiver.kill)
-        await start_instances(scene, receiver, parts)
+        webhook = {"WEBHOOK_URL": receiver.url, "WEBHOOK_SECRET": WEBHOOK_SECRET}
+        await start_instances(scene, parts, **webhook)
+        async with scene.connection() as connection:
+            await eventually(lambda: connection.fetchval(BEGUN))
         client = await parts.enter_async_context(httpx.AsyncClient(limits=LIMITS, timeout=5))
         service = Service(client, [instance.url for instance in scene.instances])
         async with scene.connection() as connection:
@@ -113,7 +123,9 @@ async def keep_ledger(seed: int, households: int, rounds: int) -> None:
             await eventually(lambda: all(f.has_begun for f in scene.followers))
             async with living(scene, service), running([sunset(scene)]):
                 for _ in range(rounds):
-                    await have_faults(scene, receiver, is_long=rounds > 1)
+                    faults = [*faults_of(scene), *faults_of_events(scene, receiver, rounds > 1)]
+                    await have_faults(scene, [*faults, faults[0]])  # two instances are killed
+                    await asyncio.sleep(2)
             receiver.calm()
             await drained(scene)
         assert service.errors == []
@@ -129,17 +141,13 @@ async def keep_ledger(seed: int, households: int, rounds: int) -> None:
         check_streams(scene.followers, events)
 
 
-async def start_instances(scene: Scene, receiver: ReceiverProcess, parts: AsyncExitStack) -> None:
-    variables = SETTINGS | {"WEBHOOK_URL": receiver.url, "WEBHOOK_SECRET": WEBHOOK_SECRET}
+async def start_instances(scene: Scene, parts: AsyncExitStack, **variables: str) -> None:
     log = scene.folder / "log"
-    scene.instances = [Instance(scene.server.dsn, variables, log) for _ in range(3)]
-    for instance in scene.instances:
+    for _ in range(INSTANCES):
+        instance = Instance(scene.server.dsn, SETTINGS | variables, log)
+        scene.instances.append(instance)
         parts.push_async_callback(instance.stop)
     await asyncio.gather(*(instance.start() for instance in scene.instances))
-    async with scene.connection() as connection:
-        await eventually(
-            lambda: connection.fetchval("select webhook_from is not null from viewing_event_feed")
-        )
 
 
 def follow(scene: Scene, client: httpx.AsyncClient) -> list[Coroutine[Any, Any, None]]:
@@ -198,18 +206,17 @@ async def sunset(scene: Scene) -> None:
 Fault = Callable[[], Coroutine[Any, Any, None]]
 
 
-async def have_faults(scene: Scene, receiver: ReceiverProcess, *, is_long: bool) -> None:
-    """Every fault, in random order."""
-    faults = possible_faults(scene, receiver, is_long=is_long)
+async def have_faults(scene: Scene, faults: list[Fault], pause_seconds: float = 1.5) -> None:
+    """Every fault, in random order, each after a random pause."""
     scene.random.shuffle(faults)
     for fault in faults:
-        await asyncio.sleep(scene.random.uniform(0.2, 1.5))
+        await asyncio.sleep(scene.random.uniform(0.2, pause_seconds))
         await fault()
         scene.faults[fault.__name__] += 1
-    await asyncio.sleep(2)
 
 
-def possible_faults(scene: Scene, receiver: ReceiverProcess, *, is_long: bool) -> list[Fault]:
+def faults_of(scene: Scene) -> list[Fault]:
+    """Those of the instances and of their database."""
     random = scene.random
 
     async def instance_killed() -> None:
@@ -217,13 +224,6 @@ def possible_faults(scene: Scene, receiver: ReceiverProcess, *, is_long: bool) -
         await instance.kill()
         await asyncio.sleep(random.uniform(0, 1))
         await instance.start()
-
-    async def instance_stopped() -> None:
-        """Longer than a lease, so that another instance sends its batches."""
-        instance = random.choice(scene.instances)
-        instance.signal(signal.SIGSTOP)
-        await asyncio.sleep(random.choice([1, 7, LEASE_SECONDS + 2]))
-        instance.signal(signal.SIGCONT)
 
     async def database_restarted() -> None:
         """At once, as after a crash."""
@@ -238,14 +238,32 @@ def possible_faults(scene: Scene, receiver: ReceiverProcess, *, is_long: bool) -
                 f"select pg_terminate_backend(pid) from pg_stat_activity where {SERVICE}"
             )
 
+    async def lock_held() -> None:
+        """On the sessions of one child, longer than a request may take."""
+        async with scene.connection() as connection, connection.transaction():
+            await connection.execute(LOCK)
+            await asyncio.sleep(random.uniform(1, 2))
+
+    return [instance_killed, database_restarted, connections_terminated, lock_held]
+
+
+def faults_of_events(scene: Scene, receiver: ReceiverProcess, is_long: bool) -> list[Fault]:
+    """Those of the receiver and, if there is time, of leases."""
+    random = scene.random
+
     async def receiver_killed() -> None:
         receiver.kill()
         await asyncio.sleep(random.uniform(1, 6 if is_long else 2))
         await receiver.start()
 
-    faults = [instance_killed, instance_killed, database_restarted, connections_terminated]
-    faults.append(receiver_killed)
-    return [*faults, instance_stopped] if is_long else faults
+    async def instance_stopped() -> None:
+        """Longer than a lease, so that another instance sends its batches."""
+        instance = random.choice(scene.instances)
+        instance.signal(signal.SIGSTOP)
+        await asyncio.sleep(random.choice([1, 7, LEASE_SECONDS + 2]))
+        instance.signal(signal.SIGCONT)
+
+    return [receiver_killed, instance_stopped] if is_long else [receiver_killed]
 
 
 async def drained(scene: Scene) -> None:
