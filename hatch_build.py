@@ -38,5 +38,8 @@ class Packed(BuildHookInterface[Any]):
 
 def _texts(folder: Path) -> dict[str, str]:
     """The files of a folder without comments; a file of nothing else stays as it is."""
-    texts = {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.sql"))}
+    texts = {
+        path.relative_to(folder).with_suffix("").as_posix(): path.read_text("utf-8")
+        for path in sorted(folder.rglob("*.sql"))
+    }
     return {name: COMMENT.sub("", text) or text for name, text in texts.items()}

@@ -53,7 +53,8 @@ def _cell(settings: Settings, entry: Entry) -> Settings:
         settings,
         cell=entry.name,
         cell_weight=entry.weight,
-        database_url=entry.url or settings.database_url,
+        database_url=entry.url or settings.cells_citus_url or settings.database_url,
+        cells_citus_url="" if entry.url else settings.cells_citus_url,
         database_direct_url=entry.direct_url or ("" if entry.url else settings.database_direct_url),
         database_schema=entry.schema or ("" if entry.url else settings.database_schema),
     )
@@ -62,7 +63,7 @@ def _cell(settings: Settings, entry: Entry) -> Settings:
 def _errors(settings: Settings, entry: Entry) -> list[str]:
     """The mistakes in one entry, a sentence each."""
     name, errors = entry.name, []
-    if not (entry.url or settings.database_url):
+    if not (entry.url or settings.cells_citus_url or settings.database_url):
         errors.append(f"CELLS_FILE: cell {name} needs a url, because DATABASE_URL is not set.")
     for field, url in (("url", entry.url), ("direct_url", entry.direct_url)):
         if url:

@@ -144,6 +144,7 @@ READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "database_read_url": _database,
     "database_schema": _schema,
     "cells_file": _file,
+    "cells_citus_url": _database,
     "jwt_secret": _secret,
     "jwt_secret_previous": _secret,
     "jwt_jwks_url": _web_address,

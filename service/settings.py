@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_read_url: str = ""
     database_schema: str = ""
     cells_file: str = ""
+    cells_citus_url: str = ""  # empty in a cell whose entry has a url
     cell: str = ""  # this and the next come from CELLS_FILE
     cell_weight: int = 1
     jwt_secret: str
@@ -106,6 +107,7 @@ MASKED: Final = {
     "database_url",
     "database_direct_url",
     "database_read_url",
+    "cells_citus_url",
     "jwt_secret",
     "jwt_secret_previous",
     "webhook_url",  # can contain a password
@@ -164,6 +166,8 @@ def read(environment: Mapping[str, str]) -> Settings:
     settings = msgspec.convert({"database_url": "", "jwt_secret": "", **values}, Settings)
     if settings.pool_min_size > settings.pool_max_size:
         errors.append("POOL_MIN_SIZE must not be larger than POOL_MAX_SIZE.")
+    if settings.cells_citus_url and not settings.cells_file:
+        errors.append("CELLS_CITUS_URL needs CELLS_FILE, which names the cells.")
     if settings.jwt_jwks_url and settings.jwt_jwks_file:
         errors.append("JWT_JWKS_URL and JWT_JWKS_FILE must not both be set.")
     if settings.webhook_url and not settings.webhook_secret and "webhook_secret" not in invalid:

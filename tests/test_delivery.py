@@ -81,9 +81,11 @@ def test_wheel_has_at_most_500_kib(wheel: Path) -> None:
 def test_statements_in_the_wheel_differ_only_in_comments(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     packed = json.loads(archive.read("service/statements.json"))
-    assert packed.keys() == {path.stem for path in (ROOT / "sql").iterdir()}
-    for path in (ROOT / "sql").iterdir():
-        assert code(packed[path.stem]) == code(path.read_text()) != []
+    folder = ROOT / "sql"
+    files = {str(path.relative_to(folder).with_suffix("")): path for path in folder.rglob("*.sql")}
+    assert packed.keys() == files.keys()
+    for name, path in files.items():
+        assert code(packed[name]) == code(path.read_text()) != []
 
 
 def test_migrations_in_the_wheel_differ_only_in_comments(wheel: Path) -> None:

@@ -37,6 +37,13 @@ ALWAYS: Final = {
     "statement_timeout": "0",
     "timezone": "UTC",
 }
+# For cells of Citus. It has no generic plan for a statement on several tables. The driver looks up
+# types in the catalogue, and Citus would compare each table there with those that it hides.
+CITUS: Final = {
+    "citus.override_table_visibility": "off",
+    "citus.propagate_set_commands": "local",  # lock time-outs reach the node of a cell
+    "plan_cache_mode": "auto",
+}
 # For heartbeats: a plan made while a table was small must not read all of it when it has grown.
 BY_INDEX: Final = {"enable_seqscan": "off"}
 # The socket option for each parameter of libpq, None where the system lacks it. asyncpg sets none.
@@ -76,6 +83,8 @@ def server_settings(
         return {"application_name": NAME}
     lock_timeout = int(settings.request_timeout_seconds * 1000 / 4)
     started = {"application_name": NAME, **ALWAYS, "lock_timeout": str(lock_timeout)}
+    if settings.cells_citus_url:
+        started |= CITUS
     if settings.database_schema:
         started["search_path"] = settings.database_schema
     if by_index:

@@ -68,6 +68,8 @@ def migrate(dsn: str) -> list[str]:
                 yoyo.apply_one(migration)
             applied.append(migration.id)
             log.info("migration_applied", extra={"fields": {"migration": migration.id}})
+        if guard.execute(sql("migration_citus")).fetchall()[0][0]:
+            guard.execute(sql("citus/heartbeat"))
         try:
             add_months(guard, is_forced=False)
         except psycopg.errors.LockNotAvailable:

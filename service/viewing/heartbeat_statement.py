@@ -94,6 +94,8 @@ class PreparedRow(msgspec.Struct, frozen=True):
 
 PREPARE: Final = Statement("heartbeat_prepare", PreparedRow)
 RECORD_HEARTBEATS: Final = Statement("heartbeat_record", RecordedRow)
+# Citus cannot route the statement: the same as a function.
+CALL_HEARTBEATS: Final = Statement("heartbeat_call", RecordedRow)
 HELD: Final = Statement("heartbeat_held", HeldRow)
 
 REFUSALS: Final = {
@@ -132,6 +134,7 @@ class HeartbeatStatement:
         self._timeout = settings.request_timeout_seconds
         self._by_clock = settings.credit == "clock"
         self._guesses = DayGuesses()
+        self._record = CALL_HEARTBEATS if settings.cells_citus_url else RECORD_HEARTBEATS
 
     async def open(self, lock_seconds: float) -> Connection:
         """Opens a connection and prepares the statement on it, for a fast first beat."""
@@ -144,7 +147,7 @@ class HeartbeatStatement:
                 self._guesses.learn_all(row.timezones or (), row.reset_hours or ())
                 scalars = self._scalars(now, lock_seconds)
                 arguments = (*WARM_UP, *scalars, *self._guesses.at(now))
-                await RECORD_HEARTBEATS.one(connection, *arguments, timeout=timeout)
+                await self._record.one(connection, *arguments, timeout=timeout)
             except BaseException:
                 connection.terminate()
                 raise
@@ -166,7 +169,7 @@ class HeartbeatStatement:
         scalars = self._scalars(now, lock_seconds)
         guesses = self._guesses.at(now) if None in columns[BEGINS] else NO_GUESSES
         arguments = (*columns, *scalars, *guesses)
-        row = await RECORD_HEARTBEATS.one(connection, *arguments, timeout=self._timeout)
+        row = await self._record.one(connection, *arguments, timeout=self._timeout)
         balances, extensions = row.balances(), row.extensions()
         renewed, weeks = row.policies_renewed(sent_at, now), row.weeks()
         for number, refusal, educational in zip(

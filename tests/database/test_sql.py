@@ -76,6 +76,8 @@ async def test_the_header_names_the_parameters_and_columns(name: str, database: 
         if "from import_lines" in text:
             await connection.execute("begin")
             await connection.execute((FOLDER / "import_stage.sql").read_text())
+        if "from viewing_heartbeats" in text:
+            await connection.execute((FOLDER / "citus" / "heartbeat.sql").read_text())
         prepared = await connection.prepare(text)
         takes = [sql_type(kind) for kind in prepared.get_parameters()]
         gives = [(column.name, sql_type(column.type)) for column in prepared.get_attributes()]
