@@ -5,6 +5,7 @@ They are made with PostgreSQL's own programs, for the tests and for the question
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -49,10 +50,16 @@ class Server:
 
     async def copy(self, dsn: str, *, is_standby: bool) -> None:
         """Makes the data as a copy of the server at `dsn`, which runs."""
-        options = ("-D", str(self._cluster), "-d", dsn, "-c", "fast", "--no-sync")
-        await asyncio.to_thread(
-            self._run, "pg_basebackup", *options, *(("-R",) if is_standby else ())
-        )
+        await asyncio.to_thread(self._copy, dsn, ("-R",) if is_standby else ())
+
+    def _copy(self, dsn: str, options: tuple[str, ...]) -> None:
+        if self._cluster.exists():
+            shutil.rmtree(self._cluster)
+        arguments = ("-D", str(self._cluster), "-d", dsn, "-c", "fast", "--no-sync", *options)
+        self._run("pg_basebackup", *arguments)
+        # In a file, because pg_rewind starts the server without arguments.
+        with (self._cluster / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
 
     async def rewind(self, primary: "Server") -> None:
         """Makes a server that has ended a standby of the one that was promoted in its place."""
@@ -63,7 +70,7 @@ class Server:
 
     async def start(self, **settings: str) -> None:
         """Starts it; returns when it accepts connections."""
-        given = {**SETTINGS, "port": str(self.port), **settings}
+        given = {"port": str(self.port), **settings}
         arguments = [f"-c{name}={value}" for name, value in given.items()]
         postgres, lock = self._binaries / "postgres", os.open(os.devnull, os.O_RDONLY)
         try:

@@ -1,0 +1,197 @@
+"""A primary is lost under load and its standby is promoted: the service goes on by itself.
+
+All tests share two PostgreSQLs, which change their roles. The service has the addresses of both.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import asyncpg
+import httpx
+import pytest
+
+from bench.replication import Server
+from service.database.driver import Connection
+from tests.conftest import in_memory, served
+from tests.eventually import eventually
+from tests.family import session_seconds
+from tests.faults.watching import Viewer, add_viewers, all_watching, client_of
+from tests.operators.exposition import scrape, value
+
+WAIT_SECONDS: Final = 60.0
+VIEWERS: Final = 6
+SETTINGS: Final = {"SHUTDOWN_DRAIN_SECONDS": "0", "POOL_MIN_SIZE": "2", "POOL_MAX_SIZE": "4"}
+REPORT: Final = "/api/v1/parental-controls/weekly-report"
+STREAMING: Final = "select count(*) from pg_stat_replication where state = 'streaming'"
+SYNCHRONOUS: Final = "select count(*) from pg_stat_replication where sync_state = 'sync'"
+OF_SERVICE: Final = (
+    "select count(*) from pg_stat_activity where application_name like 'viewing-time%'"
+)
+
+
+@dataclass
+class Pair:
+    """Two servers in their present roles; `is_whole` is false while the standby does not run."""
+
+    primary: Server
+    standby: Server
+    database: str
+    is_whole: bool = True
+
+    def url(self, attributes: str, first: Server | None = None) -> str:
+        """The address of both servers; `first` is the one that is tried first."""
+        servers = sorted((self.primary, self.standby), key=lambda server: server is not first)
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        query = f"target_session_attrs={attributes}"
+        return f"postgresql://viewing_time@{hosts}/{self.database}?{query}"
+
+    async def lose_primary(self) -> None:
+        await self.primary.kill()
+        self.is_whole = False
+
+    async def promote(self) -> None:
+        """Promotes the standby; the lost primary is to be the next standby."""
+        await self.standby.promote()
+        self.primary, self.standby = self.standby, self.primary
+
+    async def rewind(self) -> None:
+        """The lost primary comes back as a standby, with what it has."""
+        await self.standby.rewind(self.primary)
+        await self._join()
+
+    async def copy(self) -> None:
+        """The lost primary comes back as a standby, with a new base backup."""
+        await self.standby.copy(self.primary.dsn("postgres"), is_standby=True)
+        await self._join()
+
+    async def _join(self) -> None:
+        await self.standby.start()
+        self.is_whole = True
+        await self.eventually(STREAMING)
+
+    async def eventually(self, query: str) -> Any:
+        async with self.connection() as connection:
+            return await eventually(lambda: connection.fetchval(query), WAIT_SECONDS)
+
+    @asynccontextmanager
+    async def connection(self, server: Server | None = None) -> AsyncIterator[Connection]:
+        """A connection to the primary, or to `server`."""
+        opened = await (server or self.primary).connection(self.database)
+        try:
+            yield opened
+        finally:
+            opened.terminate()
+
+
+@pytest.fixture(scope="module")
+async def servers(postgres_dsn: str, template: str) -> AsyncIterator[Pair]:
+    """Copies of the PostgreSQL of this worker, with a migrated database."""
+    with TemporaryDirectory(prefix="vt-", dir=in_memory()) as folder:
+        Path(folder).chmod(0o755)
+        async with AsyncExitStack() as parts:
+            first, second = (Server(Path(folder) / name) for name in ("first", "second"))
+            await first.copy(postgres_dsn, is_standby=False)
+            await first.start()
+            parts.push_async_callback(first.stop)
+            await second.copy(first.dsn("postgres"), is_standby=True)
+            await second.start()
+            parts.push_async_callback(second.stop)
+            yield Pair(first, second, template)
+
+
+@pytest.fixture
+async def pair(servers: Pair) -> Pair:
+    """A primary that takes writes, and a standby that receives them."""
+    if not servers.is_whole:
+        await servers.standby.kill()
+        await servers.copy()
+    await servers.eventually(STREAMING)
+    return servers
+
+
+@asynccontextmanager
+async def watching(
+    pair: Pair, viewers: list[Viewer], **settings: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Viewers of a service that has the addresses of both servers."""
+    async with (
+        served(pair.url("read-write", pair.primary), **SETTINGS, **settings) as service,
+        client_of(service.url) as client,
+        all_watching(client, viewers),
+    ):
+        await counted(viewers)
+        yield client
+
+
+async def counted(viewers: list[Viewer], more: int = 10) -> None:
+    """Waits until each viewer has `more` further heartbeats acknowledged."""
+    wanted = [viewer.acknowledged + more for viewer in viewers]
+
+    def is_done() -> bool:
+        return all(v.acknowledged >= n for v, n in zip(viewers, wanted, strict=True))
+
+    await eventually(is_done, WAIT_SECONDS)
+
+
+async def synchronous(pair: Pair, names: str) -> None:
+    """Sets `synchronous_standby_names` of the primary."""
+    async with pair.connection() as connection:
+        await connection.execute(f"alter system set synchronous_standby_names = '{names}'")
+        await connection.execute("select pg_reload_conf()")
+    if names:
+        await pair.eventually(SYNCHRONOUS)
+
+
+async def new_viewers(pair: Pair) -> list[Viewer]:
+    async with pair.connection() as connection:
+        return await add_viewers(connection, VIEWERS)
+
+
+@asynccontextmanager
+async def nothing_sent(pair: Pair) -> AsyncIterator[None]:
+    """The primary sends nothing to the standby."""
+    sender = await pair.eventually("select pid from pg_stat_replication")
+    os.kill(sender, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):  # the primary was lost
+            os.kill(sender, signal.SIGCONT)
+
+
+async def blocked(viewers: list[Viewer]) -> None:
+    """Waits until heartbeats fail closed."""
+    sent = [len(viewer.answers) + 2 for viewer in viewers]
+
+    def is_so() -> bool:
+        return all(
+            len(v.answers) > n and not any(a.is_counted for a in v.answers[-2:])
+            for v, n in zip(viewers, sent, strict=True)
+        )
+
+    await eventually(is_so, WAIT_SECONDS)
+
+
+async def test_a_synchronous_standby_that_is_promoted_has_every_answered_heartbeat(
+    pair: Pair,
+) -> None:
+    viewers = await new_viewers(pair)
+    await synchronous(pair, "*")
+    async with watching(pair, viewers, REQUEST_TIMEOUT_SECONDS="0.5"):
+        async with nothing_sent(pair):  # retries of what only the primary has are not answered
+            await blocked(viewers)
+            await pair.lose_primary()
+        await pair.promote()
+        await counted(viewers)
+        await pair.rewind()
+        await counted(viewers)
+    async with pair.connection() as connection:
+        for viewer in viewers:
+            await viewer.settle(connection)
