@@ -27,6 +27,7 @@ SETTINGS: Final = {
     "max_connections": "200",  # a standby needs as many as its primary
     "wal_keep_size": "256MB",
     "wal_log_hints": "on",  # for pg_rewind
+    "wal_retrieve_retry_interval": "100ms",  # PostgreSQL 15 ends a pause of it before a promotion
 }
 
 
@@ -63,6 +64,10 @@ class Server:
 
     async def rewind(self, primary: "Server") -> None:
         """Makes a server that has ended a standby of the one that was promoted in its place."""
+        # Until then pg_rewind of PostgreSQL 15 believes that nothing has diverged.
+        connection = await primary.connection("postgres")
+        await connection.execute("checkpoint")
+        await connection.close()
         options = ("-D", str(self._cluster), "--no-sync", "-R")
         await asyncio.to_thread(
             self._run, "pg_rewind", *options, f"--source-server={primary.dsn('postgres')}"
@@ -95,7 +100,8 @@ class Server:
     async def kill(self) -> None:
         """Ends the server and every process of it at once, as a machine that is lost."""
         process = self._process
-        assert process is not None
+        if process is None or process.poll() is not None:
+            return
         process.send_signal(signal.SIGSTOP)  # it starts no further processes
         for pid in (process.pid, *_children(process.pid)):
             with suppress(ProcessLookupError):

@@ -27,16 +27,24 @@ TIMEOUT_SECONDS: Final = 240.0
 DAY: Final = NOW.date().isoformat()
 
 
-@pytest.fixture(scope="module")
-async def standby(postgres_dsn: str) -> AsyncIterator[Server]:
-    """A standby of the PostgreSQL of this worker, with all its databases."""
+@asynccontextmanager
+async def standby_of(dsn: str) -> AsyncIterator[Server]:
     with TemporaryDirectory(prefix="vt-", dir=in_memory()) as folder:
         Path(folder).chmod(0o755)
         server = Server(Path(folder) / "standby")
-        await server.copy(postgres_dsn, is_standby=True)
+        await server.copy(dsn, is_standby=True)
         await server.start(max_standby_streaming_delay="0")
+        try:
+            yield server
+        finally:
+            await server.stop()
+
+
+@pytest.fixture(scope="module")
+async def standby(postgres_dsn: str) -> AsyncIterator[Server]:
+    """A standby of the PostgreSQL of this worker, with all its databases."""
+    async with standby_of(postgres_dsn) as server:
         yield server
-        await server.stop()
 
 
 def name_of(dsn: str) -> str:
@@ -160,6 +168,23 @@ async def test_a_read_that_replication_cancels_is_repeated_on_the_primary(
     assert await task == "primary"
     assert running.context.metrics.standby_reads["failed"] == 1
     await observer.close()
+
+
+async def test_a_standby_that_was_promoted_is_read_no_more(
+    start: Starter, settings: Settings, connection: Connection, family: Family
+) -> None:
+    if connection.get_server_version().major < 14:
+        pytest.skip("PostgreSQL 13 does not report that it was promoted")
+    async with standby_of(settings.database_url) as promoted:
+        running = await start(reading(settings, promoted))
+        async with standing_still(promoted, settings.database_url):
+            pass
+        assert await minutes_watched(running, family) == [0.0, 0.0]
+        await promoted.promote()
+        await minutes_watched(running, family)  # the server reports it with its next result
+        await add_sessions(connection, family, NOW)
+        assert await minutes_watched(running, family) == [1.0, 1.0]
+    assert running.context.metrics.standby_reads["failed"] >= 1
 
 
 @pytest.mark.parametrize("state", ["stopped", "silent", "a primary"])

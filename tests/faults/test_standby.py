@@ -6,24 +6,23 @@ All tests share two PostgreSQLs, which change their roles. The service has the a
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import asyncpg
 import httpx
 import pytest
 
 from bench.replication import Server
-from service.database.driver import Connection
+from service.database.driver import Connection, translated
+from service.database_errors import Unavailable
 from tests.conftest import in_memory, served
 from tests.eventually import eventually
 from tests.family import session_seconds
 from tests.faults.watching import Viewer, add_viewers, all_watching, client_of
-from tests.operators.exposition import scrape, value
 
 WAIT_SECONDS: Final = 60.0
 VIEWERS: Final = 6
@@ -31,8 +30,10 @@ SETTINGS: Final = {"SHUTDOWN_DRAIN_SECONDS": "0", "POOL_MIN_SIZE": "2", "POOL_MA
 REPORT: Final = "/api/v1/parental-controls/weekly-report"
 STREAMING: Final = "select count(*) from pg_stat_replication where state = 'streaming'"
 SYNCHRONOUS: Final = "select count(*) from pg_stat_replication where sync_state = 'sync'"
-OF_SERVICE: Final = (
-    "select count(*) from pg_stat_activity where application_name like 'viewing-time%'"
+LSN: Final = "select pg_wal_lsn_diff({}, '0/0')::int8"
+END_CONNECTIONS: Final = (
+    "select pg_terminate_backend(pid) from pg_stat_activity "
+    "where application_name like 'viewing-time%'"
 )
 
 
@@ -112,6 +113,7 @@ async def pair(servers: Pair) -> Pair:
     if not servers.is_whole:
         await servers.standby.kill()
         await servers.copy()
+    await synchronous(servers, "")
     await servers.eventually(STREAMING)
     return servers
 
@@ -130,7 +132,7 @@ async def watching(
         yield client
 
 
-async def counted(viewers: list[Viewer], more: int = 10) -> None:
+async def counted(viewers: list[Viewer], more: int = 5) -> None:
     """Waits until each viewer has `more` further heartbeats acknowledged."""
     wanted = [viewer.acknowledged + more for viewer in viewers]
 
@@ -179,19 +181,98 @@ async def blocked(viewers: list[Viewer]) -> None:
     await eventually(is_so, WAIT_SECONDS)
 
 
+async def can_read(client: httpx.AsyncClient, viewer: Viewer) -> bool:
+    """Whether the weekly report is answered, also while there is no primary."""
+    return (await client.get(REPORT, headers=viewer.family.bearer)).status_code == 200
+
+
+@asynccontextmanager
+async def old_primary(pair: Pair) -> AsyncIterator[None]:
+    """The lost primary runs again and takes writes, and is the first one of the address."""
+    await pair.standby.start()
+    try:
+        yield
+    finally:
+        await pair.standby.kill()
+
+
 async def test_a_synchronous_standby_that_is_promoted_has_every_answered_heartbeat(
     pair: Pair,
 ) -> None:
     viewers = await new_viewers(pair)
     await synchronous(pair, "*")
-    async with watching(pair, viewers, REQUEST_TIMEOUT_SECONDS="0.5"):
+    settings = {"REQUEST_TIMEOUT_SECONDS": "0.5", "DATABASE_READ_URL": pair.url("any")}
+    async with watching(pair, viewers, **settings) as client:
         async with nothing_sent(pair):  # retries of what only the primary has are not answered
             await blocked(viewers)
             await pair.lose_primary()
+        await eventually(lambda: can_read(client, viewers[0]), WAIT_SECONDS)
         await pair.promote()
+        await counted(viewers)
+        async with old_primary(pair):  # it is alone, so it commits nothing that it answers
+            async with pair.connection() as connection:
+                await connection.execute(END_CONNECTIONS)
+            await blocked(viewers)
         await counted(viewers)
         await pair.rewind()
         await counted(viewers)
     async with pair.connection() as connection:
         for viewer in viewers:
             await viewer.settle(connection)
+
+
+async def sample(pair: Pair, viewers: list[Viewer], samples: list[tuple[int, list[int]]]) -> None:
+    """Adds the end of the primary's log, and the heartbeats answered before, until it is lost."""
+    async with pair.connection() as connection:
+        with suppress(Unavailable), translated(connection):
+            while True:
+                acknowledged = [viewer.acknowledged for viewer in viewers]
+                end = await connection.fetchval(LSN.format("pg_current_wal_flush_lsn()"))
+                samples.append((end, acknowledged))
+                await asyncio.sleep(0.01)
+
+
+async def heartbeats(connection: Connection, viewers: list[Viewer]) -> list[int]:
+    """The heartbeats of each viewer that the tables have."""
+    return [await session_seconds(connection, v.family.child) // 30 for v in viewers]
+
+
+async def test_an_asynchronous_standby_loses_at_most_what_it_has_not_received(pair: Pair) -> None:
+    viewers = await new_viewers(pair)
+    samples: list[tuple[int, list[int]]] = []
+    async with watching(pair, viewers):
+        sampling = asyncio.create_task(sample(pair, viewers, samples))
+        await counted(viewers)
+        async with nothing_sent(pair):
+            await counted(viewers)
+            await pair.lose_primary()
+        await sampling
+        await blocked(viewers)
+        answered = [viewer.acknowledged for viewer in viewers]
+        unknown = [viewer.unknown for viewer in viewers]
+        async with pair.connection(pair.standby) as standby:
+            received = await standby.fetchval(LSN.format("pg_last_wal_receive_lsn()"))
+            replayed = LSN.format("pg_last_wal_replay_lsn()")
+            await eventually(lambda: standby.fetchval(replayed), WAIT_SECONDS, received.__le__)
+            kept = await heartbeats(standby, viewers)
+        await pair.promote()
+        await counted(viewers)
+        async with old_primary(pair), pair.connection(pair.standby) as connection:
+            found = await heartbeats(connection, viewers)
+            await counted(viewers)
+            assert await heartbeats(connection, viewers) == found  # open connections stay
+        await pair.copy()
+        await counted(viewers)
+    promised = max((end, sent) for end, sent in samples if end <= received)[1]
+    lost = [n - m for n, m in zip(answered, kept, strict=True)]
+    print(f"{sum(answered)} heartbeats were answered, {sum(lost)} of them are lost")
+    assert min(lost) > 0
+    assert all(n <= m for n, m in zip(promised, kept, strict=True))
+    async with pair.connection() as connection:
+        found = await heartbeats(connection, viewers)
+    for viewer, first, before, doubtful, now in zip(
+        viewers, kept, answered, unknown, found, strict=True
+    ):
+        assert viewer.errors == []
+        after = first + viewer.acknowledged - before
+        assert after <= now <= after + viewer.unknown - doubtful
