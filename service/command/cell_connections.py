@@ -32,7 +32,7 @@ async def connected_cells(cells: Sequence[Settings], seconds: float) -> AsyncIte
     """
     opened = Cells({cell.cell: cell for cell in cells})
 
-    async def open_cell(cell: Settings) -> Connection | DatabaseError:
+    async def open_cell(cell: Settings) -> "Connection | DatabaseError":
         try:
             connection = await connect(cell, seconds, direct=True)
         except DatabaseError as error:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 
-from service import settings
+from service import cells_file, settings
 from service.command.dotenv import dotenv
 
 SYSTEMS: Final = "viewing-time runs on Linux, and on macOS where DATABASE_URL is set"
+PLACES: Final = ("database_url", "database_direct_url", "database_schema", "cells_file")
 
 
 def variables() -> dict[str, str]:
@@ -21,8 +23,19 @@ def variables() -> dict[str, str]:
 
 
 def all_settings(variables: dict[str, str]) -> settings.Settings:
+    """The settings; the cells of CELLS_FILE are valid too."""
     try:
-        return settings.read(variables)
+        found = settings.read(variables)
+    except settings.SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    cells(found)
+    return found
+
+
+def cells(found: settings.Settings) -> tuple[settings.Settings, ...]:
+    """The settings of each cell."""
+    try:
+        return cells_file.cells(found)
     except settings.SettingsError as error:
         raise click.ClickException(str(error)) from error
 
@@ -35,12 +48,19 @@ def setting(name: str, variables: dict[str, str]) -> str:
         raise click.ClickException(str(error)) from error
 
 
-def database(variables: dict[str, str]) -> tuple[str, str]:
-    """The address of the database to migrate, and the setting that contains it."""
-    found = address(setting("database_direct_url", variables), setting("database_url", variables))
-    if not found[0]:
+def cells_to_migrate(variables: dict[str, str]) -> tuple[settings.Settings, ...]:
+    """The settings of each cell that migrations need; the others are at their defaults."""
+    values = {name: setting(name, variables) for name in PLACES}
+    if not (values["database_url"] or values["database_direct_url"] or values["cells_file"]):
         raise click.ClickException("DATABASE_URL must be set.")
-    return found
+    defaults = settings.Settings(database_url="", jwt_secret="")
+    return cells(msgspec.structs.replace(defaults, **values))
+
+
+def place(cell: settings.Settings) -> tuple[str, str]:
+    """The address for migrations, and what contains it: a setting, or CELLS_FILE."""
+    found = address(cell.database_direct_url, cell.database_url)
+    return (found[0], "its url") if cell.cell else found
 
 
 def address(direct: str, pooled: str) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def serve_command(migrates: bool, workers: str | None) -> None:
     with logging_to_stdout(settings.log_level):
         if migrates:
             serving.check_ports(settings)
-            migrate.apply(*environment.address(settings.database_direct_url, settings.database_url))
+            migrate.apply_to_serve(environment.cells(settings))
         ready = partial(notify, READY)
         if settings.web_concurrency == 1:
             serving.serve(settings, ready)
@@ -88,12 +88,12 @@ def migrate_command(lists: bool, rollback: bool, target: str | None, yes: bool) 
         raise click.UsageError("--to needs --rollback.")
     if lists and rollback:
         raise click.UsageError("--list and --rollback exclude each other.")
-    database = environment.database(environment.variables())
+    cells = environment.cells_to_migrate(environment.variables())
     if lists:
-        migrate.show(*database)
+        migrate.show(cells)
     elif rollback:
-        migrate.roll_back(*database, target, yes=yes)
-    elif not migrate.apply(*database):
+        migrate.roll_back(cells, target, yes=yes)
+    elif not migrate.apply(cells):
         click.echo("Nothing to apply: the database has the schema of this version.")
 
 
@@ -105,9 +105,9 @@ def partition_command(dry_run: bool) -> None:
     New databases have partitions from the start; retention drops them. For a partitioned table, the
     command creates missing months. It can be interrupted at any time and run again.
     """
-    database = environment.database(environment.variables())
+    cells = environment.cells_to_migrate(environment.variables())
     with logging_to_stdout("WARNING"):
-        partition.run(*database, is_dry_run=dry_run)
+        partition.run(cells, is_dry_run=dry_run)
 
 
 @main.command("check")

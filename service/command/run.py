@@ -26,6 +26,8 @@ def run_command() -> None:
     If DATABASE_URL is set, that database is migrated and served, without a demo family.
     """
     variables = environment.variables()
+    if environment.setting("cells_file", variables):
+        raise click.ClickException("`run` serves one cell: unset CELLS_FILE, or use `serve`.")
     is_ours = not environment.setting("database_url", variables)
     if is_ours and sys.platform != "linux":
         raise click.ClickException(
@@ -41,8 +43,7 @@ def run_command() -> None:
         settings = environment.all_settings(variables)
         with logging_to_stdout(settings.log_level):
             _silence_repetitions(settings)
-            database = environment.address(settings.database_direct_url, settings.database_url)
-            migrate.apply(*database, is_brief=is_ours)
+            migrate.apply((settings,), is_brief=is_ours)
             is_demo = is_ours and demo.load(settings)
             routes = page.routes(partial(demo.family, settings)) if is_demo else ()
             click.echo("Starting the service.")

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from yoyo import get_backend, read_migrations
 
+from service.database import migrate_cell
 from service.database.migrate_session import (
     Connection,
     address,
@@ -34,6 +35,7 @@ POLL_SECONDS: Final = 0.1
 # Of statements that lock tables of heartbeats: half a minute in all.
 MAX_LOCK_TRIES: Final = 60
 LOCK_PAUSE_SECONDS: Final = 0.5
+CELLS: Final = "0038_cells"
 # A rollback that drops one of these breaks the running version; a dropped index only costs time.
 HARM: Final = re.compile(
     r"\bdrop\s+(table|column|function|constraint)\s+(?:if\s+exists\s+)?([\w.]+)"
@@ -54,14 +56,14 @@ class Plan(NamedTuple):
     services: int
 
 
-def migrate(dsn: str) -> list[str]:
+def migrate(dsn: str, schema: str = "", cell: str = "") -> list[str]:
     """Applies the pending migrations and returns their ids in order.
 
-    After an error the earlier ones stay applied, and another run continues from there.
-    Raises MigrationError.
+    After an error the earlier ones stay applied, and another run continues from there. The tables
+    become those of `cell`, if there are several cells. Raises MigrationError.
     """
     applied: list[str] = []
-    with _migrating(dsn) as (guard, yoyo, migrations, _):
+    with _migrating(dsn, schema, cell) as (guard, yoyo, migrations, _):
         _drop_invalid_indexes(guard, yoyo, migrations)
         for migration in yoyo.to_apply(migrations):
             with explained(f"Migration {migration.id}", guard):
@@ -70,6 +72,8 @@ def migrate(dsn: str) -> list[str]:
             log.info("migration_applied", extra={"fields": {"migration": migration.id}})
         if guard.execute(sql("migration_citus")).fetchall()[0][0]:
             guard.execute(sql("citus/heartbeat"))
+        if cell:
+            patiently(guard, "migration_cell_join", cell)
         try:
             add_months(guard, is_forced=False)
         except psycopg.errors.LockNotAvailable:
@@ -78,7 +82,11 @@ def migrate(dsn: str) -> list[str]:
 
 
 def rollback(
-    dsn: str, target: str | None = None, agreed: Callable[[Plan], bool] = lambda _: True
+    dsn: str,
+    target: str | None = None,
+    agreed: Callable[[Plan], bool] = lambda _: True,
+    schema: str = "",
+    cell: str = "",
 ) -> list[str]:
     """Reverts the latest migration, or all down to and including `target`; returns their ids.
 
@@ -86,12 +94,16 @@ def rollback(
     also if `target` is not applied.
     """
     rolled_back: list[str] = []
-    with _migrating(dsn) as (guard, yoyo, migrations, services):
+    with _migrating(dsn, schema, cell) as (guard, yoyo, migrations, services):
         latest_first = list(yoyo.to_rollback(migrations))
         ids = [migration.id for migration in latest_first]
         if target is not None and target not in ids:
             raise MigrationError(f"Migration {target} is not applied.")
         count = 1 if target is None else ids.index(target) + 1
+        if CELLS in ids[:count] and (name := migrate_cell.cell_name(guard)):
+            raise MigrationError(
+                f"Migration {CELLS} is not rolled back from the tables of cell {name}."
+            )
         harmful = {name: dropped for name in ids[:count] if (dropped := _dropped(name))}
         if not ids or not agreed(Plan(ids[:count], harmful, services)):
             return []
@@ -131,12 +143,12 @@ def patiently(guard: Connection, name: str, *arguments: object) -> list[tuple[An
     return guard.execute(sql(name), arguments).fetchall()
 
 
-def listing(dsn: str) -> list[tuple[str, bool]]:
+def listing(dsn: str, schema: str = "") -> list[tuple[str, bool]]:
     """The id of every migration in order, and whether it is applied; takes no lock.
 
     Raises MigrationError.
     """
-    with connected(address(dsn)) as connection:
+    with connected(address(dsn, schema)) as connection:
         try:
             applied = {row[0] for row in connection.execute(sql("migration_applied"))}
         except psycopg.errors.UndefinedTable:
@@ -145,11 +157,13 @@ def listing(dsn: str) -> list[tuple[str, bool]]:
 
 
 @contextmanager
-def _migrating(dsn: str) -> Iterator[tuple[Connection, Any, Any, int]]:
+def _migrating(dsn: str, schema: str, cell: str) -> Iterator[tuple[Connection, Any, Any, int]]:
     """The connection that holds the lock, yoyo with its own, all migrations, count of services."""
-    with guarding(dsn) as (guard, yoyo_address, services):
+    with guarding(dsn, schema) as (guard, yoyo_address, services):
+        migrate_cell.create_schema(guard, schema)
         take_lock(guard)
         _refuse_to_shadow(guard)
+        migrate_cell.refuse_another(guard, cell)
         _name_the_user()
         with get_backend(yoyo_address) as yoyo:
             # While this process holds the lock, a row in yoyo's lock table is left from a dead one.

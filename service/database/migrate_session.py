@@ -55,12 +55,12 @@ def connected(address: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def guarding(dsn: str) -> Iterator[tuple[Connection, str, int]]:
+def guarding(dsn: str, schema: str = "") -> Iterator[tuple[Connection, str, int]]:
     """A connection for locks, yoyo's address of the database, and the number of connected services.
 
     Raises MigrationError behind a pooler, and for a database that cannot store every name.
     """
-    base = address(dsn)
+    base = address(dsn, schema)
     with connected(base) as guard:
         guard.execute(sql("connection_prepare"))
         is_as_started, services = guard.execute(sql("migration_session")).fetchall()[0]
@@ -101,8 +101,11 @@ def _holder(connection: Connection) -> str:
     return f"most likely held by pid {pid} ({name}) with a query started at {start}: {query}"
 
 
-def address(dsn: str) -> str:
-    """`dsn` in the driver's own form, with the options of every connection here."""
+def address(dsn: str, schema: str = "") -> str:
+    """`dsn` in the driver's own form, with the options of every connection here.
+
+    The tables are in `schema`; if it is empty, in that of the role.
+    """
     try:
         parameters = database_url.read(dsn).libpq if "://" in dsn else conninfo_to_dict(dsn)
     except (ValueError, psycopg.ProgrammingError) as error:
@@ -112,7 +115,8 @@ def address(dsn: str) -> str:
             f"The database's address is not one that libpq can read{reason}."
         ) from None
     parameters = {name: str(value) for name, value in parameters.items()}
-    options = f"{parameters.get('options', '')} {OPTIONS}".strip()
+    path = f" -c search_path={schema}" if schema else ""
+    options = f"{parameters.get('options', '')} {OPTIONS}{path}".strip()
     _trust_the_system(parameters)
     return make_conninfo(
         **{**parameters, "options": options, "client_encoding": "UTF8"},

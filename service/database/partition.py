@@ -28,12 +28,14 @@ class State(NamedTuple):
     size: int
 
 
-def partition(dsn: str, report: Callable[[str], None], *, is_dry_run: bool) -> None:
+def partition(
+    dsn: str, report: Callable[[str], None], *, is_dry_run: bool, schema: str = ""
+) -> None:
     """Partitions the table, or adds the missing months of one that is partitioned.
 
     Reports each step. Raises MigrationError.
     """
-    with guarding(dsn) as (guard, _, _):
+    with guarding(dsn, schema) as (guard, _, _):
         take_lock(guard)
         state = _state(guard)
         if not state.is_partitioned and state.obstacle is not None:

@@ -1,0 +1,241 @@
+"""The commands run in every cell: four schemas of one database, made by `migrate`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import click.testing
+import pytest
+
+from service.command.main import main
+from service.database import cell_map
+from service.database.cells import slot
+from tests.conftest import copied, named
+from tests.family import SECRET
+
+NAMES: Final = ("a", "b", "c", "d")
+TEMPLATE: Final = "template_cells"
+DOWN: Final = "postgresql://nobody@127.0.0.1:1/none"
+SHARE: Final = "Accounts are shared by weight among the cells."
+
+
+class Cells:
+    """A database with a schema for each cell, and CELLS_FILE in the folder of the test."""
+
+    def __init__(self, dsn: str, folder: Path) -> None:
+        self.dsn = dsn
+        self.file = folder / "cells.toml"
+        self.write(*NAMES)
+
+    def write(self, *names: str, **other: str) -> None:
+        """CELLS_FILE with these cells; `other` has the lines of some of them."""
+        lines = {name: f'schema = "{name}"' for name in names} | other
+        self.file.write_text(
+            "".join(f'[[cell]]\nname = "{name}"\n{lines[name]}\n' for name in lines)
+        )
+
+    async def run(self, *arguments: str, given: bytes | None = None) -> click.testing.Result:
+        variables = {"DATABASE_URL": self.dsn, "JWT_SECRET": SECRET, "CELLS_FILE": str(self.file)}
+        runner = click.testing.CliRunner(env=variables)
+        return await asyncio.to_thread(runner.invoke, main, arguments, input=given)
+
+    async def fetch(self, cell: str, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.dsn, server_settings={"search_path": cell})
+        try:
+            return await connection.fetch(statement, *arguments)
+        finally:
+            await connection.close()
+
+    async def values(self, statement: str, *arguments: object) -> list[object]:
+        """The value that each cell has."""
+        rows = [await self.fetch(name, statement, *arguments) for name in NAMES]
+        return [found[0][0] for found in rows]
+
+
+@pytest.fixture(scope="module")
+async def made(
+    postgres_dsn: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, click.testing.Result]:
+    """The name of a database with four cells, and what `migrate` printed when it made them."""
+    server = await asyncpg.connect(postgres_dsn)
+    await server.execute(f"create database {TEMPLATE} template template0")
+    await server.close()
+    cells = Cells(named(postgres_dsn, TEMPLATE), tmp_path_factory.mktemp("cells"))
+    return TEMPLATE, await cells.run("migrate")
+
+
+@pytest.fixture
+async def cells(
+    postgres_dsn: str, made: tuple[str, click.testing.Result], tmp_path: Path
+) -> AsyncIterator[Cells]:
+    """Four cells without accounts, for one test."""
+    async with copied(postgres_dsn, made[0]) as dsn:
+        yield Cells(dsn, tmp_path)
+
+
+def an_account(cell: str) -> UUID:
+    """The id of an account that belongs to a cell, if all have the same weight."""
+    ids = (uuid4() for _ in range(1000))
+    return next(each for each in ids if NAMES[slot(each) // 256] == cell)
+
+
+def test_migrate_makes_every_cell_and_shares_the_accounts(
+    made: tuple[str, click.testing.Result],
+) -> None:
+    result = made[1]
+    assert result.exit_code == 0, result.output
+    for name in NAMES:
+        assert f"cell {name}: applied 0038_cells\n" in result.stdout
+        assert f"Cell {name} has received 1,024 slots of the map.\n" in result.stdout
+    assert SHARE in result.stdout.splitlines()
+    assert result.stdout.index("cell a:") < result.stdout.index("cell d:")
+
+
+async def test_every_cell_has_its_name_and_the_same_map(cells: Cells) -> None:
+    assert await cells.values("select name from viewing_cell") == [*NAMES]
+    maps = "select string_agg(cell, '' order by slot) from viewing_cell_slots"
+    assert {*await cells.values(maps)} == {"".join(name * 256 for name in NAMES)}
+    again = await cells.run("migrate")
+    assert (again.exit_code, again.stdout.count("\n")) == (0, 1)
+
+
+def test_shares_follow_the_weights_to_the_largest_remainder() -> None:
+    owners = cell_map.shared({"a": 1, "b": 1, "c": 1})
+    assert [owners.count(name) for name in "abc"] == [342, 341, 341]
+    owners = cell_map.shared({"a": 1, "b": 1000})
+    assert [owners.count(name) for name in "ab"] == [1, 1023]
+
+
+async def test_a_further_cell_gets_the_map_and_no_account(cells: Cells) -> None:
+    await cells.fetch("d", "drop schema d cascade")
+    await cells.fetch("c", "update viewing_cell_slots set cell = 'a', epoch = 2 where cell = 'd'")
+    done = await cells.run("migrate")
+    assert done.exit_code == 0, done.output
+    assert "Cell a has received 256 slots of the map.\n" in done.stdout
+    assert "Cell d has received 1,024 slots of the map.\n" in done.stdout
+    count = "select count(*) from viewing_cell_slots where cell = 'd' or epoch = 2 and cell <> 'a'"
+    assert await cells.values(count) == [0, 0, 0, 0]
+
+
+async def test_cells_that_are_made_beside_one_with_accounts_get_none(cells: Cells) -> None:
+    for name in NAMES:
+        await cells.fetch(name, "truncate viewing_cell_slots")
+    await cells.fetch(
+        "b",
+        "insert into users (id, email, password_hash) values (gen_random_uuid(), 'x@x.test', '!')",
+    )
+    done = await cells.run("migrate")
+    assert done.exit_code == 0, done.output
+    assert "All accounts are in cell b; `viewing-time cells spread` shares them.\n" in done.stdout
+    assert await cells.values("select min(cell) || max(cell) from viewing_cell_slots") == ["bb"] * 4
+
+
+async def test_the_only_cell_becomes_the_first_of_several(cells: Cells, database: str) -> None:
+    account = uuid4()
+    insert = "insert into users (id, email, password_hash) values ($1, 'x@x.test', '!')"
+    connection = await asyncpg.connect(database)
+    await connection.execute(insert, account)
+    await connection.close()
+    await cells.fetch("b", "truncate viewing_cell_slots")
+    cells.write("b", first=f'url = "{database}"')
+    done = await cells.run("migrate")
+    assert done.exit_code == 0, done.output
+    cells.dsn = database
+    assert (await cells.fetch("public", "select name from viewing_cell"))[0][0] == "first"
+    assert (await cells.fetch("public", "select distinct cell from viewing_cell_slots")) == [
+        ("first",)
+    ]
+
+
+async def test_accounts_in_two_cells_are_not_assigned(cells: Cells) -> None:
+    for name in NAMES:
+        await cells.fetch(name, "truncate viewing_cell_slots")
+    for name in "ac":
+        await cells.fetch(
+            name,
+            "insert into users (id, email, password_hash) "
+            "values (gen_random_uuid(), 'x@x.test', '!')",
+        )
+    done = await cells.run("migrate")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: Cells a and c both have accounts already")
+    assert await cells.values("select count(*) from viewing_cell_slots") == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_cell_that_is_down_keeps_no_other_from_being_migrated(
+    cells: Cells, is_known: bool
+) -> None:
+    for name in NAMES if not is_known else "a":
+        await cells.fetch(name, "truncate viewing_cell_slots")
+    for name in NAMES:
+        await cells.fetch(name, "delete from _yoyo_migration where migration_id = '0038_cells'")
+    cells.write(*NAMES, b=f'url = "{DOWN}"')
+    done = await cells.run("migrate")
+    assert done.exit_code == 1
+    assert "cell d: applied 0038_cells\n" in done.stdout
+    assert "cell b: Cannot use the database at its url: " in done.stderr
+    refused = "Accounts are assigned to cells when all can be used; b cannot.\n"
+    assert (refused in done.stderr) is not is_known
+    expected = 1024 if is_known else 0
+    assert await cells.values("select count(*) from viewing_cell_slots") == [expected] * 4
+
+
+async def test_migrate_refuses_wrong_files_in_one_sentence(cells: Cells) -> None:
+    cells.write("b", "c", "d")
+    lacking = await cells.run("migrate")
+    sentence = "Error: CELLS_FILE has no cell a, which has 256 of 1,024 slots.\n"
+    assert (lacking.exit_code, lacking.stderr) == (1, sentence)
+    cells.write(*NAMES, b='schema = "c"', c='schema = "b"')
+    swapped = await cells.run("migrate")
+    assert swapped.exit_code == 1
+    assert "cell b: The database answers as cell c: correct CELLS_FILE.\n" in swapped.stderr
+    cells.write(*NAMES, b='schema = "a"')
+    same = await cells.run("migrate")
+    assert same.stderr == (
+        "Error: CELLS_FILE: cells a and b are one schema of one database: give each a schema of "
+        "its own.\n"
+    )
+    alone = click.testing.CliRunner(
+        env={"DATABASE_URL": cells.dsn, "DATABASE_SCHEMA": "a", "CELLS_FILE": ""}
+    )
+    refused = await asyncio.to_thread(alone.invoke, main, ["migrate"])
+    assert refused.stderr == "Error: The tables are cell a of several: set CELLS_FILE.\n"
+
+
+async def test_migrations_are_listed_and_rolled_back_in_every_cell(cells: Cells) -> None:
+    listed = await cells.run("migrate", "--list")
+    assert listed.exit_code == 0
+    assert all(f"cell {name}: applied  0038_cells\n" in listed.stdout for name in NAMES)
+    kept = await cells.run("migrate", "--rollback", "--to", "0038_cells", "--yes")
+    assert kept.exit_code == 1
+    assert len(kept.stderr.splitlines()) == 4
+    assert (
+        "cell d: Migration 0038_cells is not rolled back from the tables of cell d." in kept.stderr
+    )
+    for name in NAMES:
+        await cells.fetch(name, "truncate viewing_cell")
+    await cells.fetch("c", "delete from _yoyo_migration where migration_id >= '0038'")
+    done = await cells.run("migrate", "--rollback", "--to", "0038_cells", "--yes")
+    assert done.exit_code == 0, done.output
+    assert "cell c: Nothing is applied." in done.stdout
+    assert "cell d: rolled back 0038_cells\n" in done.stdout
+    cells.write(*NAMES, b=f'url = "{DOWN}"')
+    down = await cells.run("migrate", "--rollback", "--yes")
+    assert (down.exit_code, down.stdout) == (1, "")
+
+
+async def test_one_cell_can_have_a_schema_of_its_own(empty_database: str) -> None:
+    variables = {"DATABASE_URL": empty_database, "DATABASE_SCHEMA": "viewing", "CELLS_FILE": ""}
+    runner = click.testing.CliRunner(env=variables)
+    done = await asyncio.to_thread(runner.invoke, main, ["migrate"])
+    assert done.exit_code == 0, done.output
+    connection = await asyncpg.connect(empty_database)
+    tables = await connection.fetch(
+        "select distinct schemaname from pg_tables where schemaname !~ '^(pg_|information)'"
+    )
+    assert tables == [("viewing",)]
+    await connection.close()
