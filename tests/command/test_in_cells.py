@@ -145,9 +145,8 @@ async def test_the_only_cell_becomes_the_first_of_several(cells: Cells, database
     assert done.exit_code == 0, done.output
     cells.dsn = database
     assert (await cells.fetch("public", "select name from viewing_cell"))[0][0] == "first"
-    assert (await cells.fetch("public", "select distinct cell from viewing_cell_slots")) == [
-        ("first",)
-    ]
+    owners = "select min(cell) || ' ' || max(cell) from viewing_cell_slots"
+    assert (await cells.fetch("public", owners))[0][0] == "first first"
 
 
 async def test_accounts_in_two_cells_are_not_assigned(cells: Cells) -> None:
@@ -234,8 +233,9 @@ async def test_one_cell_can_have_a_schema_of_its_own(empty_database: str) -> Non
     done = await asyncio.to_thread(runner.invoke, main, ["migrate"])
     assert done.exit_code == 0, done.output
     connection = await asyncpg.connect(empty_database)
-    tables = await connection.fetch(
-        "select distinct schemaname from pg_tables where schemaname !~ '^(pg_|information)'"
+    schemas = (
+        "select string_agg(distinct schemaname, ' ') from pg_tables "
+        "where schemaname !~ '^(pg_|information)'"
     )
-    assert tables == [("viewing",)]
+    assert await connection.fetchval(schemas) == "viewing"
     await connection.close()
