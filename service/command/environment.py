@@ -11,7 +11,10 @@ from service import cells_file, settings
 from service.command.dotenv import dotenv
 
 SYSTEMS: Final = "viewing-time runs on Linux, and on macOS where DATABASE_URL is set"
-PLACES: Final = ("database_url", "database_direct_url", "database_schema", "cells_file")
+PLACES: Final = (
+    *("database_url", "database_direct_url", "database_schema"),
+    *("cells_file", "cells_citus_url"),
+)
 
 
 def variables() -> dict[str, str]:

@@ -16,7 +16,7 @@ import asyncpg
 import msgspec
 
 from service import database_url
-from service.database import cells, connector
+from service.database import cells, citus, connector
 from service.database.connector import Socketed
 from service.database.driver import UNREACHABLE, Connection, Pool, connecting, translated
 from service.database.statement import Statement
@@ -112,6 +112,8 @@ async def connect(
                 break
         else:
             connection = await connector.to_host(address, **hosts[-1], **options)
+        if settings.cells_citus_url:
+            connection = await citus.at_cell(connection, address, hosts[-1], options)
         try:
             if not connector.is_pooled(settings, direct=direct):
                 await connection.fetchrow(PREPARE.text)

@@ -143,8 +143,9 @@ class HeartbeatStatement:
             now, timeout = self._now(), self._timeout
             pairs = (now.date(), now, MAX_GUESSES - 1)
             try:
-                row = await PREPARE.one(connection, *pairs, timeout=timeout)
-                self._guesses.learn_all(row.timezones or (), row.reset_hours or ())
+                if not self._settings.cells_citus_url:  # which cannot route it
+                    row = await PREPARE.one(connection, *pairs, timeout=timeout)
+                    self._guesses.learn_all(row.timezones or (), row.reset_hours or ())
                 scalars = self._scalars(now, lock_seconds)
                 arguments = (*WARM_UP, *scalars, *self._guesses.at(now))
                 await self._record.one(connection, *arguments, timeout=timeout)

@@ -20,11 +20,15 @@
 -- move with the cell.
 -- Without bitmap scans an index returns the rows in its order, so an update locks them in it too.
 --
+-- On a node that has not the cell it fails as on a standby, and the service connects to the one that
+-- has it. A move that begins during the statement waits for its end, or the statement for that of the
+-- move, after which Citus sends the rest of it to the new node.
+--
 -- Each statement has a snapshot of its own. After the lock of the profile, the session that another
 -- instance has just started is visible.
 --
--- The functions of 0034 and 0037 that it calls join several tables of the cell. Citus can route that,
--- with a plan for the values of each call, so they must not have `force_generic_plan`.
+-- Few beats call viewing_announce and viewing_session_is_displaced, which read several tables. Citus
+-- plans such a statement at each call, with its values, so it must not have `force_generic_plan`.
 create or replace function viewing_heartbeats(
     profile_ids uuid[], account_ids uuid[], title_ids uuid[], session_ids uuid[], starts bool[],
     device_ids text[], device_types text[], paused bool[], days date[], exempt bool[],
@@ -44,7 +48,7 @@ volatile
 set search_path from current
 set enable_seqscan = off
 set enable_bitmapscan = off
-set plan_cache_mode = force_generic_plan
+set plan_cache_mode = auto
 as $$
 declare
     r record;
@@ -52,8 +56,9 @@ declare
     i int;
     number int;
     gap int;
-    lowest date;
-    highest date;
+    profile uuid;
+    first_day date;
+    last_day date;
     earlier bytea;
     is_displaced bool;
     -- Accounts and titles, in the order of their ids.
@@ -67,11 +72,15 @@ declare
     stored bool[] := kids;
     begun bool[] := kids;
     clocked bool[] := kids;
+    is_uncached bool[] := kids;
     lifted bool[] := kids;
     seconds int[] := array_fill(30, array[cardinality(profile_ids)]);
     used int[] := array_fill(null::int, array[cardinality(profile_ids)]);
     before int[] := used;
     added int[] := used;
+    limits int[] := used;
+    weekly_limits int[] := used;
+    in_week int[] := used;
     begins timestamptz[] := array_fill(null::timestamptz, array[cardinality(profile_ids)]);
     wanted uuid[] := array_fill(null::uuid, array[cardinality(profile_ids)]);
     parts jsonb[];
@@ -81,6 +90,7 @@ declare
     -- Lists.
     renewing uuid[];
     renewing_children uuid[];
+    uncached uuid[];
     floors date[];
     starting uuid[];
     open_ids uuid[];
@@ -98,6 +108,17 @@ declare
     due int[];
 begin
     execute format('set local lock_timeout = %L', lock_time_out);
+
+    if current_setting('citus.version', true) is not null then
+        perform
+        from pg_dist_shard as s
+        join pg_dist_placement as p on p.shardid = s.shardid
+        join pg_dist_local_group as g on g.groupid = p.groupid
+        where s.logicalrelid = 'users'::regclass;
+        if not found then
+            raise exception 'the cell is on another node' using errcode = '25006';
+        end if;
+    end if;
 
     select array_agg(u.id order by u.id)
     into active
@@ -140,12 +161,14 @@ begin
                 begin_seconds[i] := coalesce(begin_seconds[i], guessed_begins[number]);
                 exempt[i] := coalesce(r.educational_exempt, exempt[i]);
                 usage_from[i] := case when kids[i] then usage_from[i] end;
-                closed[i] := number is null
-                    or coalesce(r.day_floor > days[i], false)
-                    or kids[i] and viewing_is_close(
-                        r.profile_id, days[i],
-                        least(r.weekday_limit_minutes, r.weekend_limit_minutes), at
-                    );
+                closed[i] := number is null or coalesce(r.day_floor > days[i], false);
+                if kids[i] then
+                    uncached := uncached || r.profile_id;
+                    is_uncached[i] := true;
+                    limits[i] := least(r.weekday_limit_minutes, r.weekend_limit_minutes);
+                    first_day := least(first_day, days[i] - 6);
+                    last_day := greatest(last_day, days[i]);
+                end if;
             end if;
             renewed := renewed || i;
             are_children := are_children || kids[i];
@@ -155,6 +178,95 @@ begin
             exemptions := exemptions || r.educational_exempt;
             timezones := timezones || r.timezone::text;
             floors := floors || r.day_floor;
+        end loop;
+    end if;
+
+    if renewing_children is not null then
+        for r in
+            select
+                z.profile_id,
+                z.daily_limits,
+                z.downtime,
+                z.weekly_limit_minutes,
+                json_build_object(
+                    'daily_limits', z.daily_limits,
+                    'downtime', z.downtime,
+                    'weekly_limit_minutes', z.weekly_limit_minutes,
+                    'week_starts_on', z.week_starts_on,
+                    'rollover_max_minutes', z.rollover_max_minutes,
+                    'finish_minutes', z.finish_minutes
+                ) as schedule
+            from viewing_schedules as z
+            where z.profile_id = any (renewing_children)
+        loop
+            i := width_bucket(r.profile_id, profile_ids);
+            schedules[i] := r.schedule;
+            if is_uncached[i] then
+                limits[i] := least(
+                    limits[i],
+                    (select min(d.value::int) from jsonb_each_text(r.daily_limits) as d)
+                );
+                weekly_limits[i] := r.weekly_limit_minutes;
+                closed[i] := closed[i] or coalesce(jsonb_array_length(r.downtime) > 0, false);
+            end if;
+        end loop;
+        for r in
+            select
+                x.profile_id,
+                json_agg(
+                    json_build_array(x.day, x.changes_limit, x.limit_minutes, x.lifts_downtime)
+                    order by x.day
+                ) as days,
+                min(x.limit_minutes) filter (
+                    where x.day = days[width_bucket(x.profile_id, profile_ids)]
+                ) as today
+            from viewing_exceptions as x
+            where x.profile_id = any (renewing_children)
+                and x.day >= coalesce(
+                    days[width_bucket(x.profile_id, profile_ids)], (at at time zone 'UTC')::date
+                ) - 8
+            group by x.profile_id
+        loop
+            i := width_bucket(r.profile_id, profile_ids);
+            exceptions[i] := r.days;
+            limits[i] := least(limits[i], r.today);
+        end loop;
+        for r in
+            select l.profile_id, l.locked_until
+            from viewing_locks as l
+            where l.profile_id = any (renewing_children)
+        loop
+            i := width_bucket(r.profile_id, profile_ids);
+            locks[i] := r.locked_until;
+            if is_uncached[i] then
+                closed[i] := closed[i] or r.locked_until > at;
+            end if;
+        end loop;
+    end if;
+
+    -- As viewing_is_close of 0037 for each child.
+    if uncached is not null then
+        for r in
+            select v.profile_id, v.reset_date, v.used_seconds
+            from viewing_time_balances as v
+            where v.profile_id = any (uncached)
+                and v.reset_date >= first_day
+                and v.reset_date <= last_day
+        loop
+            i := width_bucket(r.profile_id, profile_ids);
+            if r.reset_date = days[i] then
+                used[i] := r.used_seconds;
+            end if;
+            if r.reset_date between days[i] - 6 and days[i] then
+                in_week[i] := coalesce(in_week[i], 0) + coalesce(r.used_seconds, 0);
+            end if;
+        end loop;
+        foreach profile in array uncached loop
+            i := width_bucket(profile, profile_ids);
+            closed[i] := closed[i]
+                or coalesce(coalesce(used[i], 0) + 1500 >= 60 * limits[i], false)
+                or coalesce(60 * weekly_limits[i] <= 1500 + coalesce(in_week[i], 0), false);
+            used[i] := null;
         end loop;
     end if;
 
@@ -471,45 +583,6 @@ begin
     end loop;
 
     if renewed is not null then
-        for r in
-            select
-                z.profile_id,
-                json_build_object(
-                    'daily_limits', z.daily_limits,
-                    'downtime', z.downtime,
-                    'weekly_limit_minutes', z.weekly_limit_minutes,
-                    'week_starts_on', z.week_starts_on,
-                    'rollover_max_minutes', z.rollover_max_minutes,
-                    'finish_minutes', z.finish_minutes
-                ) as schedule
-            from viewing_schedules as z
-            where z.profile_id = any (renewing_children)
-        loop
-            schedules[width_bucket(r.profile_id, profile_ids)] := r.schedule;
-        end loop;
-        for r in
-            select
-                x.profile_id,
-                json_agg(
-                    json_build_array(x.day, x.changes_limit, x.limit_minutes, x.lifts_downtime)
-                    order by x.day
-                ) as days
-            from viewing_exceptions as x
-            where x.profile_id = any (renewing_children)
-                and x.day >= coalesce(
-                    days[width_bucket(x.profile_id, profile_ids)], (at at time zone 'UTC')::date
-                ) - 8
-            group by x.profile_id
-        loop
-            exceptions[width_bucket(r.profile_id, profile_ids)] := r.days;
-        end loop;
-        for r in
-            select l.profile_id, l.locked_until
-            from viewing_locks as l
-            where l.profile_id = any (renewing_children)
-        loop
-            locks[width_bucket(r.profile_id, profile_ids)] := r.locked_until;
-        end loop;
         for number in 1 .. cardinality(renewed) loop
             i := renewed[number];
             policies := policies || case
@@ -534,6 +607,8 @@ begin
         from viewing_schedules as z
         where z.profile_id = any (players)
             and (z.weekly_limit_minutes is not null or z.rollover_max_minutes > 0);
+        first_day := null;
+        last_day := null;
         foreach i in array playing loop
             if usage_from[i] = '-infinity' then
                 usage_from[i] := case
@@ -541,8 +616,8 @@ begin
                     then days[i] - 6
                 end;
             end if;
-            lowest := least(lowest, usage_from[i]);
-            highest := greatest(highest, days[i]);
+            first_day := least(first_day, usage_from[i]);
+            last_day := greatest(last_day, days[i]);
         end loop;
         for r in
             select
@@ -550,8 +625,8 @@ begin
                 v.extended_minutes, v.limit_minutes
             from viewing_time_balances as v
             where v.profile_id = any (players)
-                and v.reset_date >= lowest
-                and v.reset_date < highest
+                and v.reset_date >= first_day
+                and v.reset_date < last_day
                 and v.reset_date >= usage_from[width_bucket(v.profile_id, profile_ids)]
                 and v.reset_date < days[width_bucket(v.profile_id, profile_ids)]
         loop

@@ -93,11 +93,11 @@ async def add_families(connection: Connection, random: Random, at: datetime) -> 
                 random.choice([0, 60]),
                 at,
             )
-        if random.random() < 0.2:
+        if random.random() < 0.3:
             await connection.execute(
                 "insert into viewing_locks values ($1, $2, $3)",
                 profile,
-                at + timedelta(hours=1),
+                at + timedelta(hours=random.randrange(200)),
                 at,
             )
         if random.random() < 0.3:
