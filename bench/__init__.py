@@ -8,6 +8,7 @@ to compare with run at the same time on the same machine. Reading order:
     observing, policy, batching
                   one question each: `measure(bench)` returns its figures
     growth        a question that only its name asks: tables that have grown
+    instances     another one: several instances on one database
     decisions     figures of `policy` without a server
     against       the question that compares with another commit
     verdict       error responses, missed targets, ratios worse than the committed run's

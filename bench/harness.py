@@ -4,7 +4,7 @@ import asyncio
 import resource
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -18,7 +18,7 @@ import msgspec
 from bench import peer, seed, wrk
 from bench.load_process import LoadProcess
 from bench.peer import OURS, Peer, Program
-from bench.plan import Outcome, Plan
+from bench.plan import Outcome, Plan, together
 from bench.procfs import cpu_seconds
 from bench.seed import Viewer
 from service.database import migrate
@@ -44,6 +44,9 @@ where userid = '{ROLE}'::regrole and query !~ '{BACKGROUND}'
 LEDGER: Final = """
 select coalesce(sum(total_seconds), 0) / 30 from viewing_sessions where ended_at is null
 """
+
+
+CpuSeconds = tuple[float, float]  # of the service and of PostgreSQL
 
 
 class Scale(msgspec.Struct, frozen=True):
@@ -194,35 +197,78 @@ class Bench:
         plan = Plan(peer.port, str(path), connections, seconds, fresh_keys=True)
         return await self._window(plan, peer)
 
+    async def divided(
+        self, peers: Sequence[Peer], connections: int, seconds: float, rate: float = 0.0
+    ) -> Window:
+        """Divides the usual viewers, and the load, between instances on one database.
+
+        Always with our own client, one process for each instance. The percentiles are those of the
+        slowest instance.
+        """
+        number = len(peers)
+        plans = [
+            Plan(
+                port=peer.port,
+                requests=self.requests(self.viewers[n::number]),
+                connections=connections // number,
+                seconds=seconds,
+                rate=rate / number,
+            )
+            for n, peer in enumerate(peers)
+        ]
+        async with AsyncExitStack() as running:
+            opened = (running.enter_async_context(LoadProcess(plan)) for plan in plans)
+            loads = await asyncio.gather(*opened)
+            begin = await self.reading(peers[0]), self._cpu_seconds(peers)
+            await asyncio.gather(*(load.run() for load in loads))
+            ended = self._cpu_seconds(peers)
+            end = await self.reading(peers[0]), ended
+            outcome = together([await load.outcome() for load in loads])
+        return self._measured(peers[-1].name, connections, rate, begin, end, outcome)
+
     async def _window(self, plan: Plan, peer: Peer) -> Window:
         own = plan.rate or plan.fresh_keys or plan.seconds < 1  # wrk supports whole seconds only
         if self.with_wrk and not own:
-            before, begun = await self.reading(peer), self._cpu_seconds(peer)
+            begin = await self.reading(peer), self._cpu_seconds([peer])
             outcome = await wrk.closed_loop(plan)
             await asyncio.sleep(SETTLE_SECONDS)
-            ended, after = self._cpu_seconds(peer), await self.reading(peer)
+            ended = self._cpu_seconds([peer])
+            end = await self.reading(peer), ended
         else:
             async with LoadProcess(plan) as client:
-                before, begun = await self.reading(peer), self._cpu_seconds(peer)
+                begin = await self.reading(peer), self._cpu_seconds([peer])
                 await client.run()
-                ended, after = self._cpu_seconds(peer), await self.reading(peer)
+                ended = self._cpu_seconds([peer])
+                end = await self.reading(peer), ended
                 outcome = await client.outcome()
-        service, postgres = (end - begin for begin, end in zip(begun, ended, strict=True))
+        return self._measured(peer.name, plan.connections, plan.rate, begin, end, outcome)
+
+    def _measured(
+        self,
+        name: str,
+        connections: int,
+        rate: float,
+        begin: tuple[Reading, CpuSeconds],
+        end: tuple[Reading, CpuSeconds],
+        outcome: Outcome,
+    ) -> Window:
+        """Keeps and returns a window, from the counters at its begin and at its end."""
+        (before, (service_begun, postgres_begun)), (after, (service, postgres)) = begin, end
         handled = max(1, after.handled - before.handled)
         window = Window(
             question=self.question,
-            peer=peer.name,
-            connections=plan.connections,
-            rate=plan.rate,
+            peer=name,
+            connections=connections,
+            rate=rate,
             handled=handled,
-            server_us=service * 1e6 / handled,
-            postgres_us=postgres * 1e6 / handled,
+            server_us=(service - service_begun) * 1e6 / handled,
+            postgres_us=(postgres - postgres_begun) * 1e6 / handled,
             statements=(after.statements - before.statements) / handled,
             outcome=outcome,
         )
         # Requests in flight when wrk ends are handled but missing in its count.
         self.unaccounted += max(0, outcome.completed - outcome.errors - handled)
-        self.unaccounted += max(0, handled - outcome.completed - plan.connections)
+        self.unaccounted += max(0, handled - outcome.completed - connections)
         self.windows.append(window)
         return window
 
@@ -233,9 +279,9 @@ class Bench:
         handled = await self.connection.fetchval(LEDGER)
         return Reading(handled, await self.connection.fetchval(STATEMENTS))
 
-    def _cpu_seconds(self, peer: Peer) -> tuple[float, float]:
-        """CPU time of the peer and of PostgreSQL so far."""
-        return cpu_seconds(peer.pid), cpu_seconds(self.postmaster)
+    def _cpu_seconds(self, peers: Sequence[Peer]) -> CpuSeconds:
+        """CPU time of the peers and of PostgreSQL so far."""
+        return sum(cpu_seconds(peer.pid) for peer in peers), cpu_seconds(self.postmaster)
 
 
 @asynccontextmanager

@@ -69,6 +69,24 @@ def percentile(ranked: Sequence[float], share: float) -> float:
     return ranked[max(0, ceil(len(ranked) * share / 100) - 1)]
 
 
+def together(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of clients that ran at the same time; the latencies are the worst of them."""
+    completed = sum(each.completed for each in outcomes)
+    return Outcome(
+        completed=completed,
+        errors=sum(each.errors for each in outcomes),
+        seconds=max(each.seconds for each in outcomes),
+        p50_ms=max(each.p50_ms for each in outcomes),
+        p95_ms=max(each.p95_ms for each in outcomes),
+        p99_ms=max(each.p99_ms for each in outcomes),
+        p999_ms=max(each.p999_ms for each in outcomes),
+        highest_ms=max(each.highest_ms for each in outcomes),
+        first_ms=max(each.first_ms for each in outcomes),
+        first_error=next((each.first_error for each in outcomes if each.errors), ""),
+        client_us=sum(each.client_us * each.completed for each in outcomes) / completed,
+    )
+
+
 class Answers:
     """The latencies and the errors of the responses so far."""
 

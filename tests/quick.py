@@ -17,6 +17,7 @@ STARTERS: Final = {
     "PinHasher",
     "Worker",
     "create_subprocess_exec",
+    "divided",
     "embedded_postgres",
     "in_process",
     "served",

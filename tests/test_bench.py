@@ -5,9 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import cast
+from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
@@ -15,9 +18,11 @@ from httpx import ASGITransport, AsyncClient
 
 from bench import chart, decisions, policy, receiver, seed
 from bench.figure import Figure, Target, number, table
+from bench.harness import QUICK, Bench, Reading
 from bench.load import main
 from bench.load_process import LoadProcess
-from bench.plan import Outcome, Plan, percentile
+from bench.peer import Peer
+from bench.plan import Outcome, Plan, percentile, together
 from bench.procfs import cpu_seconds, listen_drops, resident_bytes
 from service.database.driver import Connection
 from tests.conftest import served
@@ -234,6 +239,52 @@ async def test_a_window_begins_with_the_connections_open(tmp_path: Path, rate: f
             assert answered > 0
             outcome = await client.outcome()
     assert (outcome.completed, outcome.errors) == (answered, 0)
+
+
+def test_outcome_of_several_clients_has_all_responses_and_the_worst_latencies() -> None:
+    one = Outcome(100, 0, 2.0, 1, 2, 3, 4, 5, client_us=10)
+    other = Outcome(300, 2, 1.5, 2, 3, 2, 9, 9, first_error="HTTP/1.1 500", client_us=30)
+    found = together([one, other])
+    assert (found.completed, found.errors, found.seconds) == (400, 2, 2.0)
+    assert (found.p50_ms, found.p95_ms, found.p99_ms, found.p999_ms) == (2, 3, 3, 9)
+    assert (found.first_error, found.client_us) == ("HTTP/1.1 500", 25)
+
+
+@pytest.mark.parametrize("rate", [0, 100])
+async def test_load_is_divided_between_instances(
+    tmp_path: Path, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = Counter[str]()
+
+    async def first(number: int) -> tuple[int, bytes]:
+        answered["first"] = number
+        return 200, ALLOWED
+
+    async def second(number: int) -> tuple[int, bytes]:
+        answered["second"] = number
+        return 200, ALLOWED
+
+    async def reading(*_: object) -> Reading:
+        return Reading(answered.total(), 0)
+
+    def share(_: Bench, viewers: list[seed.Viewer]) -> str:
+        shares.append({viewer.profile_id for viewer in viewers})
+        return requests(tmp_path, len(viewers))
+
+    shares: list[set[UUID]] = []
+    monkeypatch.setattr(Bench, "reading", reading)
+    monkeypatch.setattr(Bench, "requests", share)
+    viewers = [seed.Viewer(*(UUID(int=n + k) for k in range(4))) for n in range(0, 40, 4)]
+    connection = cast(Connection, None)
+    bench = Bench(QUICK, False, tmp_path, "", os.getpid(), connection, viewers)
+    async with answering(first) as one, answering(second) as two:
+        peers = [Peer("instances", port, os.getpid()) for port in (one, two)]
+        window = await bench.divided(peers, connections=4, seconds=0.3, rate=rate)
+    assert window.outcome.completed == window.handled == answered.total()
+    assert min(answered.values()) > 0
+    assert bench.unaccounted == window.outcome.errors == 0
+    assert [len(each) for each in shares] == [5, 5]
+    assert len(shares[0] | shares[1]) == 10
 
 
 async def test_an_open_loop_opens_closed_connections_again(tmp_path: Path) -> None:
