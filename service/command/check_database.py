@@ -161,8 +161,9 @@ def _clock(skew: float) -> Findings:
 
 def connections(settings: Settings) -> int:
     """The most connections that one process opens."""
-    # Also one each to listen, for readiness checks, for an import and for background deletions.
-    others = config_loader.CONNECTIONS + 4 + 2 * bool(settings.retention_interval_hours)
+    # Also one each to listen, for readiness checks, events, an import and background deletions.
+    others = config_loader.CONNECTIONS + 5 + bool(settings.webhook_url)
+    others += 3 * bool(settings.retention_interval_hours)
     return settings.pool_max_size + settings.heartbeat_connections + others
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -17,16 +18,18 @@ from service import listeners
 from service.app import utc_now
 from service.command import check, check_database
 from service.command.check import Finding, findings
-from service.command.check_database import ServerRow
+from service.command.check_database import ServerRow, connections
 from service.command.main import main
 from service.credentials import jwks
 from service.database.driver import Connection
 from service.listeners import bound
 from service.settings import Settings
 from service.viewing import rules
-from tests.conftest import RunningService, free_port, served
+from tests.conftest import RunningService, Starter, free_port, served
 from tests.credentials.signing_platform import Platform, jwk, private_key, publishing
+from tests.eventually import eventually
 from tests.family import SECRET
+from tests.faults.receiver import SECRET as WEBHOOK_SECRET
 
 REPORT = re.compile(r"(ok   |warn |FAULT) \S.*")
 
@@ -154,10 +157,10 @@ async def test_clock_difference_is_reported(
 async def test_more_connections_than_the_server_allows_are_a_fault(
     environment: dict[str, str], connection: Connection
 ) -> None:
-    variables = {**environment, "POOL_MAX_SIZE": "17", "HEARTBEAT_CONNECTIONS": "4"}
+    variables = {**environment, "POOL_MAX_SIZE": "16", "HEARTBEAT_CONNECTIONS": "4"}
     assert await problems(variables, instances=7) == []
     scheduled = {**variables, "RETENTION_INTERVAL_HOURS": "24"}
-    assert "connections: 7 x 29" in "".join(await problems(scheduled, instances=7))
+    assert "connections: 7 x 30" in "".join(await problems(scheduled, instances=7))
     assert await problems(variables, instances=8) == [
         "FAULT connections: 8 x 27, of 197 that the server allows: "
         "lower POOL_MAX_SIZE, raise max_connections, or put a pooler between"
@@ -179,6 +182,21 @@ async def test_more_connections_than_the_server_allows_are_a_fault(
     assert await problems(direct, instances=8) == []
 
 
+async def test_connections_that_are_counted_are_those_of_a_running_service(
+    start: Starter, settings: Settings, connection: Connection
+) -> None:
+    sends = {"webhook_url": f"http://127.0.0.1:{free_port()}", "webhook_secret": WEBHOOK_SECRET}
+    busy = msgspec.structs.replace(settings, pool_min_size=4, **sends)
+    await start(busy)
+    own = (
+        "select count(*) from pg_stat_activity "
+        "where datname = current_database() and application_name like 'viewing-time%'"
+    )
+    # An import, a background deletion and a second load of policies open one each.
+    opened = connections(busy) - 3
+    assert await eventually(lambda: connection.fetchval(own), until=lambda n: n >= opened) == opened
+
+
 async def test_a_standby_that_cannot_be_read_is_a_warning(environment: dict[str, str]) -> None:
     variables = {**environment, "DATABASE_READ_URL": environment["DATABASE_URL"]}
     [line] = await problems(variables)
@@ -189,7 +207,7 @@ async def test_a_standby_that_cannot_be_read_is_a_warning(environment: dict[str,
 async def test_connections_of_other_clients_are_subtracted(
     environment: dict[str, str], postgres_dsn: str
 ) -> None:
-    variables = {**environment, "POOL_MAX_SIZE": "91", "HEARTBEAT_CONNECTIONS": "1"}
+    variables = {**environment, "POOL_MAX_SIZE": "90", "HEARTBEAT_CONNECTIONS": "1"}
     async with AsyncExitStack() as others:
         for _ in range(3):
             other = await asyncpg.connect(postgres_dsn)
@@ -214,7 +232,7 @@ async def test_connection_limit_of_the_role_applies(
 ) -> None:
     dsn = f"{environment['DATABASE_URL']}&user={narrow_role}"
     lines = await problems({**environment, "DATABASE_URL": dsn})
-    assert any("1 x 16, of 9 that the server allows" in line for line in lines)
+    assert any("1 x 17, of 9 that the server allows" in line for line in lines)
 
 
 @pytest.mark.parametrize(
