@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import click
 
 from service.app import utc_now
-from service.command.import_connection import ImportConnection
+from service.command import environment
+from service.command.import_connection import CellsConnection, ImportConnection
 from service.command.import_source import Source, UnreadableFile, opened, plain_suffix
 from service.command.rejects import Rejects, stored
 from service.database import cures
@@ -95,8 +96,11 @@ def import_command(
     if is_overwritten and not rejects:
         raise click.UsageError("--overwrite needs --rejects.")
     options = Options(mode, is_csv, delimiter, is_dry_run, rejects, is_overwritten)
-    refused = 0
-    with ImportConnection(set_up(), is_dry_run) as connection:
+    cells, refused = environment.cells(set_up()), 0
+    if len(cells) > 1 and mode == "all":
+        raise click.UsageError("Several cells cannot import a FILE as a whole: add --mode best.")
+    merging = CellsConnection(cells, is_dry_run) if len(cells) > 1 else None
+    with merging or ImportConnection(cells[0], is_dry_run) as connection:
         for number in range(len(files)):
             refused += _import(connection, options, files[number:], from_line, is_first=not number)
             from_line = 1

@@ -125,11 +125,11 @@ class Import:
     ) -> None:
         self.outcome = Outcome()
         self.line = 0
-        self._arguments = (caller_id, now)
+        self.arguments = (caller_id, now)
         self._changes = changes
         self._whole = whole
-        self._is_dry_run = is_dry_run
-        self._rejected = rejected
+        self.is_dry_run = is_dry_run
+        self.rejected = rejected
         self._ids = SeenIds()
 
     async def merge(self, connection: Connection, lines: Iterator[Line]) -> None:
@@ -163,10 +163,10 @@ class Import:
                 accounts, profiles, titles = await self._merge_staged(connection, batch, origin)
                 if self._whole and batch.error_count:
                     raise _Rollback
-                if self._is_dry_run:
+                if self.is_dry_run:
                     await UNSTAGE.maybe(connection)
-            if self._rejected:
-                self._rejected(sorted(batch.errors))
+            if self.rejected:
+                self.rejected(sorted(batch.errors))
             outcome.accounts += accounts.merged
             outcome.profiles += profiles.merged
             outcome.titles += titles.merged
@@ -190,7 +190,7 @@ class Import:
         self, connection: Connection, batch: "_Batch", origin: str
     ) -> tuple[MergedRow, MergedProfilesRow, MergedRow]:
         """Merges accounts, then profiles, which need their accounts, then titles."""
-        arguments, timeout = self._arguments, STATEMENT_SECONDS
+        arguments, timeout = self.arguments, STATEMENT_SECONDS
         accounts = await MERGE_ACCOUNTS.one(connection, *arguments, timeout=timeout)
         profiles = await MERGE_PROFILES.one(connection, *arguments, origin, timeout=timeout)
         titles = await MERGE_TITLES.one(connection, *arguments, timeout=timeout)

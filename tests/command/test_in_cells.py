@@ -1,6 +1,7 @@
 """The commands run in every cell: four schemas of one database, made by `migrate`."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -239,3 +240,116 @@ async def test_one_cell_can_have_a_schema_of_its_own(empty_database: str) -> Non
     )
     assert await connection.fetchval(schemas) == "viewing"
     await connection.close()
+
+
+def line(kind: str, key: UUID, **members: object) -> str:
+    return json.dumps({"type": kind, "id": str(key), **members}) + "\n"
+
+
+def account_line(key: UUID, email: str) -> str:
+    return line("account", key, email=email)
+
+
+def profile_line(key: UUID, account: UUID) -> str:
+    return line("profile", key, account_id=str(account), name="Ada", is_kids=True)
+
+
+def title_line() -> str:
+    return line("title", uuid4(), title="Planets", is_educational=True)
+
+
+USERS: Final = "select count(*) from users"
+PROFILES: Final = "select count(*) from profiles"
+TITLES: Final = "select count(*) from titles"
+
+
+@pytest.fixture
+def people() -> dict[str, UUID]:
+    """The id of an account in each cell."""
+    return {name: an_account(name) for name in NAMES}
+
+
+def lines_of(people: dict[str, UUID]) -> str:
+    """An account and a profile in each cell, and a title."""
+    accounts = [account_line(key, f"{name}@x.test") for name, key in people.items()]
+    return "".join([*accounts, *(profile_line(uuid4(), key) for key in people.values())])
+
+
+async def test_import_routes_accounts_and_profiles_and_gives_titles_to_every_cell(
+    cells: Cells, people: dict[str, UUID], tmp_path: Path
+) -> None:
+    file = tmp_path / "people.ndjson"
+    file.write_text(lines_of(people) + title_line())
+    dry = await cells.run("import", "--mode", "best", "--dry-run", str(file))
+    assert dry.exit_code == 0, dry.output
+    assert await cells.values(USERS) == await cells.values(TITLES) == [0, 0, 0, 0]
+    done = await cells.run("import", "--mode", "best", str(file))
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "".join(
+        [
+            *(f"cell {name}: 1 accounts, 1 profiles, 1 titles\n" for name in NAMES),
+            f"{file}: 4 accounts, 4 profiles, 1 titles\n",
+        ]
+    )
+    assert await cells.values("select min(id::text) from users") == [*map(str, people.values())]
+    assert await cells.values(PROFILES) == await cells.values(TITLES) == [1, 1, 1, 1]
+    moved = an_account("a")
+    insert = "insert into viewing_cell_accounts (id, cell, epoch, state)"
+    for name in "ab":
+        await cells.fetch(name, f"{insert} values ($1, 'b', 2, 'lives')", moved)
+    file.write_text(account_line(moved, "moved@x.test"))
+    assert (await cells.run("import", "--mode", "best", str(file))).exit_code == 0
+    assert await cells.values(USERS) == [1, 2, 1, 1]
+
+
+async def test_import_rejects_what_another_cell_has_already(
+    cells: Cells, people: dict[str, UUID], tmp_path: Path
+) -> None:
+    child = uuid4()
+    file, more = tmp_path / "people.ndjson", tmp_path / "more.ndjson"
+    file.write_text(lines_of(people) + profile_line(child, people["a"]))
+    assert (await cells.run("import", "--mode", "best", str(file))).exit_code == 0
+    more.write_text(
+        account_line(an_account("c"), "a@x.test")
+        + profile_line(child, people["b"])
+        + account_line(people["b"], "new@x.test")
+        + account_line(an_account("d"), "new@x.test")
+        + account_line(an_account("d"), "free@x.test")
+    )
+    for flags in (["--dry-run"], ["--rejects", str(tmp_path / "rejects")]):
+        done = await cells.run("import", "--mode", "best", *flags, str(more))
+        assert done.exit_code == 1
+        assert done.stderr.splitlines()[:3] == [
+            f"{more}:1: email: Belongs to another account",
+            f"{more}:2: account_id: Profile belongs to another account",
+            f"{more}:4: email: Belongs to another account",
+        ]
+    assert len((tmp_path / "rejects").read_text().splitlines()) == 3
+    assert await cells.values(USERS) == [1, 1, 1, 2]
+    assert await cells.values(PROFILES) == [2, 1, 1, 1]
+
+
+async def test_import_rejects_only_the_lines_of_a_cell_that_is_down(
+    cells: Cells, people: dict[str, UUID], tmp_path: Path
+) -> None:
+    file, rejects = tmp_path / "people.ndjson", tmp_path / "rejects.ndjson"
+    file.write_text(lines_of(people) + title_line())
+    cells.write(*NAMES, b=f'url = "{DOWN}"')
+    done = await cells.run("import", "--mode", "best", "--rejects", str(rejects), str(file))
+    assert done.exit_code == 1
+    assert f"{file}:2: Cell b cannot be used: " in done.stderr
+    assert f"{file}: 3 accounts, 3 profiles, 0 titles\n" in done.stdout
+    assert await cells.values(USERS) == [1, 0, 1, 1]
+    assert await cells.values(TITLES) == [1, 0, 1, 1]
+    assert len(rejects.read_text().splitlines()) == 3
+    cells.write(*NAMES)
+    again = await cells.run("import", "--mode", "best", str(rejects))
+    assert again.exit_code == 0, again.output
+    assert await cells.values(USERS) == await cells.values(TITLES) == [1, 1, 1, 1]
+
+
+async def test_import_of_a_whole_file_is_refused_across_cells(cells: Cells) -> None:
+    done = await cells.run("import", "-", given=title_line().encode())
+    assert done.exit_code == 2
+    assert "Several cells cannot import a FILE as a whole: add --mode best." in done.stderr
+    assert await cells.values(TITLES) == [0, 0, 0, 0]
