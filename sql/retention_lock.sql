@@ -8,9 +8,13 @@
 -- it works through a transaction pooler, and the server releases it when the process dies.
 -- The transaction writes nothing and is read committed: between statements it has no snapshot, so
 -- vacuum can remove dead rows.
--- A key of two ints cannot collide with the bigint keys with which heartbeats lock profiles.
+-- It is a lock of the cell; 0 is the only cell. A key of two ints cannot collide with the bigint keys
+-- with which heartbeats lock profiles.
 select
-    pg_try_advisory_xact_lock(hashtext('viewing-time retention'), 0) as is_taken,
+    pg_try_advisory_xact_lock(
+        hashtext('viewing-time retention'),
+        coalesce((select hashtext(c.name) from viewing_cell as c), 0)
+    ) as is_taken,
     set_config('idle_in_transaction_session_timeout', '0', true) as idle_limit,
     case
         when current_setting('transaction_timeout', true) is not null

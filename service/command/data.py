@@ -1,7 +1,7 @@
 """The commands for stored viewing data: retain, erase, delete, export."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -11,6 +11,8 @@ from uuid import UUID
 import click
 
 from service.app import utc_now
+from service.command import environment
+from service.command.each_cell import end, failures, in_each, say
 from service.database import cures
 from service.database_errors import DatabaseError
 from service.observing.logs import logging_to_stdout
@@ -58,22 +60,26 @@ def retain_command(
         balances_days or settings.retention_balances_days,
         events_days or settings.retention_events_days,
     )
-    with one_sentence():
-        cutoffs = asyncio.run(retention.current_cutoffs(settings, utc_now, *days))
-        if dry_run:
-            asyncio.run(_dry_run(settings, cutoffs, force))
-        else:
-            _retain(settings, cutoffs, force)
+
+    def retain_in(cell: Settings) -> None:
+        with one_sentence(using(cell)):
+            cutoffs = asyncio.run(retention.current_cutoffs(cell, utc_now, *days))
+            if dry_run:
+                asyncio.run(_dry_run(cell, cutoffs, force))
+            else:
+                _retain(cell, cutoffs, force)
+
+    in_each(environment.cells(settings), retain_in)
 
 
-async def _dry_run(settings: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
-    removed = await retention.count_expired(settings, cutoffs)
-    _print("would delete", removed)
+async def _dry_run(cell: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
+    removed = await retention.count_expired(cell, cutoffs)
+    _print(cell, "would delete", removed)
     if not force:
-        await retention.refuse_mass_deletion(settings, removed)
+        await retention.refuse_mass_deletion(cell, removed)
 
 
-def _retain(settings: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
+def _retain(cell: Settings, cutoffs: retention.Cutoffs, force: bool) -> None:
     latest, printed_at = Removed(), monotonic()
 
     def progress(removed: Removed) -> None:
@@ -81,21 +87,21 @@ def _retain(settings: Settings, cutoffs: retention.Cutoffs, force: bool) -> None
         latest = removed
         if monotonic() - printed_at >= 1:
             printed_at = monotonic()
-            _print("deleted so far", removed)
+            _print(cell, "deleted so far", removed)
 
     try:
-        run = retention.retain(settings, cutoffs, progress, is_forced=force)
-        _print("deleted", asyncio.run(run))
+        run = retention.retain(cell, cutoffs, progress, is_forced=force)
+        _print(cell, "deleted", asyncio.run(run))
     except retention.RetentionRunning:
         raise click.ClickException("Another retention is running.") from None
     except KeyboardInterrupt:
-        _print("interrupted; deleted so far", latest)
+        _print(cell, "interrupted; deleted so far", latest)
         raise
 
 
-def _print(event: str, removed: Removed) -> None:
+def _print(cell: Settings, event: str, removed: Removed) -> None:
     counts = ", ".join(f"{count:,} {name}" for name, count in removed._asdict().items())
-    click.echo(f"{event}: {counts}")
+    say(cell, f"{event}: {counts}")
 
 
 @click.command("erase")
@@ -110,14 +116,19 @@ def erase_command(set_up: SetUp, profile: UUID, yes: bool) -> None:
     viewing_data = f"all sessions, balances, grants, requests, events and limits of {profile}"
     _confirm(f"Remove {viewing_data} for good (the profile itself stays)?", yes)
     settings = set_up()
-    with one_sentence(), logging_to_stdout(settings.log_level):
-        erased = asyncio.run(erasure.erase(settings, profile))
-    if erased is None:
-        raise click.ClickException(f"There is no profile {profile}.")
-    click.echo(
-        f"removed: {erased.sessions:,} sessions, {erased.balances:,} balances, "
-        f"{erased.grants:,} grants, {erased.configurations:,} configurations"
-    )
+
+    def erase_in(cell: Settings) -> bool:
+        with one_sentence(using(cell)), logging_to_stdout(settings.log_level):
+            erased = asyncio.run(erasure.erase(cell, profile))
+        if erased is not None:
+            say(
+                cell,
+                f"removed: {erased.sessions:,} sessions, {erased.balances:,} balances, "
+                f"{erased.grants:,} grants, {erased.configurations:,} configurations",
+            )
+        return erased is not None
+
+    _find(environment.cells(settings), "profile", profile, erase_in)
 
 
 @click.command("delete")
@@ -139,12 +150,17 @@ def delete_command(set_up: SetUp, kind: deletion.Kind, key: UUID, yes: bool) -> 
             printed_at = monotonic()
             click.echo(f"deleted so far: {rows:,} rows")
 
-    try:
-        with one_sentence():
-            rows = asyncio.run(deletion.delete(settings, kind, key, progress))
-    except LookupError:
-        raise click.ClickException(f"There is no {kind} {key}.") from None
-    click.echo(f"deleted {kind} {key}" + (f", {rows:,} rows of it in batches" if rows else ""))
+    def delete_in(cell: Settings) -> bool:
+        try:
+            with one_sentence(using(cell)):
+                rows = asyncio.run(deletion.delete(cell, kind, key, progress))
+        except LookupError:
+            return False
+        say(cell, f"deleted {kind} {key}" + (f", {rows:,} rows of it in batches" if rows else ""))
+        return True
+
+    # A title is in every cell, and so can an administrator be.
+    _find(environment.cells(settings), kind, key, delete_in, is_in_one=kind == "profile")
 
 
 @click.command("export")
@@ -159,16 +175,46 @@ def export_command(set_up: SetUp, profile: UUID, folder: Path | None) -> None:
         exists = target.exists()
     if exists:
         raise click.ClickException(f"{target} already exists; choose another folder with --to.")
-    try:
-        with one_sentence(), one_sentence("write the copy", (OSError,)):
-            counts = asyncio.run(export.export(settings, profile, target, utc_now()))
-    except LookupError:
-        raise click.ClickException(f"There is no profile {profile}.") from None
-    rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    click.echo(f"wrote {target}: {rows}")
+
+    def export_from(cell: Settings) -> bool:
+        try:
+            with one_sentence(using(cell)), one_sentence("write the copy", (OSError,)):
+                counts = asyncio.run(export.export(cell, profile, target, utc_now()))
+        except LookupError:
+            return False
+        rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        say(cell, f"wrote {target}: {rows}")
+        return True
+
+    _find(environment.cells(settings), "profile", profile, export_from)
 
 
 COMMANDS: Final = (retain_command, erase_command, export_command, delete_command)
+
+
+def _find(
+    cells: Sequence[Settings],
+    kind: str,
+    key: UUID,
+    act: Callable[[Settings], bool],
+    *,
+    is_in_one: bool = True,
+) -> None:
+    """Acts in the first cell that has a record, or in every one.
+
+    Raises ClickException if no cell has it, and for a failed cell that may have it.
+    """
+    found: list[str] = []
+
+    def act_in(cell: Settings) -> None:
+        if not (found and is_in_one) and act(cell):
+            found.append(cell.cell)
+
+    failed = failures(cells, act_in)
+    if not (found and is_in_one):
+        end(failed)
+    if not found:
+        raise click.ClickException(f"There is no {kind} {key}.")
 
 
 def _confirm(question: str, yes: bool) -> None:
@@ -177,9 +223,14 @@ def _confirm(question: str, yes: bool) -> None:
         click.confirm(question, abort=True)
 
 
+def using(cell: Settings) -> str:
+    """The action of `one_sentence` on the database of a cell."""
+    return "use the database at " + ("its url" if cell.cell else "DATABASE_URL")
+
+
 @contextmanager
 def one_sentence(
-    action: str = "use the database at DATABASE_URL",
+    action: str,
     errors: tuple[type[Exception], ...] = (DatabaseError,),
 ) -> Iterator[None]:
     """Turns errors into one sentence and exit code 1."""

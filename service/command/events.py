@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from service.command.data import one_sentence
+from service.command import environment
+from service.command.data import one_sentence, using
+from service.command.each_cell import end, failures
 from service.events import kept
 from service.events.event import Event
 from service.settings import Settings
@@ -46,10 +48,17 @@ def events_command(
     """
     if (since is None) != parked:
         raise click.UsageError("Give either --since or --parked.")
-    with one_sentence():
-        repeated = asyncio.run(kept.show(set_up(), since, _write, redeliver=redeliver))
+    repeated = 0
+
+    def show_of(cell: Settings) -> None:
+        nonlocal repeated
+        with one_sentence(using(cell)):
+            repeated += asyncio.run(kept.show(cell, since, _write, redeliver=redeliver))
+
+    failed = failures(environment.cells(set_up()), show_of)
     if redeliver:
         click.echo(f"{repeated:,} events will be sent again.", err=True)
+    end(failed)
 
 
 def _write(event: Event) -> None:

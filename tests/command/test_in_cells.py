@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,8 @@ import pytest
 from service.command.main import main
 from service.database import cell_map
 from service.database.cells import slot
-from tests.conftest import copied, named
+from tests.command.test_main import environment
+from tests.conftest import ROOT, copied, named
 from tests.family import SECRET
 
 NAMES: Final = ("a", "b", "c", "d")
@@ -38,10 +40,28 @@ class Cells:
             "".join(f'[[cell]]\nname = "{name}"\n{lines[name]}\n' for name in lines)
         )
 
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"DATABASE_URL": self.dsn, "JWT_SECRET": SECRET, "CELLS_FILE": str(self.file)}
+
     async def run(self, *arguments: str, given: bytes | None = None) -> click.testing.Result:
-        variables = {"DATABASE_URL": self.dsn, "JWT_SECRET": SECRET, "CELLS_FILE": str(self.file)}
-        runner = click.testing.CliRunner(env=variables)
+        runner = click.testing.CliRunner(env=self.variables)
         return await asyncio.to_thread(runner.invoke, main, arguments, input=given)
+
+    async def start(self, *arguments: str) -> tuple[int, str, str]:
+        """Runs a command that needs a standard output of its own."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "service", *arguments),
+            env=environment(**self.variables),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60):
+            output, errors = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, output.decode(), errors.decode()
 
     async def fetch(self, cell: str, statement: str, *arguments: object) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.dsn, server_settings={"search_path": cell})
@@ -353,3 +373,93 @@ async def test_import_of_a_whole_file_is_refused_across_cells(cells: Cells) -> N
     assert done.exit_code == 2
     assert "Several cells cannot import a FILE as a whole: add --mode best." in done.stderr
     assert await cells.values(TITLES) == [0, 0, 0, 0]
+
+
+async def add_child(cells: Cells, cell: str) -> UUID:
+    """Adds an account with a child and an old session to a cell; returns the child."""
+    account, child, title = an_account(cell), uuid4(), uuid4()
+    for statement, arguments in (
+        ("insert into users (id, email, password_hash) values ($1, 'x@x.test', '!')", (account,)),
+        (
+            "insert into profiles (id, user_id, name, is_kids) values ($1, $2, 'Ada', true)",
+            (child, account),
+        ),
+        ("insert into titles (id, title, title_type) values ($1, 'Planets', 'movie')", (title,)),
+        (
+            "insert into viewing_sessions (id, profile_id, title_id, device_id, started_at, "
+            "last_heartbeat_at) values (gen_random_uuid(), $1, $2, 'd', "
+            "now() - interval '1 year', now() - interval '1 year')",
+            (child, title),
+        ),
+    ):
+        await cells.fetch(cell, statement, *arguments)
+    return child
+
+
+SESSIONS: Final = "select count(*) from viewing_sessions"
+
+
+async def test_retention_runs_in_every_cell_that_answers(cells: Cells) -> None:
+    for name in "ab":
+        await add_child(cells, name)
+    cells.write(*NAMES, a=f'url = "{DOWN}"')
+    done = await cells.run("retain")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: cell a: Cannot use the database at its url: ")
+    counts = [line.partition(" sessions")[0] for line in done.stdout.splitlines()]
+    assert counts == ["cell b: deleted: 1", "cell c: deleted: 0", "cell d: deleted: 0"]
+    assert await cells.values(SESSIONS) == [1, 0, 0, 0]
+    cells.write(*NAMES)
+    done = await cells.run("retain", "--dry-run")
+    assert (done.exit_code, done.stdout.startswith("cell a: would delete: 1 sessions")) == (0, True)
+
+
+async def test_export_and_erase_find_the_cell_of_a_profile(cells: Cells, tmp_path: Path) -> None:
+    child, folder = await add_child(cells, "c"), str(tmp_path / "copy")
+    exported = await cells.run("export", str(child), "--to", folder)
+    assert exported.exit_code == 0, exported.output
+    assert exported.stdout.startswith(f"cell c: wrote {folder}: 1 sessions, ")
+    cells.write(*NAMES, d=f'url = "{DOWN}"')
+    erased = await cells.start("erase", str(child), "--yes")
+    assert erased[0] == 0, erased
+    assert "cell c: removed: 1 sessions" in erased[1]
+    assert await cells.values(SESSIONS) == [0, 0, 0, 0]
+    folder = str(tmp_path / "other")
+    unknown = await cells.run("export", str(uuid4()), "--to", folder)
+    assert unknown.stderr.startswith("Error: cell d: Cannot use the database at its url: ")
+    cells.write(*NAMES)
+    unknown = await cells.run("export", str(child := uuid4()), "--to", folder)
+    assert unknown.stderr == f"Error: There is no profile {child}.\n"
+
+
+async def test_delete_finds_an_account_and_a_title_in_every_cell(
+    cells: Cells, tmp_path: Path
+) -> None:
+    account, title = an_account("b"), uuid4()
+    file = tmp_path / "people.ndjson"
+    file.write_text(
+        account_line(account, "x@x.test")
+        + line("title", title, title="Planets", is_educational=True)
+    )
+    assert (await cells.run("import", "--mode", "best", str(file))).exit_code == 0
+    done = await cells.run("delete", "account", str(account), "--yes")
+    assert (done.exit_code, done.stdout) == (0, f"cell b: deleted account {account}\n")
+    done = await cells.run("delete", "title", str(title), "--yes")
+    assert (done.exit_code, done.stdout.count(f"deleted title {title}\n")) == (0, 4)
+
+
+async def test_events_are_printed_of_every_cell_that_answers(cells: Cells) -> None:
+    insert = (
+        "insert into viewing_events (id, seq, account_id, type, occurred_at, data) "
+        "select $1, 1, u.id, 'pin.locked', now(), '{}' from users as u"
+    )
+    for name in "bd":
+        await add_child(cells, name)
+        await cells.fetch(name, insert, uuid4())
+    done = await cells.run("events", "--since", "2020-01-01")
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == 2
+    cells.write(*NAMES, b=f'url = "{DOWN}"')
+    done = await cells.run("events", "--since", "2020-01-01")
+    assert (done.exit_code, len(done.stdout.splitlines())) == (1, 1)
+    assert done.stderr.startswith("Error: cell b: Cannot use the database at its url: ")

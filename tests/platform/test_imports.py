@@ -784,7 +784,7 @@ async def test_command_reports_an_unusable_database_in_one_sentence(
     file.write_bytes(ndjson([title()]))
     prefix = "Error: Cannot use the database at DATABASE_URL: "
     done = await run(empty_database, "--mode", mode, file)
-    cure = 'relation "users" does not exist: run `viewing-time migrate`.\n'
+    cure = 'relation "viewing_cell" does not exist: run `viewing-time migrate`.\n'
     assert (done.returncode, done.stdout, done.stderr) == (1, "", prefix + cure)
     done = await run(f"postgresql:///nobody?host={tmp_path}", "--mode", mode, file)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
