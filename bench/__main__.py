@@ -15,6 +15,7 @@ from bench import (
     cache,
     curve,
     events,
+    failover,
     growth,
     heartbeat,
     instances,
@@ -62,6 +63,7 @@ SLOW: Final = ("curve", "cache", "languages", "pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
     "events": events.measure,
+    "failover": failover.measure,
     "growth": growth.measure,
     "instances": instances.measure,
     "streams": streams.measure,

@@ -9,8 +9,10 @@ import shutil
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import asyncpg
@@ -29,6 +31,15 @@ SETTINGS: Final = {
     "wal_log_hints": "on",  # for pg_rewind
     "wal_retrieve_retry_interval": "100ms",  # PostgreSQL 15 ends a pause of it before a promotion
 }
+
+
+@contextmanager
+def shared_folder(parent: str | None) -> Iterator[Path]:
+    """A temporary folder that the account of the servers can enter."""
+    with TemporaryDirectory(prefix="vt-", dir=parent) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 class Server:
@@ -97,16 +108,23 @@ class Server:
     async def stop(self) -> None:
         await asyncio.to_thread(self._running.close)
 
+    def freeze(self) -> None:
+        """Stops every process of the server, as a machine that hangs: its connections stay open."""
+        self._signal(signal.SIGSTOP)
+
     async def kill(self) -> None:
-        """Ends the server and every process of it at once, as a machine that is lost."""
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        process.send_signal(signal.SIGSTOP)  # it starts no further processes
-        for pid in (process.pid, *_children(process.pid)):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Ends every process of the server at once, as a machine that is lost."""
+        self._signal(signal.SIGSTOP)  # so that it starts no further ones
+        self._signal(signal.SIGKILL)
         await self.stop()
+
+    def _signal(self, number: signal.Signals) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            for pid in (process.pid, *map(int, children.split())):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     async def connection(self, database: str = USER) -> Connection:
         return await asyncpg.connect(self.dsn(database), timeout=START_SECONDS)
@@ -127,10 +145,6 @@ class Server:
             **self._account,
         )
         assert done.returncode == 0, done.stderr
-
-
-def _children(pid: int) -> list[int]:
-    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def _free_port() -> int:

@@ -4,8 +4,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,7 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from bench.replication import Server
+from bench.replication import Server, shared_folder
 from service.database import reads
 from service.database.driver import Connection, Pool, translated
 from service.settings import Settings
@@ -29,9 +27,8 @@ DAY: Final = NOW.date().isoformat()
 
 @asynccontextmanager
 async def standby_of(dsn: str) -> AsyncIterator[Server]:
-    with TemporaryDirectory(prefix="vt-", dir=in_memory()) as folder:
-        Path(folder).chmod(0o755)
-        server = Server(Path(folder) / "standby")
+    with shared_folder(in_memory()) as folder:
+        server = Server(folder / "standby")
         await server.copy(dsn, is_standby=True)
         await server.start(max_standby_streaming_delay="0")
         try:

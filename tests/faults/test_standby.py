@@ -9,14 +9,12 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import httpx
 import pytest
 
-from bench.replication import Server
+from bench.replication import Server, shared_folder
 from service.database.driver import Connection, translated
 from service.database_errors import Unavailable
 from tests.conftest import in_memory, served
@@ -94,10 +92,9 @@ class Pair:
 @pytest.fixture(scope="module")
 async def servers(postgres_dsn: str, template: str) -> AsyncIterator[Pair]:
     """Copies of the PostgreSQL of this worker, with a migrated database."""
-    with TemporaryDirectory(prefix="vt-", dir=in_memory()) as folder:
-        Path(folder).chmod(0o755)
+    with shared_folder(in_memory()) as folder:
         async with AsyncExitStack() as parts:
-            first, second = (Server(Path(folder) / name) for name in ("first", "second"))
+            first, second = (Server(folder / name) for name in ("first", "second"))
             await first.copy(postgres_dsn, is_standby=False)
             await first.start()
             parts.push_async_callback(first.stop)
