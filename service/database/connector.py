@@ -44,6 +44,9 @@ CITUS: Final = {
     "citus.propagate_set_commands": "local",  # lock time-outs reach the node of a cell
     "plan_cache_mode": "auto",
 }
+# The host that the latest connection of each address leads to, which is tried first: an old primary
+# that comes back as one must not get the connections of a service that has left it.
+LATEST: Final[dict[object, tuple[str, int]]] = {}
 # For heartbeats: a plan made while a table was small must not read all of it when it has grown.
 BY_INDEX: Final = {"enable_seqscan": "off"}
 # The socket option for each parameter of libpq, None where the system lacks it. asyncpg sets none.
@@ -104,10 +107,18 @@ class Socketed(Connection):
 
 def hosts(address: Address) -> list[dict[str, Any]]:
     """The driver's arguments for each host of an address, in the order to try them."""
-    hosts = [{"host": host, "port": port} for host, port in address.hosts]
+    hosts = list(address.hosts)
     if address.parameters.get("load_balance_hosts") == "random":
         random.shuffle(hosts)
-    return [{**host, **_driver(address)} for host in hosts or [{}]]
+    else:
+        latest = LATEST.get(_place(address))
+        hosts.sort(key=lambda host: host != latest)
+    places: list[dict[str, Any]] = [{"host": host, "port": port} for host, port in hosts]
+    return [{**place, **_driver(address)} for place in places or [{}]]
+
+
+def _place(address: Address) -> object:
+    return address.hosts, address.parameters.get("target_session_attrs")
 
 
 async def to_host(
@@ -119,6 +130,8 @@ async def to_host(
         timeout=min(timeout, address.number("connect_timeout") or timeout),
         server_settings={**server_settings, **address.server_settings},
     )
+    if address.hosts:
+        LATEST[_place(address)] = options["host"], options["port"]
     if isinstance(connection, Socketed):
         _keep_alive(connection.socket, address)
     return connection

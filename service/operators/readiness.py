@@ -119,12 +119,20 @@ class ReadinessWatch:
             self._passes, self._progress_at = 0, monotonic()
             self._adopt(Checks(database="unreachable"), f"{type(error).__name__}: {error}")
         else:
+            if self._checks.database == "unreachable":
+                await self._reconnect()
             checks = Checks(
                 database="ok",
                 schema="outdated" if self._schema_error else UNSET,
                 heartbeats="stuck" if self._is_stuck() else UNSET,
             )
             self._adopt(checks, self._schema_error)
+
+    async def _reconnect(self) -> None:
+        """Replaces connections before their next use: they may lead to a server that is gone."""
+        for pool in self._pools:
+            await pool.expire_connections()
+        self._writer.reconnect()
 
     def _adopt(self, checks: Checks, error: str) -> None:
         before, self._checks = self._checks, checks

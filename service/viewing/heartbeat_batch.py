@@ -9,6 +9,7 @@ from datetime import datetime
 from math import inf
 from time import monotonic
 from typing import Final
+from weakref import WeakSet
 
 from service.database.driver import Connection
 from service.database_errors import (
@@ -58,6 +59,11 @@ class BatchWriter:
         self._lock_seconds = min(max_wait_seconds, BATCH_LOCK_SECONDS)
         self._max_probes = max_wait_seconds / PROBE_SECONDS
         self._alert_until = -inf
+        self._trusted: WeakSet[Connection] = WeakSet()
+
+    def reconnect(self) -> None:
+        """Replaces each connection before its next batch: it may lead to a server that is gone."""
+        self._trusted.clear()
 
     async def _serve(self, connection: Connection, batch: Batch) -> Connection:
         """Writes a batch; returns the connection to use next.
@@ -65,6 +71,8 @@ class BatchWriter:
         In a probe, and for ALERT_SECONDS after held rows were found, only beats with free rows are
         written.
         """
+        if connection not in self._trusted:
+            connection.terminate()
         beats = batch.beats
         if batch.is_probe or monotonic() < self._alert_until:
             try:
@@ -193,7 +201,9 @@ class BatchWriter:
         await self._statement.record(connection, beats, lock_seconds)
 
     async def _open(self) -> Connection:
-        return await self._statement.open(self._lock_seconds)
+        connection = await self._statement.open(self._lock_seconds)
+        self._trusted.add(connection)
+        return connection
 
 
 def _fail(beats: Iterable[Waiting], error: Exception) -> None:

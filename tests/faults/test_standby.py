@@ -184,11 +184,12 @@ async def can_read(client: httpx.AsyncClient, viewer: Viewer) -> bool:
 
 
 @asynccontextmanager
-async def old_primary(pair: Pair) -> AsyncIterator[None]:
+async def old_primary(pair: Pair) -> AsyncIterator[Connection]:
     """The lost primary runs again and takes writes, and is the first one of the address."""
     await pair.standby.start()
     try:
-        yield
+        async with pair.connection(pair.standby) as connection:
+            yield connection
     finally:
         await pair.standby.kill()
 
@@ -206,11 +207,9 @@ async def test_a_synchronous_standby_that_is_promoted_has_every_answered_heartbe
         await eventually(lambda: can_read(client, viewers[0]), WAIT_SECONDS)
         await pair.promote()
         await counted(viewers)
-        async with old_primary(pair):  # it is alone, so it commits nothing that it answers
-            async with pair.connection() as connection:
-                await connection.execute(END_CONNECTIONS)
-            await blocked(viewers)
-        await counted(viewers)
+        async with old_primary(pair) as old:
+            with pytest.raises(TimeoutError):  # it waits for a standby
+                await old.execute("create table alone ()", timeout=0.5)
         await pair.rewind()
         await counted(viewers)
     async with pair.connection() as connection:
@@ -254,10 +253,12 @@ async def test_an_asynchronous_standby_loses_at_most_what_it_has_not_received(pa
             kept = await heartbeats(standby, viewers)
         await pair.promote()
         await counted(viewers)
-        async with old_primary(pair), pair.connection(pair.standby) as connection:
-            found = await heartbeats(connection, viewers)
+        async with old_primary(pair) as old:
+            found = await heartbeats(old, viewers)
+            async with pair.connection() as connection:
+                await connection.execute(END_CONNECTIONS)
             await counted(viewers)
-            assert await heartbeats(connection, viewers) == found  # open connections stay
+            assert await heartbeats(old, viewers) == found
         await pair.copy()
         await counted(viewers)
     promised = max((end, sent) for end, sent in samples if end <= received)[1]

@@ -13,6 +13,7 @@ from service.database.pool import replace_idle
 from service.database_errors import Unavailable
 from service.operators import readiness
 from service.settings import Settings
+from service.viewing.heartbeat_statement import HeartbeatStatement
 from tests.conftest import Running, Starter
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, Family
@@ -195,6 +196,36 @@ async def test_checks_time_out_and_do_not_overlap(
     await until(running, 503)
     await eventually(lambda: len(concurrent) >= 4)
     assert set(concurrent) == {1}
+
+
+async def test_after_an_outage_no_request_uses_a_connection_from_before(
+    running: Running,
+    connection: Connection,
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They can lead to a machine that is gone, which only a time-out would show."""
+    used: list[int] = []
+    record = HeartbeatStatement.record
+
+    async def recorded(self: HeartbeatStatement, lane: Connection, *others: Any) -> None:
+        used.append(lane.get_server_pid())
+        await record(self, lane, *others)
+
+    async def fails(_: object) -> None:
+        raise Unavailable("no answer in time")
+
+    monkeypatch.setattr(HeartbeatStatement, "record", recorded)
+    before = {row["pid"] for row in await connection.fetch("select pid from pg_stat_activity")}
+    with monkeypatch.context() as outage:
+        outage.setattr(readiness.ReadinessWatch, "_check_database", fails)
+        await until(running, 503)
+    await until(running, 200)
+    for _ in range(running.context.settings.heartbeat_connections + 1):
+        await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
+    async with running.context.pool.acquire() as pooled:
+        used.append(pooled.get_server_pid())
+    assert before.isdisjoint(used)
 
 
 async def test_idle_connections_to_the_old_primary_are_closed(
