@@ -62,5 +62,9 @@ class ReadOnly(Unavailable):
     """The server takes no writes: another one has become the primary."""
 
 
+class WrongTables(Unavailable):
+    """The tables are not those of the cell that CELLS_FILE expects there."""
+
+
 class Elsewhere(Unavailable):
     """The account belongs to another cell, which this process has not known."""

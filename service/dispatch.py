@@ -41,7 +41,7 @@ class Service(Starlette):
             send = last_of_connection(send)
         if scope["type"] == "http" and _is_plain_heartbeat(scope):
             context: Context = scope["state"]["context"]
-            if context.writer.is_full:
+            if context.is_full:
                 context.metrics.heartbeats_overloaded += 1
                 context.metrics.requests[HEARTBEAT_503] += 1
                 await HEARTBEAT.refuse(scope, send)

@@ -1,45 +1,38 @@
 """Opens every part of the service in order, warms it up, and closes it in reverse order."""
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING
-from uuid import UUID
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from service.context import Context
+from service.cell_startup import open_cell
+from service.cells_file import cells
+from service.context import Cells, Context, Shared
 from service.credentials.keys import Keys
 from service.credentials.pin_hasher import PinHasher
 from service.credentials.pin_shared import Sharing
 from service.credentials.pin_turns import Turns
 from service.credentials.tokens import Tokens
+from service.database.cells import Directory
 from service.database.driver import is_outage
-from service.database.ids import id_prefix
-from service.database.pool import Warmth, close_pool, open_pool
-from service.database.reads import Reads
+from service.database.pool import connected
+from service.database_errors import DatabaseError, WrongTables
 from service.deadlines import Deadlines
-from service.events.backlog import Backlog
-from service.events.outbox import Outbox
-from service.events.stream import Streams
-from service.events.webhooks import Webhooks
 from service.observing import open_files
 from service.observing.event_loop import monitoring
 from service.observing.metrics import Metrics
-from service.observing.supervision import Supervisor
-from service.operators.readiness import ReadinessWatch
-from service.parents import history, pin_attempt, report_weeks
-from service.platform.balance_months import MonthsAhead
-from service.platform.retention_schedule import RetentionSchedule
+from service.observing.supervision import Supervisor, stopped, supervised
 from service.settings import Settings
-from service.viewing import config_loader, rules
-from service.viewing.config_cache import ConfigCache
-from service.viewing.deletion import Deletions
 from service.viewing.heartbeat_writer import HeartbeatWriter
-from service.viewing.usage import READ_BALANCE
 
 if TYPE_CHECKING:
     from service.operators.tracing import Telemetry
+
+logger = logging.getLogger("viewing_time.cells")
+
+MAP_SECONDS: Final = 30.0  # between two readings of the map of every cell
 
 
 async def build(
@@ -53,7 +46,7 @@ async def build(
     """Opens every part; `parts` closes them in reverse order, also if a later one cannot be opened.
 
     `end` is called when a background task has died. PINs are hashed by the processes of `sharing`,
-    else by processes of this one.
+    else by processes of this one. With several cells it returns the context of the first one.
     """
     metrics = Metrics()
     metrics.connections.max = open_files.for_connections(settings, open_files.raise_limit())
@@ -70,91 +63,66 @@ async def build(
         pins.workers = [sharing.worker() for _ in pins.workers]
     await pins.start()
     parts.push_async_callback(pins.stop)
-    sizes = (settings.pool_min_size, settings.pool_max_size)
-    pool = await open_pool(settings, _warmth(now()), *sizes)
-    parts.push_async_callback(close_pool, pool, settings.shutdown_grace_seconds / 4)
-    reads = Reads(settings, pool, metrics.standby_reads)
-    await reads.start()
-    parts.push_async_callback(reads.stop)
-    loads = await open_pool(settings, _load_warmth(now()), 1, config_loader.CONNECTIONS)
-    parts.push_async_callback(close_pool, loads, settings.shutdown_grace_seconds / 4)
-    configurations = ConfigCache(settings, loads, metrics, now)
-    await configurations.start()
-    parts.push_async_callback(configurations.stop)
-
-    async def handed_over() -> None:
-        await pool.expire_connections()
-        await loads.expire_connections()
-        configurations.changes.reconnect()
-
-    writer_type = HeartbeatWriter if telemetry is None else telemetry.writer
-    writer = writer_type(settings, metrics, now, handed_over)
-    await writer.start()
-    parts.push_async_callback(writer.stop)
-    months = MonthsAhead(pool)
-    months.start()
-    parts.push_async_callback(months.stop)
-    schedule = RetentionSchedule(settings, now, metrics.retention_runs)
-    schedule.start()
-    parts.push_async_callback(schedule.stop)
-    readiness = ReadinessWatch(settings, (pool, loads), writer, metrics, supervisor)
-    await readiness.start()
-    parts.push_async_callback(readiness.stop)
-    deletions = Deletions(settings, pool, metrics.deletions)
-    deletions.start()
-    parts.push_async_callback(deletions.stop)
-    streams = Streams()
-    streams.start()
-    parts.push_async_callback(streams.stop)
-    outbox = Outbox(settings, now, streams)
-    await outbox.start()
-    parts.push_async_callback(outbox.stop)
-    webhooks = Webhooks(settings, metrics)
-    await webhooks.start()
-    parts.push_async_callback(webhooks.stop)
-    backlog = Backlog(pool, metrics, has_webhook=bool(settings.webhook_url))
-    backlog.start()
-    parts.push_async_callback(backlog.stop)
-    await parts.enter_async_context(monitoring(metrics))
     deadlines = Deadlines(settings.request_timeout_seconds)
-    parts.callback(deadlines.end)
-    return Context(
-        settings=settings,
-        pool=pool,
-        reads=reads,
-        configurations=configurations,
-        writer=writer,
+    shared = Shared(
         pins=pins,
         pin_turns=Turns(),
         keys=keys,
         tokens=tokens,
         deadlines=deadlines,
-        deletions=deletions,
-        streams=streams,
         metrics=metrics,
         supervisor=supervisor,
-        readiness=readiness,
         now=now,
     )
+    writer_type = HeartbeatWriter if telemetry is None else telemetry.writer
+    if settings.cells_file:
+        context = await _open_cells(cells(settings), shared, parts, writer_type)
+    else:
+        context = await open_cell(settings, shared, parts, writer_type)
+    await parts.enter_async_context(monitoring(metrics))
+    parts.callback(deadlines.end)
+    return context
 
 
-def _warmth(now: datetime) -> Warmth:
-    """The statements of interactive requests, for an account that does not exist."""
-    no_id, today = UUID(int=0), now.date()
-    return (
-        *_load_warmth(now),
-        (READ_BALANCE, (no_id, no_id, today, None, None, False)),
-        (history.LIST, (no_id, no_id, today, today, 1)),
-        (history.LIST_DAYS, (no_id, no_id, [], 1)),
-        (report_weeks.REPORT, (no_id, today, rules.REPORT_DAYS, 1, 1, None)),
-        (report_weeks.LIST_CHILDREN, (no_id, 1, None, today)),
-        (report_weeks.SUM_DAYS, (no_id, [], [], rules.REPORT_DAYS, 1)),
-        (pin_attempt.ATTEMPT, (no_id, None, 1, pin_attempt.LOCKS, no_id)),
-    )
+async def _open_cells(
+    found: Sequence[Settings],
+    shared: Shared,
+    parts: AsyncExitStack,
+    writer_type: Callable[..., HeartbeatWriter],
+) -> Context:
+    """Opens every cell; one that is down serves as soon as it is up.
+
+    Raises WrongTables for a cell that is not the one of CELLS_FILE, DatabaseError if all are down.
+    """
+    directory = Directory()
+    failures = await asyncio.gather(*(_read_map(cell, directory) for cell in found))
+    if None not in failures:
+        raise failures[0] or AssertionError
+    directory.check({cell.cell for cell in found})
+    every = Cells(directory)
+    for cell, failure in zip(found, failures, strict=True):
+        every.add(await open_cell(cell, shared, parts, writer_type, every, is_up=failure is None))
+    task = supervised("cell map", _keep_reading(found, directory))
+    parts.push_async_callback(stopped, task)
+    return every.every[0]
 
 
-def _load_warmth(now: datetime) -> Warmth:
-    """The statement that loads configurations, for an account that does not exist."""
-    no_id, defaults = UUID(int=0), msgspec.structs.astuple(rules.DEFAULTS)
-    moment = (now, config_loader.LOCK_TIMEOUT, id_prefix(now))
-    return ((config_loader.LOAD, ([no_id], [no_id], False, *defaults, *moment)),)
+async def _keep_reading(found: Sequence[Settings], directory: Directory) -> None:
+    """Reads the maps again, for the case that a cell was down when this process started."""
+    while True:
+        await asyncio.sleep(MAP_SECONDS)
+        await asyncio.gather(*(_read_map(cell, directory) for cell in found))
+
+
+async def _read_map(settings: Settings, directory: Directory) -> DatabaseError | None:
+    """Adds what a cell knows; returns its failure, raises WrongTables."""
+    try:
+        async with connected(settings, settings.request_timeout_seconds) as connection:
+            await directory.read(connection)
+    except WrongTables:
+        raise
+    except DatabaseError as error:
+        fields = {"cell": settings.cell, "error": f"{type(error).__name__}: {error}"}
+        logger.error("cell_map_not_read", extra={"fields": fields})
+        return error
+    return None

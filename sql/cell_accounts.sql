@@ -11,6 +11,6 @@ select
     a.cell::text as cell,
     a.epoch
 from viewing_cell_accounts as a
-where a.state = 'lives' and a.id > $1::uuid
+where a.state <> 'arrives' and a.id > $1::uuid
 order by a.id
 limit $2::int

@@ -13,5 +13,5 @@ select
     s.cell::text as slot_cell,
     s.epoch as slot_epoch
 from (values ($1::uuid, $2::int)) as w (account_id, slot)
-left join viewing_cell_accounts as a on a.id = w.account_id and a.state = 'lives'
+left join viewing_cell_accounts as a on a.id = w.account_id and a.state <> 'arrives'
 left join viewing_cell_slots as s on s.slot = w.slot

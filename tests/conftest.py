@@ -25,7 +25,7 @@ import httpx
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from service import startup
+from service import cell_startup
 from service.app import application
 from service.context import Context
 from service.credentials import pin_hasher
@@ -282,7 +282,7 @@ async def in_process(
         opener = open_pool if warm else cold_pool
         with (
             mock.patch.object(pin_hasher, "Worker", ThreadWorker),
-            mock.patch.object(startup, "open_pool", opener),
+            mock.patch.object(cell_startup, "open_pool", opener),
         ):
             state = await parts.enter_async_context(app.router.lifespan_context(app))
         assert state is not None

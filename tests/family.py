@@ -60,9 +60,10 @@ async def add_family(
     timezone: str = "UTC",
     reset_hour: int = 0,
     exempt: bool = True,
+    family: Family | None = None,
 ) -> Family:
     """Stores a family: a parent with a PIN, a child under `limit` minutes, an adult, two titles."""
-    family = Family()
+    family = family or Family()
     await connection.execute(
         "insert into users (id, email, password_hash, is_admin, is_active, pin_hash) "
         "values ($1, $2, $3, false, true, $4)",

@@ -4,15 +4,16 @@ See migration 0038. A process reads the map of every cell that it reaches, and c
 cell answers that an account is elsewhere, so nothing has to tell it of a move.
 """
 
+from collections.abc import Collection
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from service.database.driver import Connection, Source
+from service.database.driver import Source
 from service.database.statement import Statement
-from service.database_errors import DatabaseError, Unavailable
+from service.database_errors import DatabaseError, WrongTables
 
 SLOTS: Final = 1024
 MAX_PAGE: Final = 10_000  # accounts in one answer
@@ -54,10 +55,10 @@ def slot(account_id: UUID) -> int:
     return digest[0] * 4 + digest[1] // 64
 
 
-async def check_name(connection: Connection, cell: str) -> None:
-    """Raises Unavailable if the tables are not those of this cell; "" is a service with one."""
+async def check_name(source: Source, cell: str) -> None:
+    """Raises WrongTables if the tables are not those of this cell; "" is a service with one."""
     try:
-        row = await NAME.maybe(connection)
+        row = await NAME.maybe(source)
     except DatabaseError as error:
         if error.sqlstate != UNDEFINED_TABLE:
             raise
@@ -66,10 +67,10 @@ async def check_name(connection: Connection, cell: str) -> None:
     if name == cell:
         return
     if not cell:
-        raise Unavailable(f"the tables are cell {name} of several: set CELLS_FILE")
+        raise WrongTables(f"the tables are cell {name} of several: set CELLS_FILE")
     if not name:
-        raise Unavailable(f"cell {cell} is not made yet: run `viewing-time migrate`")
-    raise Unavailable(f"the database of cell {cell} answers as cell {name}: correct CELLS_FILE")
+        raise WrongTables(f"cell {cell} is not made yet: run `viewing-time migrate`")
+    raise WrongTables(f"the database of cell {cell} answers as cell {name}: correct CELLS_FILE")
 
 
 class Directory:
@@ -86,8 +87,18 @@ class Directory:
 
     @property
     def cells(self) -> set[str]:
-        """Every cell that has a slot or an account."""
-        return {cell for _, cell in [*self._slots, *self._accounts.values()] if cell}
+        """Every cell that has a slot or an account; "" has the slots that no cell knows."""
+        return {cell for _, cell in [*self._slots, *self._accounts.values()]}
+
+    def check(self, names: Collection[str]) -> None:
+        """Raises WrongTables if the map is not that of the cells with these names."""
+        if "" in self.cells:
+            raise WrongTables("the cells have no map: run `viewing-time migrate`")
+        if missing := sorted(self.cells.difference(names)):
+            slots = sum(cell == missing[0] for _, cell in self._slots)
+            raise WrongTables(
+                f"CELLS_FILE has no cell {missing[0]}, which has {slots} of {SLOTS} slots: add it"
+            )
 
     async def read(self, source: Source) -> None:
         """Adds what one cell knows."""

@@ -9,7 +9,6 @@ import msgspec
 from service.database.driver import Pool
 from service.database.statement import Statement
 from service.database_errors import DatabaseError
-from service.observing.metrics import Metrics
 from service.observing.supervision import stopped, supervised
 
 logger = logging.getLogger("viewing_time.events")
@@ -32,9 +31,10 @@ COUNT: Final = Statement("delivery_backlog", BacklogRow)
 class Backlog:
     """Counts every INTERVAL_SECONDS; after a failure the metrics keep the counts of before."""
 
-    def __init__(self, pool: Pool, metrics: Metrics, *, has_webhook: bool) -> None:
+    def __init__(self, pool: Pool, *, has_webhook: bool) -> None:
+        self.waiting = dict.fromkeys(("unnumbered", "unsent", "sending", "parked"), 0)
+        self.oldest_seconds = 0.0
         self._pool = pool
-        self._metrics = metrics
         self._has_webhook = has_webhook
         self._task: asyncio.Task[None] | None = None
 
@@ -57,5 +57,5 @@ class Backlog:
         row = await COUNT.maybe(self._pool, self._has_webhook, MAX_COUNTED)
         if row is not None:
             counts = msgspec.structs.asdict(row)
-            self._metrics.events_oldest_seconds = counts.pop("oldest_seconds")
-            self._metrics.events_waiting.update(counts)
+            self.oldest_seconds = counts.pop("oldest_seconds")
+            self.waiting.update(counts)

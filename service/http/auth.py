@@ -74,6 +74,19 @@ async def account(request: Request) -> UUID:
     return bearer(context, header) or await verified(context, header)
 
 
+async def caller(request: Request) -> tuple[Context, UUID]:
+    """The parts of the caller's cell, and the caller's account.
+
+    From here on they are the request's context. Raises ClientError 401, Unavailable.
+    """
+    account_id = await account(request)
+    context: Context = request.state.context
+    if context.cells is not None:
+        context = request.state.context = context.of(account_id)
+        request.state.asked = [(account_id, context)]
+    return context, account_id
+
+
 def bearer(context: Context, header: str | None) -> UUID | None:
     """The account of an `Authorization` header whose token is cached; raises ClientError 401.
 
@@ -218,8 +231,7 @@ def administered(row: Administered | None) -> Administered:
 
 async def admin(request: Request) -> UUID:
     """The account of an administrator as stored in the database; raises ClientError 401 or 403."""
-    context: Context = request.state.context
-    account_id = await account(request)
+    context, account_id = await caller(request)
     administered(await CHECK.maybe(context.pool, account_id, None))
     return account_id
 
@@ -230,8 +242,7 @@ async def entitled(request: Request, error: FieldError | RuleError) -> None:
     A RuleError is for the owner of the profile only: fields are checked before the profile, rules
     after it.
     """
-    context: Context = request.state.context
-    account_id = await account(request)
+    context, account_id = await caller(request)
     profile_id = None
     if isinstance(error, RuleError) and "profile_id" in request.path_params:
         profile_id = UUID(request.path_params["profile_id"])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from service.context import Context
 from service.deadlines import within
 from service.errors import BODY_ENDED_EARLY, BODY_SLOW, BODY_TOO_LARGE, ClientError
 from service.http import lenient_json
+from service.http.cells import following
 
 T = TypeVar("T", bound=msgspec.Struct)
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -75,7 +76,7 @@ def bounded(endpoint: Endpoint, seconds: float | None) -> Endpoint:
                 raise slow_body() from error
         context: Context = request.state.context
         max_seconds = seconds or context.settings.request_timeout_seconds
-        return await within(max_seconds, endpoint(request))
+        return await within(max_seconds, following(request, partial(endpoint, request)))
 
     return within_time
 

@@ -1,6 +1,7 @@
 """The error table: the response to each exception."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ from service.errors import (
 )
 from service.http import auth
 from service.http.body_and_reply import reply
+from service.http.cells import following
 from service.http.urls import ADMIN
 from service.observing.trace import record_error, record_refusal
 
@@ -57,7 +59,8 @@ async def entitled_error(request: Request, error: FieldError | RuleError) -> Res
     """An error of fields or rules; 401 or 403 to callers who may not see it."""
     context: Context = request.state.context
     try:
-        await within(context.settings.request_timeout_seconds, auth.entitled(request, error))
+        entitled = following(request, partial(auth.entitled, request, error))
+        await within(context.settings.request_timeout_seconds, entitled)
     except ClientError as denial:
         return await client_error(request, denial)
     except (Unavailable, DeadlinePassed) as outage:

@@ -84,12 +84,14 @@ def _log(scope: Scope, status: int, trace: Trace, failure: Exception | None) -> 
     has_failed = status >= 500 and not (status == 503 and is_probe)  # `readiness` logs changes
     level = logging.DEBUG if is_probe else logging.INFO
     profile_id = str(scope.get("path_params", {}).get("profile_id", ""))
+    cell = scope["state"]["context"].settings.cell
     is_named = not trace.omits_profile and UUID_FORM.fullmatch(profile_id)
     fields = {
         "method": scope["method"],
         "route": route,
         "status": status,
         **({"profile_id": profile_id} if is_named else {}),
+        **({"cell": cell} if cell else {}),
         "db_ops": trace.statements,
         "duration_ms": round((monotonic() - trace.begun) * 1000, 3),
         **({"error": trace.cause} if trace.cause else {}),

@@ -113,7 +113,6 @@ class Metrics:
     def __init__(self) -> None:
         self.instance = token_hex(4)  # different after every start
         self.started = monotonic()
-        self.ready = True
         self.heartbeats = Durations(HEARTBEAT_SECONDS)
         self.heartbeat_statements = 0
         self.heartbeats_failed_closed = 0
@@ -136,8 +135,6 @@ class Metrics:
         self.pin_seconds = Histogram(PIN_SECONDS)
         self.deletions: Counter[str] = Counter(done=0, refused=0, failed=0)
         self.retention_runs: Counter[str] = Counter(done=0, elsewhere=0, refused=0, failed=0)
-        self.events_waiting = dict.fromkeys(("unnumbered", "unsent", "sending", "parked"), 0)
-        self.events_oldest_seconds = 0.0
         self.webhook_deliveries: Counter[str] = Counter(
             dict.fromkeys(("delivered", "refused", "timed_out", "lost", "unreachable"), 0)
         )

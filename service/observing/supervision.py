@@ -105,7 +105,6 @@ class Supervisor:
 
     def _died(self, name: str, error: BaseException | None) -> None:
         self._metrics.failures["own"] += 1
-        self._metrics.ready = False
         logger.critical(DIED, extra={"fields": {"task": name}}, exc_info=error)
         if not self.has_died:
             self.has_died = True

@@ -93,7 +93,10 @@ async def admin_metrics(request: Request) -> Response:
 
 
 def _counts(context: Context) -> Counts:
-    metrics, cache, pins, pool = context.metrics, context.configurations, context.pins, context.pool
+    metrics, pins = context.metrics, context.pins
+    caches = [cell.configurations for cell in context.every]
+    pools = [cell.pool for cell in context.every]
+    hits, misses = sum(cache.hits for cache in caches), sum(cache.misses for cache in caches)
     heartbeats, reports = metrics.heartbeats, metrics.reports
     p50, p95 = heartbeats.quantiles_ms(50, 95)
     [report_p95] = reports.quantiles_ms(95)
@@ -110,15 +113,15 @@ def _counts(context: Context) -> Counts:
             total_db_ops=metrics.heartbeat_statements,
             total_refused=metrics.heartbeats_refused + metrics.heartbeats_overloaded,
             total_failed_closed=metrics.heartbeats_failed_closed,
-            queue_length=context.writer.waiting,
+            queue_length=sum(cell.writer.waiting for cell in context.every),
         ),
         config_cache=CacheCounts(
-            hit_rate=_ratio(cache.hits, cache.hits + cache.misses),
-            total_hits=cache.hits,
-            total_misses=cache.misses,
+            hit_rate=_ratio(hits, hits + misses),
+            total_hits=hits,
+            total_misses=misses,
             total_invalidations=metrics.invalidations.total(),
-            current_size=cache.size,
-            max_size=context.settings.config_cache_max_size,
+            current_size=sum(cache.size for cache in caches),
+            max_size=len(caches) * context.settings.config_cache_max_size,
         ),
         weekly_report=ReportCounts(
             total_generated=reports.count,
@@ -127,9 +130,9 @@ def _counts(context: Context) -> Counts:
         ),
         pin=PinCounts(metrics.pin_attempts, pins.hashed, pins.waiting, pins.restarts),
         pool=PoolCounts(
-            in_use=pool.get_size() - pool.get_idle_size(),
-            current_size=pool.get_size(),
-            max_size=pool.get_max_size(),
+            in_use=sum(pool.get_size() - pool.get_idle_size() for pool in pools),
+            current_size=sum(pool.get_size() for pool in pools),
+            max_size=sum(pool.get_max_size() for pool in pools),
         ),
     )
 

@@ -35,7 +35,17 @@ async def health_live(request: Request) -> Response:
 async def health_ready(request: Request) -> Response:
     """Returns whether the process can serve requests."""
     context: Context = request.state.context
-    checks = context.readiness.checks(is_stopping=request.app.is_stopping)
-    if checks == OK:
-        return reply(Readiness("ok", checks))
-    return reply(Readiness("degraded", checks), 503)
+    every = [
+        (cell.settings.cell, cell.readiness.checks(is_stopping=request.app.is_stopping))
+        for cell in context.every
+    ]
+    best = next((checks for _, checks in every if checks == OK), every[0][1])
+    is_ok = best == OK
+    if failing := {cell: _problem(checks) for cell, checks in every if cell and checks != OK}:
+        best = msgspec.structs.replace(best, cells=failing)
+    return reply(Readiness("ok" if is_ok else "degraded", best), 200 if is_ok else 503)
+
+
+def _problem(checks: Checks) -> str:
+    """The last word of the checks of a cell that does not work."""
+    return [word for word in msgspec.structs.astuple(checks) if isinstance(word, str)][-1]

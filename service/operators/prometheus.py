@@ -68,7 +68,8 @@ FAMILIES: Final = {
     "webhook_events_parked_total": ("Events that the webhook did not receive within a day.",),
     "event_streams": ("Open streams of events.",),
     "event_streams_ended_total": ("Streams that have ended, by reason.", "reason"),
-    "ready": ("1 if the latest readiness check passed, else 0.",),
+    "ready": ("1 if the latest readiness check passed, of any cell, else 0.",),
+    "cell_ready": ("1 if the latest readiness check of the cell passed, else 0.",),
     "http_requests_total": ("Responses by method, route and status.", "method", "route", "status"),
     "requests_unauthenticated_total": ("Requests answered 401, by reason.", "reason"),
     "failures_total": ("Failed requests and heartbeats by cause; own: a bug here.", "cause"),
@@ -96,15 +97,32 @@ async def metrics(request: Request) -> Response:
 
 
 def families(context: Context) -> Iterator[Metric]:
-    """Builds the families one by one."""
+    """Builds the families one by one; with several cells, those of a cell have the label `cell`."""
     values = _values(context)
+    by_cell = {cell.settings.cell: _values_of_cell(cell) for cell in context.every}
+    of_cell, is_one = next(iter(by_cell.values())), context.cells is None
     for name, (help_text, *labels) in FAMILIES.items():
-        yield _family(PREFIX + name, help_text, values[name], labels)
+        if name not in of_cell:
+            yield _family(PREFIX + name, help_text, values[name], labels)
+        elif is_one:
+            yield _family(PREFIX + name, help_text, of_cell[name], labels)
+        else:
+            samples = {cell: its[name] for cell, its in by_cell.items()}
+            yield _family(PREFIX + name, help_text, _labelled(samples), ["cell", *labels])
     yield from process_usage.usage()
 
 
+def _labelled(values: Mapping[str, Values]) -> Values:
+    """The values of every cell, by the name of the cell and their own labels."""
+    return {
+        (cell, *((key,) if isinstance(key, str) else key)): value
+        for cell, its in values.items()
+        for key, value in (its if isinstance(its, Mapping) else {(): its}).items()
+    }
+
+
 def _values(context: Context) -> dict[str, Values]:
-    counts, cache, pool, pins = context.metrics, context.configurations, context.pool, context.pins
+    counts, pins = context.metrics, context.pins
     return {
         "heartbeats_total": {
             **{("counted", verdict): count for verdict, count in counts.verdicts.items()},
@@ -116,12 +134,7 @@ def _values(context: Context) -> dict[str, Values]:
         "heartbeat_statements_total": counts.heartbeat_statements,
         "heartbeats_refused_total": counts.refusals,
         "heartbeat_batch_size": counts.batch_sizes,
-        "heartbeat_queue_length": context.writer.waiting,
-        "config_cache_lookups_total": {"hit": cache.hits, "miss": cache.misses},
         "config_cache_invalidations_total": counts.invalidations,
-        "config_cache_evictions_total": cache.evictions,
-        "config_cache_entries": cache.size,
-        "config_cache_max_entries": context.settings.config_cache_max_size,
         "token_cache_evictions_total": context.tokens.evictions,
         "token_cache_entries": len(context.tokens),
         "token_cache_max_entries": context.settings.tokens_max_size,
@@ -134,24 +147,15 @@ def _values(context: Context) -> dict[str, Values]:
         "pin_hashes_total": pins.hashed,
         "pin_queue_length": pins.waiting,
         "pin_worker_restarts_total": pins.restarts,
-        "pool_connections": {
-            "in_use": pool.get_size() - pool.get_idle_size(),
-            "idle": pool.get_idle_size(),
-        },
-        "pool_max_connections": pool.get_max_size(),
         "pool_wait_duration_seconds": POOL_WAIT,
         "statement_duration_seconds": {
             name: times for name, times in STATEMENT_TIMES.items() if any(times.counts)
         },
         "deletions_total": counts.deletions,
         "retention_runs_total": counts.retention_runs,
-        "events_waiting": counts.events_waiting,
-        "events_oldest_age_seconds": counts.events_oldest_seconds,
         "webhook_deliveries_total": counts.webhook_deliveries,
         "webhook_events_parked_total": counts.webhook_events_parked,
-        "event_streams": len(context.streams),
-        "event_streams_ended_total": context.streams.ended,
-        "ready": int(counts.ready),
+        "ready": int(any(cell.readiness.is_ready for cell in context.every)),
         "http_requests_total": {
             (method, route, str(status)): count
             for (method, route, status), count in counts.requests.items()
@@ -166,6 +170,27 @@ def _values(context: Context) -> dict[str, Values]:
         "connections_refused_total": counts.connections.refused,
         "open_files_exhausted_total": counts.connections.out_of_files_checks,
         "build_info": {(VERSION, platform.python_version()): 1},
+    }
+
+
+def _values_of_cell(context: Context) -> dict[str, Values]:
+    cache, pool = context.configurations, context.pool
+    return {
+        "heartbeat_queue_length": context.writer.waiting,
+        "config_cache_lookups_total": {"hit": cache.hits, "miss": cache.misses},
+        "config_cache_evictions_total": cache.evictions,
+        "config_cache_entries": cache.size,
+        "config_cache_max_entries": context.settings.config_cache_max_size,
+        "pool_connections": {
+            "in_use": pool.get_size() - pool.get_idle_size(),
+            "idle": pool.get_idle_size(),
+        },
+        "pool_max_connections": pool.get_max_size(),
+        "events_waiting": context.backlog.waiting,
+        "events_oldest_age_seconds": context.backlog.oldest_seconds,
+        "event_streams": len(context.streams),
+        "event_streams_ended_total": context.streams.ended,
+        "cell_ready": int(context.readiness.is_ready),
     }
 
 

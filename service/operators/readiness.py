@@ -56,6 +56,10 @@ class Checks(msgspec.Struct, frozen=True):
         Literal["exhausted"] | UnsetType,
         doc("Present only if no more clients can connect.", "exhausted"),
     ] = UNSET
+    cells: Annotated[
+        dict[str, str] | UnsetType,
+        doc("Present only if some of several cells do not work.", {"b": "unreachable"}),
+    ] = UNSET
     process: Annotated[
         Literal["stopping", "failed"] | UnsetType,
         doc("Present only if the process is stopping or a background task has died.", "stopping"),
@@ -110,6 +114,11 @@ class ReadinessWatch:
             return msgspec.structs.replace(self._checks, connections="exhausted")
         return self._checks
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the latest check passed, and every background task runs."""
+        return self._checks == OK and not self._supervisor.has_died
+
     async def check(self) -> None:
         """Checks once, within TIMEOUT_SECONDS; logs a change."""
         try:
@@ -136,7 +145,6 @@ class ReadinessWatch:
 
     def _adopt(self, checks: Checks, error: str) -> None:
         before, self._checks = self._checks, checks
-        self._metrics.ready = checks == OK and not self._supervisor.has_died
         if checks != before:
             fields = msgspec.to_builtins(checks) | ({"error": error} if error else {})
             logger.warning("ready" if checks == OK else "not_ready", extra={"fields": fields})
@@ -170,7 +178,7 @@ class ReadinessWatch:
 
     def _is_stuck(self) -> bool:
         """Whether heartbeats wait, but no statement was sent for longer than one may take."""
-        batches, now = sum(self._metrics.batch_sizes.counts), monotonic()
+        batches, now = self._writer.batches, monotonic()
         if not self._writer.waiting or batches != self._batches:
             self._batches, self._progress_at = batches, now
         return now - self._progress_at > self._stuck_seconds

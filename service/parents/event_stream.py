@@ -49,9 +49,8 @@ PAGE: Final = Statement("event_page", EventRow)
 
 async def events(request: Request) -> Response:
     """GET /events: streams the account's events as they happen."""
-    context: Context = request.state.context
     last_id = _last_event_id(request)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     seconds = auth.seconds_left(request)
     requested = query_integer(request.query_params, "seconds", 1, MAX_SECONDS)
     row = auth.active(await OPEN.maybe(context.pool, account_id, last_id))

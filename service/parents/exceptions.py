@@ -87,8 +87,7 @@ DELETE: Final = Statement("exception_delete", ClearedRow)
 
 async def exceptions(request: Request) -> Response:
     """GET /exceptions?from&to: lists the days that have rules of their own."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     first = optional_query_date(request.query_params, "from")
     last = optional_query_date(request.query_params, "to")
@@ -104,9 +103,8 @@ async def exceptions(request: Request) -> Response:
 
 async def exception_put(request: Request) -> Response:
     """PUT /exceptions/{date}: sets other rules for one day, such as a birthday."""
-    context: Context = request.state.context
     body = read(request, BODY)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     day = path_date(request.path_params["date"], "date")
     _check_day(day, await _today(context, account_id, profile_id))
@@ -121,9 +119,8 @@ async def exception_put(request: Request) -> Response:
 
 async def exception_delete(request: Request) -> Response:
     """DELETE /exceptions/{date}: restores the usual rules of a day."""
-    context: Context = request.state.context
     body = read_optional(request, PROOF)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     day = path_date(request.path_params["date"], "date")
     if day < await _today(context, account_id, profile_id):

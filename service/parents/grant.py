@@ -118,9 +118,8 @@ ADDED: Final = ("grant_id", "effect_minutes")  # to the members of the contract
 @repeatable
 async def grant(request: Request) -> Response:
     """POST /grant: gives a child more time today."""
-    context: Context = request.state.context
     body = read(request, BODY)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     once = await begin_once(request, account_id, (profile_id, body), profile_id)
     proof = await grant_proof(request, once, account_id, profile_id, body)

@@ -9,7 +9,6 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.statement import Statement
 from service.errors import (
     GRANT_NOT_FOUND,
@@ -118,8 +117,7 @@ class GrantList(msgspec.Struct, frozen=True, rename={"first_day": "from", "last_
 
 async def grants(request: Request) -> Response:
     """GET /grants?from&to: lists the extra time that a child was given, newest first."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     from_day = optional_query_date(request.query_params, "from")
     to_day = optional_query_date(request.query_params, "to")
@@ -136,9 +134,8 @@ async def grants(request: Request) -> Response:
 
 async def grant_undo(request: Request) -> Response:
     """DELETE /grants/{grant_id}: takes back time that was granted today."""
-    context: Context = request.state.context
     body = read_optional(request, PROOF)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     grant_id = lenient_json.path_uuid(request.path_params["grant_id"], "grant_id")
     proof = pin_proof(request, context, account_id, body.pin_token)

@@ -11,7 +11,6 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.driver import Source
 from service.database.statement import Statement
 from service.errors import DATES_REVERSED
@@ -112,8 +111,7 @@ class History(msgspec.Struct, frozen=True):
 
 async def history(request: Request) -> Response:
     """GET /history?from_date&to_date: lists what a child watched, by day, newest first."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     from_date = query_date(request.query_params, "from_date")
     to_date = query_date(request.query_params, "to_date")

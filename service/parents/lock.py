@@ -69,8 +69,7 @@ CLEAR: Final = Statement("lock_clear", ClearedRow)
 
 async def lock(request: Request) -> Response:
     """GET /lock: returns whether a child is locked, and until when."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     row = auth.owned(await READ.maybe(context.pool, account_id, profile_id, context.now()))
     return reply(Lock(profile_id, row.locked_until))
@@ -78,9 +77,8 @@ async def lock(request: Request) -> Response:
 
 async def lock_put(request: Request) -> Response:
     """PUT /lock: locks a child: nothing plays until the lock ends."""
-    context: Context = request.state.context
     body = read(request, BODY)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     now = context.now()
     until = body.until or await _next_reset(context, account_id, profile_id, now)
@@ -97,9 +95,8 @@ async def lock_put(request: Request) -> Response:
 
 async def lock_clear(request: Request) -> Response:
     """DELETE /lock: ends a child's lock."""
-    context: Context = request.state.context
     body = read_optional(request, PROOF)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     proof = pin_proof(request, context, account_id, body.pin_token)
     change = context.configurations.changes.begin()

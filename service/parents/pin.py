@@ -109,8 +109,7 @@ class PinVerified(msgspec.Struct, frozen=True):
 
 async def pin_status(request: Request) -> Response:
     """GET /pin/status: returns whether the account has a PIN, and until when it is locked."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     await settle_pin(context, account_id, None)
     row = auth.active(await STATUS.maybe(context.pool, account_id))
     return reply(PinStatus(row.has_pin, row.locked_until))
@@ -119,10 +118,9 @@ async def pin_status(request: Request) -> Response:
 @repeatable
 async def pin_set(request: Request) -> Response:
     """POST /pin: sets the first PIN, or changes it with the current one."""
-    context: Context = request.state.context
     async with delayed_response():
         body = read(request, SET_BODY)
-        account_id = await auth.account(request)
+        context, account_id = await auth.caller(request)
         once = await begin_once(request, account_id, body)
         row = auth.active(await STATUS.maybe(context.pool, account_id))
         # The PIN of a repeated request is the new one already.
@@ -160,10 +158,9 @@ async def _set(
 @repeatable
 async def pin_verify(request: Request) -> Response:
     """POST /pin/verify: checks the PIN and returns a PIN token for five minutes."""
-    context: Context = request.state.context
     async with delayed_response():
         body = read(request, VERIFY_BODY)
-        account_id = await auth.account(request)
+        context, account_id = await auth.caller(request)
         once = await begin_once(request, account_id, body)
         async with hashing_turn(context, account_id) as turn:
             refusal = ClientError(PIN_INCORRECT)
@@ -176,10 +173,9 @@ async def pin_verify(request: Request) -> Response:
 @repeatable
 async def pin_reset(request: Request) -> Response:
     """POST /pin/reset: sets a new PIN with the account's password."""
-    context: Context = request.state.context
     async with delayed_response():
         body = read(request, RESET_BODY)
-        account_id = await auth.account(request)
+        context, account_id = await auth.caller(request)
         once = await begin_once(request, account_id, body)
         async with hashing_turn(context, account_id, is_password=True) as turn:
             await _reset(context, turn, once, account_id, body)

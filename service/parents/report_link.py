@@ -9,6 +9,7 @@ a program that previews links; HEAD is answered 405 and does not.
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from secrets import token_bytes
 from time import monotonic
@@ -24,6 +25,7 @@ from service.database.statement import Statement
 from service.errors import REPORT_LINK_UNUSABLE, ClientError
 from service.http import auth, negotiation
 from service.http.body_and_reply import reply
+from service.http.cells import first_found
 from service.http.fields import Time, doc
 from service.http.idempotency import begin_once, repeatable
 from service.http.urls import PARENTAL
@@ -72,8 +74,7 @@ class ReportLink(msgspec.Struct, frozen=True):
 @repeatable
 async def report_link(request: Request) -> Response:
     """POST /weekly-report/link: returns a URL that shows the weekly report in a browser."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     once = await begin_once(request, account_id, None)
     once.require_same()
     secret = token_bytes(RANDOM_BYTES)
@@ -91,9 +92,11 @@ async def linked_report(request: Request) -> Response:
     started_at = monotonic()
     words = words_for(", ".join(request.headers.getlist("accept-language")))
     secret = _secret(context.settings, request.path_params["token"])
-    row = secret and await USE.maybe(context.pool, _hash(secret))
-    if not row:
+    # The account is not in the token of a link.
+    used = secret and await first_found(context, partial(_use, _hash(secret)))
+    if not used:
         return _unusable(request, words)
+    context, row = used
     found = await find_weeks(context, row.account_id, Wanted(PAGE_VIEW, MAX_CHILDREN, None))
     more = report_page.first_children(words) if found.has_more else ""
     response = report_page.page(found, words, more)
@@ -101,6 +104,10 @@ async def linked_report(request: Request) -> Response:
     ended_at = monotonic()
     context.metrics.reports.add(ended_at, ended_at - started_at)
     return response
+
+
+async def _use(mark: bytes, cell: Context) -> UsedRow | None:
+    return await USE.maybe(cell.pool, mark)
 
 
 def _unusable(request: Request, words: Words) -> Response:

@@ -10,7 +10,6 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.driver import Source
 from service.database.statement import Statement
 from service.errors import TIME_REQUEST_DECIDED, TIME_REQUEST_NOT_FOUND, ClientError
@@ -102,8 +101,7 @@ DENY: Final = Statement("viewing_request_deny", DeniedRow)
 
 async def time_requests(request: Request) -> Response:
     """GET /requests?status: lists the children's requests for more time, newest first."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     query = request.query_params
     status = STATUS(query["status"], ("query", "status")) if "status" in query else None
     rows = await LIST.all(context.pool, account_id, status, context.now(), MAX_LISTED + 1)
@@ -115,9 +113,8 @@ async def time_requests(request: Request) -> Response:
 @repeatable
 async def time_request_approve(request: Request) -> Response:
     """POST /requests/{request_id}/approve: approves a request and grants its time."""
-    context: Context = request.state.context
     body = read_optional(request, APPROVE)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     request_id = lenient_json.path_uuid(request.path_params["request_id"], "request_id")
     once = await begin_once(request, account_id, (request_id, body))
     found = await find(context.pool, account_id, request_id, context.now())
@@ -149,8 +146,7 @@ async def _approve(account_id: UUID, proof: PinProof, planned: Planned, source: 
 @repeatable
 async def time_request_deny(request: Request) -> Response:
     """POST /requests/{request_id}/deny: denies a request for more time."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     request_id = lenient_json.path_uuid(request.path_params["request_id"], "request_id")
     once = await begin_once(request, account_id, request_id)
     return await once.answer(partial(_deny, account_id, request_id, context.now()))

@@ -9,7 +9,6 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.ids import id_prefix
 from service.database.statement import Statement
 from service.http import auth, lenient_json
@@ -127,8 +126,7 @@ WINDOWS: Final = msgspec.json.Decoder(list[Window])
 
 async def schedule(request: Request) -> Response:
     """GET /schedule: returns a child's limits by weekday and week, and its downtime."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     row = auth.owned(await READ.maybe(context.pool, account_id, profile_id))
     return _response(profile_id, row)
@@ -136,9 +134,8 @@ async def schedule(request: Request) -> Response:
 
 async def schedule_put(request: Request) -> Response:
     """PUT /schedule: changes limits by weekday and week, and downtime."""
-    context: Context = request.state.context
     body = read(request, BODY)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     _check_multiples(body)
     proof = pin_proof(request, context, account_id, body.pin_token)

@@ -7,7 +7,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.statement import Statement
 from service.errors import PIN_TOKEN_REQUIRED, RuleError
 from service.http import auth, lenient_json
@@ -52,16 +51,14 @@ class Strict(msgspec.Struct, frozen=True):
 
 async def strict(request: Request) -> Response:
     """GET /strict: returns whether every change of the rules needs the PIN."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     return _response(auth.active(await READ.maybe(context.pool, account_id)).since)
 
 
 async def strict_update(request: Request) -> Response:
     """PUT /strict: sets whether every change of the rules needs the PIN."""
-    context: Context = request.state.context
     body = read(request, BODY)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     proof = pin_proof(request, context, account_id, body.pin_token)
     arguments = (account_id, *proof, body.enabled, context.now())
     row = auth.active(await PUT.maybe(context.pool, *arguments))

@@ -8,7 +8,6 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.ids import id_prefix
 from service.errors import (
     PIN_TOKEN_REQUIRED,
@@ -81,8 +80,7 @@ class ViewingConfiguration(msgspec.Struct, frozen=True):
 
 async def viewing_config(request: Request) -> Response:
     """GET /viewing-time: returns a child's daily limits, reset hour and time zone."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     defaults = msgspec.structs.astuple(rules.DEFAULTS)
     moment = (now := context.now(), LOCK_TIMEOUT, id_prefix(now))
@@ -93,9 +91,8 @@ async def viewing_config(request: Request) -> Response:
 
 async def viewing_config_update(request: Request) -> Response:
     """PUT /viewing-time: changes a child's daily limits, reset hour or time zone."""
-    context: Context = request.state.context
     body = read(request, BODY)
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     _check(body)
     proof = valid_proof(request, context, account_id, body.pin_token)

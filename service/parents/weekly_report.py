@@ -9,7 +9,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.http import auth, lenient_json, negotiation
 from service.http.body_and_reply import reply
 from service.http.fields import (
@@ -81,9 +80,8 @@ class WeeklyReport(msgspec.Struct, frozen=True):
 
 async def weekly_report(request: Request) -> Response:
     """GET /weekly-report: returns what each child watched in the last 7 days."""
-    context: Context = request.state.context
     started_at = monotonic()
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     view = read_view(request.query_params) or View()
     limit = lenient_json.query_integer(request.query_params, "limit", 1, MAX_CHILDREN)
     after = lenient_json.query_uuid(request.query_params, "after")

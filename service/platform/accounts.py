@@ -6,7 +6,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.statement import Statement
 from service.errors import ACCOUNT_BEING_DELETED, ACCOUNT_NOT_FOUND, ClientError
 from service.http import auth
@@ -14,7 +13,7 @@ from service.http.body_and_reply import read, reply
 from service.http.fields import AccountId
 from service.http.lenient_json import stored
 from service.platform import bodies
-from service.platform.records import caller_and_id, delete, deletion_reply
+from service.platform.records import caller_and_id, cell_of_account, delete, deletion_reply
 from service.viewing import deletion
 
 
@@ -45,12 +44,12 @@ class Account(msgspec.Struct, frozen=True):
 
 async def account_put(request: Request) -> Response:
     """Creates or updates an account."""
-    context: Context = request.state.context
     body = read(request, bodies.ACCOUNT)
-    caller_id, account_id = await caller_and_id(request, "account")
+    context, caller_id, account_id = await caller_and_id(request, "account")
+    cell = await cell_of_account(request, context, caller_id, account_id)
     optional = (body.password_hash, body.subscription_tier, body.is_admin, body.is_active)
     arguments = (caller_id, account_id, body.email, *map(stored, optional), context.now())
-    row = auth.administered(await PUT_ACCOUNT.maybe(context.pool, *arguments))
+    row = auth.administered(await PUT_ACCOUNT.maybe(cell.pool, *arguments))
     if row.is_pending:
         raise ClientError(ACCOUNT_BEING_DELETED)
     account = (row.email, row.subscription_tier, row.account_is_admin, row.account_is_active)
@@ -59,5 +58,7 @@ async def account_put(request: Request) -> Response:
 
 async def account_delete(request: Request) -> Response:
     """Deletes an account, its profiles and their viewing data."""
-    row = await delete(request, "account", deletion.ACCOUNT, ACCOUNT_NOT_FOUND)
-    return deletion_reply(request, row)
+    context, caller_id, account_id = await caller_and_id(request, "account")
+    cell = await cell_of_account(request, context, caller_id, account_id)
+    row = await delete(cell, caller_id, account_id, deletion.ACCOUNT, ACCOUNT_NOT_FOUND)
+    return deletion_reply(cell, is_deleted=row.is_deleted)

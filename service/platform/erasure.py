@@ -9,7 +9,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.pool import connected
 from service.database.statement import Statement
 from service.errors import PROFILE_NOT_FOUND, ClientError
@@ -17,7 +16,7 @@ from service.http import auth
 from service.http.body_and_reply import reply
 from service.http.fields import ProfileId, doc
 from service.observing.trace import omit_profile
-from service.platform.records import caller_and_id
+from service.platform.records import caller_and_id, cell_of_profile
 from service.settings import Settings
 
 audit = logging.getLogger("viewing_time.audit")
@@ -57,9 +56,9 @@ class Erased(msgspec.Struct, frozen=True):
 
 async def viewing_data_erase(request: Request) -> Response:
     """Deletes a profile's viewing data and rules, but not the profile."""
-    context: Context = request.state.context
     omit_profile()
-    caller_id, profile_id = await caller_and_id(request, "profile")
+    caller, caller_id, profile_id = await caller_and_id(request, "profile")
+    context = await cell_of_profile(request, caller, caller_id, profile_id)
     change = context.configurations.changes.begin()
     arguments = (caller_id, False, profile_id, change.origin)
     row = auth.administered(await ERASE.one(context.pool, *arguments, timeout=ERASE_SECONDS))

@@ -1,13 +1,11 @@
 """PUT and DELETE of profiles, by the platform that owns them."""
 
 from typing import Annotated, Final
-from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.statement import Statement
 from service.errors import (
     OWNER_NOT_FOUND,
@@ -21,7 +19,13 @@ from service.http.body_and_reply import read, reply
 from service.http.fields import AccountId, ProfileId
 from service.http.lenient_json import stored
 from service.platform import bodies
-from service.platform.records import caller_and_id, delete, deletion_reply
+from service.platform.records import (
+    caller_and_id,
+    cell_of_account,
+    cell_of_profile,
+    delete,
+    deletion_reply,
+)
 from service.viewing import deletion
 
 
@@ -58,27 +62,27 @@ async def profile_put(request: Request) -> Response:
     A profile never moves to another account: a wrong account id would show the child's history to
     strangers.
     """
-    context: Context = request.state.context
     body = read(request, bodies.PROFILE)
-    caller_id, profile_id = await caller_and_id(request, "profile")
-    change = context.configurations.changes.begin()
+    context, caller_id, profile_id = await caller_and_id(request, "profile")
+    cell = await cell_of_account(request, context, caller_id, body.account_id)
+    change = cell.configurations.changes.begin()
     profile = (profile_id, body.account_id, body.name, body.is_kids, stored(body.parental_rating))
     arguments = (caller_id, *profile, change.origin, context.now())
-    row = auth.administered(await PUT_PROFILE.maybe(context.pool, *arguments))
+    row = auth.administered(await PUT_PROFILE.maybe(cell.pool, *arguments))
     if not row.is_account:
         raise ClientError(OWNER_NOT_FOUND)
     if not row.is_put:
         raise ClientError(PROFILE_BEING_DELETED if row.is_pending else PROFILE_TAKEN)
-    context.configurations.forget(body.account_id, profile_id, "profile put")
+    cell.configurations.forget(body.account_id, profile_id, "profile put")
     await change.wait_for(row.listeners)
     return reply(Profile(profile_id, body.account_id, row.name, row.is_kids, row.parental_rating))
 
 
 async def profile_delete(request: Request) -> Response:
     """Deletes a profile and its viewing data."""
-    context: Context = request.state.context
-    row = await delete(request, "profile", deletion.PROFILE, PROFILE_NOT_FOUND)
+    context, caller_id, profile_id = await caller_and_id(request, "profile")
+    cell = await cell_of_profile(request, context, caller_id, profile_id)
+    row = await delete(cell, caller_id, profile_id, deletion.PROFILE, PROFILE_NOT_FOUND)
     if row.account_id is not None:
-        profile_id = UUID(request.path_params["profile_id"])
-        context.configurations.forget(row.account_id, profile_id, "profile deleted")
-    return deletion_reply(request, row)
+        cell.configurations.forget(row.account_id, profile_id, "profile deleted")
+    return deletion_reply(cell, is_deleted=row.is_deleted)

@@ -6,7 +6,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.statement import Statement
 from service.errors import TITLE_BEING_DELETED, TITLE_NOT_FOUND, ClientError
 from service.http import auth
@@ -14,7 +13,7 @@ from service.http.body_and_reply import read, reply
 from service.http.fields import TitleId
 from service.http.lenient_json import stored
 from service.platform import bodies
-from service.platform.records import caller_and_id, delete, deletion_reply
+from service.platform.records import caller_and_id, deletion_reply, in_every_cell
 from service.viewing import deletion
 
 
@@ -43,17 +42,24 @@ class Title(msgspec.Struct, frozen=True):
 
 async def title_put(request: Request) -> Response:
     """Creates or updates a title, which is a film or an episode."""
-    context: Context = request.state.context
     body = read(request, bodies.TITLE)
-    caller_id, title_id = await caller_and_id(request, "title")
+    context, caller_id, title_id = await caller_and_id(request, "title")
     title = (title_id, body.title, stored(body.title_type), body.is_educational)
-    row = auth.administered(await PUT_TITLE.maybe(context.pool, caller_id, *title, context.now()))
-    if row.is_pending:
+    arguments = (caller_id, *title, context.now())
+    rows = await in_every_cell(context, caller_id, PUT_TITLE, *arguments)
+    row, *_ = map(auth.administered, rows)
+    if any(one is not None and one.is_pending for one in rows):
         raise ClientError(TITLE_BEING_DELETED)
     return reply(Title(title_id, row.title, row.title_type, row.is_educational))
 
 
 async def title_delete(request: Request) -> Response:
     """Deletes a title and its sessions."""
-    row = await delete(request, "title", deletion.TITLE, TITLE_NOT_FOUND)
-    return deletion_reply(request, row)
+    context, caller_id, title_id = await caller_and_id(request, "title")
+    arguments = (caller_id, False, title_id, deletion.MAX_ROWS_AT_ONCE)
+    found = await in_every_cell(context, caller_id, deletion.TITLE, *arguments)
+    rows = [*map(auth.administered, found)]
+    if not any(row.is_found for row in rows):
+        raise ClientError(TITLE_NOT_FOUND)
+    is_deleted = all(row.is_deleted for row in rows if row.is_found)
+    return deletion_reply(*context.every, is_deleted=is_deleted)

@@ -65,7 +65,7 @@ REASONS: Final[dict[Rule, str]] = {
 
 
 async def _decided(request: Request) -> Decided:
-    account_id = await auth.account(request)
+    _, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     return await decided(request, account_id, profile_id, may_finish=False)
 

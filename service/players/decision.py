@@ -14,7 +14,7 @@ MAX_MINUTES: Final = 1440
 
 async def decision(request: Request) -> Response:
     """GET /decision/{profile_id}: returns whether a child may watch, until when, and why."""
-    account_id = await auth.account(request)
+    _, account_id = await auth.caller(request)
     profile_id = lenient_json.path_uuid(request.path_params["profile_id"], "profile_id")
     title_id = lenient_json.query_uuid(request.query_params, "title_id")
     minutes = lenient_json.query_integer(request.query_params, "minutes", 1, MAX_MINUTES)

@@ -14,9 +14,11 @@ from msgspec import UNSET
 from starlette.types import Receive, Scope, Send
 
 from service.context import Context
+from service.database_errors import Rejected
 from service.errors import SERVICE_UNAVAILABLE, ClientError, Overloaded
 from service.http import auth, lenient_json
 from service.http.body_and_reply import body, slow_body
+from service.http.cells import has_moved
 from service.http.urls import VIEWING
 from service.observing.trace import CURRENT, Trace, count_statement
 from service.players import beats
@@ -41,12 +43,13 @@ SHED_HEADERS: Final = [
 
 
 class Recording(NamedTuple):
-    """A beat that the writer has; `begun` is monotonic.
+    """A beat that the writer of a cell has; `begun` is monotonic.
 
     The only member of `outcome` is taken out before it is awaited: a frame that still had it when
     it raises would be in a reference cycle with its error.
     """
 
+    cell: Context
     begun: float
     beat: Beat
     entry: Entry | None
@@ -88,7 +91,7 @@ def _sent(
 ) -> Recording:
     policy = None if entry is None else entry.policy
     beat = beats.beat(context, account_id, body, key, entry, now)
-    return Recording(begun, beat, entry, policy, now, [context.writer.record(beat)])
+    return Recording(context, begun, beat, entry, policy, now, [context.writer.record(beat)])
 
 
 class Heartbeat:
@@ -119,9 +122,10 @@ class Heartbeat:
                 if recording is None:
                     caller = auth.bearer(context, head.authorization)
                     account_id = caller or await auth.verified(context, head.authorization)
-                    arguments = (context, account_id, beat, key, trace.begun)
+                    cell = context.of(account_id)
+                    arguments = (cell, account_id, beat, key, trace.begun)
                     recording = send_beat(*arguments) or await _loaded(*arguments)
-                verdict = await _verdict(context, recording, head.prefers_decision)
+                verdict = await _verdict(recording, beat, key, head.prefers_decision)
         except (ClientError, Overloaded) as refusal:
             count_refused(context, trace, beat, refusal)
             raise
@@ -150,9 +154,23 @@ class Heartbeat:
         await send({"type": "http.response.body", "body": answer})
 
 
-async def _verdict(context: Context, recording: Recording, prefers_decision: bool) -> Verdict:
-    """Decides when the beat has been committed."""
-    _, beat, entry, policy, now, outcome = recording
+async def _verdict(
+    recording: Recording, body: HeartbeatBody, key: KeyHash | None, prefers_decision: bool
+) -> Verdict:
+    """Decides when the beat has been committed; follows an account that has moved."""
+    try:
+        return await _recorded(recording, prefers_decision)
+    except (ClientError, Rejected):
+        account_id = recording.beat.account_id
+        if not await has_moved(account_id, recording.cell):
+            raise
+    cell = recording.cell.of(account_id)
+    again = await _loaded(cell, account_id, body, key, recording.begun)
+    return await _recorded(again, prefers_decision)
+
+
+async def _recorded(recording: Recording, prefers_decision: bool) -> Verdict:
+    context, _, beat, entry, policy, now, outcome = recording
     count_statement()
     try:
         try:

@@ -11,7 +11,6 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.driver import Source
 from service.database.ids import time_ordered_id
 from service.database.statement import Statement
@@ -89,9 +88,8 @@ _read_message: Final = reader(msgspec.inspect.type_info(Message))
 @repeatable
 async def time_request_create(request: Request) -> Response:
     """POST /requests: asks the parents for more time."""
-    context: Context = request.state.context
     body = _trimmed(read(request, BODY))
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     once = await begin_once(request, account_id, body, body.profile_id)
     policy = (await context.configurations.get(account_id, body.profile_id)).policy
     today = current_day(policy, now := context.now())
@@ -101,8 +99,7 @@ async def time_request_create(request: Request) -> Response:
 
 async def time_request(request: Request) -> Response:
     """GET /requests/{request_id}: returns a request for more time and its decision."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     request_id = lenient_json.path_uuid(request.path_params["request_id"], "request_id")
     return reply(await find(context.pool, account_id, request_id, context.now()))
 

@@ -9,7 +9,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import Context
 from service.database.driver import Source
 from service.database.statement import Statement
 from service.errors import SESSION_DENIED, SESSION_NOT_FOUND, ClientError
@@ -40,8 +39,7 @@ class SessionEnd(msgspec.Struct, frozen=True):
 @repeatable
 async def session_end(request: Request) -> Response:
     """POST /session/{session_id}/end: ends a session when playback stops."""
-    context: Context = request.state.context
-    account_id = await auth.account(request)
+    context, account_id = await auth.caller(request)
     session_id = lenient_json.path_uuid(request.path_params["session_id"], "session_id")
     once = await begin_once(request, account_id, session_id)
     return await once.answer(partial(_end, account_id, session_id, context.now()))

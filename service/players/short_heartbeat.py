@@ -53,7 +53,7 @@ class ShortHeartbeat:
     def take(self, request: RequestHead, body: bytes, reply: Reply) -> bool:
         """Sends a plain beat to the writer; false if it is not plain, and nothing has happened."""
         context = self.context
-        if self.ordinary.draining or context.writer.is_full:
+        if self.ordinary.draining or context.is_full:
             return False
         begun = monotonic()
         try:
@@ -65,7 +65,7 @@ class ShortHeartbeat:
                 return False
             read = BODY.read(body, head.content_type)
             key = None if head.key is None else key_hash(read, head.key)
-            recording = send_beat(context, account_id, read, key, begun)
+            recording = send_beat(context.of(account_id), account_id, read, key, begun)
             if recording is None:
                 return False
         except Exception:
@@ -98,13 +98,13 @@ class Taken:
         """Answers the beat with its outcome."""
         context, head = self._path.context, self._head
         context.deadlines.leave(self)
-        begun, beat, entry, policy, now, _ = self._recording
+        cell, begun, beat, entry, policy, now, _ = self._recording
         if outcome.cancelled() or outcome.exception() is not None:
             self._hand_over()
             return
         figures = (beat, entry, policy, outcome.result(), now, head.prefers_decision)
         try:
-            verdict = beats.verdict(context, *figures)
+            verdict = beats.verdict(cell, *figures)
         except Exception:
             self._hand_over()  # the ordinary path raises it again, answers it and logs it
             return

@@ -62,8 +62,9 @@ class ConfigCache:
         self._dropped: dict[int, float] = {}
         self._all_dropped_at = -inf
 
-    async def start(self) -> None:
-        await self.changes.start()
+    async def start(self, *, is_up: bool = True) -> None:
+        """Listens for changes; if the database is not up, as soon as it is."""
+        await self.changes.start(is_up=is_up)
 
     async def stop(self) -> None:
         await self.changes.stop()

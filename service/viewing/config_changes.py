@@ -100,9 +100,10 @@ class Changes:
         self.acknowledging: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Listens, and keeps listening."""
-        connection = await self.listen()
+    async def start(self, *, is_up: bool) -> None:
+        """Listens, and keeps listening; if the database is not up, as soon as it is."""
+        connection = await self.listen() if is_up else None
+        self._cache.trust(is_up)
         self._listening = supervised("configuration listener", self._keep_listening(connection))
 
     async def stop(self) -> None:
@@ -186,21 +187,25 @@ class Changes:
                 fields = {"error": f"{type(error).__name__}: {error}"}
                 logger.warning("config_change_unacknowledged", extra={"fields": fields})
 
-    async def _keep_listening(self, connection: Connection) -> None:
+    async def _keep_listening(self, connection: "Connection | None") -> None:
         """Reconnects when the connection is lost; meanwhile the cache is not trusted."""
         while True:
-            lost = asyncio.Event()
-            connection.add_termination_listener(lambda _, lost=lost: lost.set())
-            try:
-                if not connection.is_closed():
-                    await self.until_lost(connection, lost)
-            finally:
-                self._cache.trust(False)
-                connection.terminate()
-            self._cache.clear("listening connection lost")
+            if connection is not None:
+                await self._listen_until_lost(connection)
             connection = await self._listen_again()
             self._cache.trust(True)
             self._cache.clear("listening again")
+
+    async def _listen_until_lost(self, connection: Connection) -> None:
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        try:
+            if not connection.is_closed():
+                await self.until_lost(connection, lost)
+        finally:
+            self._cache.trust(False)
+            connection.terminate()
+        self._cache.clear("listening connection lost")
 
     async def _listen_again(self) -> Connection:
         tries = 0

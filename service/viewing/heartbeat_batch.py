@@ -51,6 +51,7 @@ class BatchWriter:
         now: Callable[[], datetime],
         handed_over: Callable[[], Awaitable[None]],
     ) -> None:
+        self.batches = 0  # that were sent
         self._handed_over = handed_over
         self._statement = HeartbeatStatement(settings, metrics, now)
         self._queue = HeartbeatQueue(settings.heartbeat_queue_max, settings.heartbeat_batch_max)
@@ -198,6 +199,7 @@ class BatchWriter:
     async def _send(
         self, connection: Connection, beats: list[Waiting], lock_seconds: float
     ) -> None:
+        self.batches += 1
         await self._statement.record(connection, beats, lock_seconds)
 
     async def _open(self) -> Connection:

@@ -6,6 +6,7 @@ its commit.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -15,15 +16,19 @@ from typing import Final
 from uuid import UUID
 
 from service.database.driver import Connection
+from service.database_errors import DatabaseError, Unavailable
 from service.errors import Overloaded
 from service.observing.metrics import Metrics
-from service.observing.supervision import supervised
+from service.observing.supervision import stopped, supervised
 from service.settings import Settings
 from service.viewing.heartbeat_batch import BatchWriter
 from service.viewing.heartbeat_queue import PROBE_SECONDS
 from service.viewing.heartbeat_statement import Beat
 from service.viewing.recorded_row import Recorded
 
+logger = logging.getLogger("viewing_time.heartbeat_writer")
+
+RESTART_SECONDS: Final = 1.0  # between two tries of a start
 # A statement that runs longer than this is stuck: another connection takes the next batch.
 STUCK_SECONDS: Final = 0.05
 # Pause after a statement, if beats come close together: during it, or several in it. It ends early
@@ -51,6 +56,7 @@ class HeartbeatWriter(BatchWriter):
         self._connections = settings.heartbeat_connections
         self._idle: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._lanes: list[asyncio.Task[None]] = []
+        self._starting: asyncio.Task[None] | None = None
         # When each lane that writes a batch was woken or began; probes do not count.
         self._begun: dict[int, float] = {}
         self._spaced_at = -inf  # the end of the pause after the latest statement
@@ -59,13 +65,27 @@ class HeartbeatWriter(BatchWriter):
 
     async def start(self) -> None:
         """Opens the connections and prepares the statement on each."""
-        for number in range(self._connections):
+        for number in range(len(self._lanes), self._connections):
             connection = await self._open()
             self._lanes.append(supervised("heartbeat lane", self._lane(number, connection)))
+
+    def start_later(self) -> None:
+        """Starts when the database can be reached; until then `record` raises Unavailable."""
+        self._starting = supervised("heartbeat start", self._keep_starting())
+
+    async def _keep_starting(self) -> None:
+        while len(self._lanes) < self._connections:
+            try:
+                await self.start()
+            except DatabaseError as error:
+                fields = {"error": f"{type(error).__name__}: {error}"}
+                logger.warning("heartbeat_connection_refused", extra={"fields": fields})
+                await asyncio.sleep(RESTART_SECONDS)
 
     async def stop(self) -> None:
         """Accepts no more beats, writes those that wait, then closes the connections."""
         self._closing = True
+        await stopped(self._starting)
         while self._idle:
             self._wake_one()
         await asyncio.gather(*self._lanes, return_exceptions=True)
@@ -87,11 +107,14 @@ class HeartbeatWriter(BatchWriter):
     def record(self, beat: Beat) -> asyncio.Future[Recorded]:
         """Queues a beat; the future is done when its row is committed.
 
-        Raises Overloaded while `heartbeat_queue_max` beats wait, and during a stop. A caller that
+        Raises Unavailable until the start has succeeded. Raises Overloaded while
+        `heartbeat_queue_max` beats wait, and during a stop. A caller that
         disconnects cancels its future, not its beat.
         """
         if self._closing:
             raise Overloaded(1)
+        if not self._lanes:
+            raise Unavailable("the database has not been reached yet")
         future = self._queue.add(beat)
         if self._idle:
             self._wake()

@@ -4,7 +4,6 @@ from uuid import uuid4
 
 from service.database.driver import Connection
 from service.events.backlog import Backlog
-from service.observing.metrics import Metrics
 from tests.conftest import Running
 from tests.events.receiving import add_events
 from tests.family import Family
@@ -22,11 +21,10 @@ STATES = (
 async def test_waiting_events_are_counted_with_the_age_of_the_oldest(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    metrics = Metrics()
-    backlog = Backlog(running.context.pool, metrics, has_webhook=True)
+    backlog = Backlog(running.context.pool, has_webhook=True)
     await backlog.count()
     nothing = {"unnumbered": 0, "unsent": 0, "sending": 0, "parked": 0}
-    assert (metrics.events_waiting, metrics.events_oldest_seconds) == (nothing, 0)
+    assert (backlog.waiting, backlog.oldest_seconds) == (nothing, 0)
     await connection.execute("update viewing_event_feed set webhook_from = 0")
     await connection.execute(
         "insert into viewing_deliveries (id, created_at, attempts, due_at) "
@@ -37,8 +35,8 @@ async def test_waiting_events_are_counted_with_the_age_of_the_oldest(
     for change in STATES:
         await connection.execute(change)
     await backlog.count()
-    assert metrics.events_waiting == {"unnumbered": 0, "unsent": 5, "sending": 3, "parked": 1}
-    assert 3_600 <= metrics.events_oldest_seconds < 3_700
+    assert backlog.waiting == {"unnumbered": 0, "unsent": 5, "sending": 3, "parked": 1}
+    assert 3_600 <= backlog.oldest_seconds < 3_700
 
 
 async def test_without_a_webhook_no_event_waits_for_it(
@@ -46,7 +44,7 @@ async def test_without_a_webhook_no_event_waits_for_it(
 ) -> None:
     await connection.execute("update viewing_event_feed set webhook_from = 0")
     await add_events(connection, family.account, [family.child], range(10))
-    metrics = Metrics()
-    await Backlog(running.context.pool, metrics, has_webhook=False).count()
-    assert metrics.events_waiting["unsent"] == 0
-    assert metrics.events_oldest_seconds == 0
+    backlog = Backlog(running.context.pool, has_webhook=False)
+    await backlog.count()
+    assert backlog.waiting["unsent"] == 0
+    assert backlog.oldest_seconds == 0

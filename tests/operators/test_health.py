@@ -64,12 +64,12 @@ async def test_not_ready_without_a_database_and_ready_again(
     await connection.execute(OTHERS)
     answer = await until(running, 503)
     assert answer.json() == {"status": "degraded", "checks": {"database": "unreachable"}}
-    assert running.context.metrics.ready is False
+    assert running.context.readiness.is_ready is False
     assert (await running.client.get("/health/live")).json() == {"status": "ok"}
     await server.execute(f"alter database {name} allow_connections true")
     await server.close()
     await until(running, 200)
-    assert running.context.metrics.ready is True
+    assert running.context.readiness.is_ready is True
     assert "request_failed" not in [line.getMessage() for line in caplog.records]
     [failure, recovery] = [line for line in caplog.records if line.name == "viewing_time.readiness"]
     assert (failure.getMessage(), recovery.getMessage()) == ("not_ready", "ready")
