@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Final
 
+from service.cells_file import cells
 from service.settings import Settings
 
 # Listening sockets, pipes, logs, short-lived connections, and a reserve.
@@ -40,6 +41,7 @@ def for_connections(settings: Settings, limit: int) -> int:
     """Returns how many clients can be connected if `limit` files can be open; at least one."""
     pools = 2 if settings.database_read_url else 1
     database = pools * settings.pool_max_size + settings.heartbeat_connections
+    database *= len(cells(settings))
     others = settings.web_concurrency - 1  # processes, whose listening sockets this one has too
     return max(1, limit - OWN_FILES - others - database - PIN_WORKER_FILES * settings.pin_workers)
 
