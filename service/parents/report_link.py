@@ -92,12 +92,10 @@ async def linked_report(request: Request) -> Response:
     started_at = monotonic()
     words = words_for(", ".join(request.headers.getlist("accept-language")))
     secret = _secret(context.settings, request.path_params["token"])
-    # The account is not in the token of a link.
-    used = secret and await first_found(context, partial(_use, _hash(secret)))
+    used = secret and await first_found(context, partial(_use, secret))
     if not used:
         return _unusable(request, words)
-    context, row = used
-    found = await find_weeks(context, row.account_id, Wanted(PAGE_VIEW, MAX_CHILDREN, None))
+    found = await find_weeks(used[0], used[1].account_id, Wanted(PAGE_VIEW, MAX_CHILDREN, None))
     more = report_page.first_children(words) if found.has_more else ""
     response = report_page.page(found, words, more)
     response.headers["Vary"] = "Accept-Language"
@@ -106,8 +104,9 @@ async def linked_report(request: Request) -> Response:
     return response
 
 
-async def _use(mark: bytes, cell: Context) -> UsedRow | None:
-    return await USE.maybe(cell.pool, mark)
+async def _use(secret: bytes, cell: Context) -> UsedRow | None:
+    """Uses a link up, if it is one of this cell: its token does not contain the account."""
+    return await USE.maybe(cell.pool, _hash(secret))
 
 
 def _unusable(request: Request, words: Words) -> Response:
