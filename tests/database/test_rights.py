@@ -47,7 +47,13 @@ NOT_USED = {
     ("viewing_cell_accounts", "delete"),
 }
 # Run by the role that migrates, or for development only.
-NOT_SERVED = ("migration_applied", "demo_load", "import_stage", "import_unstage")
+NOT_SERVED = (
+    "migration_applied",
+    "demo_load",
+    "import_stage",
+    "import_unstage",
+    "heartbeat_call",  # its function is in cells of Citus only
+)
 
 
 class Narrow:
