@@ -52,6 +52,8 @@ NOT_SERVED = (
     "demo_load",
     "import_stage",
     "import_unstage",
+    "cell_slots_write",
+    "migration_cell_join",
     "heartbeat_call",  # its function is in cells of Citus only
 )
 
