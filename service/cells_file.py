@@ -23,6 +23,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
     url: str = ""
     direct_url: str = ""
+    read_url: str = ""
     schema: Annotated[str, Meta(pattern=r"^([a-z_][a-z0-9_]{0,62})?$")] = ""
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
 
@@ -56,6 +57,8 @@ def _cell(settings: Settings, entry: Entry) -> Settings:
         database_url=entry.url or settings.cells_citus_url or settings.database_url,
         cells_citus_url="" if entry.url else settings.cells_citus_url,
         database_direct_url=entry.direct_url or ("" if entry.url else settings.database_direct_url),
+        # A standby of another server would have the rows of another cell.
+        database_read_url=entry.read_url or ("" if entry.url else settings.database_read_url),
         database_schema=entry.schema or ("" if entry.url else settings.database_schema),
     )
 
@@ -65,8 +68,8 @@ def _errors(settings: Settings, entry: Entry) -> list[str]:
     name, errors = entry.name, []
     if not (entry.url or settings.cells_citus_url or settings.database_url):
         errors.append(f"CELLS_FILE: cell {name} needs a url, because DATABASE_URL is not set.")
-    for field, url in (("url", entry.url), ("direct_url", entry.direct_url)):
-        if url:
+    for field in ("url", "direct_url", "read_url"):
+        if url := getattr(entry, field):
             try:
                 database_url.read(url)
             except ValueError as error:

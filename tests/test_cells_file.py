@@ -40,8 +40,15 @@ def test_each_cell_has_its_settings_in_the_order_of_the_file(tmp_path: Path) -> 
         name = "a"
         url = "{URL}-2"
         direct_url = "{URL}-3"
+        [[cell]]
+        name = "c"
+        url = "{URL}-4"
+        read_url = "{URL}-5"
     """
-    b, a = cells(settings(tmp_path, text, DATABASE_URL=URL, DATABASE_DIRECT_URL=URL))
+    shared = {"DATABASE_URL": URL, "DATABASE_DIRECT_URL": URL, "DATABASE_READ_URL": f"{URL}-6"}
+    b, a, c = cells(settings(tmp_path, text, **shared))
+    reads = [cell.database_read_url for cell in (b, a, c)]
+    assert reads == [f"{URL}-6", "", f"{URL}-5"]
     assert (b.cell, b.cell_weight, b.database_schema) == ("b", 3, "viewing_b")
     assert (b.database_url, b.database_direct_url) == (URL, URL)
     assert (a.cell, a.cell_weight, a.database_schema) == ("a", 1, "")

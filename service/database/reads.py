@@ -102,7 +102,10 @@ def of_standby(settings: Settings) -> Settings:
     # The last parameter of a name counts.
     standby = f"{url}{'&' if '?' in url else '?'}target_session_attrs=standby"
     seconds = settings.request_timeout_seconds / 2
-    return msgspec.structs.replace(settings, database_url=standby, request_timeout_seconds=seconds)
+    # The standby of a Citus node has the cell itself, so the cell is not looked for.
+    return msgspec.structs.replace(
+        settings, database_url=standby, cells_citus_url="", request_timeout_seconds=seconds
+    )
 
 
 async def _require_standby(connection: AnyConnection) -> None:
