@@ -7,6 +7,9 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from service.cells_file import cells
+from service.command import check_cells
+from service.command.check_cells import of_cell, sharing
 from service.command.check_database import Finding as Finding
 from service.command.check_database import Findings, database
 from service.credentials import jwks
@@ -25,12 +28,17 @@ def findings(
     """Yields each finding as soon as it is known; blocks for seconds at worst."""
     try:
         settings = read(environment)
+        every = cells(settings)
     except SettingsError as error:
         yield from (Finding("FAULT", "settings", sentence) for sentence in error.errors)
         return
     yield Finding("ok", "settings are valid")
     yield from _players(settings)
-    yield from asyncio.run(database(settings, instances, now))
+    for cell in every:
+        for finding in asyncio.run(database(cell, instances, now, sharing(cell, every))):
+            yield of_cell(cell, finding)
+    if settings.cells_file:
+        yield from asyncio.run(check_cells.across(every))
     yield from _zones()
     yield from _ports(settings)
     yield from _published_keys(settings)

@@ -12,7 +12,7 @@ from service.database.driver import Connection
 from service.database.pool import connect, reach
 from service.database.reads import of_standby
 from service.database.statement import Statement
-from service.database_errors import DatabaseError
+from service.database_errors import DatabaseError, WrongTables
 from service.settings import Settings
 from service.viewing import config_loader
 
@@ -51,11 +51,17 @@ Findings = Iterator[Finding]
 
 
 async def database(
-    settings: Settings, instances: int, now: Callable[[], datetime]
+    settings: Settings, instances: int, now: Callable[[], datetime], cells: int = 1
 ) -> list[Finding]:
-    """The findings about the database of `settings`, which `instances` share."""
+    """The findings about the database of `settings`, which `instances` share.
+
+    `cells` are on its server.
+    """
     try:
         connection = await connect(settings)
+    except WrongTables as error:
+        text, _, remedy = str(error).partition(": ")
+        return [Finding("FAULT", text, remedy)]
     except DatabaseError as error:
         remedy = cures.cure(error) or cures.UNREACHED
         return [Finding("FAULT", f"database cannot be reached ({_reason(error)})", remedy)]
@@ -71,7 +77,7 @@ async def database(
             *await _schema(connection),
             *_findings(missing, "the role has all rights that the service needs"),
             *_clock((server.clock - middle).total_seconds()),
-            *_connections(settings, server, instances),
+            *_connections(settings, server, instances, cells),
             *await _listening(settings),
             *await _reading(settings),
         ]
@@ -167,14 +173,16 @@ def connections(settings: Settings) -> int:
     return settings.pool_max_size + settings.heartbeat_connections + others
 
 
-def _connections(settings: Settings, server: ServerRow, instances: int) -> Findings:
+def _connections(settings: Settings, server: ServerRow, instances: int, cells: int) -> Findings:
     if settings.statement_cache_size == 0:
         yield Finding("ok", "connections are limited by the pooler (STATEMENT_CACHE_SIZE=0)")
         return
     each, maximum = connections(settings), server.connections_most
     processes = settings.web_concurrency
-    needed, free = each * processes * instances, maximum - server.connections_elsewhere
+    needed, free = each * processes * instances * cells, maximum - server.connections_elsewhere
     factors = f"{instances} x {each}" if processes == 1 else f"{instances} x {processes} x {each}"
+    if cells > 1:
+        factors = f"{cells} cells x {factors}"
     text = f"connections: {factors}, of {maximum} that the server allows"
     lower = "POOL_MAX_SIZE" if processes == 1 else "POOL_MAX_SIZE or WEB_CONCURRENCY"
     remedy = f"lower {lower}, raise max_connections, or put a pooler between"

@@ -78,4 +78,8 @@ def _changed(settings: Settings, is_ours: bool) -> dict[str, object]:
     if is_ours:
         shown["database_url"] = "the embedded PostgreSQL"
         del shown["database_direct_url"]
-    return {name: value for name, value in shown.items() if value != FIELDS[name].default}
+    return {
+        name: value
+        for name, value in shown.items()
+        if name in FIELDS and value != FIELDS[name].default
+    }

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from service import server, worker, workers
 from service.command import check_database, environment
 from service.database import cures
-from service.database_errors import DatabaseError
+from service.database_errors import DatabaseError, WrongTables
 from service.listeners import PassedWrong, PortTaken, opened, sharing
 from service.observing.logs import logging_to_stdout
 from service.setting_values import READERS
@@ -104,12 +104,22 @@ def _listening(settings: Settings) -> Iterator[tuple[socket, socket | None]]:
 
 
 def _check_database(settings: Settings) -> None:
-    """Raises ClickException with one sentence if the database cannot be used."""
-    try:
-        reason = asyncio.run(check_database.startup_error(settings))
-    except DatabaseError as error:
-        raise click.ClickException(
-            f"Cannot use the database at DATABASE_URL: {cures.sentence(error)}."
-        ) from error
-    if reason:
-        raise click.ClickException(f"Cannot use the database at DATABASE_URL: {reason}.")
+    """Raises ClickException with one sentence if the database cannot be used.
+
+    Of several cells, one can be down: it serves as soon as it is up.
+    """
+    down = []
+    every = environment.cells(settings)
+    for cell in every:
+        place = f"of cell {cell.cell}" if cell.cell else "at DATABASE_URL"
+        try:
+            reason = asyncio.run(check_database.startup_error(cell))
+        except WrongTables as error:
+            reason = str(error)
+        except DatabaseError as error:
+            reason = cures.sentence(error)
+            down.append(reason)
+            if len(down) < len(every):
+                continue
+        if reason:
+            raise click.ClickException(f"Cannot use the database {place}: {reason}.")

@@ -1,7 +1,7 @@
 """The map of slots, which every cell has: made once, then completed where cells lack rows."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -77,7 +77,7 @@ def merged(known: Mapping[str, Map]) -> Map:
     return newest
 
 
-def refuse_others(newest: Map, cells: Mapping[str, object]) -> None:
+def refuse_others(newest: Map, cells: Collection[str]) -> None:
     """Raises MapRefused if a cell has slots, and is not one of `cells`."""
     for cell, count in sorted(Counter(cell for _, cell in newest.values()).items()):
         if cell not in cells:

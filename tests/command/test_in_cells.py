@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -463,3 +464,71 @@ async def test_events_are_printed_of_every_cell_that_answers(cells: Cells) -> No
     done = await cells.run("events", "--since", "2020-01-01")
     assert (done.exit_code, len(done.stdout.splitlines())) == (1, 1)
     assert done.stderr.startswith("Error: cell b: Cannot use the database at its url: ")
+
+
+async def checked(cells: Cells) -> list[str]:
+    """The findings of `check` about databases."""
+    done = await cells.run("check")
+    lines = done.stdout.splitlines()
+    assert done.exit_code == any(line.startswith("FAULT") for line in lines), done.output
+    return [line for line in lines if re.search("cell|map of|accounts:|migrations", line)]
+
+
+async def test_check_reports_every_cell_and_what_they_agree_about(cells: Cells) -> None:
+    lines = await checked(cells)
+    for name in NAMES:
+        prefix = f"cell {name}: "
+        its_lines = [line for line in lines if prefix in line]
+        assert not [line for line in its_lines if line.startswith("FAULT")]
+        assert any(f"{prefix}migrations: all" in line for line in its_lines)
+        assert any(f"{prefix}connections: 4 cells x 1 x " in line for line in its_lines)
+    assert lines[-2:] == [
+        "ok    map of accounts: 4 cells agree about all slots",
+        "ok    accounts: none that was moved is in two cells",
+    ]
+
+
+async def test_check_reports_cells_that_are_not_those_of_the_file(cells: Cells) -> None:
+    await cells.fetch("d", "drop schema d cascade")
+    cells.write(*NAMES, a=f'url = "{DOWN}"', b='schema = "c"', c='schema = "b"')
+    lines = await checked(cells)
+    assert lines[0].startswith("FAULT cell a: database cannot be reached (")
+    assert lines[1:4] == [
+        "FAULT cell b: the database of cell b answers as cell c: correct CELLS_FILE",
+        "FAULT cell c: the database of cell c answers as cell b: correct CELLS_FILE",
+        "FAULT cell d: cell d is not made yet: run `viewing-time migrate`",
+    ]
+    cells.write("a", "b", "c")
+    lines = await checked(cells)
+    sentence = "CELLS_FILE has no cell d, which has 256 of 1,024 slots"
+    assert f"FAULT map of accounts: {sentence}: add the cell to it" in lines
+
+
+async def test_check_reports_cells_that_do_not_agree(cells: Cells) -> None:
+    await add_child(cells, "b")
+    insert = "insert into viewing_cell_accounts (id, cell, epoch, state)"
+    await cells.fetch("b", f"{insert} select u.id, 'c', 2, 'lives' from users as u")
+    await cells.fetch("d", f"{insert} select gen_random_uuid(), 'c', 2, 'lives'")
+    await cells.fetch("a", "update viewing_cell_slots set epoch = 2 where slot < 3")
+    await cells.fetch("c", "update viewing_cell_slots set cell = 'd' where slot = 700")
+    await cells.fetch("d", "delete from _yoyo_migration where migration_id = '0038_cells'")
+    lines = await checked(cells)
+    older = "older rows of 3 slots, or none: run `viewing-time migrate`, unless accounts are being"
+    assert f"warn  map of accounts: cell b has {older} moved" in lines
+    two = "slot 700 is in cells c and d: restore table viewing_cell_slots of one"
+    assert any(line.startswith("FAULT") and line.endswith(two) for line in lines)
+    assert "FAULT migrations of cells a and d differ: run `viewing-time migrate`" in lines
+    moved = "1 are in cell b and in another one: `viewing-time cells spread` finishes moves"
+    assert lines[-1] == f"FAULT accounts: {moved}"
+
+
+async def test_serve_refuses_wrong_cells_in_one_sentence(cells: Cells) -> None:
+    cells.write(*NAMES, a=f'url = "{DOWN}"', b='schema = "c"', c='schema = "b"')
+    exit_code, _, errors = await cells.start("serve")
+    sentence = "Error: Cannot use the database of cell b: the database of cell b answers as cell c"
+    assert (exit_code, errors) == (1, f"{sentence}: correct CELLS_FILE.\n")
+    cells.write("a", b='schema = "a"')
+    refused = await cells.run("serve")
+    assert refused.stderr.startswith("Error: CELLS_FILE: cells a and b are one schema")
+    refused = await cells.run("run")
+    assert refused.stderr == "Error: `run` serves one cell: unset CELLS_FILE, or use `serve`.\n"
