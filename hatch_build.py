@@ -1,4 +1,4 @@
-"""Packs statements and migrations small: without their comments, the statements in one file.
+"""Packs statements and migrations small: without their comments, each kind in one file.
 
 The comments, which are for readers of the source, and the entries of many files in an archive are
 half of their size.
@@ -23,13 +23,10 @@ class Packed(BuildHookInterface[Any]):
             return
         self._folder = TemporaryDirectory()
         included = build_data["force_include"]
-        packed = Path(self._folder.name, "statements.json")
-        packed.write_text(json.dumps(_texts(Path(self.root, "sql"))), "utf-8")
-        included[str(packed)] = "service/statements.json"
-        for name, text in _texts(Path(self.root, "migrations")).items():
-            copy = Path(self._folder.name, f"{name}.sql")
-            copy.write_text(text, "utf-8")
-            included[str(copy)] = f"service/migrations/{copy.name}"
+        for name in ("sql", "migrations"):
+            packed = Path(self._folder.name, f"{name}.json")
+            packed.write_text(json.dumps(_texts(Path(self.root, name))), "utf-8")
+            included[str(packed)] = f"service/{packed.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if version != "editable":

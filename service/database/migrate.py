@@ -12,11 +12,10 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from typing import Any, Final, NamedTuple
 
 import psycopg
-from yoyo import get_backend, read_migrations
+from yoyo import get_backend
 
 from service.database import migrate_cell
 from service.database.migrate_session import (
@@ -29,7 +28,8 @@ from service.database.migrate_session import (
 )
 from service.database.migrate_session import MigrationError as MigrationError
 from service.database.migrate_session import UnreachableError as UnreachableError
-from service.database.statement import files
+from service.database.migrate_steps import all_migrations
+from service.database.statement import ROLLBACK, migration_texts
 
 POLL_SECONDS: Final = 0.1
 # Of statements that lock tables of heartbeats: half a minute in all.
@@ -117,8 +117,7 @@ def rollback(
 
 def _dropped(name: str) -> list[str]:
     """The objects that the rollback drops and this version needs, such as `table users`."""
-    path = files("migrations") / f"{name}.rollback.sql"
-    code = path.read_text(encoding="utf-8") if path.exists() else ""
+    code = migration_texts().get(name + ROLLBACK, "")
     return [" ".join(each) for each in HARM.findall(re.sub(r"--[^\n]*", "", code))]
 
 
@@ -153,7 +152,7 @@ def listing(dsn: str, schema: str = "") -> list[tuple[str, bool]]:
             applied = {row[0] for row in connection.execute(sql("migration_applied"))}
         except psycopg.errors.UndefinedTable:
             applied = set()  # the database has never been migrated
-    return [(migration.id, migration.id in applied) for migration in _migrations()]
+    return [(migration.id, migration.id in applied) for migration in all_migrations()]
 
 
 @contextmanager
@@ -169,7 +168,7 @@ def _migrating(dsn: str, schema: str, cell: str) -> Iterator[tuple[Connection, A
             # While this process holds the lock, a row in yoyo's lock table is left from a dead one.
             yoyo.break_lock()
             with yoyo.lock():
-                yield guard, yoyo, _migrations(), services
+                yield guard, yoyo, all_migrations(), services
 
 
 def take_lock(guard: Connection) -> None:
@@ -224,10 +223,6 @@ def invalid_indexes(guard: Connection, names: list[str]) -> list[tuple[str, str]
         if not any(is_being_built for _, _, is_being_built in rows):
             return [(index_name, drop_statement) for index_name, drop_statement, _ in rows]
         time.sleep(POLL_SECONDS)
-
-
-def _migrations() -> Any:
-    return read_migrations(escape(str(files("migrations"))))
 
 
 def _name_the_user() -> None:

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from service.database.driver import Source
-from service.database.statement import Statement, files
+from service.database.statement import ROLLBACK, Statement, migration_texts
 
 
 class TablesRow(msgspec.Struct, frozen=True):
@@ -98,5 +98,4 @@ def _error(tables: TablesRow, pending: list[str]) -> tuple[str, str]:
 @cache
 def ours() -> frozenset[str]:
     """The ids of this version's migrations."""
-    names = {path.stem for path in files("migrations").glob("*.sql")}
-    return frozenset(name for name in names if not name.endswith(".rollback"))
+    return frozenset(name for name in migration_texts() if not name.endswith(ROLLBACK))

@@ -16,28 +16,36 @@ from service.observing.trace import count_statement
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 
+ROLLBACK: Final = ".rollback"  # ends the name of a step that undoes another one
 # Of the whole process: run times by file name, and waits for a connection.
 STATEMENT_TIMES: Final[dict[str, Histogram]] = {}
 POOL_WAIT: Final = Histogram(WAIT_SECONDS)
 
 
 def files(name: str) -> Path:
-    """The folder `name` (`sql`, `migrations`), inside the wheel or beside the package."""
-    package = Path(__file__).parents[1]
-    inside = package / name
-    return inside if inside.is_dir() else package.parent / name
+    """The folder `name` (`sql`, `migrations`), beside the package."""
+    return Path(__file__).parents[2] / name
 
 
 @cache
-def _packed() -> dict[str, str]:
-    """The statements of the wheel, which has them in one small file; empty in a checkout."""
-    path = Path(__file__).parents[1] / "statements.json"
+def _packed(folder: str) -> dict[str, str]:
+    """The texts of `sql` or `migrations` in the wheel, one small file; empty in a checkout."""
+    path = Path(__file__).parents[1] / f"{folder}.json"
     return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+
+
+@cache
+def migration_texts() -> dict[str, str]:
+    """The text of each step of a migration by its file's name without `.sql`."""
+    paths = files("migrations").glob("*.sql")
+    return _packed("migrations") or {
+        path.name.removesuffix(".sql"): path.read_text("utf-8") for path in paths
+    }
 
 
 def text(name: str) -> str:
     """The text of the statement `name`."""
-    return _packed().get(name) or (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
+    return _packed("sql").get(name) or (files("sql") / f"{name}.sql").read_text(encoding="utf-8")
 
 
 class Statement(Generic[Row]):
