@@ -188,6 +188,16 @@ async def test_hosts_are_shuffled_only_with_load_balance_hosts() -> None:
     assert sorted(shuffled) == sorted(in_order) != shuffled
 
 
+async def test_the_host_that_answered_last_is_tried_first(database: str) -> None:
+    server = database_url.read(database)
+    [(folder, port)] = server.hosts
+    url = f"postgresql:///{server.database}?user={server.user}&host=/nowhere,{folder}&port=1,{port}"
+    address = database_url.read(url)
+    assert [place["host"] for place in connector.hosts(address)] == ["/nowhere", folder]
+    (await pool.connect(Settings(database_url=url, jwt_secret=""))).terminate()
+    assert [place["host"] for place in connector.hosts(address)] == [folder, "/nowhere"]
+
+
 def test_system_certificates_are_used_with_verify_full() -> None:
     address = database_url.read("postgresql://h/d?sslmode=verify-full&sslrootcert=system")
     (arguments,) = connector.hosts(address)
