@@ -23,6 +23,9 @@ BODY_ENDED_EARLY: Final = Sentence(400, "Request body ended early", "body_ended_
 NO_PIN: Final = Sentence(400, "No PIN set")
 CURRENT_PIN_REQUIRED: Final = Sentence(400, "Current PIN required to change existing PIN")
 CURRENT_PIN_INCORRECT: Final = Sentence(400, "Current PIN is incorrect")
+IMPORT_NOT_WHOLE: Final = Sentence(
+    400, "Several cells cannot import all lines or none: use mode=best", "import_not_whole"
+)
 
 TOKEN_MISSING: Final = Sentence(401, "Not authenticated", "token_missing")
 TOKEN_INVALID: Final = Sentence(401, "Invalid or expired token")

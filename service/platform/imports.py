@@ -2,10 +2,11 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from typing import BinaryIO, Final
+from uuid import UUID
 
 from msgspec import UNSET
 from starlette.requests import Request
@@ -13,13 +14,23 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from service.context import Context
+from service.database.cures import sentence
 from service.database.pool import connected
-from service.errors import BODY_ENDED_EARLY, BODY_TOO_LARGE, ClientError, FieldError
+from service.database_errors import DatabaseError
+from service.errors import (
+    BODY_ENDED_EARLY,
+    BODY_TOO_LARGE,
+    IMPORT_NOT_WHOLE,
+    ClientError,
+    FieldError,
+)
 from service.http import auth, lenient_json
 from service.http.body_and_reply import BODY_SECONDS, CLOSE, reply, slow_body
 from service.http.idempotency import begin_once
-from service.platform.import_lines import json_lines, numbered_lines
+from service.platform.import_cells import CellOfImport, CellsImport
+from service.platform.import_lines import Line, json_lines, numbered_lines
 from service.platform.import_merge import STATEMENT_SECONDS, Import
+from service.platform.records import admit
 
 MAX_UPLOAD_BYTES: Final = 100 * 1024 * 1024
 MODES: Final = ("all", "best")
@@ -27,21 +38,48 @@ MODES: Final = ("all", "best")
 
 async def import_records(request: Request) -> Response:
     """Creates or updates many accounts, profiles and titles in one request."""
-    context: Context = request.state.context
     whole = _mode(request) == "all"
     caller_id = await auth.admin(request)
+    context: Context = request.state.context
+    if whole and context.cells is not None:
+        raise ClientError(IMPORT_NOT_WHOLE)
     job = Import(caller_id, context.now(), context.configurations.changes, whole=whole)
-    async with (
-        _received(request.receive) as (upload, digest),
-        connected(context.settings, STATEMENT_SECONDS) as connection,
-    ):
+    async with _received(request.receive) as (upload, digest):
         once = await begin_once(request, caller_id, (whole, digest))
         once.require_same()
         if not once.is_repeated:
-            await job.merge(connection, json_lines(numbered_lines(upload)))
+            await _merge(context, caller_id, job, json_lines(numbered_lines(upload)))
     if job.outcome.detail is not UNSET:
         return reply(job.outcome, 422)
     return await once.first_answer(lenient_json.encode(job.outcome))
+
+
+async def _merge(context: Context, caller_id: UUID, job: Import, lines: Iterator[Line]) -> None:
+    if context.cells is None:
+        async with connected(context.settings, STATEMENT_SECONDS) as connection:
+            await job.merge(connection, lines)
+        return
+    async with AsyncExitStack() as opened:
+        cells = {
+            cell.settings.cell: await _opened(opened, context, caller_id, cell)
+            for cell in context.every
+        }
+        await CellsImport(job, cells, context.cells.directory).merge(lines)
+
+
+async def _opened(
+    opened: AsyncExitStack, context: Context, caller_id: UUID, cell: Context
+) -> CellOfImport:
+    """A cell for an import, with its map; the lines of one that is down are rejected."""
+    try:
+        await admit(context, caller_id, cell)
+        connecting = connected(cell.settings, STATEMENT_SECONDS)
+        connection = await opened.enter_async_context(connecting)
+        if context.cells is not None:
+            await context.cells.directory.read(connection)
+    except DatabaseError as error:
+        return CellOfImport(failure=sentence(error))
+    return CellOfImport(connection, cell.configurations.changes)
 
 
 def _mode(request: Request) -> str:

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 
 from service.database.driver import Connection
@@ -39,7 +40,7 @@ async def admin(cells: FourCells, cell: str) -> Family:
     return family
 
 
-async def test_each_family_is_served_by_its_cell(start: Starter, cells: FourCells) -> None:
+async def test_each_family_is_served_by_its_cell(cells: FourCells, start: Starter) -> None:
     families = {name: await cells.family(name) for name in NAMES}
     running = await start_cells(start, cells)
     for family in families.values():
@@ -66,7 +67,7 @@ async def test_each_family_is_served_by_its_cell(start: Starter, cells: FourCell
         assert await sessions(cells.connections[name]) == {family.child: 90}
 
 
-async def test_a_family_of_another_cell_is_a_stranger(start: Starter, cells: FourCells) -> None:
+async def test_a_family_of_another_cell_is_a_stranger(cells: FourCells, start: Starter) -> None:
     family, stranger = await cells.family("a"), await cells.family("b")
     running = await start_cells(start, cells)
     answer = await beat(running, stranger, profile_id=family.child)
@@ -74,7 +75,7 @@ async def test_a_family_of_another_cell_is_a_stranger(start: Starter, cells: Fou
     assert await sessions(cells.connections["a"]) == {}
 
 
-async def test_an_account_that_has_moved_is_followed(start: Starter, cells: FourCells) -> None:
+async def test_an_account_that_has_moved_is_followed(cells: FourCells, start: Starter) -> None:
     families = [await cells.family("a", lives_in="b") for _ in range(3)]
     running = await start_cells(start, cells)
     assert (await beat(running, families[0])).status_code == 401  # neither here nor moved
@@ -92,7 +93,7 @@ async def test_an_account_that_has_moved_is_followed(start: Starter, cells: Four
     assert await sessions(cells.connections["b"]) == {families[0].child: 30}
 
 
-async def test_a_map_that_is_read_later_is_known(start: Starter, cells: FourCells) -> None:
+async def test_a_map_that_is_read_later_is_known(cells: FourCells, start: Starter) -> None:
     family = await cells.family("a", lives_in="c")
     await cells.place(family.account, "lives", "c", in_cells=("a", "c"))
     running = await start_cells(start, cells)
@@ -100,7 +101,7 @@ async def test_a_map_that_is_read_later_is_known(start: Starter, cells: FourCell
     assert (await beat(running, family)).json()["enforcement"] == "allowed"
 
 
-async def test_an_administrator_acts_in_every_cell(start: Starter, cells: FourCells) -> None:
+async def test_an_administrator_acts_in_every_cell(cells: FourCells, start: Starter) -> None:
     operator = await admin(cells, "b")
     running = await start_cells(start, cells)
     client, headers = running.client, operator.bearer
@@ -132,7 +133,7 @@ async def test_an_administrator_acts_in_every_cell(start: Starter, cells: FourCe
     assert (await client.get(f"{ADMIN}/metrics", headers=headers)).status_code == 200
 
 
-async def test_only_the_own_cell_makes_an_administrator(start: Starter, cells: FourCells) -> None:
+async def test_only_the_own_cell_makes_an_administrator(cells: FourCells, start: Starter) -> None:
     operator = await admin(cells, "b")
     running = await start_cells(start, cells)
     url = f"{ADMIN}/accounts/{cells.account('a')}"
@@ -148,7 +149,7 @@ async def test_only_the_own_cell_makes_an_administrator(start: Starter, cells: F
 
 
 async def test_a_cell_that_is_down_fails_its_own_accounts_closed_and_no_others(
-    start: Starter, cells: FourCells, postgres_dsn: str
+    cells: FourCells, start: Starter, postgres_dsn: str
 ) -> None:
     families = {name: await cells.family(name) for name in NAMES}
     database = await cells.connections["d"].fetchval("select current_database()")
@@ -177,7 +178,7 @@ async def test_a_cell_that_is_down_fails_its_own_accounts_closed_and_no_others(
     )
 
 
-async def test_metrics_of_a_cell_have_its_name(start: Starter, cells: FourCells) -> None:
+async def test_metrics_of_a_cell_have_its_name(cells: FourCells, start: Starter) -> None:
     family = await cells.family("c")
     running = await start_cells(start, cells)
     await beat(running, family)
@@ -204,7 +205,7 @@ async def test_metrics_of_a_cell_have_its_name(start: Starter, cells: FourCells)
     ],
 )
 async def test_other_cells_than_those_of_the_file_are_refused(
-    start: Starter, cells: FourCells, change: str, lines: dict[str, str], sentence: str
+    cells: FourCells, start: Starter, change: str, lines: dict[str, str], sentence: str
 ) -> None:
     await cells.connections["c"].execute(change)
     cells.write(
@@ -217,7 +218,7 @@ async def test_other_cells_than_those_of_the_file_are_refused(
         await start_cells(start, cells)
 
 
-async def test_without_a_map_the_start_is_refused(start: Starter, cells: FourCells) -> None:
+async def test_without_a_map_the_start_is_refused(cells: FourCells, start: Starter) -> None:
     for connection in cells.connections.values():
         await connection.execute("delete from viewing_cell_slots")
     with pytest.raises(WrongTables, match="have no map: run `viewing-time migrate`"):
@@ -225,7 +226,7 @@ async def test_without_a_map_the_start_is_refused(start: Starter, cells: FourCel
 
 
 async def test_without_any_cell_the_start_fails(
-    start: Starter, cells: FourCells, postgres_dsn: str
+    cells: FourCells, start: Starter, postgres_dsn: str
 ) -> None:
     server = await asyncpg.connect(postgres_dsn)
     for name in ("a", "d"):
@@ -233,4 +234,63 @@ async def test_without_any_cell_the_start_fails(
         await server.execute(f"alter database {database} allow_connections false")
     with pytest.raises(DatabaseError, match="not currently accepting connections"):
         await start_cells(start, cells)
+    await server.close()
+
+
+async def test_an_import_goes_to_the_cells_of_its_accounts(
+    cells: FourCells, start: Starter
+) -> None:
+    operator = await admin(cells, "b")
+    running = await start_cells(start, cells)
+    accounts = {name: cells.account(name) for name in NAMES}
+    comets = {"id": uuid4(), "title": "Comets", "is_educational": True}
+    lines: list[dict[str, object]] = [{"type": "title", **comets}]
+    for name, account in accounts.items():
+        lines.append({"type": "account", "id": account, "email": f"{name}@example.org"})
+        profile = {"id": uuid4(), "account_id": account, "name": name, "is_kids": True}
+        lines.append({"type": "profile", **profile})
+    body = b"\n".join(map(msgspec.json.encode, lines))
+    url, headers = f"{ADMIN}/import", operator.bearer
+    answer = await running.client.post(url, content=body, headers=headers)
+    assert answer.status_code == 400
+    assert "mode=best" in answer.json()["detail"]
+    answer = await running.client.post(f"{url}?mode=best", content=body, headers=headers)
+    assert answer.json() == {
+        "accounts": 4,
+        "profiles": 4,
+        "titles": 1,
+        "error_count": 0,
+        "errors": [],
+    }
+    for name, account in accounts.items():
+        connection = cells.connections[name]
+        owners = "select array_agg(user_id) from profiles where name = any ($1)"
+        assert await connection.fetchval(owners, [*NAMES]) == [account]
+        assert await connection.fetchval("select count(*) from titles where title = 'Comets'") == 1
+
+
+async def test_an_import_rejects_the_lines_of_a_cell_that_is_down(
+    cells: FourCells, start: Starter, postgres_dsn: str
+) -> None:
+    operator = await admin(cells, "b")
+    running = await start_cells(start, cells)
+    database = await cells.connections["d"].fetchval("select current_database()")
+    server = await asyncpg.connect(postgres_dsn)
+    await server.execute(f"alter database {database} allow_connections false")
+    await cells.connections["d"].execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    lines = [
+        {"type": "account", "id": cells.account(name), "email": f"{name}@example.org"}
+        for name in NAMES
+    ]
+    body = b"\n".join(map(msgspec.json.encode, lines))
+    answer = await running.client.post(
+        f"{ADMIN}/import?mode=best", content=body, headers=operator.bearer
+    )
+    assert (answer.status_code, answer.json()["accounts"]) == (200, 3)
+    [error] = answer.json()["errors"]
+    assert error["line"] == 4
+    assert error["error"].startswith("Cell d cannot be used: ")
     await server.close()

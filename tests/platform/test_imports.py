@@ -870,5 +870,5 @@ async def test_command_reports_an_obstacle_in_one_sentence(
     file.write_bytes(ndjson([title()]))
     done = await run(empty_database, file)
     assert done.returncode == 1
-    assert 'relation "users" does not exist' in done.stderr
+    assert "does not exist: run `viewing-time migrate`" in done.stderr
     assert "Traceback" not in done.stderr
