@@ -399,7 +399,7 @@ async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
             except httpx.TransportError:
                 return False
 
-        await eventually(is_live, seconds=30)
+        await eventually(is_live, seconds=60)
 
 
 @pytest.fixture(scope="session")
