@@ -101,6 +101,8 @@ class Follower:
     def __init__(self, urls: list[str], account: UUID, random: Random) -> None:
         self.account, self._urls, self._random = account, urls, random
         self._last_id: str | None = None
+        self._stay: asyncio.Timeout | None = None  # while it reads
+        self._is_leaving = False
         self.events: list[dict[str, Any]] = []
         self.streams = 0
 
@@ -109,11 +111,17 @@ class Follower:
         return self._last_id is not None
 
     async def follow(self, client: httpx.AsyncClient) -> None:
-        """Follows until it is cancelled."""
-        while True:
+        """Follows until it is to leave."""
+        while not self._is_leaving:
             with suppress(httpx.TransportError, TimeoutError):
                 await self._read(client)
             await asyncio.sleep(self._random.uniform(0, REST_SECONDS))
+
+    def leave(self) -> None:
+        """Ends the stream, but not while it connects: that would leave its socket open."""
+        self._is_leaving = True
+        if self._stay is not None:
+            self._stay.reschedule(0)
 
     async def _read(self, client: httpx.AsyncClient) -> None:
         headers = bearer(self.account)
@@ -126,10 +134,12 @@ class Follower:
                 return
             assert response.status_code == 200, await response.aread()
             self.streams += 1
-            # Not while it connects: a client that is cancelled then leaves its socket open.
             stays = self._random.uniform(SHORTEST_SECONDS, LONGEST_SECONDS)
-            async with asyncio.timeout(stays):
-                await self._take_all(response.aiter_lines())
+            try:
+                async with asyncio.timeout(0 if self._is_leaving else stays) as self._stay:
+                    await self._take_all(response.aiter_lines())
+            finally:
+                self._stay = None
 
     async def _take_all(self, lines: AsyncIterator[str]) -> None:
         fields: dict[str, str] = {}

@@ -119,7 +119,7 @@ async def keep_ledger(seed: int, households: int, rounds: int) -> None:
             for number in range(households):
                 home = await add_household(connection, service, random, forgets_pin=number % 3 == 0)
                 scene.households.append(home)
-        async with running(follow(scene, client)):
+        async with following(scene, client):
             await eventually(lambda: all(f.has_begun for f in scene.followers))
             async with living(scene, service), running([sunset(scene)]):
                 for _ in range(rounds):
@@ -150,14 +150,20 @@ async def start_instances(scene: Scene, parts: AsyncExitStack, **variables: str)
     await asyncio.gather(*(instance.start() for instance in scene.instances))
 
 
-def follow(scene: Scene, client: httpx.AsyncClient) -> list[Coroutine[Any, Any, None]]:
-    """Two streams of each account."""
+@asynccontextmanager
+async def following(scene: Scene, client: httpx.AsyncClient) -> AsyncIterator[None]:
+    """Two streams of each account while the block runs."""
     urls = [instance.url for instance in scene.instances]
     for home in scene.households:
         for _ in range(2):
             random = Random(scene.random.random())
             scene.followers.append(Follower(urls, home.family.account, random))
-    return [follower.follow(client) for follower in scene.followers]
+    async with asyncio.TaskGroup() as group:
+        for follower in scene.followers:
+            group.create_task(follower.follow(client))
+        yield
+        for follower in scene.followers:
+            follower.leave()
 
 
 @asynccontextmanager
