@@ -23,7 +23,12 @@ class DoubledRow(msgspec.Struct, frozen=True):
     accounts: int
 
 
+class TitlesRow(msgspec.Struct, frozen=True):
+    titles: int
+
+
 DOUBLED: Final = Statement("check_cell_accounts", DoubledRow)
+TITLES: Final = Statement("check_cell_titles", TitlesRow)
 
 
 def of_cell(cell: Settings, finding: Finding) -> Finding:
@@ -50,6 +55,7 @@ async def across(cells: Sequence[Settings]) -> list[Finding]:
                 ),
                 *await _migrations(opened.connections),
                 *await _accounts(opened.connections),
+                *await _titles(opened.connections),
             ]
         except DatabaseError as error:
             text = f"cells cannot be compared ({cures.sentence(error)})"
@@ -100,3 +106,15 @@ async def _accounts(connections: Mapping[str, Connection]) -> list[Finding]:
             text = f"accounts: {count:,} are in cell {name} and in another one"
             found.append(Finding("FAULT", text, "`viewing-time cells spread` finishes moves"))
     return found or [Finding("ok", "accounts: none that was moved is in two cells")]
+
+
+async def _titles(connections: Mapping[str, Connection]) -> list[Finding]:
+    counts = {
+        (await TITLES.one(connection, timeout=ANSWER_SECONDS)).titles: name
+        for name, connection in connections.items()
+    }
+    if len(counts) < 2:
+        return [Finding("ok", "titles: all cells have the same number")]
+    least, most = min(counts), max(counts)
+    text = f"titles: cell {counts[least]} has {least:,}, and cell {counts[most]} {most:,}"
+    return [Finding("warn", text, "send those that the platform has again, or delete the others")]

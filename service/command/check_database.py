@@ -8,6 +8,7 @@ from typing import Final, Literal
 import msgspec
 
 from service.database import cures, in_force, schema, storage, tables
+from service.database.cells import check_name
 from service.database.driver import Connection
 from service.database.pool import connect, reach
 from service.database.reads import of_standby
@@ -60,8 +61,7 @@ async def database(
     try:
         connection = await connect(settings)
     except WrongTables as error:
-        text, _, remedy = str(error).partition(": ")
-        return [Finding("FAULT", text, remedy)]
+        return _wrong_tables(error)
     except DatabaseError as error:
         remedy = cures.cure(error) or cures.UNREACHED
         return [Finding("FAULT", f"database cannot be reached ({_reason(error)})", remedy)]
@@ -71,6 +71,8 @@ async def database(
         middle = sent_at + (now() - sent_at) / 2
         found = await in_force.problems(connection, settings)
         missing = await tables.missing_rights(connection)
+        if not (settings.cell or missing):
+            await check_name(connection, "")
         return [
             *_version(server),
             *_findings(found, "settings of the connection are correct"),
@@ -81,11 +83,18 @@ async def database(
             *await _listening(settings),
             *await _reading(settings),
         ]
+    except WrongTables as error:
+        return _wrong_tables(error)
     except DatabaseError as error:
         remedy = cures.cure(error) or "read the server's log"
         return [Finding("FAULT", f"database does not answer ({_reason(error)})", remedy)]
     finally:
         connection.terminate()
+
+
+def _wrong_tables(error: WrongTables) -> list[Finding]:
+    text, _, remedy = str(error).partition(": ")
+    return [Finding("FAULT", text, remedy)]
 
 
 async def startup_error(settings: Settings) -> str:
@@ -98,6 +107,8 @@ async def startup_error(settings: Settings) -> str:
         state = await schema.state(connection)
         if state.error:
             return f"{state.error}: {state.remedy}"
+        if not settings.cell:
+            await check_name(connection, "")
         return _first_refusal("database_table", await tables.problems(connection))
     finally:
         connection.terminate()

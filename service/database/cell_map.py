@@ -1,4 +1,8 @@
-"""The map of slots, which every cell has: made once, then completed where cells lack rows."""
+"""The map of slots, which every cell has: made once, then completed where cells lack rows.
+
+A cell without a map is new. It gets the titles before the map, so another run continues an
+interrupted copy.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -6,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from service.database import cell_titles
 from service.database.cells import LIST_SLOTS, SLOTS
 from service.database.driver import Connection
 from service.database.statement import Statement
@@ -49,7 +54,11 @@ async def complete(weights: Mapping[str, int], connections: Mapping[str, Connect
         told.append(sentence)
     if len(newest) != SLOTS:
         raise MapRefused(f"The cells know where {len(newest):,} of {SLOTS:,} slots are, not all.")
+    source = next((name for name in connections if known[name]), newest[0][1])
     for name, connection in connections.items():
+        if not known[name] and name != source:
+            count = await cell_titles.copy(connections[source], connection)
+            told.append(f"Cell {name} has received {count:,} titles.")
         rows = {
             slot: place for slot, place in newest.items() if known[name].get(slot, (0,)) < place
         }

@@ -29,6 +29,7 @@ from service.database.migrate_session import (
 from service.database.migrate_session import MigrationError as MigrationError
 from service.database.migrate_session import UnreachableError as UnreachableError
 from service.database.migrate_steps import all_migrations
+from service.database.schema import ours
 from service.database.statement import ROLLBACK, migration_texts
 
 POLL_SECONDS: Final = 0.1
@@ -152,7 +153,7 @@ def listing(dsn: str, schema: str = "") -> list[tuple[str, bool]]:
             applied = {row[0] for row in connection.execute(sql("migration_applied"))}
         except psycopg.errors.UndefinedTable:
             applied = set()  # the database has never been migrated
-    return [(migration.id, migration.id in applied) for migration in all_migrations()]
+    return [(name, name in applied) for name in sorted(ours())]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The migrations of this version for yoyo, made of their texts: the wheel has no files of them."""
 
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -14,6 +15,7 @@ from yoyo.migrations import (
 from service.database.statement import ROLLBACK, migration_texts
 
 
+@cache
 def all_migrations() -> Any:
     """The migrations in order, as yoyo would read them from files."""
     found: dict[str, Any] = {}
