@@ -55,8 +55,11 @@ declare
     its_cell text;
     its_state text;
 begin
-    perform pg_advisory_xact_lock_shared(hashtextextended('viewing-time account ' || new.id, 0));
     select c.name into here from viewing_cell as c;
+    -- The cells of one database share its advisory locks.
+    perform pg_advisory_xact_lock_shared(
+        hashtextextended(concat_ws(' ', 'viewing-time account', here, new.id), 0)
+    );
     select a.cell, a.state into its_cell, its_state
     from viewing_cell_accounts as a
     where a.id = new.id;

@@ -16,7 +16,7 @@ TABLES = """
         on k.conrelid = c.oid and k.contype = 'f' and k.conkey = array[a.attnum]
     where c.relkind in ('r', 'p')
         and not c.relispartition
-        and c.relnamespace = 'public'::regnamespace
+        and c.relnamespace = current_schema()::regnamespace
         and (k.confrelid = $1::text::regclass or a.attname = $2)
     order by c.oid, a.attname = $2 desc, a.attname
 """

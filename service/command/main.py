@@ -9,6 +9,8 @@ import click
 
 from service.app import utc_now
 from service.command import (
+    cells,
+    cells_spread,
     check,
     data,
     demo,
@@ -42,12 +44,16 @@ def main(context: click.Context) -> None:
 for command in (
     *data.COMMANDS,
     imports.import_command,
+    cells.cells_command,
     events.events_command,
     healthcheck.probe,
     run.run_command,
     serving.worker_command,
 ):
     main.add_command(command)
+
+
+cells.cells_command.add_command(cells_spread.spread_command)
 
 
 @main.command("serve")

@@ -39,6 +39,7 @@ class AccountRow(msgspec.Struct, frozen=True):
 class PlaceRow(msgspec.Struct, frozen=True):
     account_cell: str | None
     account_epoch: int | None
+    has_entry: bool
     slot_cell: str | None
     slot_epoch: int | None
 
@@ -120,6 +121,8 @@ class Directory:
             self._adopt_slot(number, row.slot_epoch, row.slot_cell)
         if row is not None and row.account_cell is not None and row.account_epoch is not None:
             self._adopt_account(account_id, row.account_epoch, row.account_cell)
+        elif row is not None and not row.has_entry:  # it was deleted as equal to the map
+            self._accounts.pop(account_id, None)
 
     def _adopt_slot(self, number: int, epoch: int, cell: str) -> None:
         self._slots[number] = max(self._slots[number], (epoch, cell))

@@ -1,7 +1,8 @@
 """Finds the cell of a request where there are several.
 
 An account can move to another cell after this process has read the map. The cell that it left does
-not find it, so a request there is refused and has changed nothing. Then the request runs again, in
+not find it, so a request there is refused and has changed nothing; a foreign key refuses one that
+has waited for the move. Then the request runs again, in
 the cell to which the old one has given the account.
 """
 
@@ -12,7 +13,7 @@ from uuid import UUID
 from starlette.requests import Request
 
 from service.context import Context
-from service.database_errors import DatabaseError, Elsewhere
+from service.database_errors import DatabaseError, Elsewhere, Rejected
 from service.errors import ClientError
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ async def following(request: Request, act: Callable[[], Awaitable[T]]) -> T:
     """The result of `act`, which runs again if an account of the request is in another cell."""
     try:
         return await act()
-    except (ClientError, Elsewhere) as refusal:
+    except (ClientError, Elsewhere, Rejected) as refusal:
         if isinstance(refusal, ClientError) and refusal.status not in NOT_FOUND:
             raise
         asked: Asked = getattr(request.state, "asked", [])

@@ -65,6 +65,7 @@ IDS = [
     "0036_requests",
     "0037_heartbeat_events",
     "0038_cells",
+    "0039_cell_moves",
 ]
 STARTED = "0006_ix_vs_profile_started"
 
