@@ -67,7 +67,7 @@ Owned = TypeVar("Owned", bound=OwnedRow)
 Administered = TypeVar("Administered", bound=AdminRow)
 
 
-async def account(request: Request) -> UUID:
+async def _account(request: Request) -> UUID:
     """The account whose access token came with the request; raises ClientError 401."""
     context: Context = request.state.context
     header = request.headers.get("authorization")
@@ -79,7 +79,7 @@ async def caller(request: Request) -> tuple[Context, UUID]:
 
     From here on they are the request's context. Raises ClientError 401, Unavailable.
     """
-    account_id = await account(request)
+    account_id = await _account(request)
     context: Context = request.state.context
     if context.cells is not None:
         context = request.state.context = context.of(account_id)
@@ -114,7 +114,7 @@ async def verified(context: Context, header: str | None) -> UUID:
 
 
 def seconds_left(request: Request) -> float:
-    """For how long the access token is valid that `account` has just verified."""
+    """For how long the access token is valid that `caller` has just verified."""
     context: Context = request.state.context
     token = context.tokens.get(request.headers["authorization"][7:])
     return 0.0 if token is None else token.expires - context.now().timestamp()
@@ -229,11 +229,11 @@ def administered(row: Administered | None) -> Administered:
     return row
 
 
-async def admin(request: Request) -> UUID:
-    """The account of an administrator as stored in the database; raises ClientError 401 or 403."""
+async def admin(request: Request) -> tuple[Context, UUID]:
+    """The `caller`, who is an administrator in the database; raises ClientError 401 or 403 else."""
     context, account_id = await caller(request)
     administered(await CHECK.maybe(context.pool, account_id, None))
-    return account_id
+    return context, account_id
 
 
 async def entitled(request: Request, error: FieldError | RuleError) -> None:

@@ -88,8 +88,8 @@ class Counts(msgspec.Struct, frozen=True):
 
 async def admin_metrics(request: Request) -> Response:
     """Returns a summary of the metrics of one process, since its start."""
-    await auth.admin(request)
-    return reply(_counts(request.state.context))
+    context, _ = await auth.admin(request)
+    return reply(_counts(context))
 
 
 def _counts(context: Context) -> Counts:

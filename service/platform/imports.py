@@ -39,8 +39,7 @@ MODES: Final = ("all", "best")
 async def import_records(request: Request) -> Response:
     """Creates or updates many accounts, profiles and titles in one request."""
     whole = _mode(request) == "all"
-    caller_id = await auth.admin(request)
-    context: Context = request.state.context
+    context, caller_id = await auth.admin(request)
     if whole and context.cells is not None:
         raise ClientError(IMPORT_NOT_WHOLE)
     job = Import(caller_id, context.now(), context.configurations.changes, whole=whole)

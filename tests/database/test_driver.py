@@ -270,7 +270,7 @@ async def test_a_bug_in_a_handler_is_answered_500_logged_once_and_counted(
     async def broken(*_: object) -> None:
         raise bug
 
-    monkeypatch.setattr("service.http.auth.account", broken)
+    monkeypatch.setattr("service.http.auth._account", broken)
     with caplog.at_level("INFO", "viewing_time"):
         answer = await running.client.get(PIN_STATUS, headers=family.bearer)
     assert (answer.status_code, answer.json()) == (500, {"detail": "Internal Server Error"})
