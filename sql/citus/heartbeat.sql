@@ -55,7 +55,7 @@ declare
     day_read record;
     i int;
     number int;
-    gap int;
+    gap numeric;
     profile uuid;
     first_day date;
     last_day date;
@@ -81,6 +81,7 @@ declare
     limits int[] := used;
     weekly_limits int[] := used;
     in_week int[] := used;
+    counted_to timestamptz[];
     begins timestamptz[] := array_fill(null::timestamptz, array[cardinality(profile_ids)]);
     wanted uuid[] := array_fill(null::uuid, array[cardinality(profile_ids)]);
     parts jsonb[];
@@ -93,6 +94,7 @@ declare
     uncached uuid[];
     floors date[];
     starting uuid[];
+    timed uuid[];
     open_ids uuid[];
     open_ids_found uuid[];
     open_places int[];
@@ -399,25 +401,51 @@ begin
             end if;
         end if;
         if clocked[i] then
-            gap := greatest(0, floor(extract(epoch from at - begins[i])));
-            insert into viewing_clocks as c (profile_id, counted_until, latest_seconds)
-            values (profile_ids[i], at, least(30, gap))
-            on conflict (profile_id) do update
-            set
-                counted_until = case
-                    when round(extract(epoch from at - c.counted_until)) between -30 and 30
-                    then c.counted_until + make_interval(
-                        secs => greatest(0, round(extract(epoch from at - c.counted_until)))
-                    )
-                    else at
-                end,
-                latest_seconds = greatest(
-                    0, least(30, round(extract(epoch from at - c.counted_until)), gap)
-                )
-            returning c.latest_seconds into number;
-            seconds[i] := number;
+            timed := timed || profile_ids[i];
         end if;
     end loop;
+
+    -- As viewing_clock_count of 0025.
+    if timed is not null then
+        for r in
+            select c.profile_id, c.counted_until
+            from viewing_clocks as c
+            where c.profile_id = any (timed)
+            order by c.profile_id
+            for no key update
+        loop
+            i := width_bucket(r.profile_id, profile_ids);
+            gap := round(extract(epoch from at - r.counted_until));
+            seconds[i] := greatest(
+                0, least(30, gap, greatest(0, floor(extract(epoch from at - begins[i]))))
+            );
+            counted_to[i] := case
+                when gap between -30 and 30
+                then r.counted_until + make_interval(secs => greatest(0, gap))
+                else at
+            end;
+        end loop;
+        update viewing_clocks as c
+        set
+            counted_until = counted_to[width_bucket(c.profile_id, profile_ids)],
+            latest_seconds = seconds[width_bucket(c.profile_id, profile_ids)]
+        where c.profile_id = any (timed)
+            and counted_to[width_bucket(c.profile_id, profile_ids)] is not null;
+        foreach profile in array timed loop
+            i := width_bucket(profile, profile_ids);
+            if counted_to[i] is null then
+                -- Another instance may have begun the clock just now: the next beat counts the rest.
+                insert into viewing_clocks as c (profile_id, counted_until, latest_seconds)
+                values (
+                    profile, at,
+                    least(30, greatest(0, floor(extract(epoch from at - begins[i]))))
+                )
+                on conflict (profile_id) do update set latest_seconds = 0
+                returning c.latest_seconds into number;
+                seconds[i] := number;
+            end if;
+        end loop;
+    end if;
 
     for number in 1 .. coalesce(cardinality(open_ids_found), 0) loop
         if stored[open_places[number]] is null then

@@ -113,7 +113,7 @@ async def add_families(connection: Connection, random: Random, at: datetime) -> 
                 await connection.execute(
                     "insert into viewing_time_balances (id, profile_id, reset_date, used_seconds, "
                     "educational_seconds, is_unlimited_override, extended_minutes, limit_minutes, "
-                    "updated_at) values (gen_random_uuid(), $1, $2, $3, 0, $4, $5, $6, $7)",
+                    "updated_at) values ($8, $1, $2, $3, 0, $4, $5, $6, $7)",
                     profile,
                     at.date() - timedelta(days=ago),
                     random.choice([0, 900, 3600]),
@@ -121,6 +121,7 @@ async def add_families(connection: Connection, random: Random, at: datetime) -> 
                     random.choice([None, 15]),
                     random.choice([None, -1, 60]),
                     at,
+                    UUID(int=profile.int * 100 + ago),
                 )
 
 
