@@ -87,7 +87,7 @@ async def problems(connection: Connection, settings: Settings) -> list[Problem]:
     request_ms = int(settings.request_timeout_seconds * 1000)
     found = _of_database(rows["server_encoding"])
     if not is_pooled:
-        found += _of_direct(rows)
+        found += _of_direct(rows, connector.server_settings(settings)["plan_cache_mode"])
     for name, (level, right, harm) in (EVERYWHERE | (POOLED if is_pooled else {})).items():
         if name in rows and not _is_right(rows[name], right, request_ms):
             row = rows[name]
@@ -115,9 +115,9 @@ def _of_database(row: SettingRow) -> list[Problem]:
     return [Problem("refuse", text, cures.NEW_DATABASE)]
 
 
-def _of_direct(rows: dict[str, SettingRow]) -> list[Problem]:
+def _of_direct(rows: dict[str, SettingRow], sent: str) -> list[Problem]:
     found = []
-    if rows["plan_cache_mode"].setting != connector.ALWAYS["plan_cache_mode"]:
+    if rows["plan_cache_mode"].setting != sent:
         text = "the settings that a connection is started with are not in force"
         remedy = "a pooler is between: set STATEMENT_CACHE_SIZE=0"
         found.append(Problem("refuse", text, remedy))

@@ -55,7 +55,7 @@ async def open_pool(
     """
 
     async def warm(connection: Connection) -> None:
-        if settings.statement_cache_size:
+        if settings.statement_cache_size and not settings.cells_citus_url:  # not all can be routed
             for statement, arguments in warmth:
                 with translated(connection):
                     await connection.fetch(statement.text, *arguments)
