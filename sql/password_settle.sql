@@ -36,7 +36,8 @@ returned as (
 given as (
     select
         count(*)::int as attempts,
-        array_agg(r.locked_until) as locks
+        array_agg(r.locked_until) as locks,
+        now() as at
     from returned as r
     where not r.is_forgiven
 )
@@ -44,7 +45,7 @@ update viewing_time_password_failures as f
 set
     failures = greatest(0, h.failures - g.attempts),
     next_attempt_at = case
-        when h.next_attempt_at = any(g.locks) then now()
+        when h.next_attempt_at = any(g.locks) then g.at
         else h.next_attempt_at
     end
 from held as h

@@ -19,6 +19,8 @@
 -- correct PIN clears the count. An expired lock leaves the count as it is: the next wrong PIN locks
 -- again at once. So each failure from the $3rd on sets one lock, and the count tells its duration.
 -- Locks use the database's clock, which is the same for all instances.
+-- Times are computed before the update: where a cell is a schema of Citus, a `case` of an update must
+-- not call the clock.
 -- A counted attempt has a row in `viewing_time_attempts` until it is judged: see `attempt_judge` and
 -- `pin_settle`.
 -- The snapshot, from which a rejected attempt reads `locked_until`, can be older than the lock that
@@ -33,7 +35,9 @@ with owner as (
         u.pin_hash is not null as has_pin,
         u.pin_lockout_until,
         greatest($3::int, u.pin_failed_attempts) - $3::int + 1 as lock,
-        coalesce(u.pin_failed_attempts >= $3::int, false)::int as is_further
+        coalesce(u.pin_failed_attempts >= $3::int, false)::int as is_further,
+        now() as at,
+        array(select now() + l.duration from unnest($4::interval[]) as l (duration)) as ends
     from users as u
     where u.id = $1::uuid
 ),
@@ -43,9 +47,7 @@ taken as (
         pin_failed_attempts = coalesce(u.pin_failed_attempts, 0) + 1,
         pin_lockout_until = case
             when coalesce(u.pin_failed_attempts, 0) + 1 >= $3::int
-            then now() + ($4::interval[])[
-                least(cardinality($4::interval[]), u.pin_failed_attempts - $3::int + 2)
-            ]
+            then o.ends[least(cardinality(o.ends), u.pin_failed_attempts - $3::int + 2)]
             else u.pin_lockout_until
         end
     from owner as o
@@ -53,7 +55,7 @@ taken as (
         and o.is_active
         and o.is_owner
         and u.pin_hash is not null
-        and (u.pin_lockout_until is null or u.pin_lockout_until <= now())
+        and (u.pin_lockout_until is null or u.pin_lockout_until <= o.at)
     returning u.id, u.pin_hash, u.pin_lockout_until, u.pin_failed_attempts >= $3::int as locks
 ),
 begun as (
@@ -72,13 +74,9 @@ select
     o.has_pin,
     case
         when t.pin_hash is not null then null
-        when o.pin_lockout_until > now()
-        then least(
-            o.pin_lockout_until,
-            now() + ($4::interval[])[least(cardinality($4::interval[]), o.lock)]
-        )
-        when o.has_pin
-        then now() + ($4::interval[])[least(cardinality($4::interval[]), o.lock + o.is_further)]
+        when o.pin_lockout_until > o.at
+        then least(o.pin_lockout_until, o.ends[least(cardinality(o.ends), o.lock)])
+        when o.has_pin then o.ends[least(cardinality(o.ends), o.lock + o.is_further)]
     end as locked_until,
     t.pin_hash,
     coalesce(t.locks, false) as locks

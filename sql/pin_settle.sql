@@ -62,7 +62,7 @@ given as (
     from returned as r
     where not r.is_forgiven
 ),
-settled as (
+judged as (
     select
         h.id,
         h.failures - g.attempts as failures,
@@ -78,15 +78,20 @@ settled as (
         ] as due_lock
     from held as h
     cross join given as g
+),
+settled as (
+    select
+        j.id,
+        j.failures,
+        case
+            when j.is_lifted then null
+            when j.pin_lockout_until > now() + j.lock then now() + j.due_lock
+            else j.pin_lockout_until - (j.lock - j.due_lock)
+        end as locked_until
+    from judged as j
 )
 update users as u
-set
-    pin_failed_attempts = greatest(0, s.failures),
-    pin_lockout_until = case
-        when s.is_lifted then null
-        when s.pin_lockout_until > now() + s.lock then now() + s.due_lock
-        else s.pin_lockout_until - (s.lock - s.due_lock)
-    end
+set pin_failed_attempts = greatest(0, s.failures), pin_lockout_until = s.locked_until
 from settled as s
 where u.id = s.id
 returning true as is_done

@@ -1,7 +1,7 @@
 """Cells that are schemas of a Citus database."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from itertools import count
@@ -162,7 +162,6 @@ class Watching:
         return True
 
     def beat(self, profile: UUID, session: UUID, number: int) -> Beat:
-        day = datetime.now(UTC).date()
         return Beat(
             profile_id=profile,
             account_id=owner(profile),
@@ -172,11 +171,11 @@ class Watching:
             device_id="tv" if number == 0 else None,
             device_type="tv" if number == 0 else None,
             paused=False,
-            day=day,
+            day=BEGIN.date(),
             exempt=False,
             key=sha256(str(number).encode()).digest()[:10],
             renews=False,
-            begin_seconds=int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()),
+            begin_seconds=int(BEGIN.timestamp()) - 3600,
             usage_from=None,
             exclusive=False,
             announce_from=NEVER,
@@ -195,9 +194,9 @@ async def test_a_move_under_load_loses_and_doubles_no_heartbeat(cluster: Cluster
     async def handed_over() -> None:
         pass
 
-    writer = HeartbeatWriter(settings, Metrics(), lambda: datetime.now(UTC), handed_over)
+    writer = HeartbeatWriter(settings, Metrics(), lambda: BEGIN, handed_over)
     await writer.start()
-    watching, today = Watching(writer), datetime.now(UTC).date()
+    watching = Watching(writer)
     tasks = [
         asyncio.create_task(watching.watch(profile, UUID(int=profile.int + 10**6)))
         for profile in watchers
@@ -222,8 +221,8 @@ async def test_a_move_under_load_loses_and_doubles_no_heartbeat(cluster: Cluster
         rows = await connection.fetch(
             "select s.profile_id, s.total_seconds, v.used_seconds from viewing_sessions as s "
             "join viewing_time_balances as v on v.profile_id = s.profile_id "
-            "where v.reset_date >= $1",
-            today,
+            "where v.reset_date = $1",
+            BEGIN.date(),
         )
     assert {row["profile_id"]: (row["total_seconds"], row["used_seconds"]) for row in rows} == {
         profile: (30 * beats, 30 * beats) for profile, beats in watching.acknowledged.items()
