@@ -1,7 +1,8 @@
 """Packs statements and migrations small: without their comments, each kind in one file.
 
 The comments, which are for readers of the source, and the entries of many files in an archive are
-half of their size.
+half of their size. Statements are packed without their indentation too; the functions of migrations
+keep it, because readers find them in the database.
 """
 
 import json
@@ -14,6 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Not those for yoyo, and not indented ones: they can be in functions, which the database stores.
 COMMENT: Final = re.compile(r"^--(?! (?:depends|transactional):).*\n", re.M)
+INDENTATION: Final = re.compile(r"^ +", re.M)
 
 
 class Packed(BuildHookInterface[Any]):
@@ -25,7 +27,10 @@ class Packed(BuildHookInterface[Any]):
         included = build_data["force_include"]
         for name in ("sql", "migrations"):
             packed = Path(self._folder.name, f"{name}.json")
-            packed.write_text(json.dumps(_texts(Path(self.root, name))), "utf-8")
+            texts = _texts(Path(self.root, name))
+            if name == "sql":
+                texts = {each: INDENTATION.sub("", text) for each, text in texts.items()}
+            packed.write_text(json.dumps(texts), "utf-8")
             included[str(packed)] = f"service/{packed.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

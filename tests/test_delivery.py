@@ -85,7 +85,8 @@ def test_statements_in_the_wheel_differ_only_in_comments(wheel: Path) -> None:
     files = {str(path.relative_to(folder).with_suffix("")): path for path in folder.rglob("*.sql")}
     assert packed.keys() == files.keys()
     for name, path in files.items():
-        assert code(packed[name]) == code(path.read_text()) != []
+        unindented = re.sub("^ +", "", path.read_text(), flags=re.M)
+        assert code(packed[name]) == code(unindented) != []
 
 
 def test_migrations_in_the_wheel_differ_only_in_comments(wheel: Path) -> None:
