@@ -85,7 +85,7 @@ as $$
 declare
     here text;
 begin
-    insert into viewing_cell (name) values (cell_name) on conflict do nothing;
+    insert into viewing_cell (name) values (cell_name) on conflict (is_only) do nothing;
     if not exists (
         select
         from pg_trigger as t

@@ -27,12 +27,14 @@ from tests.family import SECRET
 LEGACY = ROOT / "tests/legacy_schema.sql"
 HEARTBEATS = {"heartbeat_record", "heartbeat_held", "viewing_config_load"}
 # Run by the role that migrates, for development only, or not about tables of the service.
-NOT_SERVED = {"migration_applied", "demo_load", "import_stage"}
+# The function of `heartbeat_call` is in the cells of Citus only.
+NOT_SERVED = {"migration_applied", "demo_load", "import_stage", "heartbeat_call"}
 # Named in a function, whose body the server does not check when it prepares a statement.
 IN_FUNCTIONS = {
     ("viewing_clocks", "counted_until"),
     ("viewing_clocks", "latest_seconds"),
     ("viewing_events", "cause"),
+    ("viewing_cell", "is_only"),
 }
 IN_FUNCTIONS_OF_HEARTBEATS = {
     ("viewing_time_balances", column)
