@@ -2,8 +2,8 @@
 
 An account can move to another cell after this process has read the map. The cell that it left does
 not find it, so a request there is refused and has changed nothing; a foreign key refuses one that
-has waited for the move. Then the request runs again, in
-the cell to which the old one has given the account.
+has waited for the move. Then the request runs again, in the cell to which the old one has given
+the account.
 """
 
 from collections.abc import Awaitable, Callable

@@ -80,6 +80,18 @@ async def _loaded(
     return _sent(context, account_id, body, key, begun, entry, context.now())
 
 
+async def _followed(
+    context: Context, account_id: UUID, body: HeartbeatBody, key: KeyHash | None, begun: float
+) -> Recording:
+    """As `_loaded`, in another cell if the account has moved there."""
+    try:
+        return await _loaded(context, account_id, body, key, begun)
+    except ClientError:
+        if not await has_moved(account_id, context):
+            raise
+    return await _loaded(context.of(account_id), account_id, body, key, begun)
+
+
 def _sent(
     context: Context,
     account_id: UUID,
@@ -124,7 +136,7 @@ class Heartbeat:
                     account_id = caller or await auth.verified(context, head.authorization)
                     cell = context.of(account_id)
                     arguments = (cell, account_id, beat, key, trace.begun)
-                    recording = send_beat(*arguments) or await _loaded(*arguments)
+                    recording = send_beat(*arguments) or await _followed(*arguments)
                 verdict = await _verdict(recording, beat, key, head.prefers_decision)
         except (ClientError, Overloaded) as refusal:
             count_refused(context, trace, beat, refusal)
