@@ -39,10 +39,14 @@ changed as (
     using owner as o
     where e.profile_id = o.profile_id and e.day = $5::date and o.is_active and o.is_confirmed
     returning
-        e.profile_id,
+        e.profile_id
+),
+told as materialized (
+    select
         pg_notify(
-            'viewing_config_changed', concat_ws(' ', $6::text, $1::uuid::text, e.profile_id::text)
+            'viewing_config_changed', concat_ws(' ', $6::text, $1::uuid::text, c.profile_id::text)
         )::text as notified
+    from changed as c
 ),
 announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)
@@ -58,9 +62,9 @@ select
     o.is_active,
     o.profile_id is not null as is_owner,
     coalesce(o.is_confirmed, false) as is_confirmed,
-    c.notified,
+    t.notified,
     case
-        when c.notified is not null
+        when t.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a
@@ -71,3 +75,4 @@ select
     end as listeners
 from owner as o
 left join changed as c on true
+left join told as t on true

@@ -26,6 +26,7 @@
 -- One upsert on the primary key, so concurrent changes of different members are both kept.
 -- Writes schedule.changed if the exception is new or another one than before. `before` is locked, so of
 -- two equal changes of a stored exception at once one is announced.
+-- `before` finds the owner in a subquery, because Citus reads a part wrongly that locks rows and joins.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -45,10 +46,12 @@ with owner as (
 ),
 before as materialized (
     select e.changes_limit, e.limit_minutes, e.lifts_downtime
-    from owner as o
-    join viewing_exceptions as e on e.profile_id = o.profile_id and e.day = $5::date
-    where o.is_active and o.is_confirmed
-    for no key update of e
+    from viewing_exceptions as e
+    where e.profile_id = (
+        select o.profile_id from owner as o where o.is_active and o.is_confirmed
+    )
+        and e.day = $5::date
+    for no key update
 ),
 changed as (
     insert into viewing_exceptions as e (
@@ -73,10 +76,14 @@ changed as (
         lifts_downtime = coalesce($8::bool, e.lifts_downtime),
         updated_at = $10::timestamptz
     returning
-        e.profile_id, e.day, e.changes_limit, e.limit_minutes, e.lifts_downtime, e.updated_at,
+        e.profile_id, e.day, e.changes_limit, e.limit_minutes, e.lifts_downtime, e.updated_at
+),
+told as materialized (
+    select
         pg_notify(
-            'viewing_config_changed', concat_ws(' ', $9::text, $1::uuid::text, e.profile_id::text)
+            'viewing_config_changed', concat_ws(' ', $9::text, $1::uuid::text, c.profile_id::text)
         )::text as notified
+    from changed as c
 ),
 announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)
@@ -100,9 +107,9 @@ select
     c.lifts_downtime,
     c.updated_at,
     coalesce(o.is_confirmed, false) as is_confirmed,
-    c.notified,
+    t.notified,
     case
-        when c.notified is not null
+        when t.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a
@@ -113,3 +120,4 @@ select
     end as listeners
 from owner as o
 left join changed as c on true
+left join told as t on true

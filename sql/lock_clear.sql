@@ -39,10 +39,14 @@ changed as (
     where l.profile_id = o.profile_id and o.is_active and o.is_confirmed
     returning
         l.profile_id,
-        l.locked_until,
+        l.locked_until
+),
+told as materialized (
+    select
         pg_notify(
-            'viewing_config_changed', concat_ws(' ', $5::text, $1::uuid::text, l.profile_id::text)
+            'viewing_config_changed', concat_ws(' ', $5::text, $1::uuid::text, c.profile_id::text)
         )::text as notified
+    from changed as c
 ),
 announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)
@@ -54,9 +58,9 @@ select
     o.is_active,
     o.profile_id is not null as is_owner,
     coalesce(o.is_confirmed, false) as is_confirmed,
-    c.notified,
+    t.notified,
     case
-        when c.notified is not null
+        when t.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a
@@ -67,3 +71,4 @@ select
     end as listeners
 from owner as o
 left join changed as c on true
+left join told as t on true

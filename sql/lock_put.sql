@@ -20,6 +20,7 @@
 -- One upsert on the primary key; of two locks at once the last one counts.
 -- Writes lock.set unless the lock before has the same end. `before` is locked, so of two equal changes
 -- of a stored lock at once one is announced.
+-- `before` finds the owner in a subquery, because Citus reads a part wrongly that locks rows and joins.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -40,10 +41,11 @@ with owner as (
 ),
 before as materialized (
     select l.locked_until
-    from owner as o
-    join viewing_locks as l on l.profile_id = o.profile_id
-    where o.is_active and o.is_confirmed
-    for no key update of l
+    from viewing_locks as l
+    where l.profile_id = (
+        select o.profile_id from owner as o where o.is_active and o.is_confirmed
+    )
+    for no key update
 ),
 changed as (
     insert into viewing_locks as l (profile_id, locked_until, locked_at)
@@ -57,10 +59,14 @@ changed as (
     set locked_until = excluded.locked_until, locked_at = excluded.locked_at
     returning
         l.profile_id,
-        l.locked_until,
+        l.locked_until
+),
+told as materialized (
+    select
         pg_notify(
-            'viewing_config_changed', concat_ws(' ', $6::text, $1::uuid::text, l.profile_id::text)
+            'viewing_config_changed', concat_ws(' ', $6::text, $1::uuid::text, c.profile_id::text)
         )::text as notified
+    from changed as c
 ),
 announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)
@@ -83,9 +89,9 @@ select
     o.is_child,
     c.locked_until,
     coalesce(o.is_confirmed, false) as is_confirmed,
-    c.notified,
+    t.notified,
     case
-        when c.notified is not null
+        when t.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a
@@ -96,3 +102,4 @@ select
     end as listeners
 from owner as o
 left join changed as c on true
+left join told as t on true

@@ -25,7 +25,7 @@ with kept as (
         status = excluded.status,
         answer = excluded.answer,
         created_at = excluded.created_at
-    where k.created_at <= now() - interval '24 hours'
+    where excluded.created_at - k.created_at >= interval '24 hours'
     returning true as is_kept
 ),
 old as (

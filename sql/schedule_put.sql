@@ -41,6 +41,7 @@
 -- Writes schedule.changed if a member is another one than before; without a stored schedule
 -- the defaults were in force. `before` is locked, so of two equal changes of a stored schedule at
 -- once one is announced.
+-- `before` finds the owner in a subquery, because Citus reads a part wrongly that locks rows and joins.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -67,10 +68,11 @@ before as materialized (
         s.rollover_max_minutes,
         s.finish_minutes
     ) as members
-    from owner as o
-    join viewing_schedules as s on s.profile_id = o.profile_id
-    where o.is_active and o.is_confirmed
-    for no key update of s
+    from viewing_schedules as s
+    where s.profile_id = (
+        select o.profile_id from owner as o where o.is_active and o.is_confirmed
+    )
+    for no key update
 ),
 changed as (
     insert into viewing_schedules as s (
@@ -102,20 +104,17 @@ changed as (
         updated_at = $16::timestamptz
     returning
         s.profile_id, s.daily_limits, s.downtime, s.weekly_limit_minutes, s.week_starts_on,
-        s.rollover_max_minutes, s.finish_minutes, s.updated_at,
-        pg_notify(
-            'viewing_config_changed', concat_ws(' ', $15::text, $1::uuid::text, s.profile_id::text)
-        )::text as notified
+        s.rollover_max_minutes, s.finish_minutes, s.updated_at
 ),
 past as (
-    select b.id, f.limit_minutes
-    from changed as c
-    cross join unnest($13::date[], $14::int[]) as f (day, limit_minutes)
-    join viewing_time_balances as b on b.profile_id = c.profile_id and b.reset_date = f.day
-    where b.limit_minutes is null
+    select b.id, ($14::int[])[array_position($13::date[], b.reset_date)] as limit_minutes
+    from viewing_time_balances as b
+    where b.profile_id = (select c.profile_id from changed as c)
+        and b.reset_date = any ($13::date[])
+        and b.limit_minutes is null
         and not exists (
             select from viewing_exceptions as e
-            where e.profile_id = c.profile_id and e.day = b.reset_date and e.changes_limit
+            where e.profile_id = b.profile_id and e.day = b.reset_date and e.changes_limit
         )
     order by b.reset_date
     for no key update of b
@@ -155,6 +154,13 @@ added as (
         )
     on conflict (profile_id, reset_date) do nothing
 ),
+told as materialized (
+    select
+        pg_notify(
+            'viewing_config_changed', concat_ws(' ', $15::text, $1::uuid::text, c.profile_id::text)
+        )::text as notified
+    from changed as c
+),
 announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)
     select $1::uuid, c.profile_id, 'schedule.changed', $16::timestamptz, '{}'
@@ -181,9 +187,9 @@ select
     c.finish_minutes,
     c.updated_at,
     coalesce(o.is_confirmed, false) as is_confirmed,
-    c.notified,
+    t.notified,
     case
-        when c.notified is not null
+        when t.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a
@@ -194,3 +200,4 @@ select
     end as listeners
 from owner as o
 left join changed as c on true
+left join told as t on true
