@@ -123,6 +123,18 @@ async def test_a_cell_makes_only_accounts_that_belong_to_it(connection: Connecti
         await connection.execute(INSERT, uuid4(), "3@example.org")
 
 
+async def test_an_entry_that_was_deleted_is_forgotten(connection: Connection) -> None:
+    directory = Directory()
+    await give_slots(connection, "a", 1)
+    await place(connection, ACCOUNT, "b", 1, "lives")
+    await directory.read(connection)
+    assert directory.cell(ACCOUNT) == "b"
+    await connection.execute("delete from viewing_cell_accounts")
+    await give_slots(connection, "c", 2)
+    await directory.find(connection, ACCOUNT)
+    assert directory.cell(ACCOUNT) == "c"
+
+
 async def test_the_newest_entry_says_where_an_account_is(connection: Connection) -> None:
     directory = Directory()
     assert directory.cell(ACCOUNT) == ""
