@@ -60,10 +60,15 @@ async def _list(every: Sequence[Settings]) -> bool:
         return not found.down
 
 
+async def census(cell: Cell) -> CensusRow:
+    """Counts the accounts of a cell; raises DatabaseError."""
+    return await CENSUS.one(cell.connection, timeout=cell_moves.MAX_SECONDS)
+
+
 async def _described(cell: Cell, slots: int) -> str:
     """The contents of a cell."""
     state = await schema.state(cell.connection)
-    row = await CENSUS.one(cell.connection, timeout=cell_moves.MAX_SECONDS)
+    row = await census(cell)
     facts = [
         f"{slots:,} slots",
         f"{row.accounts:,} accounts",

@@ -11,12 +11,13 @@ from service.command.cells import (
     SetUp,
     all_cells,
     begin,
+    census,
     counts,
     one_sentence,
     opened,
 )
 from service.database import cell_map, cell_spread, cures
-from service.database.cell_moves import Moved
+from service.database.cell_moves import Cell, Moved
 from service.database.cell_spread import Step
 from service.database.cells import SLOTS
 from service.database_errors import DatabaseError
@@ -87,9 +88,20 @@ async def spread(
             await cell_spread.agreed(found.up)
             if not found.down:
                 await cell_spread.tidy(found.up)
+            problems += [await _left(found.up[name]) for name in without if name in found.up]
         except DatabaseError as error:
             problems.append(f"Not every cell has the new map: {cures.sentence(error)}.")
-    return problems
+    return [problem for problem in problems if problem]
+
+
+async def _left(cell: Cell) -> str:
+    """Why a cell is not empty; empty if it is."""
+    if not (count := (await census(cell)).accounts):
+        return ""
+    return (
+        f"Cell {cell.name} still has {count:,} accounts that are not moved by their slots: move "
+        "them with `viewing-time cells move-account`, or delete those of administrators."
+    )
 
 
 def _unplanned(weights: Mapping[str, int], newest: cell_map.Map) -> str:

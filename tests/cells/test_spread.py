@@ -172,6 +172,16 @@ async def test_a_cell_is_emptied(cells: FourCells) -> None:
     assert await cells.connections["a"].fetchval("select count(*) from users") == 0
 
 
+async def test_a_cell_that_cannot_be_emptied_is_named(cells: FourCells) -> None:
+    admin, *_ = await add_families(cells, 3, "a")
+    await cells.connections["a"].execute(
+        "update users set is_admin = true where id = $1", admin.account
+    )
+    result = await run(cells, "spread", "--without", "a")
+    assert result.exit_code == 1
+    assert "Cell a still has 1 accounts that are not moved by their slots" in result.output
+
+
 async def test_a_cell_that_has_slots_must_be_in_the_file(cells: FourCells) -> None:
     text = cells.file.read_text()
     cells.file.write_text(text[: text.rindex("[[cell]]")])
