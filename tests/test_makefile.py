@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -50,14 +51,20 @@ def installed(calls: list[str]) -> list[str]:
     return [call.split()[-1] for call in calls if " pip install " in call]
 
 
+def appended(path: Path) -> None:
+    """Adds a line to a file, later than everything before by the clock of the file system."""
+    time.sleep(0.05)
+    with path.open("a") as file:
+        file.write("\n")
+
+
 def test_packages_are_installed_again_only_if_pyproject_toml_has_changed(checkout: Path) -> None:
     printed, _, calls = make(checkout, "run")
     assert "Installing packages into .venv" in printed
     assert (installed(calls), calls[-1]) == ([".[embedded]"], "-m service run")
     (checkout / "pyproject.toml").touch()
     assert installed(make(checkout, "run")[2]) == []
-    with (checkout / "pyproject.toml").open("a") as file:
-        file.write("\n")
+    appended(checkout / "pyproject.toml")
     assert installed(make(checkout, "run")[2]) == [".[embedded]"]
 
 
