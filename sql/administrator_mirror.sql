@@ -6,7 +6,7 @@
 --
 -- row: account_id uuid             of the administrator
 --
--- No row: the account is just being moved here.
+-- No row: the account has been moved here, or is being moved.
 -- The row of the account is inserted from the one that marks it, because the trigger of a cell refuses
 -- accounts of other cells. It cannot be used for anything else: requests of the administrator itself go
 -- to its own cell, and its e-mail address here cannot be that of a person.
@@ -14,8 +14,8 @@ with mark as (
     insert into viewing_cell_accounts as a (id, cell, epoch, state)
     values ($1::uuid, $2::text, 0, 'mirror')
     on conflict (id) do update
-    set state = excluded.state
-    where a.state <> 'arrives'
+    set cell = excluded.cell, state = excluded.state
+    where a.state <> 'arrives' and a.cell not in (select c.name from viewing_cell as c)
     returning a.id
 )
 insert into users as u (

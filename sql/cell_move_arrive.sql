@@ -5,7 +5,14 @@
 -- $3 epoch int8
 --
 -- row: epoch int8                  $3, or more if this cell has had a higher one
-with entries as (
+--
+-- Who was an administrator in another cell, and has a mirror here, gives way to the account itself.
+with mirrors as (
+    delete from users as u
+    using viewing_cell_accounts as e
+    where u.id = any ($1::uuid[]) and e.id = u.id and e.state = 'mirror'
+),
+entries as (
     insert into viewing_cell_accounts as e (id, cell, epoch, state)
     select a.id, $2::text, $3::int8, 'arrives'
     from unnest($1::uuid[]) as a (id)

@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +17,7 @@ from service.database import cell_moves
 from service.database.cell_moves import Moved, NotMoved, move
 from service.database.driver import Connection
 from service.database.statement import Statement
+from service.platform.records import MIRROR
 from tests.about_profiles import about_accounts, about_profiles, add_rows
 from tests.cells.conftest import FourCells
 from tests.conftest import Running, Starter
@@ -180,6 +182,20 @@ async def test_an_account_that_cannot_be_moved_stays_whole(cells: FourCells) -> 
         assert await rows(b, stranger) == strangers
         assert not any((await rows(b, family)).values())
         assert await b.fetchval("select count(*) from viewing_cell_accounts") == 0
+
+
+async def test_a_former_administrator_moves_to_a_cell_that_has_its_mirror(cells: FourCells) -> None:
+    family = await cells.family("a")
+    a, b = cells.connections["a"], cells.connections["b"]
+    before = await rows(a, family)
+    mirror = family.account, "a", datetime.now(UTC)
+    assert await MIRROR.maybe(b, *mirror)
+    await move_one(cells, family.account)
+    assert await rows(b, family) == before
+    # A request of the former administrator that comes too late makes no administrator.
+    assert await MIRROR.maybe(b, *mirror) is None
+    assert await rows(b, family) == before
+    assert await b.fetchval("select cell || ' ' || state from viewing_cell_accounts") == "b lives"
 
 
 async def test_the_others_of_a_batch_move(cells: FourCells) -> None:
