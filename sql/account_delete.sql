@@ -7,7 +7,7 @@
 --
 -- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: is_found bool               the account exists
+-- row: is_found bool               the account existed; false if it has left while this waited for it
 -- row: is_deleted bool             false for an account that exists: its deletion is pending
 -- row: notifications int8          number sent, one for each profile
 --
@@ -82,20 +82,19 @@ size as materialized (
         )
     ) >= $4::int as is_large
 ),
-pending as (
-    insert into pending_deletions (kind, id)
-    select 'account', t.id
-    from target as t
-    cross join size as z
-    where z.is_large
-    on conflict (kind, id) do nothing
-),
 deactivated as (
     update users as u
     set is_active = false
     from target as t
     cross join size as z
     where u.id = t.id and z.is_large
+    returning u.id
+),
+pending as (
+    insert into pending_deletions (kind, id)
+    select 'account', d.id
+    from deactivated as d
+    on conflict (kind, id) do nothing
 ),
 start_locks as materialized (
     select pg_advisory_xact_lock(uuid_hash_extended(t.id, 0)) as taken
@@ -148,7 +147,7 @@ done as (
 select
     c.is_active,
     c.is_admin,
-    exists (select from target) as is_found,
+    exists (select from deactivated) or exists (select from deleted) as is_found,
     exists (select from deleted) as is_deleted,
     (
         select count(pg_notify('viewing_config_changed', concat_ws(' ', 'deleted', $3::uuid, t.id)))

@@ -6,7 +6,7 @@
 --
 -- row: epoch int8                  $3, or more if this cell has had a higher one
 --
--- Who was an administrator in another cell, and has a mirror here, gives way to the account itself.
+-- The mirror of a former administrator of another cell is deleted: its account takes its place.
 with mirrors as (
     delete from users as u
     using viewing_cell_accounts as e

@@ -7,7 +7,7 @@
 --
 -- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: is_found bool               the profile exists
+-- row: is_found bool               the profile existed; false if it has left while this waited for it
 -- row: is_deleted bool             false for a profile that exists: its deletion is pending
 -- row: account_id uuid             its owner; null if it was not deleted
 -- row: notified text               empty if a notification was sent, else null
@@ -52,12 +52,18 @@ size as materialized (
     ) >= $4::int as is_large
     from target as t
 ),
-pending as (
-    insert into pending_deletions (kind, id)
-    select 'profile', t.id
-    from target as t
+kept as materialized (
+    select p.id
+    from profiles as p
+    join target as t on t.id = p.id
     cross join size as z
     where z.is_large
+    for key share of p
+),
+pending as (
+    insert into pending_deletions (kind, id)
+    select 'profile', k.id
+    from kept as k
     on conflict (kind, id) do nothing
 ),
 start_lock as materialized (
@@ -109,7 +115,7 @@ done as (
 select
     c.is_active,
     c.is_admin,
-    exists (select from target) as is_found,
+    exists (select from kept) or exists (select from deleted) as is_found,
     exists (select from deleted) as is_deleted,
     d.user_id as account_id,
     d.notified

@@ -7,7 +7,7 @@
 --
 -- row: is_active bool              the caller's account is active
 -- row: is_admin bool               the caller is an administrator
--- row: account_id uuid             owner of the profile; null: the profile does not exist
+-- row: account_id uuid             owner of the profile; null: it does not exist, or has left meanwhile
 -- row: sessions int                number deleted, as in the next three columns
 -- row: balances int
 -- row: grants int
@@ -152,6 +152,13 @@ responses as (
     using target as t
     where a.account_id = t.user_id
 ),
+present as materialized (
+    select p.id
+    from profiles as p
+    join target as t on t.id = p.id
+    cross join reset as f
+    for key share of p
+),
 announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)
     select t.user_id, t.id, 'viewing_data.erased', now(), '{}'
@@ -193,4 +200,4 @@ cross join removed as r
 cross join ruled as o
 cross join emptied as e
 cross join reset as f
-left join target as t on true
+left join target as t on exists (select from present)

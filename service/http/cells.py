@@ -19,7 +19,7 @@ from service.errors import ClientError
 T = TypeVar("T")
 Asked = list[tuple[UUID, Context]]  # the accounts of a request, and the cells that it asked
 
-NOT_FOUND: Final = (401, 403, 404)
+NOT_FOUND: Final = (401, 403, 404, 422)  # 422: the owner of a new profile
 
 
 async def following(request: Request, act: Callable[[], Awaitable[T]]) -> T:

@@ -5,7 +5,6 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,7 +19,7 @@ from service.database.statement import Statement
 from service.platform.records import MIRROR
 from tests.about_profiles import about_accounts, about_profiles, add_rows
 from tests.cells.conftest import FourCells
-from tests.conftest import Running, Starter
+from tests.conftest import NOW, Running, Starter
 from tests.family import HEARTBEAT, PIN, Family, add_family, session_seconds, used_seconds
 
 TABLES: dict[str, str] = {}  # with rows of an account, and the columns that name it
@@ -188,7 +187,7 @@ async def test_a_former_administrator_moves_to_a_cell_that_has_its_mirror(cells:
     family = await cells.family("a")
     a, b = cells.connections["a"], cells.connections["b"]
     before = await rows(a, family)
-    mirror = family.account, "a", datetime.now(UTC)
+    mirror = family.account, "a", NOW
     assert await MIRROR.maybe(b, *mirror)
     await move_one(cells, family.account)
     assert await rows(b, family) == before

@@ -1,5 +1,7 @@
 """A service with several cells: each request touches the cell of its account and no other."""
 
+import asyncio
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,9 +10,14 @@ import httpx
 import msgspec
 import pytest
 
+from service.cells_file import cells as all_cells
+from service.command.cells import begin, opened
+from service.database import cell_moves
 from service.database.driver import Connection
 from service.database_errors import DatabaseError, WrongTables
+from service.viewing import deletion
 from tests.cells.conftest import NAMES, FourCells
+from tests.cells.test_move import watched
 from tests.conftest import Running, Starter
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, PIN, Family
@@ -91,6 +98,54 @@ async def test_an_account_that_has_moved_is_followed(cells: FourCells, start: St
     answer = await running.client.put(lock, json={}, headers=families[2].bearer)
     assert answer.status_code == 200
     assert await sessions(cells.connections["b"]) == {families[0].child: 30}
+
+
+async def test_an_administrator_finds_an_account_that_moves_meanwhile(
+    cells: FourCells, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = await admin(cells, "c")
+    running = await start_cells(start, cells)
+    client, headers = running.client, operator.bearer
+    monkeypatch.setattr(deletion, "MAX_ROWS_AT_ONCE", 100)
+    every = {cell.cell: cell for cell in all_cells(cells.settings)}
+
+    async def moving(family: Family, method: str, url: str, **body: Any) -> httpx.Response:
+        """The response to a request that waits for the family's move from cell a to cell b."""
+        async with opened(list(every.values())) as found:
+            await begin(found)
+            answers: list[asyncio.Task[httpx.Response]] = []
+            leave = cell_moves.LEAVE
+
+            class Leaving:
+                async def maybe(self, *arguments: Any) -> None:
+                    request = client.request(method, f"{ADMIN}/{url}", headers=headers, **body)
+                    answers.append(asyncio.create_task(request))
+                    await asyncio.sleep(0.3)
+                    await leave.maybe(*arguments)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(cell_moves, "LEAVE", Leaving())
+                await cell_moves.move(found.up["a"], found.up["b"], [family.account])
+            return await answers[-1]
+
+    b = cells.connections["b"]
+    for sessions in (1, 100):
+        for kind in ("accounts", "profiles"):
+            family = await cells.family("a")
+            await watched(cells, family, sessions)
+            url = f"{kind}/{family.account if kind == 'accounts' else family.child}"
+            answer = await moving(family, "delete", url)
+            assert answer.status_code == (204 if sessions == 1 else 202)
+            gone = partial(b.fetchval, "select count(*) from profiles where id = $1", family.child)
+            await eventually(gone, until=lambda count: count == 0)
+    family = await cells.family("a")
+    await watched(cells, family)
+    answer = await moving(family, "delete", f"profiles/{family.child}/viewing-data")
+    assert answer.json()["sessions"] == 3
+    family = await cells.family("a")
+    body = {"account_id": str(family.account), "name": "Ada", "is_kids": True}
+    answer = await moving(family, "put", f"profiles/{uuid4()}", json=body)
+    assert answer.status_code == 200
 
 
 async def test_a_map_that_is_read_later_is_known(cells: FourCells, start: Starter) -> None:
