@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from service import server, worker, workers
 from service.command import check_database, environment
+from service.command.cell_connections import connected_cells
 from service.database import cures
 from service.database_errors import DatabaseError, WrongTables
 from service.listeners import PassedWrong, PortTaken, opened, sharing
@@ -123,3 +124,15 @@ def _check_database(settings: Settings) -> None:
                 continue
         if reason:
             raise click.ClickException(f"Cannot use the database {place}: {reason}.")
+    if every[0].cell:
+        try:
+            asyncio.run(_check_map(every))
+        except WrongTables as error:
+            raise click.ClickException(f"Cannot use the cells: {error}.") from error
+
+
+async def _check_map(cells: Sequence[Settings]) -> None:
+    """Raises WrongTables if the cells that answer have the map of other cells, or none."""
+    async with connected_cells(cells, cells[0].request_timeout_seconds) as found:
+        if found.connections:
+            found.directory.check(found.settings)

@@ -543,3 +543,7 @@ async def test_serve_refuses_wrong_cells_in_one_sentence(cells: Cells) -> None:
     assert refused.stderr.startswith("Error: CELLS_FILE: cells a and b are one schema")
     refused = await cells.run("run")
     assert refused.stderr == "Error: `run` serves one cell: unset CELLS_FILE, or use `serve`.\n"
+    cells.write("a", "b", "c")
+    exit_code, _, errors = await cells.start("serve")
+    sentence = "CELLS_FILE has no cell d, which has 256 of 1024 slots: add it"
+    assert (exit_code, errors) == (1, f"Error: Cannot use the cells: {sentence}.\n")
