@@ -9,7 +9,7 @@ from service.database.driver import Connection
 from service.settings import Settings
 from tests.conftest import Running, Starter
 from tests.family import HEARTBEAT, PIN, Family, bearer
-from tests.operators.test_prometheus import executed
+from tests.statement_counts import of_requests
 
 URL = "/api/v1/admin/metrics"
 
@@ -55,14 +55,14 @@ async def test_statements_per_heartbeat_match_the_database(
     """In batches and alone, with rejected ones. The pool starts full, so it opens no connection."""
     running = await start(msgspec.structs.replace(settings, pool_min_size=settings.pool_max_size))
     await connection.execute("update users set is_admin = true")
-    ran = await executed(connection)
+    ran = await of_requests(connection)
     for many in (1, 7, 20):
         stranger = family.beat(profile_id=family.account)
         beats = [family.beat(), family.beat(profile_id=family.adult), stranger] * many
         await asyncio.gather(
             *(running.client.post(HEARTBEAT, json=beat, headers=family.bearer) for beat in beats)
         )
-    ran = await executed(connection) - ran
+    ran = await of_requests(connection) - ran
     shown = (await running.client.get(URL, headers=family.bearer)).json()["heartbeat"]
     assert shown["total_processed"] == 2 * 28
     assert shown["total_refused"] == 28

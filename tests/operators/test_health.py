@@ -17,7 +17,7 @@ from service.viewing.heartbeat_statement import HeartbeatStatement
 from tests.conftest import Running, Starter
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, Family
-from tests.operators.test_prometheus import executed
+from tests.statement_counts import of_requests, runs
 
 READY = {"status": "ok", "checks": {"database": "ok"}}
 OTHERS = (
@@ -42,12 +42,13 @@ async def test_ready_with_a_database(running: Running) -> None:
 
 
 async def test_probe_runs_no_statement(running: Running, connection: Connection) -> None:
+    checks = ("health_ping", "schema_tables", "migration_applied")
     await running.context.readiness.stop()
-    before = await executed(connection, with_readiness=True)
+    await running.context.configurations.stop()  # it pings its connection
+    before = await of_requests(connection), await runs(connection, *checks)
     for _ in range(50):
         assert (await running.client.get("/health/ready")).json() == READY
-    # Other tasks of the service run a few meanwhile, at their own times.
-    assert await executed(connection, with_readiness=True) - before < 25
+    assert (await of_requests(connection), await runs(connection, *checks)) == before
 
 
 async def test_not_ready_without_a_database_and_ready_again(

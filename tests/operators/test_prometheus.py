@@ -17,25 +17,9 @@ from tests.conftest import ROOT, Running, Starter, free_port, served
 from tests.family import HEARTBEAT, PIN, Family, add_family
 from tests.operators.exposition import Scrape, scrape, value
 from tests.operators.prometheus import programs
+from tests.statement_counts import of_requests
 
 PINS = "/api/v1/parental-controls/pin"
-
-
-READINESS = ["%is_writable%", "%_yoyo_migration%"]
-
-
-async def executed(connection: Connection, *, with_readiness: bool = False) -> int:
-    """The number of statements that PostgreSQL ran in this database, without this query.
-
-    Readiness checks are left out, because they run once a second.
-    """
-    calls: int = await connection.fetchval(
-        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
-        "join pg_database as d on d.oid = s.dbid "
-        "where d.datname = current_database() and not s.query like any ($1)",
-        ["%pg_stat_statements%", *([] if with_readiness else READINESS)],
-    )
-    return calls
 
 
 def grown(before: Scrape, after: Scrape, name: str, **labels: str) -> float:
@@ -48,7 +32,7 @@ async def test_known_traffic_is_counted_exactly(
 ) -> None:
     client, stranger = running.client, uuid4()
     before = await scrape(client)
-    ran = await executed(connection)
+    ran = await of_requests(connection)
     for _ in range(5):
         await client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
     await client.post(HEARTBEAT, json=family.beat(profile_id=stranger), headers=family.bearer)
@@ -70,7 +54,7 @@ async def test_known_traffic_is_counted_exactly(
     assert more("heartbeat_statements_total") == 7
     assert more("statement_duration_seconds_count", statement="heartbeat_record") == 7
     assert more("statement_duration_seconds_count", statement="balance_read") == 1
-    assert await executed(connection) - ran == 5 + 2 + 1
+    assert await of_requests(connection) - ran == 5 + 2 + 1
     assert more("pool_wait_duration_seconds_count") == 1
     assert more("heartbeat_batch_size_sum") == more("heartbeat_batch_size_count") == 7
     assert more("config_cache_lookups_total", result="hit") == 5

@@ -16,6 +16,7 @@ from tests.family import PASSWORD_HASH, PIN, Family, add_family, used_seconds
 from tests.parents.test_viewing_config import pin_token
 from tests.players.test_decision import schedule
 from tests.players.test_heartbeat import beat
+from tests.statement_counts import of_requests
 
 VIEWING = "/api/v1/viewing-time"
 NOON = datetime(2027, 3, 3, 12, tzinfo=UTC)  # a Wednesday
@@ -55,17 +56,6 @@ async def stored_effects(connection: Connection) -> list[tuple[Any, ...]]:
         "select mode, reset_date, effect_seconds from time_grants order by granted_at, id"
     )
     return [tuple(row) for row in rows]
-
-
-async def calls(connection: Connection) -> int:
-    """The statements that this database has run, without those of the test and of the outbox."""
-    count: int = await connection.fetchval(
-        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
-        "join pg_database as d on d.oid = s.dbid "
-        "where d.datname = current_database() "
-        "and s.query !~ 'pg_stat_statements|viewing_event_feed|skip locked|^(BEGIN|COMMIT)'"
-    )
-    return count
 
 
 @pytest.mark.parametrize(
@@ -332,13 +322,13 @@ async def test_a_grant_is_one_statement(
     if policy is not None:
         await schedule(connection, family, **policy)
     await grant(running, family, minutes=15)
-    before = await calls(connection)
+    before = await of_requests(connection)
     await grant(running, family, **members)
-    assert await calls(connection) - before == 1
+    assert await of_requests(connection) - before == 1
     headers = {**family.bearer, "Prefer": "decision"}
     answer = await running.client.post(url(family.child), json=members, headers=headers)
     assert "decision" in answer.json()
-    assert await calls(connection) - before == 2
+    assert await of_requests(connection) - before == 2
 
 
 @pytest.mark.parametrize("minutes", [15, None])

@@ -14,6 +14,7 @@ from service.viewing import rules
 from service.viewing.rules import Configuration
 from tests.conftest import Running
 from tests.family import HEARTBEAT, Family, add_family
+from tests.statement_counts import of_requests
 
 
 async def history(running: Running, family: Family, **query: str) -> httpx.Response:
@@ -417,17 +418,6 @@ async def test_history_is_one_statement_also_by_viewing_days(
     days = {"from_date": "2026-05-01", "to_date": "2026-05-02"}
     await history(running, family, **days, zone="child")  # reads the configuration
     for query in ({}, {"counted": "true"}, {"zone": "child", "counted": "true"}):
-        before = await statements(connection)
+        before = await of_requests(connection)
         assert (await history(running, family, **days, **query)).status_code == 200
-        assert await statements(connection) - before == 1
-
-
-async def statements(connection: Connection) -> int:
-    """The number of statements that the database has run, without these and the outbox's."""
-    count: int = await connection.fetchval(
-        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
-        "join pg_database as d on d.oid = s.dbid "
-        "where d.datname = current_database() "
-        "and s.query !~ 'pg_stat_statements|viewing_event_feed|skip locked|^(BEGIN|COMMIT)'"
-    )
-    return count
+        assert await of_requests(connection) - before == 1

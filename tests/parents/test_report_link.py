@@ -15,8 +15,9 @@ from service.parents.report_link import LINK_SECONDS, MAX_LINKS, RANDOM_BYTES
 from service.settings import Settings
 from tests.conftest import Running, Starter
 from tests.family import Family, add_family
-from tests.parents.test_history import add_session, statements
+from tests.parents.test_history import add_session
 from tests.parents.test_weekly_report import add_children
+from tests.statement_counts import of_requests
 
 LINK = "/api/v1/parental-controls/weekly-report/link"
 PAGE = "/api/v1/parental-controls/weekly-report/page/"
@@ -162,14 +163,14 @@ async def test_a_token_with_another_signature_costs_no_statement(
     running: Running, connection: Connection, family: Family
 ) -> None:
     url = await link(running, family)
-    before = await statements(connection)
+    before = await of_requests(connection)
     tokens = ("x", "%00", "é", "%FF%FE", "A" * 64, "=" * 64, "A" * 5000, "not.a.token")
     for other in (signed_elsewhere(url), *(PAGE + token for token in tokens)):
         answer = await running.client.get(other)
         assert (answer.status_code, answer.json()) == (404, UNUSABLE), other
-    assert await statements(connection) == before
+    assert await of_requests(connection) == before
     assert (await running.client.get(url)).status_code == 200
-    assert await statements(connection) == before + 3  # the link, the children, their sums
+    assert await of_requests(connection) == before + 3  # the link, the children, their sums
 
 
 async def test_a_link_survives_a_change_of_the_secret(

@@ -11,10 +11,11 @@ import pytest
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.family import PIN, Family, add_family, used_seconds
-from tests.parents.test_grant import calls, use
+from tests.parents.test_grant import use
 from tests.parents.test_viewing_config import pin_token
 from tests.players.test_heartbeat import beat
 from tests.players.test_requests import NOON, asked, decide, events, shown
+from tests.statement_counts import of_requests
 
 REQUESTS = "/api/v1/parental-controls/requests"
 TOMORROW = datetime(2027, 3, 4, tzinfo=UTC)
@@ -377,9 +378,9 @@ async def test_an_approval_is_one_statement_after_the_request_is_read(
 ) -> None:
     await approve(running, family, await asked(running, family, minutes=15))
     request_id = await asked(running, family, minutes=15)
-    before = await calls(connection)
+    before = await of_requests(connection)
     await approve(running, family, request_id)
-    assert await calls(connection) - before == 2
+    assert await of_requests(connection) - before == 2
 
 
 async def test_every_grant_has_one_event(

@@ -12,7 +12,8 @@ from service.database.driver import Connection
 from service.parents.report_weeks import MAX_CHILDREN
 from tests.conftest import Running
 from tests.family import Family, add_family
-from tests.parents.test_history import add_session, add_sessions, statements
+from tests.parents.test_history import add_session, add_sessions
+from tests.statement_counts import of_requests
 
 URL = "/api/v1/parental-controls/weekly-report"
 
@@ -55,16 +56,16 @@ async def test_report_is_one_statement_for_any_number_of_children_and_two_by_the
         "select gen_random_uuid(), $1, 'child ' || n, 'TV-G', true from generate_series(1, 9) as n",
         family.account,
     )
-    before = await statements(connection)
+    before = await of_requests(connection)
     report = (await running.client.get(URL, headers=family.bearer)).json()
-    assert await statements(connection) - before == 1
+    assert await of_requests(connection) - before == 1
     assert len(report["profiles"]) == 10
     metrics = running.context.metrics
     assert (metrics.reports.count, metrics.report_statements) == (1, 1)
-    before = await statements(connection)
+    before = await of_requests(connection)
     params = {"zone": "child", "counted": "true"}
     report = (await running.client.get(URL, params=params, headers=family.bearer)).json()
-    assert await statements(connection) - before == 2
+    assert await of_requests(connection) - before == 2
     assert len(report["profiles"]) == 10
     assert (metrics.reports.count, metrics.report_statements) == (2, 3)
 

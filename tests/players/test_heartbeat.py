@@ -26,6 +26,7 @@ from tests.family import (
     used_seconds,
 )
 from tests.faults.proxy import proxied
+from tests.statement_counts import of_requests
 
 # Each promise holds for a table of balances with partitions and for one without.
 pytestmark = pytest.mark.usefixtures("shape")
@@ -154,22 +155,13 @@ async def test_two_instances_with_the_same_profiles_never_deadlock(
 async def test_one_statement_a_beat_and_two_for_the_first_profile_of_a_zone(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    async def counted() -> int:
-        calls: int = await connection.fetchval(
-            "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
-            "join pg_database as d on d.oid = s.dbid "
-            "where d.datname = current_database() "
-            "and s.query !~ 'pg_stat_statements|is_writable'"  # a search of the outbox
-        )
-        return calls
-
-    before = await counted()
+    before = await of_requests(connection)
     session = (await beat(running, family))["session_id"]
-    cold = await counted()
+    cold = await of_requests(connection)
     for _ in range(10):
         await beat(running, family, session_id=session)
     assert cold - before == 2
-    assert await counted() - cold == 10
+    assert await of_requests(connection) - cold == 10
     assert running.context.metrics.heartbeat_statements == 12
 
 

@@ -12,6 +12,7 @@ from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.family import HEARTBEAT, Family, add_family, open_sessions, session_seconds, used_seconds
 from tests.players.test_heartbeat import beat
+from tests.statement_counts import of_requests
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -282,20 +283,12 @@ async def test_a_key_of_another_account_finds_no_session(
 async def test_one_statement_a_beat_and_updates_are_heap_only(
     running: Running, connection: Connection, family: Family
 ) -> None:
-    async def statements() -> int:
-        calls: int = await connection.fetchval(
-            "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
-            "join pg_database as d on d.oid = s.dbid where d.datname = current_database() "
-            "and s.query !~ 'pg_stat|is_writable|_yoyo_migration'"
-        )
-        return calls
-
     session = (await keyed(running, family, "start"))["session_id"]
-    before = await statements()
+    before = await of_requests(connection)
     for number in range(100):
         await keyed(running, family, f"{number}", session_id=session)
         await keyed(running, family, f"{number}", session_id=session)
-    assert await statements() - before == 200
+    assert await of_requests(connection) - before == 200
     assert await counted(connection, family) == 101 * 30
     await running.context.writer.stop()  # a connection reports its statistics when it ends
     updated = hot = 0

@@ -11,7 +11,7 @@ import pytest
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
 from tests.family import Family, add_family
-from tests.parents.test_grant import calls
+from tests.statement_counts import of_requests
 
 URL = "/api/v1/viewing-time/requests"
 NOON = datetime(2027, 3, 3, 12, tzinfo=UTC)  # a Wednesday
@@ -164,9 +164,9 @@ async def test_asking_is_one_statement(
 ) -> None:
     await decide(running, family, await asked(running, family))
     for status in (201, 200):
-        before = await calls(connection)
+        before = await of_requests(connection)
         assert (await ask(running, family)).status_code == status
-        assert await calls(connection) - before == 1
+        assert await of_requests(connection) - before == 1
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tests.eventually import eventually
 from tests.family import Family, add_family
 from tests.faults.proxy import proxied
 from tests.players.test_heartbeat import beat
+from tests.statement_counts import runs
 
 EVERYTHING = """
     insert into viewing_schedules (
@@ -51,12 +52,7 @@ async def limit(running: Running, family: Family) -> int | None:
 
 
 async def loads(connection: Connection) -> int:
-    calls: int = await connection.fetchval(
-        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
-        "join pg_database as d on d.oid = s.dbid where d.datname = current_database() "
-        "and s.query like '%insert into viewing_time_configs%'"
-    )
-    return calls
+    return await runs(connection, "viewing_config_load")
 
 
 async def test_concurrent_misses_share_one_statement(
