@@ -1,6 +1,6 @@
 """Four cells: schemas a, b and c of one database, and a database of its own for d."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,20 @@ from tests.family import Family, add_family
 NAMES = ("a", "b", "c", "d")
 
 
+def cell_of(account: UUID) -> str:
+    """The cell that an account's id hashes to."""
+    return NAMES[slot(account) * len(NAMES) // SLOTS]
+
+
+def cells_text(urls: Mapping[str, str], **lines: str) -> str:
+    """The text of CELLS_FILE, with other lines for some of the cells."""
+    return "".join(
+        f'[[cell]]\nname = "{name}"\n'
+        + lines.get(name, f'url = "{urls[name]}"\nschema = "{name}"\n')
+        for name in NAMES
+    )
+
+
 @dataclass(frozen=True)
 class FourCells:
     """The cells, with a connection to each; every cell has a quarter of the slots."""
@@ -31,7 +45,7 @@ class FourCells:
 
     def account(self, cell: str) -> UUID:
         """A new account's id that belongs to a cell."""
-        while NAMES[slot(account := uuid4()) * len(NAMES) // SLOTS] != cell:
+        while cell_of(account := uuid4()) != cell:
             pass
         return account
 
@@ -56,13 +70,7 @@ class FourCells:
 
     def write(self, **lines: str) -> None:
         """Writes CELLS_FILE with other lines for some of the cells."""
-        self.file.write_text(
-            "".join(
-                f'[[cell]]\nname = "{name}"\n'
-                + lines.get(name, f'url = "{self.urls[name]}"\nschema = "{name}"\n')
-                for name in NAMES
-            )
-        )
+        self.file.write_text(cells_text(self.urls, **lines))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Every scenario in `conformance/`, replayed over HTTP against a running service."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -29,6 +31,19 @@ def cheap(scenario: Scenario) -> Scenario:
     return replace(scenario, text=text)
 
 
+@asynccontextmanager
+async def replaying(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that compares each reply with the description of the API."""
+    async with httpx.AsyncClient(
+        base_url=url,
+        timeout=30,
+        trust_env=False,
+        follow_redirects=False,
+        event_hooks={"response": [described]},
+    ) as client:
+        yield client
+
+
 @pytest.mark.parametrize(
     "scenario", load(Path(__file__).parent), ids=lambda scenario: scenario.name
 )
@@ -37,13 +52,7 @@ async def test_scenario_has_the_expected_replies(
 ) -> None:
     connection = await asyncpg.connect(service.dsn)
     try:
-        async with httpx.AsyncClient(
-            base_url=service.url,
-            timeout=30,
-            trust_env=False,
-            follow_redirects=False,
-            event_hooks={"response": [described]},
-        ) as client:
+        async with replaying(service.url) as client:
             await replay(cheap(scenario), client, connection, service.jwt_secret)
     finally:
         await connection.close()
