@@ -19,6 +19,8 @@
 -- account, its profiles. The deadlocks left are
 -- with a heartbeat of an ended session and with a parent who changes the rules of a child or grants
 -- time; `lock_timeout` then ends one of the two.
+-- Parts that lock rows take values from others by subqueries, because Citus reads a part wrongly that
+-- locks rows and joins.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
@@ -97,7 +99,7 @@ pending as (
     on conflict (kind, id) do nothing
 ),
 start_locks as materialized (
-    select pg_advisory_xact_lock(uuid_hash_extended(t.id, 0)) as taken
+    select pg_advisory_xact_lock(uuid_hash_extended(t.id, 0))::text as taken
     from its_profiles as t
     cross join size as z
     where not z.is_large
@@ -105,24 +107,22 @@ start_locks as materialized (
 held as materialized (
     select s.id
     from viewing_sessions as s
-    cross join size as z
-    where s.profile_id in (select t.id from its_profiles as t)
+    where s.profile_id = any(array(select t.id from its_profiles as t))
         and s.ended_at is null
-        and not z.is_large
+        and not (select z.is_large from size as z)
         and (select count(*) from start_locks) > 0
     order by s.profile_id
-    for no key update of s
+    for no key update
 ),
 told as materialized (
     select v.id
     from viewing_events as v
-    cross join size as z
     where v.account_id = $3::uuid
         and exists (select from target)
-        and not z.is_large
+        and not (select z.is_large from size as z)
         and (select count(*) from held) >= 0
     order by v.position
-    for update of v
+    for update
 ),
 deleted as (
     delete from users as u

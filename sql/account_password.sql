@@ -14,8 +14,9 @@
 -- instances together and by the database's clock. It does not lock the PIN. The upsert serializes
 -- parallel attempts, as in `pin_attempt`. A delay that ends later than the longest possible one was
 -- set by a wrong clock, and does not count.
--- Compares with `clock_timestamp()`: after a wait for another attempt, `now()` is older than the time
--- that the other attempt has written, so even an attempt without a delay would come too early.
+-- After a wait for another attempt, this time is older than the one that the other has written, so
+-- without a delay, which is at least one second, less than a second is not too early.
+-- Citus allows only immutable functions where an insert meets a row, so the time is that of the new row.
 -- A counted attempt has a row in `viewing_time_attempts` until it is judged: see `attempt_judge` and
 -- `password_settle`.
 with owner as (
@@ -38,10 +39,15 @@ taken as (
     set
         failures = f.failures + 1,
         next_attempt_at = case
-            when f.failures < $3::int then now()
-            else now() + least($4::interval, interval '1 second' * 2 ^ least(f.failures - $3::int, 30))
+            when f.failures < $3::int then excluded.next_attempt_at
+            else (
+                excluded.next_attempt_at at time zone 'UTC'
+                + least($4::interval, interval '1 second' * 2 ^ least(f.failures - $3::int, 30))
+            ) at time zone 'UTC'
         end
-    where f.next_attempt_at <= clock_timestamp() or f.next_attempt_at > now() + $4::interval
+    where f.failures <= $3::int and f.next_attempt_at - excluded.next_attempt_at < interval '1 second'
+        or f.next_attempt_at <= excluded.next_attempt_at
+        or f.next_attempt_at - excluded.next_attempt_at > $4::interval
     returning f.account_id, f.next_attempt_at
 ),
 begun as (

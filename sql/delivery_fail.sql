@@ -15,12 +15,15 @@
 -- with the age and the number of attempts of the batch, and only those that fail on are parked. It
 -- comes before parking, so that no event is parked because of another one that was sent with it.
 -- Locks the delivery, then its events. Index: ix_ve_sending.
+-- The time is computed before the update: where a cell is a schema of Citus, a `case` of an update must
+-- not call the clock.
 with failed as materialized (
     select
         d.id,
         d.created_at,
         d.attempts,
-        d.created_at <= now() - make_interval(secs => $6::float8) as is_over
+        d.created_at <= now() - make_interval(secs => $6::float8) as is_over,
+        now() as at
     from viewing_deliveries as d
     where d.id = $1::uuid and d.attempts = $2::int
     for no key update
@@ -35,6 +38,7 @@ judged as materialized (
         f.id,
         f.created_at,
         f.attempts,
+        f.at,
         case
             when $4::bool and f.attempts >= $5::int and (select count(*) from events) > 1
             then 'split'
@@ -65,7 +69,7 @@ left_over as (
     update viewing_events as v
     set
         delivery_id = case when j.outcome = 'split' then e.delivery_id end,
-        parked_at = case when j.outcome = 'parked' then now() end
+        parked_at = case when j.outcome = 'parked' then j.at end
     from events as e
     cross join judged as j
     where v.id = e.id and j.outcome <> 'retried'

@@ -67,7 +67,7 @@ pending as (
     on conflict (kind, id) do nothing
 ),
 start_lock as materialized (
-    select pg_advisory_xact_lock(uuid_hash_extended(t.id, 0)) as taken
+    select pg_advisory_xact_lock(uuid_hash_extended(t.id, 0))::text as taken
     from target as t
     cross join size as z
     where not z.is_large
@@ -96,11 +96,14 @@ deleted as (
     where p.id = t.id
         and not z.is_large
         and (select count(*) from told) >= 0
-    returning
-        p.user_id,
+    returning p.id, p.user_id
+),
+announced as materialized (
+    select
         pg_notify(
-            'viewing_config_changed', concat_ws(' ', 'deleted', p.user_id::text, p.id::text)
+            'viewing_config_changed', concat_ws(' ', 'deleted', d.user_id::text, d.id::text)
         )::text as notified
+    from deleted as d
 ),
 done as (
     delete from pending_deletions as d
@@ -118,6 +121,7 @@ select
     exists (select from kept) or exists (select from deleted) as is_found,
     exists (select from deleted) as is_deleted,
     d.user_id as account_id,
-    d.notified
+    a.notified
 from caller as c
 left join deleted as d on true
+left join announced as a on true

@@ -22,6 +22,8 @@
 -- No row: the caller is unknown.
 -- The owner is locked first, so that a concurrent deletion cannot violate `profiles_user_id_fkey`.
 -- No key changes, so heartbeats (which lock the key of their profile) do not wait.
+-- Parts that lock rows take values from others by subqueries, because Citus reads a part wrongly that
+-- locks rows and joins.
 with caller as (
     select u.is_active, u.is_admin
     from users as u
@@ -35,14 +37,12 @@ pending as (
 account as materialized (
     select u.id
     from users as u
-    cross join caller as c
     where u.id = $3::uuid
-        and c.is_active
-        and c.is_admin
+        and (select c.is_active and c.is_admin from caller as c)
         and not exists (
             select from pending_deletions as d where d.kind = 'account' and d.id = u.id
         )
-    for key share of u
+    for key share
 ),
 put as (
     insert into profiles as p (id, user_id, name, parental_rating, is_kids, created_at)
@@ -57,10 +57,14 @@ put as (
         is_kids = excluded.is_kids
     where p.user_id = excluded.user_id
     returning
-        p.id, p.name, p.is_kids, p.parental_rating,
+        p.id, p.user_id, p.name, p.is_kids, p.parental_rating
+),
+told as materialized (
+    select
         pg_notify(
             'viewing_config_changed', concat_ws(' ', $7::text, p.user_id::text, p.id::text)
         )::text as notified
+    from put as p
 )
 select
     c.is_active,
@@ -72,7 +76,7 @@ select
     p.is_kids,
     p.parental_rating,
     case
-        when p.notified is not null
+        when t.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a
@@ -83,3 +87,4 @@ select
     end as listeners
 from caller as c
 left join put as p on true
+left join told as t on true

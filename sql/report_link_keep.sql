@@ -12,6 +12,8 @@
 -- first, so an account that is being deleted counts as unknown.
 -- Also deletes some expired rows of any account, so that none stay for long. Rows that another
 -- transaction has locked are skipped, so two of these statements never wait for each other.
+-- Parts that lock rows take values from others by subqueries, because Citus reads a part wrongly that
+-- locks rows and joins.
 with caller as materialized (
     select u.id, u.is_active
     from users as u
@@ -36,12 +38,14 @@ old as (
 surplus as (
     select x.id
     from viewing_report_links as x
-    where x.id in (
-        select y.id
-        from viewing_report_links as y
-        join caller as c on c.id = y.account_id and c.is_active
-        order by y.expires_at desc
-        offset $4::int - 1
+    where x.id = any(
+        array(
+            select y.id
+            from viewing_report_links as y
+            where y.account_id = (select c.id from caller as c where c.is_active)
+            order by y.expires_at desc
+            offset $4::int - 1
+        )
     )
     for update skip locked
 ),

@@ -16,6 +16,8 @@
 -- Locks open sessions before the title, in the same order as heartbeats. A heartbeat that starts a
 -- session of this title meanwhile waits for the deletion, then gets 404.
 -- Uses ix_vs_title, also for the foreign key that deletes the sessions.
+-- Parts that lock rows take values from others by subqueries, because Citus reads a part wrongly that
+-- locks rows and joins.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
@@ -53,12 +55,11 @@ pending as (
 ),
 held as materialized (
     select v.id
-    from sessions as s
-    cross join size as z
-    join viewing_sessions as v on v.id = s.id
-    where s.is_open and not z.is_large
+    from viewing_sessions as v
+    where v.id = any(array(select s.id from sessions as s where s.is_open))
+        and not (select z.is_large from size as z)
     order by v.profile_id
-    for no key update of v
+    for no key update
 ),
 deleted as (
     delete from titles as t

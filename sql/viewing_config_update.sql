@@ -62,6 +62,9 @@
 -- Writes configuration.changed if a member is another one than before; without a stored configuration
 -- the defaults were in force. `before` is locked, so of two equal changes of a stored configuration at
 -- once one is announced.
+-- Citus allows no subquery where an insert meets a row, so the new id tells there whether the profile is
+-- a child's. It reads a part wrongly that locks rows and joins, so parts that lock find the owner in a
+-- subquery.
 -- PostgreSQL sends the notification at commit, so an instance that reloads then reads the new row.
 with owner as (
     select
@@ -90,18 +93,21 @@ held as materialized (
         b.educational_seconds,
         b.is_unlimited_override,
         b.extended_minutes,
-        o.keeps_days and b.reset_date >= $26::date and b.reset_date < $27::date as is_moved,
+        (select o.keeps_days from owner as o)
+            and b.reset_date >= $26::date
+            and b.reset_date < $27::date as is_moved,
         b.limit_minutes is null as is_kept
-    from owner as o
-    join viewing_time_balances as b on b.profile_id = o.profile_id
-    where o.is_active
-        and o.is_confirmed
+    from viewing_time_balances as b
+    where b.profile_id = (
+        select o.profile_id from owner as o where o.is_active and o.is_confirmed
+    )
         and (
             b.reset_date = any($28::date[])
-            or o.keeps_days and b.reset_date between $26::date and $27::date
+            or (select o.keeps_days from owner as o)
+            and b.reset_date between $26::date and $27::date
         )
     order by b.reset_date
-    for no key update of b
+    for no key update
 ),
 before as materialized (
     select jsonb_build_array(
@@ -111,10 +117,12 @@ before as materialized (
         coalesce(c.educational_exempt, $16::bool),
         coalesce(c.timezone, $17::text)
     ) as members
-    from owner as o
-    join viewing_time_configs as c on c.profile_id = o.profile_id
-    where o.is_active and o.is_confirmed and (select count(*) from held) >= 0
-    for no key update of c
+    from viewing_time_configs as c
+    where c.profile_id = (
+        select o.profile_id from owner as o where o.is_active and o.is_confirmed
+    )
+        and (select count(*) from held) >= 0
+    for no key update
 ),
 changed as (
     insert into viewing_time_configs as c (
@@ -122,7 +130,7 @@ changed as (
         educational_exempt, timezone, day_floor, created_at, updated_at
     )
     select
-        ($20::text || '00000000')::uuid,
+        ($20::text || case when o.is_child then '00000000' else '00000001' end)::uuid,
         o.profile_id,
         case when $6::bool then $7::int else $13::int end,
         case when $8::bool then $9::int else $14::int end,
@@ -157,14 +165,11 @@ changed as (
         is not distinct from row($21::int, $22::int, $23::int, $24::text)
         and (
             c.day_floor is not distinct from $25::date
-            or (select not o.is_child from owner as o)
+            or excluded.id <> ($20::text || '00000000')::uuid
         )
     returning
         c.profile_id, c.weekday_limit_minutes, c.weekend_limit_minutes, c.reset_hour,
-        c.educational_exempt, c.timezone, c.created_at, c.updated_at,
-        pg_notify(
-            'viewing_config_changed', concat_ws(' ', $18::text, $1::uuid::text, c.profile_id::text)
-        )::text as notified
+        c.educational_exempt, c.timezone, c.created_at, c.updated_at
 ),
 kept as (
     update viewing_time_balances as b
@@ -276,6 +281,13 @@ moved as (
         ),
         updated_at = excluded.updated_at
 ),
+told as materialized (
+    select
+        pg_notify(
+            'viewing_config_changed', concat_ws(' ', $18::text, $1::uuid::text, c.profile_id::text)
+        )::text as notified
+    from changed as c
+),
 announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)
     select $1::uuid, c.profile_id, 'configuration.changed', $19::timestamptz, '{}'
@@ -304,9 +316,9 @@ select
     c.educational_exempt,
     c.timezone,
     c.updated_at,
-    c.notified,
+    t.notified,
     case
-        when c.notified is not null
+        when t.notified is not null
         then (
             select coalesce(array_agg(distinct right(a.application_name, 32)), '{}')
             from pg_stat_activity as a
@@ -317,3 +329,4 @@ select
     end as listeners
 from owner as o
 left join changed as c on true
+left join told as t on true

@@ -31,6 +31,8 @@
 -- an earlier erasure stays, because it says nothing else and the webhook may not have received it.
 -- Uses ix_vs_profile_started, uq_vtb_profile_date, ix_tg_profile, uq_vtc_profile, and the primary
 -- keys of the other tables.
+-- Parts that lock rows take values from others by subqueries, because Citus reads a part wrongly that
+-- locks rows and joins.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
@@ -100,11 +102,11 @@ ruled as materialized (
 held as materialized (
     select b.id
     from viewing_time_balances as b
-    join target as t on t.id = b.profile_id
-    cross join ruled as o
-    where o.clocks >= 0 and (select count(*) from requests) >= 0
+    where b.profile_id = (select t.id from target as t)
+        and (select o.clocks from ruled as o) >= 0
+        and (select count(*) from requests) >= 0
     order by b.reset_date
-    for update of b
+    for update
 ),
 balances as (
     delete from viewing_time_balances as b
@@ -137,11 +139,11 @@ grants as (
 told as materialized (
     select v.id
     from viewing_events as v
-    join target as t on t.id = v.profile_id
-    cross join reset as f
-    where v.type <> 'viewing_data.erased'
+    where v.profile_id = (select t.id from target as t)
+        and (select f.configurations from reset as f) >= 0
+        and v.type <> 'viewing_data.erased'
     order by v.position
-    for update of v
+    for update
 ),
 events as (
     delete from viewing_events as v
