@@ -112,6 +112,10 @@ class Server:
         """Stops every process of the server, as a machine that hangs: its connections stay open."""
         self._signal(signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        """Lets a frozen server go on."""
+        self._signal(signal.SIGCONT)
+
     async def kill(self) -> None:
         """Ends every process of the server at once, as a machine that is lost."""
         self._signal(signal.SIGSTOP)  # so that it starts no further ones

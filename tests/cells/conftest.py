@@ -25,6 +25,13 @@ def cell_of(account: UUID) -> str:
     return NAMES[slot(account) * len(NAMES) // SLOTS]
 
 
+def account_of(cell: str) -> UUID:
+    """A new account's id that belongs to a cell."""
+    while cell_of(account := uuid4()) != cell:
+        pass
+    return account
+
+
 def cells_text(urls: Mapping[str, str], **lines: str) -> str:
     """The text of CELLS_FILE, with other lines for some of the cells."""
     return "".join(
@@ -45,9 +52,7 @@ class FourCells:
 
     def account(self, cell: str) -> UUID:
         """A new account's id that belongs to a cell."""
-        while cell_of(account := uuid4()) != cell:
-            pass
-        return account
+        return account_of(cell)
 
     async def family(self, cell: str, *, lives_in: str = "") -> Family:
         """Stores a family whose account hashes to `cell`, or its copy that arrives in another."""
