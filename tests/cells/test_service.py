@@ -349,3 +349,58 @@ async def test_an_import_rejects_the_lines_of_a_cell_that_is_down(
     assert error["line"] == 4
     assert error["error"].startswith("Cell d cannot be used: ")
     await server.close()
+
+
+async def test_a_family_needs_no_cell_except_its_own(
+    cells: FourCells, start: Starter, postgres_dsn: str
+) -> None:
+    """With all other cells gone, every request of a family is answered."""
+    family = await cells.family("b")
+    running = await start_cells(start, cells)
+    await cells.connections["b"].execute("drop schema a, c cascade")
+    database = await cells.connections["d"].fetchval("select current_database()")
+    await cells.connections["d"].close()
+    server = await asyncpg.connect(postgres_dsn)
+    await server.execute(f"alter database {database} allow_connections false")
+    await server.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", database
+    )
+    session = (await beat(running, family)).json()["session_id"]
+    viewing, parental = "/api/v1/viewing-time", "/api/v1/parental-controls"
+    profile, day = f"{parental}/profiles/{family.child}", "2026-12-24"
+    asked = await running.client.post(
+        f"{viewing}/requests",
+        json={"profile_id": str(family.child), "minutes": 15},
+        headers=family.bearer,
+    )
+    request = f"{parental}/requests/{asked.json()['request_id']}"
+    for method, url, body in [
+        ("GET", f"{viewing}/balance/{family.child}", None),
+        ("GET", f"{viewing}/playback-eligible/{family.child}", None),
+        ("GET", f"{viewing}/decision/{family.child}", None),
+        ("GET", f"{viewing}/requests/{asked.json()['request_id']}", None),
+        ("GET", f"{parental}/requests", None),
+        ("POST", f"{request}/approve", {}),
+        ("GET", f"{parental}/pin/status", None),
+        ("POST", f"{parental}/pin/verify", {"pin": PIN}),
+        ("POST", f"{parental}/pin", {"current_pin": PIN, "new_pin": "4321"}),
+        ("GET", f"{parental}/strict", None),
+        ("GET", f"{profile}/viewing-time", None),
+        ("PUT", f"{profile}/viewing-time", {"weekday_limit_minutes": 30}),
+        ("POST", f"{profile}/viewing-time/grant", {"minutes": 15}),
+        ("GET", f"{profile}/schedule", None),
+        ("PUT", f"{profile}/exceptions/{day}", {"limit_minutes": 60}),
+        ("GET", f"{profile}/exceptions", None),
+        ("DELETE", f"{profile}/exceptions/{day}", None),
+        ("PUT", f"{profile}/lock", {}),
+        ("GET", f"{profile}/lock", None),
+        ("DELETE", f"{profile}/lock", None),
+        ("GET", f"{profile}/grants", None),
+        ("GET", f"{profile}/history?from_date=2026-11-01&to_date=2026-11-07", None),
+        ("GET", f"{parental}/weekly-report", None),
+        ("POST", f"{parental}/weekly-report/link", None),
+        ("POST", f"{viewing}/session/{session}/end", None),
+    ]:
+        answer = await running.client.request(method, url, json=body, headers=family.bearer)
+        assert answer.status_code in (200, 201, 204), (method, url, answer.text)
+    await server.close()
