@@ -13,6 +13,7 @@ from bench import (
     arrivals,
     batching,
     cache,
+    cells,
     curve,
     events,
     failover,
@@ -63,6 +64,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
 SLOW: Final = ("curve", "cache", "languages", "pin", "reads", "policy")
 ONLY_BY_NAME: Final[Mapping[str, Question]] = {
     "batching": batching.measure,
+    "cells": cells.measure,
     "events": events.measure,
     "failover": failover.measure,
     "growth": growth.measure,
