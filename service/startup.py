@@ -96,12 +96,14 @@ async def _open_cells(
     """
     directory = Directory()
     failures = await asyncio.gather(*(_read_map(cell, directory) for cell in found))
-    if None not in failures:
-        raise failures[0] or AssertionError
+    down = [failure for failure in failures if failure is not None]
+    for failure in down:
+        if isinstance(failure, WrongTables) or len(down) == len(found):
+            raise failure
     directory.check({cell.cell for cell in found})
     every = Cells(directory)
-    for cell, failure in zip(found, failures, strict=True):
-        every.add(await open_cell(cell, shared, parts, writer_type, every, is_up=failure is None))
+    for cell, outage in zip(found, failures, strict=True):
+        every.add(await open_cell(cell, shared, parts, writer_type, every, is_up=outage is None))
     task = supervised("cell map", _keep_reading(found, directory))
     parts.push_async_callback(stopped, task)
     return every.every[0]
@@ -115,12 +117,10 @@ async def _keep_reading(found: Sequence[Settings], directory: Directory) -> None
 
 
 async def _read_map(settings: Settings, directory: Directory) -> DatabaseError | None:
-    """Adds what a cell knows; returns its failure, raises WrongTables."""
+    """Adds what a cell knows; returns its failure."""
     try:
         async with connected(settings, settings.request_timeout_seconds) as connection:
             await directory.read(connection)
-    except WrongTables:
-        raise
     except DatabaseError as error:
         fields = {"cell": settings.cell, "error": f"{type(error).__name__}: {error}"}
         logger.error("cell_map_not_read", extra={"fields": fields})

@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 
+from service import startup
 from service.cells_file import cells as all_cells
 from service.command.cells import begin, opened
 from service.database import cell_moves
@@ -230,6 +231,36 @@ async def test_a_cell_that_is_down_fails_its_own_accounts_closed_and_no_others(
     await eventually(
         lambda: running.client.get("/health/ready"),
         until=lambda answer: "cells" not in answer.json()["checks"],
+    )
+
+
+async def test_a_cell_that_turns_into_another_one_ends_nothing_else(
+    cells: FourCells,
+    start: Starter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(startup, "MAP_SECONDS", 0.05)
+    family, other = await cells.family("a"), await cells.family("c")
+    running = await start_cells(start, cells)
+    await cells.connections["c"].execute("update viewing_cell set name = 'x'")
+    await eventually(lambda: "cell_map_not_read" in caplog.messages)
+    await cells.connections["c"].execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where application_name like 'viewing-time%' and datname = current_database()"
+    )
+    await eventually(
+        lambda: beat(running, family),
+        until=lambda answer: answer.json()["enforcement"] == "allowed",
+    )
+    await eventually(
+        lambda: beat(running, other),
+        until=lambda answer: answer.json()["enforcement"] == "blocked",
+    )
+    await cells.connections["c"].execute("update viewing_cell set name = 'c'")
+    await eventually(
+        lambda: beat(running, other),
+        until=lambda answer: answer.json()["enforcement"] == "allowed",
     )
 
 
