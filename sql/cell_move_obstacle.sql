@@ -2,7 +2,7 @@
 --
 -- row: name text                   refers to a table with rows of accounts
 --
--- No row: there is none.
+-- No row: no table is in the way.
 select r.relname::text as name
 from viewing_account_tables() as t
 join pg_constraint as k on k.confrelid = to_regclass(t.name)::oid and k.contype = 'f'

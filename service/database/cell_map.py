@@ -107,7 +107,8 @@ async def _made(
             f"Cells {used[0]} and {used[1]} both have accounts already, and only one cell may "
             "when accounts are first assigned to cells."
         )
-    owners = used * SLOTS or shared(weights)
+    counts = shares(weights, {})
+    owners = used * SLOTS or [name for name in weights for _ in range(counts[name])]
     sentence = (
         f"All accounts are in cell {used[0]}; `viewing-time cells spread` shares them."
         if used
@@ -116,11 +117,14 @@ async def _made(
     return {slot: (FIRST_EPOCH, cell) for slot, cell in enumerate(owners)}, sentence
 
 
-def shared(weights: Mapping[str, int]) -> list[str]:
-    """The cell of each slot by weight: whole shares, then the largest remainders."""
+def shares(weights: Mapping[str, int], has: Mapping[str, int]) -> dict[str, int]:
+    """How many slots each cell should have; what division leaves goes where fewest slots move."""
     total = sum(weights.values())
-    counts = {name: SLOTS * weight // total for name, weight in weights.items()}
-    by_remainder = sorted(weights, key=lambda name: -(SLOTS * weights[name] % total))
-    for name in by_remainder[: SLOTS - sum(counts.values())]:
-        counts[name] += 1
-    return [name for name in weights for _ in range(counts[name])]
+    result = {name: SLOTS * weight // total for name, weight in weights.items()}
+
+    def rank(name: str) -> tuple[int, bool]:
+        return -(SLOTS * weights[name] % total), has.get(name, 0) <= result[name]
+
+    for name in sorted(weights, key=rank)[: SLOTS - sum(result.values())]:
+        result[name] += 1
+    return result

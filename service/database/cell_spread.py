@@ -16,7 +16,7 @@ import msgspec
 from service.database import cell_map
 from service.database.cell_moves import AccountRow as IdRow
 from service.database.cell_moves import Cell, Moved, move_all
-from service.database.cells import SLOTS, AccountRow
+from service.database.cells import AccountRow
 from service.database.driver import translated
 from service.database.statement import Statement
 
@@ -73,24 +73,11 @@ async def agreed(cells: Mapping[str, Cell]) -> cell_map.Map:
     return newest
 
 
-def shares(weights: Mapping[str, int], has: Mapping[str, int]) -> dict[str, int]:
-    """How many slots each cell should have; what division leaves goes where fewest slots move."""
-    total = sum(weights.values())
-    result = {name: SLOTS * weight // total for name, weight in weights.items()}
-
-    def rank(name: str) -> tuple[int, bool]:
-        return -(SLOTS * weights[name] % total), has.get(name, 0) <= result[name]
-
-    for name in sorted(weights, key=rank)[: SLOTS - sum(result.values())]:
-        result[name] += 1
-    return result
-
-
 def plan(weights: Mapping[str, int], newest: cell_map.Map) -> list[Step]:
     """The fewest slots to move, in steps of at most MAX_SLOTS; the same for the same map."""
     slots = {slot: cell for slot, (_, cell) in newest.items()}
     has = Counter(slots.values())
-    wanted = shares(weights, has)
+    wanted = cell_map.shares(weights, has)
     free = [name for name in weights for _ in range(has[name], wanted[name])]
     surplus = [
         (source, slot)

@@ -108,8 +108,8 @@ class HeartbeatWriter(BatchWriter):
         """Queues a beat; the future is done when its row is committed.
 
         Raises Unavailable until the start has succeeded. Raises Overloaded while
-        `heartbeat_queue_max` beats wait, and during a stop. A caller that
-        disconnects cancels its future, not its beat.
+        `heartbeat_queue_max` beats wait, and during a stop. A caller that disconnects cancels its
+        future, not its beat.
         """
         if self._closing:
             raise Overloaded(1)

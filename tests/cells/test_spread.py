@@ -15,7 +15,8 @@ import pytest
 from service.cells_file import cells as all_cells
 from service.command import cells_spread
 from service.command.main import main
-from service.database.cell_spread import MAX_SLOTS, plan, shares
+from service.database.cell_map import shares
+from service.database.cell_spread import MAX_SLOTS, plan
 from service.database.cells import SLOTS, Directory, slot
 from service.database.statement import Statement
 from tests.cells.conftest import NAMES, FourCells

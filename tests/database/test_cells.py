@@ -81,6 +81,7 @@ async def test_connections_of_the_cell_are_accepted(
 ) -> None:
     await join(connection, "a")
     opened = await connect(msgspec.structs.replace(settings, cell="a"))
+    assert await opened.fetchval("select name from viewing_cell") == "a"
     await opened.close()
 
 

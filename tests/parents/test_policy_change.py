@@ -11,6 +11,7 @@ from tests.conftest import Running, Starter
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, PIN_HASH, Family, add_family, cheap_hash
 from tests.parents.policy_changing import CHANGES, NOON, Change, call, prepare
+from tests.statement_counts import of_requests
 
 REFUSED = {"detail": "Valid PIN token required"}
 changes = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -31,16 +32,6 @@ async def make_strict(connection: Connection, family: Family) -> None:
     await connection.execute(
         "insert into viewing_strict_accounts (account_id, since) values ($1, now())", family.account
     )
-
-
-async def statements(connection: Connection) -> int:
-    """The statements that have run for accounts, unlike those of the checks of readiness."""
-    count: int = await connection.fetchval(
-        "select coalesce(sum(calls), 0)::int from pg_stat_statements as s "
-        "join pg_database as d on d.oid = s.dbid "
-        "where d.datname = current_database() and s.query like '%from users as u%'"
-    )
-    return count
 
 
 @changes
@@ -137,9 +128,9 @@ async def test_a_change_is_one_statement(
 ) -> None:
     await prepare(connection, change, family)
     await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
-    before = await statements(connection)
+    before = await of_requests(connection)
     await call(running, family, change.method, change.path, change.body)
-    assert await statements(connection) - before == 1
+    assert await of_requests(connection) - before == 1
 
 
 @pytest.mark.parametrize("change", [c for c in CHANGES.values() if c.method == "PUT"])
