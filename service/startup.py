@@ -15,7 +15,7 @@ from service.credentials.pin_hasher import PinHasher
 from service.credentials.pin_shared import Sharing
 from service.credentials.pin_turns import Turns
 from service.credentials.tokens import Tokens
-from service.database.cells import Directory
+from service.database.cells import Directory, check_accounts
 from service.database.driver import is_outage
 from service.database.pool import connected
 from service.database_errors import DatabaseError, WrongTables
@@ -121,6 +121,7 @@ async def _read_map(settings: Settings, directory: Directory) -> DatabaseError |
     try:
         async with connected(settings, settings.request_timeout_seconds) as connection:
             await directory.read(connection)
+            await check_accounts(connection, settings.cell)
     except DatabaseError as error:
         fields = {"cell": settings.cell, "error": f"{type(error).__name__}: {error}"}
         logger.error("cell_map_not_read", extra={"fields": fields})

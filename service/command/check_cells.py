@@ -10,7 +10,7 @@ from service.command.cell_connections import connected_cells
 from service.command.check_database import ANSWER_SECONDS, Finding
 from service.database import cell_map, cures, schema
 from service.database.cell_map import Map
-from service.database.cells import SLOTS
+from service.database.cells import DOUBLED, SLOTS
 from service.database.driver import Connection
 from service.database.statement import Statement
 from service.database_errors import DatabaseError
@@ -19,15 +19,10 @@ from service.settings import Settings
 AGAIN: Final = "run `viewing-time migrate`"
 
 
-class DoubledRow(msgspec.Struct, frozen=True):
-    accounts: int
-
-
 class TitlesRow(msgspec.Struct, frozen=True):
     titles: int
 
 
-DOUBLED: Final = Statement("check_cell_accounts", DoubledRow)
 TITLES: Final = Statement("check_cell_titles", TitlesRow)
 
 

@@ -44,6 +44,11 @@ class PlaceRow(msgspec.Struct, frozen=True):
     slot_epoch: int | None
 
 
+class DoubledRow(msgspec.Struct, frozen=True):
+    accounts: int
+
+
+DOUBLED: Final = Statement("check_cell_accounts", DoubledRow)
 NAME: Final = Statement("cell_name", NameRow)
 LIST_SLOTS: Final = Statement("cell_slots", SlotRow)
 LIST_ACCOUNTS: Final = Statement("cell_accounts", AccountRow)
@@ -72,6 +77,16 @@ async def check_name(source: Source, cell: str) -> None:
     if not name:
         raise WrongTables(f"cell {cell} is not made yet: run `viewing-time migrate`")
     raise WrongTables(f"the database of cell {cell} answers as cell {name}: correct CELLS_FILE")
+
+
+async def check_accounts(source: Source, cell: str) -> None:
+    """Raises WrongTables if an account is in this cell and in another one, as the entries say."""
+    row = await DOUBLED.maybe(source)
+    if row is not None and row.accounts:
+        raise WrongTables(
+            f"{row.accounts:,} accounts are in cell {cell} and in another one: delete them from "
+            "the one that does not have their latest viewing"
+        )
 
 
 class Directory:

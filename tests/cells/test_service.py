@@ -304,6 +304,13 @@ async def test_other_cells_than_those_of_the_file_are_refused(
         await start_cells(start, cells)
 
 
+async def test_an_account_in_two_cells_is_refused(cells: FourCells, start: Starter) -> None:
+    family = await cells.family("a")
+    await cells.place(family.account, "lives", "b", in_cells=("a", "b"))
+    with pytest.raises(WrongTables, match="1 accounts are in cell a and in another one"):
+        await start_cells(start, cells)
+
+
 async def test_without_a_map_the_start_is_refused(cells: FourCells, start: Starter) -> None:
     for connection in cells.connections.values():
         await connection.execute("delete from viewing_cell_slots")
