@@ -14,6 +14,7 @@ to compare with run at the same time on the same machine. Reading order:
     verdict       error responses, missed targets, ratios worse than the committed run's
     harness       the database, the peers, a measured window
     seed          the rows of the database, and the requests of their players
+    ports         where servers listen
     peer          a server process under load; `echo` is the one to compare with
     peers         heartbeat services in Go and Node.js, one statement a heartbeat
     load, open_loop, burst, wrk

@@ -3,7 +3,6 @@
 import asyncio
 import http.client
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from bench import echo
+from bench.ports import free_port
 from bench.receiver import PATH as RECEIVED
 from bench.seed import SECRET
 
@@ -70,7 +70,7 @@ async def service(
     name: str, dsn: str, folder: Path, variables: Mapping[str, str], program: Program
 ) -> AsyncIterator[Peer]:
     """A service process with default settings, except `variables`."""
-    port = _free_port()
+    port = free_port()
     settings = {
         "DATABASE_URL": dsn,
         "JWT_SECRET": SECRET,
@@ -88,7 +88,7 @@ async def service(
 @asynccontextmanager
 async def echo_server(folder: Path) -> AsyncIterator[Peer]:
     """A server without work of its own (`bench.echo`)."""
-    port = _free_port()
+    port = free_port()
     program = Program(("bench.echo", str(port)))
     with _process(program.command, {"PYTHONPATH": str(program.root)}, folder) as process:
         peer = Peer("echo", port, process.pid, counter=echo.PATH)
@@ -99,7 +99,7 @@ async def echo_server(folder: Path) -> AsyncIterator[Peer]:
 @asynccontextmanager
 async def receiver(folder: Path) -> AsyncIterator[Peer]:
     """A receiver of the webhook (`bench.receiver`)."""
-    port = _free_port()
+    port = free_port()
     program = Program(("bench.receiver", str(port)))
     with _process(program.command, {"PYTHONPATH": str(program.root)}, folder) as process:
         peer = Peer("receiver", port, process.pid)
@@ -110,7 +110,7 @@ async def receiver(folder: Path) -> AsyncIterator[Peer]:
 @asynccontextmanager
 async def other(name: str, command: Sequence[str], dsn: str, folder: Path) -> AsyncIterator[Peer]:
     """A heartbeat service of another language (`bench.peers`)."""
-    port = _free_port()
+    port = free_port()
     settings = {"DATABASE_URL": dsn, "JWT_SECRET": SECRET, "PORT": str(port)}
     with _process(command, settings, folder) as process:
         peer = Peer(name, port, process.pid)
@@ -153,10 +153,3 @@ async def _answering(peer: Peer, process: subprocess.Popen[bytes], path: str, fo
                 return
             except OSError:
                 await asyncio.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

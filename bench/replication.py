@@ -7,7 +7,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import Final
 
 import asyncpg
 
+from bench.ports import free_port
 from service.database.driver import Connection
 from service.embedded.programs import ENVIRONMENT, account_of, as_server, find_binaries, running
 from service.embedded.supervisor import USER
@@ -47,7 +47,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700)
-        self.port = _free_port()
+        self.port = free_port()
         self._cluster = folder / "cluster"
         self._log = folder / "log"
         self._account = account_of(self._cluster)
@@ -149,10 +149,3 @@ class Server:
             **self._account,
         )
         assert done.returncode == 0, done.stderr
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import httpx
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from bench.ports import free_port
 from service import cell_startup
 from service.app import application
 from service.context import Context
@@ -377,14 +377,6 @@ def needs_files(count: int) -> None:
     """Skips a test that opens `count` files if the machine allows fewer."""
     if count > FILES:
         pytest.skip(f"the test opens {count:,} files, and the hard limit is {FILES:,}")
-
-
-def free_port() -> int:
-    """A port on which no process listens at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def answering(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from bench.ports import free_port
 from service import database_url
 from service.database import connector, pool
 from service.database_errors import Unavailable
 from service.settings import Settings
-from tests.conftest import free_port
 
 PASSWORDS = [
     "s@crt",

@@ -12,8 +12,9 @@ import asyncpg
 import httpx
 import pytest
 
+from bench.ports import free_port
 from service.database.driver import Connection
-from tests.conftest import ROOT, RunningService, free_port
+from tests.conftest import ROOT, RunningService
 from tests.eventually import eventually
 from tests.family import (
     HEARTBEAT,

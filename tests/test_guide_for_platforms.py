@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from tests.conftest import ROOT, free_port
+from bench.ports import free_port
+from tests.conftest import ROOT
 from tests.guides import run_guide
 
 

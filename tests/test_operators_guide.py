@@ -18,12 +18,13 @@ import asyncpg
 import httpx
 import pytest
 
+from bench.ports import free_port
 from service.command.check_database import connections
 from service.database import migrate
 from service.embedded.programs import find_binaries
 from service.embedded.supervisor import embedded_postgres
 from service.settings import Settings
-from tests.conftest import ROOT, free_port, in_memory, named, served
+from tests.conftest import ROOT, in_memory, named, served
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, SECRET, add_family
 from tests.guides import run_guide

@@ -21,11 +21,12 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from bench.ports import free_port
 from bench.procfs import resident_bytes
 from service.database.driver import Connection
 from service.http import protocol
 from service.http.protocol import Protocol
-from tests.conftest import ROOT, RunningService, answering, free_port, needs_files, served
+from tests.conftest import ROOT, RunningService, answering, needs_files, served
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, PIN, SECRET, Family, add_family, session_seconds
 from tests.faults.balancer import balanced, haproxied

@@ -14,9 +14,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from bench.ports import free_port
 from service.listeners import PassedWrong, opened, passed
 from service.service_manager import READY, STOPPING, notify
-from tests.conftest import ROOT, free_port, logged
+from tests.conftest import ROOT, logged
 from tests.family import HEARTBEAT, SECRET, Family
 from tests.processes import dying_with_parent
 

@@ -21,8 +21,9 @@ import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.ports import free_port
 from service.command.main import main
-from tests.conftest import ROOT, RunningService, copied, free_port, served
+from tests.conftest import ROOT, RunningService, copied, served
 from tests.eventually import eventually
 from tests.family import PIN, SECRET, Family, add_family
 from tests.faults.watching import add_viewers, all_watching, client_of

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from bench.ports import free_port
 from service import listeners
 from service.app import utc_now
 from service.command import check, check_database
@@ -25,7 +26,7 @@ from service.database.driver import Connection
 from service.listeners import bound
 from service.settings import Settings
 from service.viewing import rules
-from tests.conftest import RunningService, Starter, free_port, served
+from tests.conftest import RunningService, Starter, served
 from tests.credentials.signing_platform import Platform, jwk, private_key, publishing
 from tests.eventually import eventually
 from tests.family import SECRET

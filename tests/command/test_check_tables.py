@@ -9,6 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from bench.ports import free_port
 from service.app import utc_now
 from service.command.check import findings
 from service.command.check_database import startup_error
@@ -20,7 +21,7 @@ from service.database.statement import files
 from service.settings import Settings
 from tests.balance_shapes import make_plain
 from tests.command.test_main import refused
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
 from tests.database.test_sql import STATEMENTS
 from tests.family import SECRET
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bench.ports import free_port
 from service.command import healthcheck
 from service.command.main import main
-from tests.conftest import ROOT, RunningService, free_port, served
+from tests.conftest import ROOT, RunningService, served
 from tests.eventually import eventually
 
 

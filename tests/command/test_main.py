@@ -21,6 +21,7 @@ import jwt
 import pytest
 from click.testing import CliRunner
 
+from bench.ports import free_port
 from service.command import demo, local_data, main
 from service.command.dotenv import dotenv
 from service.database import schema
@@ -29,7 +30,7 @@ from service.database.migrate import listing
 from service.embedded import programs
 from service.listeners import PortTaken, bound
 from service.version import VERSION
-from tests.conftest import ROOT, free_port, served
+from tests.conftest import ROOT, served
 from tests.embedded.test_supervisor import ask
 from tests.family import SECRET
 

@@ -10,9 +10,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from bench.ports import free_port
 from service.command.main import main
 from service.database.driver import Connection
-from tests.conftest import ROOT, free_port, served
+from tests.conftest import ROOT, served
 from tests.family import HEARTBEAT, PIN, SECRET, Family
 from tests.operators.exposition import scrape, value
 

@@ -16,9 +16,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec.structs import replace
 
+from bench.ports import free_port
 from service.credentials import jwks, keys
 from service.settings import Settings
-from tests.conftest import Running, Starter, free_port
+from tests.conftest import Running, Starter
 from tests.credentials.signing_platform import Platform, jwk, private_key, publishing
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, PIN, SECRET, Family, bearer

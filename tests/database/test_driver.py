@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 import service
+from bench.ports import free_port
 from service import deadlines
 from service.database.driver import Connection, cause, translated
 from service.database.pool import PING, connect, connected, open_pool
@@ -31,7 +32,7 @@ from service.database_errors import (
 from service.deadlines import DeadlinePassed
 from service.observing.logs import JsonLine
 from service.settings import Settings
-from tests.conftest import Running, free_port
+from tests.conftest import Running
 from tests.family import HEARTBEAT, Family
 
 PIN_STATUS = "/api/v1/parental-controls/pin/status"

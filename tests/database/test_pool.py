@@ -15,9 +15,10 @@ import asyncpg
 import msgspec
 import pytest
 
+from bench.ports import free_port
 from service.database.driver import Connection
 from service.settings import Settings
-from tests.conftest import Running, Starter, free_port
+from tests.conftest import Running, Starter
 from tests.eventually import eventually
 from tests.family import PIN, Family, add_family, session_seconds
 from tests.players.test_heartbeat import beat

@@ -8,6 +8,7 @@ import msgspec
 import psycopg
 import pytest
 
+from bench.ports import free_port
 from service.database import cures, in_force
 from service.database.driver import Connection
 from service.database.migrate import MigrationError, listing, migrate
@@ -15,7 +16,6 @@ from service.database.pool import connect
 from service.database_errors import DatabaseError, Unavailable
 from service.settings import Settings
 from tests.command.test_main import COMMAND, environment, refused
-from tests.conftest import free_port
 from tests.database.test_pool import PGBOUNCER, pooler
 from tests.family import SECRET
 

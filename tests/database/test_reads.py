@@ -11,11 +11,12 @@ import asyncpg
 import msgspec
 import pytest
 
+from bench.ports import free_port
 from bench.replication import Server, shared_folder
 from service.database import reads
 from service.database.driver import Connection, Pool, translated
 from service.settings import Settings
-from tests.conftest import NOW, Running, Starter, free_port, in_memory, logged
+from tests.conftest import NOW, Running, Starter, in_memory, logged
 from tests.eventually import eventually
 from tests.family import Family, add_family
 from tests.parents.test_history import add_sessions, history

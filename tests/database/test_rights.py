@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from bench.ports import free_port
 from service.app import utc_now
 from service.command.check import findings
 from service.database import tables
@@ -15,7 +16,7 @@ from service.database.driver import Connection
 from service.database.pool import connect
 from service.database.schema import TABLES
 from service.settings import Settings
-from tests.conftest import Running, Starter, free_port
+from tests.conftest import Running, Starter
 from tests.database.test_sql import STATEMENTS
 from tests.family import PIN, SECRET, Family
 from tests.players.test_heartbeat import beat

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.conftest import free_port
+from bench.ports import free_port
 from tests.processes import dying_with_parent
 
 ELEMENT: Final = "element-6066-11e4-a52e-4f735466cecf"  # the key of a reference (WebDriver, 12.2)

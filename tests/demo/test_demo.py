@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import ROOT, answering, copied, free_port
+from bench.ports import free_port
+from tests.conftest import ROOT, answering, copied
 from tests.demo.browser import Browser, chromium
 from tests.family import PASSWORD_HASH, PIN_HASH, SECRET
 from tests.processes import dying_with_parent

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
+from bench.ports import free_port
 from service.database.driver import Connection
 from service.events.webhooks import Webhooks
 from service.observing.metrics import Metrics
@@ -50,7 +51,7 @@ class Receiving:
 
     answer: Callable[[Received], Awaitable[bytes]] = accept
     scheme: str = "http"
-    port: int = 0
+    port: int = field(default_factory=free_port)
     requests: list[Received] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     connected: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -93,7 +94,6 @@ async def receiving(
     """A receiver that listens until the block ends."""
     receiver = receiver or Receiving()
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", receiver.port, ssl=tls)
-    receiver.port = server.sockets[0].getsockname()[1]
     try:
         yield receiver
     finally:

@@ -18,10 +18,11 @@ from uuid import UUID, uuid4
 import pytest
 from msgspec.structs import replace
 
+from bench.ports import free_port
 from service.database.driver import Connection
 from service.events import deliveries, receiver
 from service.settings import Settings
-from tests.conftest import Starter, free_port, logged, served
+from tests.conftest import Starter, logged, served
 from tests.database.test_pool import PGBOUNCER, pooler
 from tests.database.test_tls import authority, issue
 from tests.events.receiving import (

@@ -9,7 +9,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Final
 
-from tests.conftest import free_port
+from bench.ports import free_port
 
 CHECK_SECONDS: Final = 0.1
 PART_BYTES: Final = 64 * 1024

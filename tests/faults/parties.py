@@ -14,7 +14,8 @@ from uuid import UUID
 
 import httpx
 
-from tests.conftest import ROOT, RunningService, free_port, served
+from bench.ports import free_port
+from tests.conftest import ROOT, RunningService, served
 from tests.eventually import eventually
 from tests.family import bearer
 from tests.processes import dying_with_parent

@@ -15,12 +15,13 @@ import httpx
 import orjson
 import pytest
 
+from bench.ports import free_port
 from service.database.driver import Connection
 from service.observing import logs
 from service.observing.logs import JsonLine, ReadableLine
 from service.observing.trace import CURRENT, Trace
 from service.settings import Settings, masked
-from tests.conftest import ROOT, answering, free_port
+from tests.conftest import ROOT, answering
 from tests.family import HEARTBEAT, PIN, PIN_HASH, SECRET, Family, session_seconds
 
 

@@ -18,6 +18,7 @@ import httpx
 import msgspec
 import pytest
 
+from bench.ports import free_port
 from service.app import utc_now
 from service.database.driver import is_outage
 from service.http.urls import VIEWING
@@ -25,7 +26,7 @@ from service.observing.metrics import Metrics
 from service.observing.supervision import Supervisor, stopped, supervised
 from service.settings import Settings
 from service.viewing import config_loader
-from tests.conftest import ROOT, Running, answering, free_port, in_process
+from tests.conftest import ROOT, Running, answering, in_process
 from tests.eventually import eventually
 from tests.family import HEARTBEAT, SECRET, Family
 

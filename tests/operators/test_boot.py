@@ -10,7 +10,8 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.conftest import ROOT, free_port
+from bench.ports import free_port
+from tests.conftest import ROOT
 from tests.family import SECRET
 from tests.faults.proxy import proxied
 from tests.operators.debian import make_debian, needs, run

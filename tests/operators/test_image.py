@@ -14,9 +14,10 @@ import httpx
 import pytest
 from packaging.requirements import Requirement
 
+from bench.ports import free_port
 from service.command.main import main
 from service.settings import FIELDS
-from tests.conftest import ROOT, answering, free_port
+from tests.conftest import ROOT, answering
 from tests.family import HEARTBEAT, SECRET, Family
 from tests.faults.proxy import proxied
 from tests.operators.debian import make_debian, needs, run

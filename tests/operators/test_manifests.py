@@ -15,13 +15,14 @@ import pytest
 import yaml
 from starlette.routing import Route
 
+from bench.ports import free_port
 from service.app import ROUTES
 from service.command import check
 from service.command.main import main
 from service.database.driver import Connection
 from service.http.urls import METRICS
 from service.settings import FIELDS, MASKED, read
-from tests.conftest import NOW, ROOT, free_port
+from tests.conftest import NOW, ROOT
 from tests.database.test_pool import PGBOUNCER, pooler
 from tests.family import SECRET
 from tests.operators.prometheus import programs

@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from bench.ports import free_port
 from service.database.driver import Connection
-from tests.conftest import ROOT, Running, free_port, served
+from tests.conftest import ROOT, Running, served
 from tests.family import HEARTBEAT, PIN, Family
 from tests.operators.exposition import scrape
 from tests.operators.prometheus import programs

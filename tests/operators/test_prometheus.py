@@ -9,11 +9,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from bench.ports import free_port
 from service.database.driver import Connection
 from service.database_errors import Unavailable
 from service.observing.metrics import Histogram, Metrics
 from service.worker_metrics import RESTARTS
-from tests.conftest import ROOT, Running, Starter, free_port, served
+from tests.conftest import ROOT, Running, Starter, served
 from tests.family import HEARTBEAT, PIN, Family, add_family
 from tests.operators.exposition import Scrape, scrape, value
 from tests.operators.prometheus import programs
