@@ -64,6 +64,10 @@ class EpochRow(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class ClaimedRow(msgspec.Struct, frozen=True):
+    locks: int
+
+
 class NotifiedRow(msgspec.Struct, frozen=True):
     notifications: int
 
@@ -79,6 +83,7 @@ READ: Final = Statement("cell_move_read", TableRow)
 DISCARD: Final = Statement("cell_move_discard", CountRow)
 ARRIVE: Final = Statement("cell_move_arrive", EpochRow)
 WRITE: Final = Statement("cell_move_write", CountRow)
+CLAIM: Final = Statement("cell_move_claim", ClaimedRow)
 LEAVE: Final = Statement("cell_move_leave", NotifiedRow)
 REMOVE: Final = Statement("cell_move_remove", CountRow)
 SETTLE: Final = Statement("cell_move_settle", AccountRow)
@@ -180,6 +185,7 @@ async def _copy(
             )
             names, contents = zip(*((table.name, table.contents) for table in tables), strict=True)
             await WRITE.one(connection, names, contents, timeout=MAX_SECONDS)
+            await CLAIM.one(connection, accounts, timeout=MAX_SECONDS)
             copies = {copy.name: copy for copy in await READ.all(connection, accounts, True)}
             for table in tables:
                 if table.name != "titles" and table != copies[table.name]:
@@ -214,6 +220,8 @@ def _sentence(target: Cell, error: Rejected) -> str:
     """Why a cell refuses rows of an account; no value, because it can be a secret."""
     if isinstance(error, UniqueViolation) and "email" in error.constraint:
         return f"another account of cell {target.name} has its e-mail address"
+    if isinstance(error, UniqueViolation) and error.constraint == "profiles_pkey":
+        return f"another account of cell {target.name} has a profile with the id of one of its"
     return f"cell {target.name} refuses its rows: {error.constraint or error.column or error}"
 
 

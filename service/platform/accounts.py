@@ -7,22 +7,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.database.statement import Statement
-from service.errors import ACCOUNT_BEING_DELETED, ACCOUNT_NOT_FOUND, ClientError
-from service.http import auth
+from service.errors import ACCOUNT_BEING_DELETED, ACCOUNT_NOT_FOUND, EMAIL_TAKEN, ClientError
 from service.http.body_and_reply import read, reply
 from service.http.fields import AccountId
 from service.http.lenient_json import stored
 from service.platform import bodies
-from service.platform.records import caller_and_id, cell_of_account, delete, deletion_reply
+from service.platform.records import (
+    PutRow,
+    caller_and_id,
+    cell_of_account,
+    delete,
+    deletion_reply,
+    put,
+)
 from service.viewing import deletion
 
 
-class AccountPutRow(msgspec.Struct, frozen=True):
-    """The caller's rights, then the stored account; its columns are null if nothing was written."""
-
-    is_active: bool
-    is_admin: bool
-    is_pending: bool
+class AccountPutRow(PutRow, frozen=True):
     email: str
     subscription_tier: str | None
     account_is_admin: bool
@@ -49,9 +50,9 @@ async def account_put(request: Request) -> Response:
     cell = await cell_of_account(request, context, caller_id, account_id)
     optional = (body.password_hash, body.subscription_tier, body.is_admin, body.is_active)
     arguments = (caller_id, account_id, body.email, *map(stored, optional), context.now())
-    row = auth.administered(await PUT_ACCOUNT.maybe(cell.pool, *arguments))
-    if row.is_pending:
-        raise ClientError(ACCOUNT_BEING_DELETED)
+    row, others = await put(cell, account_id, body.email, PUT_ACCOUNT, *arguments)
+    if row.is_pending or others:
+        raise ClientError(ACCOUNT_BEING_DELETED if row.is_pending else EMAIL_TAKEN)
     account = (row.email, row.subscription_tier, row.account_is_admin, row.account_is_active)
     return reply(Account(account_id, *account))
 

@@ -37,12 +37,14 @@ PROFILE_TAKEN: Final = "account_id: Profile belongs to another account"
 UNKNOWN_CELL: Final = "No cell that answers knows where the account is"
 
 
-class ElsewhereRow(msgspec.Struct, frozen=True):
-    id: UUID
+class OwnedRow(msgspec.Struct, frozen=True):
+    account_id: UUID
+    profile_id: UUID | None
     email: str | None
+    is_pending: bool
 
 
-FIND: Final = Statement("import_elsewhere", ElsewhereRow)
+FIND: Final = Statement("record_elsewhere", OwnedRow)
 
 
 @dataclass
@@ -142,7 +144,7 @@ class CellsImport:
                         batch.errors[line.number] = EMAIL_TAKEN
                 case ProfileLine(id=key, account_id=account_id):
                     profiles[key] = (line.number, account_id)
-        for name, cell in self._cells.items():
+        for cell in self._cells.values():
             if cell.connection is None or not (profiles or accounts):
                 continue
             try:
@@ -151,14 +153,14 @@ class CellsImport:
                 _fail(cell, error)
                 continue
             for row in found:
-                if row.email is None:
-                    number, account_id = profiles[row.id]
-                    if self._directory.cell(account_id) != name:
-                        batch.errors[number] = PROFILE_TAKEN
+                if row.profile_id is not None:
+                    number, account_id = profiles[row.profile_id]
+                    taken = PROFILE_TAKEN
                 else:
-                    number, account_id = accounts[row.email]
-                    if account_id != row.id:
-                        batch.errors[number] = EMAIL_TAKEN
+                    number, account_id = accounts[row.email or ""]
+                    taken = EMAIL_TAKEN
+                if account_id != row.account_id:
+                    batch.errors[number] = taken
 
     async def _merge_in(self, batch: _Batch, name: str, lines: list[Line]) -> None:
         """Merges the lines of a cell; if it fails, they are rejected."""

@@ -14,27 +14,23 @@ from service.errors import (
     PROFILE_TAKEN,
     ClientError,
 )
-from service.http import auth
 from service.http.body_and_reply import read, reply
 from service.http.fields import AccountId, ProfileId
 from service.http.lenient_json import stored
 from service.platform import bodies
 from service.platform.records import (
+    PutRow,
     caller_and_id,
     cell_of_account,
     cell_of_profile,
     delete,
     deletion_reply,
+    put,
 )
 from service.viewing import deletion
 
 
-class ProfilePutRow(msgspec.Struct, frozen=True):
-    """The caller's rights, then the stored profile; its columns are null if nothing was written."""
-
-    is_active: bool
-    is_admin: bool
-    is_pending: bool
+class ProfilePutRow(PutRow, frozen=True):
     is_account: bool
     is_put: bool
     name: str
@@ -68,11 +64,12 @@ async def profile_put(request: Request) -> Response:
     change = cell.configurations.changes.begin()
     profile = (profile_id, body.account_id, body.name, body.is_kids, stored(body.parental_rating))
     arguments = (caller_id, *profile, change.origin, context.now())
-    row = auth.administered(await PUT_PROFILE.maybe(cell.pool, *arguments))
+    row, others = await put(cell, body.account_id, profile_id, PUT_PROFILE, *arguments)
     if not row.is_account:
         raise ClientError(OWNER_NOT_FOUND)
-    if not row.is_put:
-        raise ClientError(PROFILE_BEING_DELETED if row.is_pending else PROFILE_TAKEN)
+    if others or not row.is_put:
+        is_pending = row.is_pending or any(each.is_pending for each in others)
+        raise ClientError(PROFILE_BEING_DELETED if is_pending else PROFILE_TAKEN)
     cell.configurations.forget(body.account_id, profile_id, "profile put")
     await change.wait_for(row.listeners)
     return reply(Profile(profile_id, body.account_id, row.name, row.is_kids, row.parental_rating))

@@ -1,6 +1,8 @@
 """The steps that the handlers of accounts, profiles and titles share."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -16,19 +18,39 @@ from service.errors import ClientError, Sentence
 from service.http import auth, lenient_json
 from service.http.body_and_reply import reply
 from service.http.cells import first_found
+from service.http.transaction import transaction
+from service.platform.import_cells import FIND, OwnedRow
 from service.viewing import deletion
 from service.viewing.deletion import Accepted, DeletedRow, Kind
 
 logger = logging.getLogger("viewing_time.cells")
 
 Row = TypeVar("Row", bound=DeletedRow)
-Put = TypeVar("Put", bound=msgspec.Struct)
+Put = TypeVar("Put", bound="PutRow")
+Written = TypeVar("Written", bound=msgspec.Struct)
+
+
+class PutRow(msgspec.Struct, frozen=True):
+    """The caller's rights, then the stored record; its columns are null if nothing was written."""
+
+    is_active: bool
+    is_admin: bool
+    is_pending: bool
 
 
 class AccountRow(msgspec.Struct, frozen=True):
     account_id: UUID
 
 
+class LockRow(msgspec.Struct, frozen=True):
+    lock: str
+
+
+class _Undo(Exception):
+    """Rolls back a record that must not be written."""
+
+
+CLAIM: Final = Statement("record_claim", LockRow)
 MIRROR: Final = Statement("administrator_mirror", AccountRow)
 OWNER: Final = Statement("profile_account", AccountRow)
 
@@ -69,32 +91,90 @@ async def _owner(profile_id: UUID, cell: Context) -> AccountRow | None:
 
 async def admit(context: Context, caller_id: UUID, cell: Context) -> None:
     """Makes an administrator known in another cell; raises ClientError 401 or 403 for others."""
-    if cell is not context:
+    if context.cells is not None:
         auth.administered(await auth.CHECK.maybe(context.pool, caller_id, None))
+    if cell is not context:
         await MIRROR.maybe(cell.pool, caller_id, context.settings.cell, context.now())
 
 
+async def put(
+    cell: Context,
+    account_id: UUID,
+    unique: UUID | str,
+    statement: Statement[Put],
+    *arguments: object,
+) -> tuple[Put, list[OwnedRow]]:
+    """The row of a statement that puts a record of an account, and what others have in its place.
+
+    `unique` is what only one of all cells may have: a profile's id, or an e-mail address. If
+    another account has it, nothing is written. Other cells are asked unless it is the account's.
+    Raises ClientError 401 or 403.
+    """
+    if cell.cells is None:
+        return auth.administered(await statement.maybe(cell.pool, *arguments)), []
+    keys = ([unique], []) if isinstance(unique, UUID) else ([], [unique])
+    row: Put | None = None
+    others: list[OwnedRow] = []
+    for cells in ([cell], cell.every):
+        found, sources = list[OwnedRow](), {}
+        with suppress(_Undo):
+            async with AsyncExitStack() as opened:
+                for each in cells:
+                    source = await opened.enter_async_context(transaction(each))
+                    await CLAIM.maybe(source, str(unique))
+                    found += await FIND.all(source, *keys)
+                    sources[each.settings.cell] = source
+                row = await statement.maybe(sources[cell.settings.cell], *arguments)
+                others = [each for each in found if each.account_id != account_id]
+                if others or (not found and len(cells) < len(cell.every)):
+                    raise _Undo
+        if found:
+            break
+    return auth.administered(row), others
+
+
 async def in_every_cell(
-    context: Context, caller_id: UUID, statement: Statement[Put], *arguments: object
-) -> list[Put | None]:
+    context: Context,
+    caller_id: UUID,
+    statement: Statement[Written],
+    *arguments: object,
+    is_ordered: bool = False,
+) -> list[Written | None]:
     """The rows of a statement about a title, which every cell has.
 
     Raises the DatabaseError of a cell after all others have got the change: the request can be sent
-    again, and until then that cell has the title of before.
+    again, and until then that cell has the title of before. If `is_ordered`, the first cell commits
+    last, so that two requests at once have the same result in every cell.
     """
-    rows, failure = [], None
+    rows: list[Written | None] = []
+    admitted, failures = [], list[DatabaseError]()
     for cell in context.every:
-        try:
+        with _noted(cell, failures):
             await admit(context, caller_id, cell)
-            rows.append(await statement.maybe(cell.pool, *arguments))
-        except DatabaseError as error:
-            failure = error
-            if context.cells is not None:
-                fields = {"cell": cell.settings.cell, "error": str(error)}
-                logger.error("title_not_written", extra={"fields": fields})
-    if failure is not None:
-        raise failure
+            admitted.append(cell)
+    async with AsyncExitStack() as opened:
+        for cell in admitted:
+            is_held = is_ordered and not rows and context.cells is not None
+            with _noted(cell, failures):
+                source = (
+                    await opened.enter_async_context(transaction(cell)) if is_held else cell.pool
+                )
+                rows.append(await statement.maybe(source, *arguments))
+    if failures:
+        raise failures[-1]
     return rows
+
+
+@contextmanager
+def _noted(cell: Context, failures: list[DatabaseError]) -> Iterator[None]:
+    """Logs an error of one of several cells and adds it to `failures`."""
+    try:
+        yield
+    except DatabaseError as error:
+        failures.append(error)
+        if cell.cells is not None:
+            fields = {"cell": cell.settings.cell, "error": str(error)}
+            logger.error("title_not_written", extra={"fields": fields})
 
 
 async def delete(

@@ -13,16 +13,11 @@ from service.http.body_and_reply import read, reply
 from service.http.fields import TitleId
 from service.http.lenient_json import stored
 from service.platform import bodies
-from service.platform.records import caller_and_id, deletion_reply, in_every_cell
+from service.platform.records import PutRow, caller_and_id, deletion_reply, in_every_cell
 from service.viewing import deletion
 
 
-class TitlePutRow(msgspec.Struct, frozen=True):
-    """The caller's rights, then the stored title; its columns are null if nothing was written."""
-
-    is_active: bool
-    is_admin: bool
-    is_pending: bool
+class TitlePutRow(PutRow, frozen=True):
     title: str
     title_type: str | None
     is_educational: bool
@@ -46,7 +41,7 @@ async def title_put(request: Request) -> Response:
     context, caller_id, title_id = await caller_and_id(request, "title")
     title = (title_id, body.title, stored(body.title_type), body.is_educational)
     arguments = (caller_id, *title, context.now())
-    rows = await in_every_cell(context, caller_id, PUT_TITLE, *arguments)
+    rows = await in_every_cell(context, caller_id, PUT_TITLE, *arguments, is_ordered=True)
     row, *_ = map(auth.administered, rows)
     if any(one is not None and one.is_pending for one in rows):
         raise ClientError(TITLE_BEING_DELETED)

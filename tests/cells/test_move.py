@@ -155,6 +155,8 @@ async def test_titles_of_its_sessions_are_copied_if_they_are_missing(cells: Four
 
 REFUSALS = {
     "its e-mail address": "update b.users set email = '{account}@example.test'",
+    "has a profile with the id of one of its": "insert into b.profiles (id, user_id, name, "
+    "parental_rating, is_kids) values ('{child}', '{stranger}', 'Ada', 'TV-MA', true)",
     "an administrator": "update a.users set is_admin = true where id = '{account}'",
     "it, or a profile": "insert into a.pending_deletions (id, kind) "
     "values ('{account}', 'account')",
@@ -173,7 +175,9 @@ async def test_an_account_that_cannot_be_moved_stays_whole(cells: FourCells) -> 
     for sentence, cause in REFUSALS.items():
         family = await cells.family("a")
         await watched(cells, family)
-        await a.execute(cause.format(account=family.account, child=family.child, other=other.child))
+        names = {"account": family.account, "child": family.child}
+        names |= {"other": other.child, "stranger": stranger.account}
+        await a.execute(cause.format(**names))
         before, strangers = await rows(a, family), await rows(b, stranger)
         with pytest.raises(NotMoved, match=sentence):
             await move_one(cells, family.account)
@@ -249,7 +253,7 @@ class Crashing:
 
 STEPS = (
     *("BEGIN", "HOLD", "CHECK", "READ", "DISCARD"),
-    *("ARRIVE", "WRITE", "LEAVE", "REMOVE", "SETTLE"),
+    *("ARRIVE", "WRITE", "CLAIM", "LEAVE", "REMOVE", "SETTLE"),
 )
 
 
