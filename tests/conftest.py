@@ -45,6 +45,8 @@ ROOT = Path(__file__).parent.parent
 FILES = open_files.raise_limit()
 # The time of an application in this process until a test changes it.
 NOW: Final = datetime.fromisoformat(os.environ.get("TEST_INSTANT", "2026-11-25T12:00:00+00:00"))
+# Of the tests with random steps: a run fails by a fault, not because it tries other steps.
+SEED: Final = int(os.environ.get("TEST_SEED", "3"))
 # The files with a fixture that is made once for all their tests.
 SHARING: Final = {
     str(path.relative_to(ROOT))
@@ -211,10 +213,12 @@ def short_path() -> bool:
 
 
 @pytest.fixture
-def settings(database: str, short_path: bool) -> Settings:
+def settings(database: str, short_path: bool, request: pytest.FixtureRequest) -> Settings:
     """Settings for an application on the test's database; cheap hashes."""
+    is_patient = request.node.get_closest_marker("patient") is not None
     return Settings(
         database_url=database,
+        request_timeout_seconds=240.0 if is_patient else 2.0,
         short_path=short_path,
         jwt_secret=SECRET,
         bcrypt_rounds=4,
@@ -365,7 +369,7 @@ async def served(
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(process.wait, 20)
+            await asyncio.to_thread(process.wait, 60)
 
 
 def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from service.database.cell_spread import MAX_SLOTS, plan
 from service.database.cells import SLOTS, Directory, slot
 from service.database.statement import Statement
 from tests.cells.conftest import NAMES, FourCells
+from tests.conftest import SEED
 from tests.family import SECRET, Family, add_family
 
 DOWN = 'url = "postgresql://nobody@127.0.0.1:1/none"\n'
@@ -257,9 +258,7 @@ class Killed(Exception):
 async def test_a_spread_that_is_killed_at_any_point_can_be_run_again(
     cells: FourCells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(SEED)
     await one_cell_before(cells)
     families = await add_families(cells, 40)
     every = all_cells(cells.settings)

@@ -293,6 +293,7 @@ async def test_erasure_has_one_event_and_deletes_the_other_ones(
 @pytest.mark.parametrize(
     "path", ["profiles/{0.child}/viewing-data", "profiles/{0.child}", "accounts/{0.account}"]
 )
+@pytest.mark.patient
 async def test_deletion_waits_for_the_end_of_a_delivery(
     running: Running, connection: Connection, family: Family, admin: dict[str, str], path: str
 ) -> None:

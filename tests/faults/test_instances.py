@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from random import Random, SystemRandom
+from random import Random
 from time import monotonic
 from typing import Any, Final
 from uuid import uuid4
@@ -21,6 +21,7 @@ import pytest
 
 from service.database.driver import Connection
 from service.parents.pin_attempt import ATTEMPTS
+from tests.conftest import SEED
 from tests.eventually import eventually
 from tests.family import (
     HEARTBEAT,
@@ -295,9 +296,7 @@ class Story:
 @pytest.fixture(scope="module")
 async def story() -> AsyncIterator[Story]:
     """Four instances start at once; then there is load, and every fault."""
-    seed = SystemRandom().randrange(10**9)
-    print(f"seed {seed}")
-    random = Random(seed)
+    random = Random(SEED)
     async with AsyncExitStack() as parts:
         server = await parts.enter_async_context(server_of_its_own())
         scene = Scene(server, server.folder.parent, random)

@@ -392,6 +392,7 @@ async def test_concurrent_unlimited_grants_and_undoing_agree_on_the_override(
             assert (await undo(instances[0], family, row["id"])).status_code == 200
 
 
+@pytest.mark.patient
 async def test_undoing_waits_for_a_grant_that_is_being_made_and_counts_it(
     running: Running, connection: Connection, family: Family
 ) -> None:

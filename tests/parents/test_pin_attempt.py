@@ -208,7 +208,7 @@ async def test_connections_lost_during_hashes_cost_no_attempt(
     assert set(answers) <= {200, 503}
     monkeypatch.undo()
     await expire_attempts(connection)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await verify(running, family)).status_code != 200:
             await expire_attempts(connection)
     assert await state(connection, family) == (0, False, 0)
@@ -666,6 +666,7 @@ FLOODS: dict[str, tuple[str, dict[str, Any], set[int]]] = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.patient
 async def test_floods_of_requests_without_attempts_do_not_delay_a_pin(
     running: Running, connection: Connection, family: Family, name: str
 ) -> None:
@@ -677,7 +678,7 @@ async def test_floods_of_requests_without_attempts_do_not_delay_a_pin(
         while True:
             statuses.append((await post(running, family, where, body)).status_code)
 
-    floods = [asyncio.create_task(flood()) for _ in range(50)]
+    floods = [asyncio.create_task(flood()) for _ in range(20)]
     try:
         for _ in range(10):
             assert (await verify(running, family)).status_code == 200
@@ -689,6 +690,7 @@ async def test_floods_of_requests_without_attempts_do_not_delay_a_pin(
     assert len(statuses) > 50
 
 
+@pytest.mark.patient
 async def test_a_password_that_waited_for_another_attempt_is_not_too_early(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -151,10 +151,7 @@ async def test_every_instance_drops_the_cached_configuration(
         assert answer.json()["remaining_minutes"] is None
     await ask(here, family.child, admin)
     for instance in (here, there):
-        for _ in range(200):
-            if not instance.context.configurations.size:
-                break
-            await asyncio.sleep(0.01)
+        await eventually(lambda: not instance.context.configurations.size)  # noqa: B023
         answer = await instance.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
         assert answer.json()["remaining_minutes"] is not None
 
@@ -211,6 +208,7 @@ async def test_erasure_concurrent_with_heartbeats(
         ("viewing_time_balances", "time_grants"),
     ],
 )
+@pytest.mark.patient
 async def test_erasure_locks_tables_in_the_order_of_other_statements(
     running: Running,
     connection: Connection,
@@ -230,6 +228,7 @@ async def test_erasure_locks_tables_in_the_order_of_other_statements(
 
 
 @pytest.mark.parametrize("first", ["viewing_sessions", "viewing_requests"])
+@pytest.mark.patient
 async def test_erasure_locks_balances_last_also_if_other_tables_are_empty(
     running: Running, connection: Connection, family: Family, admin: UUID, first: str
 ) -> None:
@@ -246,6 +245,7 @@ async def test_erasure_locks_balances_last_also_if_other_tables_are_empty(
     assert (await erasure).status_code == 200
 
 
+@pytest.mark.patient
 async def test_erasure_locks_balances_in_the_order_of_their_days(
     running: Running, connection: Connection, family: Family, admin: UUID
 ) -> None:

@@ -76,8 +76,10 @@ async def test_invalid_field_is_503_while_the_database_is_unreachable(
     """A field error is shown to active accounts only, and that needs the database."""
     async with AsyncExitStack() as parts:
         proxy = await parts.enter_async_context(proxied(settings.database_url))
-        through = replace(settings, database_url=proxy.dsn, request_timeout_seconds=0.5)
+        through = replace(settings, database_url=proxy.dsn, request_timeout_seconds=20.0)
         running = await parts.enter_async_context(in_process(through))
+        impatient = replace(through, request_timeout_seconds=0.5)
+        object.__setattr__(running.context, "settings", impatient)  # the start may be slow
         limits = f"/api/v1/parental-controls/profiles/{family.child}/viewing-time"
         proxy.turn(mode)
         for method, url, body in (
@@ -305,6 +307,7 @@ async def test_a_full_queue_answers_503_at_once(
     assert await session_seconds(connection, family.child) == (11 - len(refused)) * 30
 
 
+@pytest.mark.patient
 async def test_a_beat_whose_client_has_disconnected_is_counted(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -140,7 +140,9 @@ async def test_load_in_flight_during_a_change_is_not_cached(
 async def test_a_change_whose_request_timed_out_invalidates_the_cache(
     start: Starter, settings: Settings, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=0.3))
+    running = await start()
+    impatient = msgspec.structs.replace(settings, request_timeout_seconds=0.3)
+    object.__setattr__(running.context, "settings", impatient)  # after the start, which may be slow
     maybe = config_change.UPDATE.maybe
 
     async def commit_and_hang(*arguments: Any) -> None:
@@ -236,7 +238,7 @@ async def test_a_listening_connection_without_an_answer_is_replaced(
         proxy.turn("black hole")
         await asyncio.sleep(0.2)
         proxy.turn("ok")
-        await parts.enter_async_context(asyncio.timeout(30))
+        await parts.enter_async_context(asyncio.timeout(60))
         await eventually(lambda: configurations.changes.connection is not swallowed)
         # The cache is cleared once more when the instance listens again.
         await asyncio.sleep(0.1)
@@ -329,7 +331,7 @@ async def test_a_beat_renews_nothing_after_a_change(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
     """In this order: the beat reads the old limits, the change commits, the beat returns."""
-    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=20.0))
+    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=240.0))
     session = (await beat(running, family))["session_id"]
     known = await running.context.configurations.get(family.account, family.child)
     known.since -= 31

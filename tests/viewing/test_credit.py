@@ -268,7 +268,7 @@ async def test_a_beat_locks_the_session_that_it_ends_before_the_clock(
 ) -> None:
     """The beats of that session lock both in this order; otherwise the two could deadlock."""
     monkeypatch.setattr(heartbeat_batch, "BATCH_LOCK_SECONDS", 5.0)
-    running = await start(msgspec.structs.replace(by_clock, request_timeout_seconds=20.0))
+    running = await start(msgspec.structs.replace(by_clock, request_timeout_seconds=240.0))
     await beat(running, family)
     async with connection.transaction():
         await connection.execute(SESSION, family.child)

@@ -34,7 +34,7 @@ async def running(
     await owner.execute(f"alter database {name} set deadlock_timeout = '300ms'")
     await owner.close()
     patient = msgspec.structs.replace(
-        settings, heartbeat_connections=1, request_timeout_seconds=20.0
+        settings, heartbeat_connections=1, request_timeout_seconds=240.0
     )
     return await start(patient)
 

@@ -210,6 +210,7 @@ async def test_many_locked_rows_delay_no_other_profile(
         await eventually(partial(beat, running, family), until=is_allowed)
 
 
+@pytest.mark.patient
 async def test_heartbeat_on_a_briefly_locked_row_is_delayed_and_counted(
     running: Running, connection: Connection
 ) -> None:
@@ -226,6 +227,7 @@ async def test_heartbeat_on_a_briefly_locked_row_is_delayed_and_counted(
     assert await session_seconds(connection, held.child) == 60
 
 
+@pytest.mark.patient
 async def test_suspects_are_written_before_a_stop(running: Running, connection: Connection) -> None:
     sessions = await watching(running, connection, 5)
     held = next(iter(sessions))
@@ -254,6 +256,7 @@ async def test_a_statement_that_is_stuck_delays_only_its_own_beats(
         for family, session in sessions.items():
             tasks.append(asyncio.create_task(beat(running, family, session_id=session)))
             await asyncio.wait(tasks[-1:], timeout=0.5)
+        await eventually(lambda: sum(task.done() for task in tasks) >= len(sessions) - 1)
         verdicts = [task.result() for task in tasks if task.done()]
         allowed = sum(verdict["enforcement"] == "allowed" for verdict in verdicts)
         assert allowed >= len(sessions) - 1
@@ -395,6 +398,7 @@ async def test_updates_are_heap_only(running: Running, connection: Connection) -
         assert row["n_tup_hot_upd"] / row["n_tup_upd"] >= 0.9
 
 
+@pytest.mark.patient
 async def test_waiting_beats_are_written_before_a_stop(
     running: Running, connection: Connection, settings: Any
 ) -> None:
