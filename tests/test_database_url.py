@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -167,9 +168,9 @@ async def database_over_tcp(database: str) -> Any:
         there, here = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.{port}")
 
         async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            while data := await source.read(65536):
-                target.write(data)
-            target.close()
+            with closing(target):
+                while data := await source.read(65536):
+                    target.write(data)
 
         await asyncio.gather(pump(reader, here), pump(there, writer), return_exceptions=True)
 

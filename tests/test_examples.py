@@ -152,7 +152,7 @@ async def test_player_asks_when_it_is_blocked_and_follows_the_decision(
     await use(connection, family, 120 * 60)
     player = asyncio.create_task(play(family, service.url, 12))
     request_id = await eventually(lambda: request_of(connection, family))
-    async with httpx.AsyncClient(base_url=service.url, headers=family.bearer) as client:
+    async with httpx.AsyncClient(base_url=service.url, headers=family.bearer, timeout=60) as client:
         url = f"/api/v1/parental-controls/requests/{request_id}/{decision}"
         assert (await client.post(url, json={})).status_code == 200
     lines = await player
@@ -196,7 +196,8 @@ async def unreliable(
         finally:
             for each in (writer, there_writer):
                 each.close()
-                await each.wait_closed()
+            ends = (writer.wait_closed(), there_writer.wait_closed())
+            await asyncio.gather(*ends, return_exceptions=True)
 
     async with await asyncio.start_server(carry, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", keys
@@ -242,7 +243,7 @@ async def test_player_does_not_ask_for_more_time_while_the_profile_is_locked(
     service: RunningService, connection: Connection
 ) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
-    async with httpx.AsyncClient(base_url=service.url, headers=family.bearer) as client:
+    async with httpx.AsyncClient(base_url=service.url, headers=family.bearer, timeout=60) as client:
         url = f"/api/v1/parental-controls/profiles/{family.child}/lock"
         assert (await client.put(url, json={})).status_code == 200
     lines = await play(family, service.url, 2)
@@ -271,7 +272,7 @@ async def test_player_stops_when_another_device_plays(
     player = asyncio.create_task(run("player.py", family, service.url, *options))
     await eventually(lambda: open_sessions(connection, family.child))
     body = family.beat(device_id="tablet", device_type="tablet")
-    async with httpx.AsyncClient(base_url=service.url) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
         answer = await client.post(HEARTBEAT, json=body, headers=family.bearer)
     session = answer.json()["session_id"]
     code, output = await player
@@ -324,7 +325,7 @@ async def test_parent_sets_pin_limits_and_grants(
 async def request_time(family: Family, url: str) -> None:
     """Requests half an hour for the child."""
     body = {"profile_id": str(family.child), "minutes": 30, "message": "Please"}
-    async with httpx.AsyncClient(base_url=url, headers=family.bearer) as client:
+    async with httpx.AsyncClient(base_url=url, headers=family.bearer, timeout=60) as client:
         answer = await client.post("/api/v1/viewing-time/requests", json=body)
         assert answer.status_code == 201
 
@@ -338,7 +339,7 @@ async def test_parent_follows_events_and_approves_a_request(
     )
 
     async def is_following() -> bool:
-        async with httpx.AsyncClient(base_url=service.url) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
             return "viewing_time_event_streams 1.0" in (await client.get("/metrics")).text
 
     await eventually(is_following)
@@ -400,7 +401,7 @@ async def test_parent_prints_history_and_report(
     assert report[8].endswith("1 min  #")
     assert re.fullmatch(r" +1 min  Cartoon", report[9])
     [url] = (await parent(family, service.url, "page")).splitlines()
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(timeout=60) as browser:
         assert "counted" in (await browser.get(url)).text
         assert (await browser.get(url)).status_code == 404
 
@@ -436,7 +437,7 @@ async def test_an_example_ends_quietly_when_its_output_is_closed(
         stderr=asyncio.subprocess.PIPE,
     )
     os.close(writing)
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, errors.decode()) == (141, "")
     assert await open_sessions(connection, family.child) == 0
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -76,7 +76,7 @@ class Platform:
 
     async def reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers one request."""
-        with closing(writer):
+        with closing(writer), suppress(EOFError, OSError):  # the client has gone
             await reader.readuntil(b"\r\n\r\n")
             self.readings += 1
             if self.is_hanging:

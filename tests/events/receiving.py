@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -69,7 +69,10 @@ class Receiving:
         """Answers the requests of one connection."""
         if task := asyncio.current_task():
             self.connected.add(task)
-        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        with (
+            closing(writer),
+            suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError),
+        ):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 lines = (line.partition(": ") for line in head[1:] if line)
@@ -84,7 +87,6 @@ class Receiving:
                 await writer.drain()
                 if not answer:
                     break
-        writer.close()
 
 
 @asynccontextmanager

@@ -48,7 +48,7 @@ async def example(folder: Path) -> AsyncIterator[tuple[str, Path]]:
         yield f"http://127.0.0.1:{lines[-1].split()[-1]}/", output
     finally:
         process.terminate()
-        await asyncio.to_thread(process.wait, 20)
+        await asyncio.to_thread(process.wait, 60)
 
 
 def lines_of(output: Path, start: str) -> list[str]:
@@ -102,7 +102,7 @@ async def test_example_rejects_what_the_service_has_not_signed_lately(tmp_path: 
         (400, {**right, "webhook-timestamp": "9" * 5_000}),
         (400, {}),
     ]
-    async with example(tmp_path) as (url, output), httpx.AsyncClient() as client:
+    async with example(tmp_path) as (url, output), httpx.AsyncClient(timeout=60) as client:
         for status, headers in refused:
             answer = await client.post(url, content=body, headers=headers)
             assert answer.status_code == status, headers
@@ -129,8 +129,8 @@ async def test_example_stores_events_and_ends_quietly_when_its_output_is_closed(
     os.close(writing)
     port = (await asyncio.to_thread(os.read, reading, 100)).split()[-1].decode()
     os.close(reading)
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         url = f"http://127.0.0.1:{port}/"
         answer = await client.post(url, content=body, headers=signed(body, time.time()))
-    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
     assert (answer.status_code, process.returncode, errors.decode()) == (204, 141, "")

@@ -440,9 +440,9 @@ async def test_event_that_the_receiver_cannot_accept_parks_only_itself_after_a_d
     platform.answer = answer
     await add_events(connection, family.account, [family.child, family.adult, None], range(9))
     async with delivering(hooked) as (metrics,):
-        await eventually(lambda: len(platform.accepted) == 6)
+        waiting = {"delivered": 6, "sending": 3, "deliveries": 3}
+        await eventually(lambda: states(connection), until=partial(eq, waiting))
         assert sorted(platform.accepted) == [0, 1, 3, 4, 6, 7]
-        assert await states(connection) == {"delivered": 6, "sending": 3, "deliveries": 3}
         await add_events(connection, family.account, [family.child, None], [9, 10])
         await eventually(lambda: 9 in platform.accepted)
         assert metrics.webhook_events_parked == 0
@@ -593,15 +593,22 @@ async def delivered(connection: Connection) -> int:
 async def test_stop_waits_for_an_attempt_and_begins_no_other(
     hooked: Settings, platform: Receiving, connection: Connection, family: Family
 ) -> None:
-    async def slow(_: Received) -> bytes:
-        await asyncio.sleep(0.5)
+    stopping = asyncio.Event()
+
+    async def late(_: Received) -> bytes:
+        await stopping.wait()
         return OK
 
-    platform.answer = slow
-    await add_events(connection, family.account, [family.child], [1])
-    async with delivering(hooked):
-        await eventually(lambda: platform.requests)
+    async def add_another() -> None:
         await add_events(connection, family.account, [family.adult], [2])
+        stopping.set()
+
+    platform.answer = late
+    await add_events(connection, family.account, [family.child], [1])
+    async with delivering(replace(hooked, shutdown_grace_seconds=240.0)):
+        await eventually(lambda: platform.requests)
+        adding = asyncio.create_task(add_another())  # runs when the stop has begun
+    await adding
     assert platform.numbers == [1]
     assert await states(connection) == {"delivered": 1}
 
@@ -646,11 +653,11 @@ async def test_heartbeats_do_not_wait_for_a_receiver_that_hangs(
     for _ in range(3):
         answer = await running.client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
         assert answer.json()["enforcement"] == "allowed"
-    open_transactions = await connection.fetchval(
+    open_transactions = (
         "select count(*) from pg_stat_activity "
         "where datname = current_database() and state = 'idle in transaction'"
     )
-    assert open_transactions == 0
+    await eventually(lambda: connection.fetchval(open_transactions), until=partial(eq, 0))
     assert platform.accepted == []
 
 
