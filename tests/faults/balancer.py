@@ -17,7 +17,8 @@ PART_BYTES: Final = 64 * 1024
 HAPROXY: Final = """
 defaults
     mode tcp
-    timeout connect 1s
+    timeout connect 10s
+    timeout check 10s
     timeout client 30s
     timeout server 30s
     retries 3
@@ -114,4 +115,4 @@ async def haproxied(ports: list[int]) -> AsyncIterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)

@@ -54,6 +54,8 @@ class Service:
             answer = await self.client.request(method, url, json=body, headers=sent)
         except httpx.TransportError:
             answer = NO_ANSWER
+        if answer.status_code == 408:  # this process was too busy to send the body in time
+            answer = NO_ANSWER
         self.unanswered += answer.status_code == 503
         if answer.status_code >= 500 and answer.status_code != 503:
             self.errors.append(f"{method} {path} {answer.status_code} {answer.text}")

@@ -81,7 +81,7 @@ class ReceiverProcess:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
 
     def calm(self) -> None:
         """Makes every later answer good, and ends those that hang."""
