@@ -152,9 +152,12 @@ async def test_a_malformed_hash_or_long_secret_costs_as_much_as_a_wrong_secret()
         (worker,) = processes.pids()
 
         async def cost(secret: str, hashed: str | None) -> float:
-            before = cpu_seconds(worker)
-            assert await verify(hasher, secret, hashed) is False
-            return cpu_seconds(worker) - before
+            costs = []
+            for _ in range(3):  # a busy core can take twice as long
+                before = cpu_seconds(worker)
+                assert await verify(hasher, secret, hashed) is False
+                costs.append(cpu_seconds(worker) - before)
+            return min(costs)
 
         wrong = await cost("4712", BUSY)
         for secret, hashed in [(PIN, None), (PIN, "malformed"), ("9" * 73, BUSY)]:
@@ -225,11 +228,11 @@ async def test_a_worker_killed_under_load_loses_no_hash(
 ) -> None:
     async with started(workers=2) as (hasher, processes):
         first = processes.pids()
-        secrets = [PIN, "4712"] * 6
+        secrets = [PIN, "4712"] * 10
         answers = asyncio.gather(*(verify(hasher, secret, BUSY) for secret in secrets))
         await eventually(lambda: hasher.hashed)
         os.kill(min(first), signal.SIGKILL)
-        assert await answers == [True, False] * 6
+        assert await answers == [True, False] * 10
         assert hasher.restarts == 1
         assert hasher.waiting == 0
         assert min(first) not in processes.pids()
@@ -344,10 +347,17 @@ async def test_queue_is_shorter_if_hashes_are_slower() -> None:
 
 
 async def test_a_worker_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pin_hasher, "MAX_SECONDS", 5.0)
     async with started(longest_wait=0.1) as (hasher, processes):
         before = room(hasher)
         (frozen,) = processes.pids()
+        start = hasher.workers[0].start
+
+        async def start_patiently() -> None:
+            monkeypatch.setattr(pin_hasher, "MAX_SECONDS", 60.0)
+            await start()
+
+        monkeypatch.setattr(pin_hasher, "MAX_SECONDS", 1.0)
+        monkeypatch.setattr(hasher.workers[0], "start", start_patiently)
         os.kill(frozen, signal.SIGSTOP)
         assert await verify(hasher, PIN, FAST) is True
         assert hasher.restarts == 1
