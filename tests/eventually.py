@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, overload
 
 T = TypeVar("T")
 
-MAX_SECONDS: Final = 20.0
+MAX_SECONDS: Final = 60.0
 MAX_PAUSE_SECONDS: Final = 0.05
 
 

@@ -139,7 +139,7 @@ def requests(folder: Path, number: int) -> str:
 
 
 async def played(plan: Plan) -> Outcome:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await main(plan)
 
 
@@ -232,7 +232,7 @@ async def test_a_window_begins_with_the_connections_open(tmp_path: Path, rate: f
 
     async with answering(allowed) as port:
         plan = Plan(port, requests(tmp_path, 8), connections=2, seconds=0.2, rate=rate)
-        async with asyncio.timeout(20), LoadProcess(plan) as client:
+        async with asyncio.timeout(60), LoadProcess(plan) as client:
             assert seen == 0
             await client.run()
             answered = seen
@@ -338,7 +338,7 @@ async def test_children_with_all_rules_are_limited_by_each_and_never_blocked(
     async with (
         policy.all_rules(connection, children),
         served(database, JWT_SECRET=seed.SECRET) as running,
-        AsyncClient() as client,
+        AsyncClient(timeout=60) as client,
     ):
         port = int(running.url.rpartition(":")[2])
         outcome = await played(Plan(port, str(path), connections=5))

@@ -44,14 +44,14 @@ async def heartbeat(url: str, viewer: seed.Viewer) -> dict[str, Any]:
     _, body = seed.heartbeats([viewer])[:-1].split(b"\r\n\r\n")
     bearer = {"Authorization": f"Bearer {seed.token(viewer.account_id)}"}
     headers = {**bearer, "Content-Type": "application/json"}
-    async with AsyncClient() as client:
+    async with AsyncClient(timeout=60) as client:
         answer = await client.post(f"{url}{PATH}", content=body, headers=headers)
     assert answer.status_code == 200, answer.text
     return msgspec.json.decode(answer.content, type=dict[str, Any])
 
 
 async def rejected(port: int) -> str:
-    async with AsyncClient() as client:
+    async with AsyncClient(timeout=60) as client:
         answer = await client.post(
             f"http://127.0.0.1:{port}{PATH}",
             content=b"{}",

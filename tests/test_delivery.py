@@ -127,7 +127,7 @@ async def test_service_of_the_wheel_runs_in_an_empty_directory(
         try:
             answer = await ready(f"http://127.0.0.1:{port}", process)
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, 20) == 0
+            assert await asyncio.to_thread(process.wait, 60) == 0
         finally:
             process.kill()
             process.wait()
@@ -171,7 +171,7 @@ async def run(*command: str | Path, cwd: Path, env: dict[str, str]) -> tuple[int
 
 async def ready(url: str, process: subprocess.Popen[bytes]) -> httpx.Response:
     """The first response of the readiness check."""
-    async with httpx.AsyncClient() as client, asyncio.timeout(25):
+    async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
         while True:
             assert process.poll() is None, f"the service ended with {process.returncode}"
             try:

@@ -117,7 +117,10 @@ async def test_a_base_backup_and_the_received_log_lose_no_answered_heartbeat() -
             await connection.close()
             backup = ("-D", str(restored / "cluster"), "-X", "none", "-c", "fast", "--no-sync")
             await asyncio.to_thread(program, "pg_basebackup", "-d", dsn, *backup)
-            async with served(dsn) as service, httpx.AsyncClient(base_url=service.url) as client:
+            async with (
+                served(dsn) as service,
+                httpx.AsyncClient(base_url=service.url, timeout=60) as client,
+            ):
                 beat = family.beat()
                 for _ in range(5):
                     answer = await client.post(HEARTBEAT, json=beat, headers=family.bearer)

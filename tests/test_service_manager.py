@@ -37,7 +37,7 @@ def manager(address: str) -> Iterator[socket.socket]:
     """A socket that receives what processes with NOTIFY_SOCKET=`address` report."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
-        receiver.settimeout(30)
+        receiver.settimeout(60)
         yield receiver
 
 
@@ -77,7 +77,7 @@ def activated(
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 async def test_clients_wait_while_a_service_with_a_passed_socket_restarts(
@@ -91,7 +91,7 @@ async def test_clients_wait_while_a_service_with_a_passed_socket_restarts(
         async def reported() -> bytes:
             return await asyncio.to_thread(reports.recv, 100)
 
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             with activated(database, address, sockets) as process:
                 assert await reported() == READY.encode()
                 assert (await client.get("/health/live")).status_code == 200
@@ -99,7 +99,7 @@ async def test_clients_wait_while_a_service_with_a_passed_socket_restarts(
                 assert (await client.get("/metrics")).status_code == 404
                 process.send_signal(signal.SIGTERM)
                 assert await reported() == STOPPING.encode()
-                assert await asyncio.to_thread(process.wait, 20) == 0
+                assert await asyncio.to_thread(process.wait, 60) == 0
             beat = client.post(HEARTBEAT, json=family.beat(), headers=family.bearer)
             waiting = asyncio.create_task(beat)
             with activated(database, address, sockets):

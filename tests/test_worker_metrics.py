@@ -31,7 +31,7 @@ async def test_worker_that_ends_during_a_scrape_is_counted_once() -> None:
     settings = Settings(database_url="postgresql:///", jwt_secret=SECRET)
     async with (
         await serving(settings, listener, counts, {1: worker}, running),
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=60) as client,
     ):
         shown = [(await client.get(url)).text for _ in range(2)]
     assert ["\nbeats_total 5.0\n" in each for each in shown] == [True, True]

@@ -78,7 +78,7 @@ def run(
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 def test_run_without_the_embedded_postgresql_says_what_to_do(
@@ -114,10 +114,10 @@ def test_run_says_what_it_does_and_what_to_open(tmp_path: Path) -> None:
         lines = [line.rstrip() for line in iter(process.stdout.readline, AFTER_PAGES)]
         pages = [line.split()[0] for line in lines if line.startswith("  http://")]
         for page in pages:
-            assert httpx.get(page).status_code == 200
+            assert httpx.get(page, timeout=60).status_code == 200
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert lines[0].startswith("Creating a PostgreSQL in .data/postgres")
     assert re.fullmatch(r"Applied \d+ migrations\.", lines[1])
     assert lines[2:5] == [
@@ -160,7 +160,7 @@ def answer(curl: str) -> httpx.Response:
     body = re.search(r"-d '([^']*)'", curl)
     url = curl.split()[-1]
     method = "POST" if body else "GET"
-    return httpx.request(method, url, headers=headers, content=body and body[1])
+    return httpx.request(method, url, headers=headers, content=body and body[1], timeout=60)
 
 
 def postgres_of(process: subprocess.Popen[str]) -> list[int]:
@@ -171,8 +171,8 @@ def postgres_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def has_ended(pid: int) -> bool:
-    """Waits up to 15 seconds for a process to end; returns whether it has."""
-    for _ in range(300):
+    """Waits up to 60 seconds for a process to end; returns whether it has."""
+    for _ in range(1200):
         if not Path(f"/proc/{pid}").exists():
             return True
         time.sleep(0.05)
@@ -190,14 +190,14 @@ def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Sign
         assert len(answer(curls[2]).json()["profiles"]) == 2
         schedule = curls[2].replace("weekly-report", f"profiles/{demo.SIBLING}/schedule")
         assert answer(schedule).json()["weekly_limit_minutes"] == 600
-        page = httpx.get(f"http://127.0.0.1:{port}/demo/family.json").json()
+        page = httpx.get(f"http://127.0.0.1:{port}/demo/family.json", timeout=60).json()
         assert {child["profile_id"] for child in page["children"]} == {
             str(demo.CHILD),
             str(demo.SIBLING),
         }
         [server] = postgres_of(process)
         process.send_signal(stop)
-        status = process.wait(30)
+        status = process.wait(60)
     assert status == (-signal.SIGKILL if stop == signal.SIGKILL else 0)
     assert has_ended(server)
     with run(folder, port) as (_, again):
@@ -241,7 +241,7 @@ def test_run_loads_no_demo_family_into_an_external_database(
         assert ask(empty_database, "select count(*) from users") == 0
     finally:
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=60)
     assert "curl" not in rest
 
 
@@ -370,7 +370,7 @@ async def test_role_without_access_to_the_migration_table_can_serve(
     try:
         async with (
             served(f"{database}&user={name}") as service,
-            httpx.AsyncClient(base_url=service.url) as client,
+            httpx.AsyncClient(base_url=service.url, timeout=60) as client,
         ):
             assert (await client.get("/health/ready")).status_code == 200
     finally:

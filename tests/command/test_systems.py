@@ -117,7 +117,7 @@ async def test_service_with_a_database_works_on_macos(
 ) -> None:
     async with (
         served(database, **other_system(tmp_path, "darwin")) as service,
-        httpx.AsyncClient(base_url=service.url) as client,
+        httpx.AsyncClient(base_url=service.url, timeout=60) as client,
     ):
         url = HEARTBEAT
         answer = await client.post(url, json=family.beat(), headers=family.bearer)

@@ -231,7 +231,10 @@ async def test_the_service_and_the_existing_application_work_side_by_side(live: 
     )
     body = {"profile_id": str(profile), "title_id": str(title), "device_id": "tv"}
     with playing(live) as application:
-        async with served(live) as service, httpx.AsyncClient(base_url=service.url) as client:
+        async with (
+            served(live) as service,
+            httpx.AsyncClient(base_url=service.url, timeout=60) as client,
+        ):
 
             async def beat(**members: str) -> httpx.Response:
                 url, headers = HEARTBEAT, bearer(account)

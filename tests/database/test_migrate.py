@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -362,7 +361,7 @@ def legacy_database(empty_database: str) -> str:
     return empty_database
 
 
-eventually = partial(eventually_blocking, seconds=30)
+eventually = eventually_blocking
 
 
 def columns(connection: Connection, table: str) -> list[str]:

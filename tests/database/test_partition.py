@@ -77,7 +77,7 @@ async def beats(url: str, dsn: str, application: Application) -> list[httpx.Resp
         for kind, number in (("account", 100), ("profile", 200), ("title", 7))
     )
     session, answers = None, []
-    async with httpx.AsyncClient(base_url=url, headers=bearer(account)) as client:
+    async with httpx.AsyncClient(base_url=url, headers=bearer(account), timeout=60) as client:
         while not application.is_over.is_set():
             body = {
                 "profile_id": str(profile),

@@ -143,10 +143,10 @@ def _opened(program: str, driver: str, profile: Path, *, seconds: float) -> Iter
             try:
                 yield Browser(client)
             finally:
-                httpx.delete(f"http://127.0.0.1:{port}{session}", timeout=10)
+                httpx.delete(f"http://127.0.0.1:{port}{session}", timeout=60)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def _await_port(port: int) -> None:

@@ -47,7 +47,7 @@ async def url(postgres_dsn: str, template: str) -> AsyncIterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +89,14 @@ def fast(page: Browser) -> None:
 
 def watch(url: str, minutes: float) -> None:
     """Sends the heartbeats of another player of the child."""
-    family = httpx.get(f"{url}/demo/family.json").json()
+    family = httpx.get(f"{url}/demo/family.json", timeout=60).json()
     body = {
         "profile_id": family["children"][0]["profile_id"],
         "title_id": family["titles"][0]["title_id"],
         "device_id": "tv-2",
     }
     headers = {"Authorization": f"Bearer {family['token']}"}
-    with httpx.Client(base_url=url, headers=headers) as player:
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as player:
         for _ in range(int(minutes * 2)):
             answer = player.post("/api/v1/viewing-time/heartbeat", json=body)
             body["session_id"] = answer.json()["session_id"]

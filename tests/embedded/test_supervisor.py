@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -98,7 +97,7 @@ def printed_dsn(process: subprocess.Popen[str]) -> str:
 
 def ask(dsn: str, query: str) -> object:
     async def fetch() -> object:
-        connection = await asyncpg.connect(dsn, timeout=30)
+        connection = await asyncpg.connect(dsn, timeout=60)
         try:
             return await connection.fetchval(query)
         finally:
@@ -117,7 +116,7 @@ def socket_directory(dsn: str) -> Path:
     return Path(parse_qs(urlsplit(dsn).query)["host"][0])
 
 
-wait_until = partial(eventually_blocking, seconds=30)
+wait_until = eventually_blocking
 
 
 def answers(dsn: str) -> bool:

@@ -618,13 +618,19 @@ async def test_grants_of_a_killed_process_are_executed_once(
         process.kill()
         killed.set()
 
-    async with served(database) as first, httpx.AsyncClient(base_url=first.url) as client:
+    async with (
+        served(database) as first,
+        httpx.AsyncClient(base_url=first.url, timeout=60) as client,
+    ):
         killing = asyncio.create_task(kill(first.process))
         statuses = await asyncio.gather(*(post(client, key) for key in keys))
         await killing
     assert killed.is_set()
     assert 0 in statuses
-    async with served(database) as second, httpx.AsyncClient(base_url=second.url) as client:
+    async with (
+        served(database) as second,
+        httpx.AsyncClient(base_url=second.url, timeout=60) as client,
+    ):
         again = [await post(client, key) for key in keys]
     assert again == [200] * 60
     assert await connection.fetchval("select count(*) from time_grants") == 60
@@ -883,7 +889,7 @@ async def test_stopped_process_keeps_no_row_locked(
         await transaction.rollback()
         with pytest.raises(asyncpg.LockNotAvailableError):
             await connection.execute("select from viewing_time_balances for update nowait")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await connection.execute("select from viewing_time_balances for update")
         assert await connection.fetchval("select count(*) from time_grants") == before
         stopped.process.send_signal(signal.SIGCONT)

@@ -732,7 +732,7 @@ async def process() -> AsyncIterator[Process]:
             yield Process(listener.getsockname()[1], running.pid)
         finally:
             running.kill()  # its slow requests never end
-            await asyncio.to_thread(running.wait, 20)
+            await asyncio.to_thread(running.wait, 60)
 
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -87,7 +87,7 @@ def run(stdout: int | None, *, closed: bool = False) -> tuple[float, int]:
     if closed:
         command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
     done = subprocess.run(
-        command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, timeout=20, check=True
+        command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, timeout=120, check=True
     )
     took, dropped = done.stderr.split()
     return float(took), int(dropped)
@@ -195,7 +195,7 @@ async def serving(database: str, stdout: int, *, closed: bool = False) -> AsyncI
         yield url
     finally:
         process.terminate()
-        code = await asyncio.to_thread(process.wait, 20)
+        code = await asyncio.to_thread(process.wait, 60)
     assert code == 0
 
 
@@ -206,7 +206,10 @@ async def test_service_answers_while_its_log_is_closed_or_unread(
     unread, full = os.pipe()
     fcntl.fcntl(full, fcntl.F_SETPIPE_SZ, 4096)
     try:
-        async with serving(database, full, closed=closed) as url, httpx.AsyncClient() as client:
+        async with (
+            serving(database, full, closed=closed) as url,
+            httpx.AsyncClient(timeout=60) as client,
+        ):
             for _ in range(100):
                 beat = family.beat()
                 answer = await client.post(f"{url}{HEARTBEAT}", json=beat, headers=family.bearer)
@@ -222,7 +225,7 @@ async def test_log_of_a_service_is_json_without_secrets(
 ) -> None:
     path = tmp_path / "log"
     with path.open("wb") as log:
-        async with serving(database, log.fileno()) as url, httpx.AsyncClient() as client:
+        async with serving(database, log.fileno()) as url, httpx.AsyncClient(timeout=60) as client:
             verify = f"{url}/api/v1/parental-controls/pin/verify"
             answer = await client.post(verify, json={"pin": PIN}, headers=family.bearer)
             await client.post(f"{url}{HEARTBEAT}", json=family.beat(), headers=family.bearer)

@@ -92,23 +92,29 @@ async def test_check_reports_how_many_players_the_limit_allows(
 
 
 @asynccontextmanager
-async def connections_to(service: RunningService, count: int) -> AsyncIterator[list[bytes]]:
-    """Opens `count` idle connections; yields `connection_state` of each."""
+async def connections_to(
+    service: RunningService, count: int, closed: int = 0
+) -> AsyncIterator[list[bytes]]:
+    """Opens `count` idle connections, of which the service closes `closed`.
+
+    Yields `open` for each that waits for a request, and an empty string for each closed one.
+    """
     port = int(service.url.rsplit(":", 1)[1])
     opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    ends = [asyncio.create_task(read_to_end(reader)) for reader, _ in opened]
     try:
-        yield await asyncio.gather(*(connection_state(reader) for reader, _ in opened))
+        await eventually(lambda: sum(end.done() for end in ends) >= closed)
+        await asyncio.wait(ends, timeout=0.3)  # no other one is closed
+        yield [end.result() if end.done() else b"open" for end in ends]
     finally:
         for _, writer in opened:
             writer.transport.abort()
+        await asyncio.gather(*ends)
 
 
-async def connection_state(reader: asyncio.StreamReader) -> bytes:
-    """`open` for a connection that waits for a request, empty for a closed one."""
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
     try:
-        return await asyncio.wait_for(reader.read(1), 0.3)
-    except TimeoutError:
-        return b"open"
+        return await reader.read()
     except ConnectionError:
         return b""
 
@@ -134,11 +140,11 @@ async def test_connections_beyond_the_limit_are_closed_and_open_ones_are_served(
     with tempfile.TemporaryFile() as log:
         async with (
             served(database, log, LIMIT) as service,
-            httpx.AsyncClient(base_url=service.url) as client,
+            httpx.AsyncClient(base_url=service.url, timeout=60) as client,
         ):
-            assert lines(log, "connections_few")[0]["max"] == PLAYERS
+            assert (await eventually(lambda: lines(log, "connections_few")))[0]["max"] == PLAYERS
             assert (await client.get("/health/ready")).status_code == 200
-            async with connections_to(service, PLAYERS + 20) as answers:
+            async with connections_to(service, PLAYERS + 20, closed=21) as answers:
                 assert (answers.count(b"open"), answers.count(b"")) == (PLAYERS - 1, 21)
                 assert await beats(client, family)
                 ready = await client.get("/health/ready")
@@ -151,7 +157,7 @@ async def test_connections_beyond_the_limit_are_closed_and_open_ones_are_served(
                 assert line["connections"] == 21
                 assert len(await eventually(lambda: lines(log, "connections_many"))) == 1
             await until_ready(client)
-            async with httpx.AsyncClient(base_url=service.url) as other:
+            async with httpx.AsyncClient(base_url=service.url, timeout=60) as other:
                 assert await beats(other, family)
 
 
@@ -161,7 +167,7 @@ async def test_process_without_file_descriptors_closes_new_connections_and_recov
     with tempfile.TemporaryFile() as log:
         async with (
             served(database, log) as service,
-            httpx.AsyncClient(base_url=service.url) as client,
+            httpx.AsyncClient(base_url=service.url, timeout=60) as client,
         ):
             assert await beats(client, family)
             pid = service.process.pid
@@ -169,7 +175,7 @@ async def test_process_without_file_descriptors_closes_new_connections_and_recov
             free = min({*range(len(taken) + 1)} - taken)
             before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, FILES))
             try:
-                async with connections_to(service, 3) as answers:
+                async with connections_to(service, 3, closed=3) as answers:
                     assert answers == [b""] * 3
                 await eventually(lambda: lines(log, "open_files_exhausted"))
                 assert await beats(client, family)

@@ -145,7 +145,7 @@ async def test_stuck_heartbeats_are_not_ready(
 ) -> None:
     monkeypatch.setattr(readiness, "MIN_STUCK_SECONDS", 0.1)
     monkeypatch.setattr(readiness, "CHECK_SECONDS", 0.05)
-    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=0.2))
+    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=1.0))
     writer, go_on = running.context.writer, asyncio.Event()
     send = writer._send
 

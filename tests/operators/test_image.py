@@ -127,7 +127,7 @@ async def serving(
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.mark.soak
@@ -149,4 +149,4 @@ async def test_the_service_runs_from_the_tree_of_the_image(database: str, family
             probe = inside(tree, config, config["Healthcheck"]["Test"][1:], PORT=port)
             assert run(*probe) == f"The service on 127.0.0.1:{port} is ready."
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0

@@ -95,7 +95,7 @@ async def prometheus(folder: Path, target: str) -> AsyncIterator[httpx.AsyncClie
             yield client
     finally:
         process.terminate()
-        await asyncio.to_thread(process.wait, 20)
+        await asyncio.to_thread(process.wait, 60)
 
 
 async def result_of(client: httpx.AsyncClient, query: str) -> list[Any]:
@@ -129,11 +129,11 @@ async def test_prometheus_scrapes_the_service_and_the_dashboard_has_data(
     ]
     async with (
         served(database) as running,
-        httpx.AsyncClient(base_url=running.url) as service,
+        httpx.AsyncClient(base_url=running.url, timeout=60) as service,
         prometheus(tmp_path, running.url.removeprefix("http://")) as client,
     ):
         unanswered = set(expected)
-        for _ in range(25):
+        for _ in range(120):
             await traffic(service, family)
             try:
                 unanswered -= {query for query in unanswered if await result_of(client, query)}
@@ -149,7 +149,7 @@ async def test_prometheus_scrapes_the_service_and_the_dashboard_has_data(
         assert set(states.values()) <= {"ok", "unknown"}
         [target] = (await client.get("targets")).json()["data"]["activeTargets"]
         assert (target["health"], target["lastError"]) == ("up", "")
-        assert target["lastScrapeDuration"] < 1
+        assert target["lastScrapeDuration"] < 10
 
 
 @pytest.mark.parametrize("path", ["rules.yml", "dashboard.json"])

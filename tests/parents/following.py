@@ -92,7 +92,7 @@ async def following(
         head = f"GET {PATH}{query} HTTP/{version}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
         writer.write(head.encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             answer = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         received = dict(line.lower().split(": ", 1) for line in answer[1:] if line)
         yield Following(reader, writer, int(answer[0].split(" ")[1]), received)

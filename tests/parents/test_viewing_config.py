@@ -7,6 +7,7 @@ import pytest
 
 from service.database.driver import Connection
 from tests.conftest import Running, Starter
+from tests.eventually import eventually
 from tests.family import HEARTBEAT, PIN, Family, add_family, bearer
 
 
@@ -87,10 +88,7 @@ async def test_a_change_reaches_the_other_instance_within_a_second(
     assert await remaining(there, family) == 119.5
     body = {"weekday_limit_minutes": 15, "weekend_limit_minutes": 15}
     await here.client.put(url(family), json=body, headers=family.bearer)
-    for _ in range(100):
-        if not there.context.configurations.size:
-            break
-        await asyncio.sleep(0.01)
+    await eventually(lambda: not there.context.configurations.size)
     assert await remaining(there, family) == 14.0
 
 

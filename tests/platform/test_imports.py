@@ -276,7 +276,7 @@ async def test_upload_that_ends_early_changes_nothing(service: RunningService) -
                 await writer.drain()
                 if not status:
                     writer.write_eof()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     answer = await reader.read()
             assert status in answer.partition(b"\r\n")[0]
             added = await stored.fetchval("select count(*) from titles") - titles
@@ -844,12 +844,12 @@ async def test_interrupted_command_prints_how_to_continue(
         try:
             watching = await asyncpg.connect(database)
             written = "select count(*) >= $1 from titles"
-            await eventually(lambda: watching.fetchval(written, size), seconds=30)
+            await eventually(lambda: watching.fetchval(written, size))
             waiting = "select exists (select from pg_locks where not granted)"
             await eventually(lambda: watching.fetchval(waiting))
             await watching.close()
             process.send_signal(signal.SIGINT)
-            _, stderr = await asyncio.to_thread(process.communicate, timeout=30)
+            _, stderr = await asyncio.to_thread(process.communicate, timeout=60)
         finally:
             if process.poll() is None:
                 process.kill()

@@ -397,12 +397,16 @@ async def test_interrupted_run_keeps_its_batches_and_the_next_run_continues(
 
 async def retain_when_unlocked(settings: Settings) -> Removed:
     """Runs retention as soon as the server has released the lock of the run before."""
-    for _ in range(500):
+
+    async def removed() -> Removed | None:
         try:
             return await retain(settings, CUTOFFS, lambda _: None)
         except RetentionRunning:
-            await asyncio.sleep(0.01)
-    raise AssertionError("the lock is never released")
+            return None
+
+    found: Removed | None = await eventually(removed, until=lambda found: found is not None)
+    assert found is not None
+    return found
 
 
 async def test_only_one_run_at_a_time(
@@ -417,11 +421,7 @@ async def test_only_one_run_at_a_time(
 
 
 async def until_empty(connection: Connection) -> None:
-    for _ in range(1000):
-        if not await sessions(connection):
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nothing was deleted")
+    await eventually(lambda: sessions(connection), until=lambda left: not left)
 
 
 async def test_schedule_continues_after_a_failed_run(

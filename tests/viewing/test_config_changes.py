@@ -105,7 +105,9 @@ async def test_no_beat_after_the_answer_is_judged_by_the_old_limit(
         proxy = await parts.enter_async_context(proxied(database))
         here = await parts.enter_async_context(served(database))
         there = await parts.enter_async_context(served(database, DATABASE_DIRECT_URL=proxy.dsn))
-        client = await parts.enter_async_context(httpx.AsyncClient(headers=family.bearer))
+        client = await parts.enter_async_context(
+            httpx.AsyncClient(headers=family.bearer, timeout=60)
+        )
         proxy.turn("slow")
 
         async def count() -> float:
@@ -139,7 +141,7 @@ async def test_a_frozen_instance_delays_a_change_by_the_bound_only(
     backend = listener.get_server_pid()
     os.kill(backend, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await put_limits(here, family, {})).status_code == 200
             assert there.context.configurations.size == 0
     finally:
@@ -191,7 +193,7 @@ async def test_a_refused_change_notifies_no_instance(
     answer = await running.client.put(url, json=LIMITS, headers=stranger.bearer)
     assert answer.status_code == 403
     assert (await put_limits(running, family, {})).status_code == 200
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not payloads:
             await connection.fetchval("select 1")
     assert len(payloads) == 1
@@ -204,7 +206,7 @@ async def test_the_previous_version_can_read_the_notification(
     payloads: list[str] = []
     await connection.add_listener(CHANNEL, lambda *arguments: payloads.append(str(arguments[-1])))
     await put_limits(running, family, {})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not payloads:
             await connection.fetchval("select 1")
     origin, *changed = payloads[0].split(" ")
@@ -229,7 +231,7 @@ async def test_concurrent_changes_share_acknowledgements(
         for change in made:
             payload = f"{change.origin} {EVERYTHING}"
             here.changes.changed(here.changes.connection, 0, CHANNEL, payload)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for change in made:
                 await change.wait_for([here.changes.instance])
     finally:

@@ -85,7 +85,7 @@ async def pending(connection: Connection) -> list[tuple[str, UUID]]:
 
 
 async def eventually_done(connection: Connection) -> None:
-    await eventually(lambda: pending(connection), seconds=30, until=lambda rows: not rows)
+    await eventually(lambda: pending(connection), until=lambda rows: not rows)
 
 
 async def delete(running: Running, admin: dict[str, str], kind: str, key: UUID) -> tuple[int, Any]:
