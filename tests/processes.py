@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from uuid import uuid4
 # The variable that marks a run; processes inherit it unless a test replaces their environment.
 RUN: Final = "VIEWING_TIME_TEST_RUN"
 PR_SET_PDEATHSIG: Final = 1
+# Those that have been killed, or whose parent has ended, need a moment on a busy machine.
+MAX_END_SECONDS: Final = 30.0
 
 
 def dying_with_parent(files: int | None = None) -> Callable[[], None]:
@@ -40,15 +43,26 @@ def mark_run() -> None:
 
 
 def kill_left_behind() -> list[str]:
-    """Kills the processes of this run that still exist; returns a line for each."""
+    """Kills the processes of this run that do not end by themselves; returns a line for each."""
+    ends_at = time.monotonic() + MAX_END_SECONDS
+    while (found := _left_behind()) and time.monotonic() < ends_at:
+        time.sleep(0.1)
+    for process_id in found:
+        with suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGKILL)
+    return [*found.values()]
+
+
+def _left_behind() -> dict[int, str]:
+    """The processes of this run except this one, with a line for each."""
     mark = f"{RUN}={os.environ[RUN]}".encode()
-    lines = []
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # the process has ended, or belongs to another account
             variables = (folder / "environ").read_bytes().split(b"\0")
             if mark in variables and folder.name != str(os.getpid()):
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
                 started_by = [v for v in variables if v.startswith(b"PYTEST_CURRENT_TEST=")]
-                os.kill(int(folder.name), signal.SIGKILL)
-                lines.append(b" ".join([folder.name.encode(), command, *started_by]).decode())
-    return lines
+                line = b" ".join([folder.name.encode(), command, *started_by])
+                found[int(folder.name)] = line.decode()
+    return found

@@ -453,8 +453,8 @@ async def test_idle_connection_is_closed_after_keep_alive_seconds(database: str)
         served(database, **SETTINGS, KEEP_ALIVE_SECONDS="1") as service,
         wire(service) as (reader, writer),
     ):
-        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         started_at = time.monotonic()
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         received = await until_closed(reader)
         took = time.monotonic() - started_at
     assert received.startswith(b"HTTP/1.1 200 ")
