@@ -51,6 +51,7 @@ KINDS: Final[dict[str, type[DatabaseError]]] = {
     "57": Unavailable,  # an operator or a limit ended the statement
     "57P01": NoAnswer,
     "57P02": NoAnswer,
+    "CI": Unavailable,  # Citus: a move ended the statement
     "P0": Rejected,  # raised in PL/pgSQL, by a trigger
     "VC001": Elsewhere,  # see migration 0038
 }

@@ -81,6 +81,7 @@ async def connect(
     *,
     direct: bool = False,
     by_index: bool = False,
+    node: citus.Node | None = None,
     **options: Any,
 ) -> Connection:
     """A connection outside the pool, for long work or for the life of the process.
@@ -88,12 +89,15 @@ async def connect(
     Its statements may take `seconds`, or as long as a request. `direct` bypasses a pooler if
     DATABASE_DIRECT_URL is set: notifications do not pass a pooler in transaction mode. Each host of
     the address has its own share of the time; the driver has one time-out for all of them, so a
-    silent host would leave no time for the next ones.
+    silent host would leave no time for the next ones. `node` is one of Citus to connect to, instead
+    of the one that has the cell.
     """
     url = (settings.database_direct_url if direct else "") or settings.database_url
     address = database_url.read(url)
     with connecting():
         hosts = connector.hosts(address)
+        if node is not None:
+            hosts = [{**hosts[-1], "host": node.host, "port": node.port}]
         options = {
             "connection_class": Socketed,
             "command_timeout": seconds or settings.request_timeout_seconds,
@@ -112,12 +116,12 @@ async def connect(
                 break
         else:
             connection = await connector.to_host(address, **hosts[-1], **options)
-        if settings.cells_citus_url:
+        if settings.cells_citus_url and node is None:
             connection = await citus.at_cell(connection, address, hosts[-1], options)
         try:
             if not connector.is_pooled(settings, direct=direct):
                 await connection.fetchrow(PREPARE.text)
-            if settings.cell:
+            if settings.cell and node is None:
                 with translated(connection):
                     await cells.check_name(connection, settings.cell)
         except BaseException:
@@ -144,6 +148,14 @@ async def reach(settings: Settings, *, direct: bool = False) -> None:
     connection = await connect(settings, direct=direct)
     with translated(connection):
         await connection.close()
+
+
+async def takes_writes(settings: Settings, connection: Connection, seconds: float) -> bool:
+    """Whether the server of a connection takes writes, and is the node that has the cell."""
+    row = await PING.one(connection, timeout=seconds)
+    return row.is_writable and (
+        not settings.cells_citus_url or await citus.has_cell(connection, seconds)
+    )
 
 
 async def replace_idle(pool: Pool) -> None:

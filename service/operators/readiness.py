@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from service.database import schema
 from service.database.driver import Connection, Pool
-from service.database.pool import PING, connect, replace_idle
+from service.database.pool import connect, replace_idle, takes_writes
 from service.database_errors import DatabaseError, ReadOnly
 from service.deadlines import DeadlinePassed, within
 from service.http.fields import doc
@@ -165,8 +165,8 @@ class ReadinessWatch:
         await self._check_connection(self._connection, TIMEOUT_SECONDS)
 
     async def _check_connection(self, connection: Connection, seconds: float) -> None:
-        if not (await PING.one(connection, timeout=seconds)).is_writable:
-            # After a failover the pools must connect to the new primary.
+        if not await takes_writes(self._settings, connection, seconds):
+            # After a failover the pools must connect to the new primary, and so after a move.
             for pool in self._pools:
                 await pool.expire_connections()
             if self._checks == OK:

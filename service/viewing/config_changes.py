@@ -4,7 +4,8 @@ A statement that changes a configuration notifies CHANNEL and returns the ids of
 listen. Each instance drops the entry and then acknowledges the change. The request that made the
 change is answered after the acknowledgements, or after 250 ms.
 
-An instance listens while its listening connection is open, whose `application_name` has its id.
+An instance listens while its listening connection is open, whose `application_name` has its id. A
+notification reaches the node that runs the statement, so with Citus it listens on every node.
 """
 
 import asyncio
@@ -19,11 +20,12 @@ import msgspec
 
 from service.database.connector import is_pooled
 from service.database.driver import Connection, translated
-from service.database.pool import PING, connect
+from service.database.pool import connect, takes_writes
 from service.database.statement import Statement
 from service.database_errors import DatabaseError
 from service.observing.supervision import stopped, supervised
 from service.settings import Settings
+from service.viewing import config_nodes
 
 if TYPE_CHECKING:
     from service.viewing.config_cache import ConfigCache
@@ -94,20 +96,24 @@ class Changes:
         self._settings = settings
         self._cache = cache
         # One statement at a time on the listening connection.
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
         self._under_way: WeakValueDictionary[str, Change] = WeakValueDictionary()
         self._unacknowledged: list[str] = []
         self.acknowledging: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._listening_elsewhere: asyncio.Task[None] | None = None
 
     async def start(self, *, is_up: bool) -> None:
         """Listens, and keeps listening; if the database is not up, as soon as it is."""
         connection = await self.listen() if is_up else None
         self._cache.trust(is_up)
         self._listening = supervised("configuration listener", self._keep_listening(connection))
+        if self._settings.cells_citus_url:
+            listening = config_nodes.listen(self._settings, self, self._cache.clear)
+            self._listening_elsewhere = supervised("listener on other nodes", listening)
 
     async def stop(self) -> None:
-        await stopped(self._listening, self.acknowledging)
+        await stopped(self._listening, self._listening_elsewhere, self.acknowledging)
 
     def begin(self) -> Change:
         """Registers a change before its statement runs."""
@@ -125,18 +131,22 @@ class Changes:
         connection = await connect(self._settings, direct=True)
         try:
             # A notification may arrive while the last statement is still running.
-            async with self._lock:
-                with translated(connection):
-                    await connection.add_listener(ACKNOWLEDGEMENT_CHANNEL, self.acknowledged)
-                    # Behind a pooler, the name would stay on a connection that others use.
-                    if not is_pooled(self._settings, direct=True):
-                        await NAME.maybe(connection, LISTENER + self.instance)
-                    await connection.add_listener(CHANNEL, self.changed)
+            async with self.lock:
+                await self.subscribe(connection)
         except BaseException:
             connection.terminate()
             raise
         self.connection = connection
         return connection
+
+    async def subscribe(self, connection: Connection) -> None:
+        """Listens on a connection, under the name by which statements find it."""
+        with translated(connection):
+            await connection.add_listener(ACKNOWLEDGEMENT_CHANNEL, self.acknowledged)
+            # Behind a pooler, the name would stay on a connection that others use.
+            if not is_pooled(self._settings, direct=True):
+                await NAME.maybe(connection, LISTENER + self.instance)
+            await connection.add_listener(CHANNEL, self.changed)
 
     def changed(self, connection: Any, _pid: int, _channel: str, payload: object) -> None:
         """Receives a change: invalidates the cache, then acknowledges."""
@@ -154,7 +164,7 @@ class Changes:
         self._unacknowledged.append(nonce)
         if self.acknowledging is None or self.acknowledging.done():
             self.acknowledging = supervised(
-                "configuration acknowledgements", self._acknowledge(connection)
+                "configuration acknowledgements", self._acknowledge(self.connection or connection)
             )
 
     def acknowledged(self, *notification: object) -> None:
@@ -180,7 +190,7 @@ class Changes:
         while nonces := self._unacknowledged[:MAX_ACKNOWLEDGED]:
             del self._unacknowledged[:MAX_ACKNOWLEDGED]
             try:
-                async with self._lock:
+                async with self.lock:
                     await ACKNOWLEDGE.maybe(connection, f"{','.join(nonces)} {self.instance}")
             except DatabaseError as error:
                 self._unacknowledged.clear()
@@ -219,15 +229,16 @@ class Changes:
                 logger.warning("listening_connection_refused", extra={"fields": fields})
 
     async def until_lost(self, connection: Connection, lost: asyncio.Event) -> None:
-        """Returns when a connection is closed, or does not answer a ping."""
+        """Returns when a connection is closed, does not answer a ping, or the cell has moved."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PING_INTERVAL_SECONDS):
                     await lost.wait()
                 return
             try:
-                async with self._lock:
-                    await PING.one(connection, timeout=PING_TIMEOUT_SECONDS)
+                async with self.lock:
+                    if not await takes_writes(self._settings, connection, PING_TIMEOUT_SECONDS):
+                        return
             except DatabaseError as error:
                 fields = {"error": f"{type(error).__name__}: {error}"}
                 logger.warning("listening_connection_silent", extra={"fields": fields})

@@ -1,6 +1,7 @@
 """Cells that are schemas of a Citus database."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
 from hashlib import sha256
@@ -14,14 +15,16 @@ import asyncpg
 import pytest
 
 from service.database.driver import Connection
-from service.database.pool import connect, connected
+from service.database.pool import close_pool, connect, connected, open_pool
 from service.database.statement import text
 from service.database_errors import DatabaseError
 from service.errors import Overloaded
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from service.viewing.announcements import NEVER
-from service.viewing.heartbeat_statement import Beat
+from service.viewing.config_cache import ConfigCache
+from service.viewing.config_changes import CHANNEL, LISTENER
+from service.viewing.heartbeat_statement import NO_ID, Beat
 from service.viewing.heartbeat_writer import HeartbeatWriter
 from tests.citus.conftest import Cluster, place
 from tests.eventually import eventually
@@ -102,15 +105,37 @@ async def test_on_another_node_the_function_fails_as_on_a_standby(cluster: Clust
             await elsewhere.fetch(text("heartbeat_call"), *arguments)
 
 
-async def test_a_notification_reaches_only_listeners_on_its_node(cluster: Cluster) -> None:
-    heard: list[object] = []
-    async with connected(cluster.cells[0], 60.0, direct=True) as listener:
-        await listener.add_listener("cells", lambda *notified: heard.append(notified[-1]))
-        await cluster.on(0, "select pg_notify('cells', 'coordinator')")
-        async with connected(cluster.cells[0], 60.0) as connection:
-            await connection.execute("select pg_notify('cells', 'holder')")
-        await eventually(lambda: bool(heard))
-        assert heard == ["holder"]
+async def test_a_change_on_any_node_reaches_every_instance(cluster: Cluster) -> None:
+    settings, metrics = cluster.cells[0], [Metrics(), Metrics()]
+    pool = await open_pool(settings, (), 0, 1)
+    caches = [ConfigCache(settings, pool, each, lambda: BEGIN) for each in metrics]
+    named = "application_name = any($1)"
+    names = [LISTENER + cache.changes.instance for cache in caches]
+
+    async def listeners(number: int) -> int:
+        [(count,)] = await cluster.on(
+            number, f"select count(*) from pg_stat_activity where {named}", names
+        )
+        return int(count)
+
+    def heard(cause: str) -> list[int]:
+        return [each.invalidations[cause] for each in metrics]
+
+    async with AsyncExitStack() as parts:
+        parts.push_async_callback(close_pool, pool, 5)
+        for cache in caches:
+            await cache.start()
+            parts.push_async_callback(cache.stop)
+        for number in range(3):
+            await eventually(partial(listeners, number), 60, lambda count: count == 2)
+        before = heard("listening again")
+        for number in range(3):
+            await cluster.on(number, "select pg_notify($1, $2)", CHANNEL, f"x {NO_ID} {NO_ID}")
+        await eventually(lambda: heard("changed elsewhere") == [3, 3])
+        ended = f"select pg_terminate_backend(pid) from pg_stat_activity where {named}"
+        await cluster.on(0, ended, names)
+        await eventually(lambda: heard("listening again") == [each + 1 for each in before], 60)
+        assert await listeners(0) == 2
 
 
 async def test_the_lock_time_out_of_a_migration_reaches_the_node(cluster: Cluster) -> None:
