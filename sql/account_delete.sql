@@ -14,11 +14,11 @@
 -- Always one row; for an unknown caller `is_active` is false.
 -- An immediate deletion is one transaction. A scheduled one (see deletion_batch) first deactivates
 -- the account.
--- Takes locks in the same order as heartbeats, profile by profile: the advisory locks for starting
--- sessions (see migration 0004), open sessions, events by their positions as deliveries do, the
--- account, its profiles. The deadlocks left are
--- with a heartbeat of an ended session and with a parent who changes the rules of a child or grants
--- time; `lock_timeout` then ends one of the two.
+-- Takes locks in the same order as heartbeats, profile by profile: the locks for starting sessions (the
+-- advisory ones of migration 0004, and in a cell of Citus the profiles), open sessions, events by their
+-- positions as deliveries do, the account, its profiles. The deadlocks left are with a heartbeat of an
+-- ended session and with a parent who changes the rules of a child or grants time; `lock_timeout` then
+-- ends one of the two.
 -- Parts that lock rows take values from others by subqueries, because Citus reads a part wrongly that
 -- locks rows and joins.
 with caller as materialized (
@@ -104,6 +104,15 @@ start_locks as materialized (
     cross join size as z
     where not z.is_large
 ),
+profile_locks as materialized (
+    select p.id
+    from profiles as p
+    where p.id = any(array(select t.id from its_profiles as t cross join size as z where not z.is_large))
+        and current_setting('citus.version', true) is not null
+        and (select count(*) from start_locks) >= 0
+    order by p.id
+    for no key update
+),
 held as materialized (
     select s.id
     from viewing_sessions as s
@@ -111,6 +120,7 @@ held as materialized (
         and s.ended_at is null
         and not (select z.is_large from size as z)
         and (select count(*) from start_locks) > 0
+        and (select count(*) from profile_locks) >= 0
     order by s.profile_id
     for no key update
 ),

@@ -3,6 +3,7 @@
 -- $1 account_id uuid
 -- $2 cell text                     name of the administrator's own cell, which has confirmed the right
 -- $3 now timestamptz
+-- $4 here text                     name of this cell
 --
 -- row: account_id uuid             of the administrator
 --
@@ -15,7 +16,7 @@ with mark as (
     values ($1::uuid, $2::text, 0, 'mirror')
     on conflict (id) do update
     set cell = excluded.cell, state = excluded.state
-    where a.state <> 'arrives' and a.cell not in (select c.name from viewing_cell as c)
+    where a.state <> 'arrives' and a.cell <> $4::text
     returning a.id
 )
 insert into users as u (

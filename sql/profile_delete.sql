@@ -15,11 +15,13 @@
 -- Always one row; for an unknown caller `is_active` is false.
 -- An immediate deletion is one transaction. Until a scheduled one (see deletion_batch) is done, the
 -- profile can be used.
--- Takes locks in the same order as heartbeats: the advisory lock for starting a session (see
--- migration 0004), the open session, the profile. Before the profile it locks its events by their
--- positions, as deliveries do. The deadlocks left are with a heartbeat of an
--- ended session and with a parent who changes the rules of the child or grants time; `lock_timeout`
--- then ends one of the two.
+-- Takes locks in the same order as heartbeats: the lock for starting a session, the open session, the
+-- profile. The first is the advisory lock of migration 0004, and in a cell of Citus the profile. Before
+-- the profile is deleted its events are locked by their positions, as deliveries do. The deadlocks left
+-- are with a heartbeat of an ended session and with a parent who changes the rules of the child or
+-- grants time; `lock_timeout` then ends one of the two.
+-- Parts that lock rows take values from others by subqueries, because Citus reads a part wrongly that
+-- locks rows and joins.
 with caller as materialized (
     select
         $2::bool or coalesce(bool_and(u.is_active), false) as is_active,
@@ -55,10 +57,8 @@ size as materialized (
 kept as materialized (
     select p.id
     from profiles as p
-    join target as t on t.id = p.id
-    cross join size as z
-    where z.is_large
-    for key share of p
+    where p.id = (select t.id from target as t cross join size as z where z.is_large)
+    for key share
 ),
 pending as (
     insert into pending_deletions (kind, id)
@@ -72,12 +72,21 @@ start_lock as materialized (
     cross join size as z
     where not z.is_large
 ),
+profile_lock as materialized (
+    select p.id
+    from profiles as p
+    where p.id = $3::uuid
+        and current_setting('citus.version', true) is not null
+        and (select count(*) from start_lock) > 0
+    for no key update
+),
 held as materialized (
     select s.id
     from viewing_sessions as s
     where s.profile_id = $3::uuid
         and s.ended_at is null
         and (select count(*) from start_lock) > 0
+        and (select count(*) from profile_lock) >= 0
     for no key update
 ),
 told as materialized (

@@ -157,9 +157,8 @@ responses as (
 present as materialized (
     select p.id
     from profiles as p
-    join target as t on t.id = p.id
-    cross join reset as f
-    for key share of p
+    where p.id = (select t.id from target as t cross join reset as f)
+    for key share
 ),
 announced as (
     insert into viewing_events (account_id, profile_id, type, occurred_at, data)

@@ -40,6 +40,7 @@ ALWAYS: Final = {
 # For cells of Citus. It has no generic plan for a statement on several tables. The driver looks up
 # types in the catalogue, and Citus would compare each table there with those that it hides.
 CITUS: Final = {
+    "citus.allow_nested_distributed_execution": "on",  # functions that read tables, in statements
     "citus.override_table_visibility": "off",
     "citus.propagate_set_commands": "local",  # lock time-outs reach the node of a cell
     "plan_cache_mode": "auto",

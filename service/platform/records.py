@@ -94,7 +94,8 @@ async def admit(context: Context, caller_id: UUID, cell: Context) -> None:
     if context.cells is not None:
         auth.administered(await auth.CHECK.maybe(context.pool, caller_id, None))
     if cell is not context:
-        await MIRROR.maybe(cell.pool, caller_id, context.settings.cell, context.now())
+        names = context.settings.cell, cell.settings.cell
+        await MIRROR.maybe(cell.pool, caller_id, names[0], context.now(), names[1])
 
 
 async def put(

@@ -193,7 +193,7 @@ async def test_a_former_administrator_moves_to_a_cell_that_has_its_mirror(cells:
     family = await cells.family("a")
     a, b = cells.connections["a"], cells.connections["b"]
     before = await rows(a, family)
-    mirror = family.account, "a", NOW
+    mirror = family.account, "a", NOW, "b"
     assert await MIRROR.maybe(b, *mirror)
     await move_one(cells, family.account)
     assert await rows(b, family) == before

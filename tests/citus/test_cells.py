@@ -153,6 +153,60 @@ async def test_the_lock_time_out_of_a_migration_reaches_the_node(cluster: Cluste
                 )
 
 
+def new_beat(profile: UUID, session: UUID, number: int) -> Beat:
+    return Beat(
+        profile_id=profile,
+        account_id=owner(profile),
+        title_id=FILM,
+        session_id=session,
+        starts=number == 0,
+        device_id="tv" if number == 0 else None,
+        device_type="tv" if number == 0 else None,
+        paused=False,
+        day=BEGIN.date(),
+        exempt=False,
+        key=sha256(str(number).encode()).digest()[:10],
+        renews=False,
+        begin_seconds=int(BEGIN.timestamp()) - 3600,
+        usage_from=None,
+        exclusive=False,
+        announce_from=NEVER,
+        rules=None,
+    )
+
+
+@pytest.mark.parametrize("kind", ["profile", "account"])
+async def test_a_deletion_takes_locks_in_the_order_of_heartbeats(
+    cluster: Cluster, kind: str
+) -> None:
+    settings, number, profile = cluster.cells[0], await cluster.holder("cell_a"), PROFILES[1]
+    keys = {"profile": profile, "account": owner(profile)}
+
+    async def record(connection: Connection, session: UUID) -> None:
+        columns = [(field,) for field in new_beat(profile, session, 0)]
+        scalars = ("0" * 24, BEGIN, "100ms", False, None, None, None)
+        row = await connection.fetchrow(text("heartbeat_call"), *columns, *scalars)
+        assert row is not None and row["refusals"] == [0]
+
+    async with connected(settings, 60.0) as viewing, connected(settings, 60.0) as deleting:
+        await clear(viewing)
+        await add_families(viewing, Random(5), BEGIN)
+        await record(viewing, UUID(int=1))
+        await deleting.execute("set lock_timeout = '60s'")
+        waits = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
+        pid = await deleting.fetchval("select pg_backend_pid()")
+        async with viewing.transaction():
+            # The first lock of a heartbeat that starts a session.
+            await viewing.execute("select from profiles where id = $1 for no key update", profile)
+            deletion = asyncio.create_task(
+                deleting.fetchrow(text(f"{kind}_delete"), None, True, keys[kind], 5000)
+            )
+            await eventually(lambda: cluster.on(number, waits, pid), 60, lambda rows: rows[0][0])
+            await record(viewing, UUID(int=2))
+        row = await deletion
+        assert row is not None and row["is_deleted"]
+
+
 class Watching:
     """Profiles that send heartbeats, each with a key, until each has an answer."""
 
@@ -167,7 +221,7 @@ class Watching:
         for number in count():
             if self.stopping:
                 return
-            beat = self.beat(profile, session, number)
+            beat = new_beat(profile, session, number)
             while not await self.sent(beat):
                 await asyncio.sleep(0.02)
             self.acknowledged[profile] = number + 1
@@ -184,27 +238,6 @@ class Watching:
         except (DatabaseError, Overloaded):  # it fails closed
             return False
         return True
-
-    def beat(self, profile: UUID, session: UUID, number: int) -> Beat:
-        return Beat(
-            profile_id=profile,
-            account_id=owner(profile),
-            title_id=FILM,
-            session_id=session,
-            starts=number == 0,
-            device_id="tv" if number == 0 else None,
-            device_type="tv" if number == 0 else None,
-            paused=False,
-            day=BEGIN.date(),
-            exempt=False,
-            key=sha256(str(number).encode()).digest()[:10],
-            renews=False,
-            begin_seconds=int(BEGIN.timestamp()) - 3600,
-            usage_from=None,
-            exclusive=False,
-            announce_from=NEVER,
-            rules=None,
-        )
 
 
 async def test_a_move_under_load_loses_and_doubles_no_heartbeat(cluster: Cluster) -> None:
