@@ -186,7 +186,8 @@ async def test_a_deletion_takes_locks_in_the_order_of_heartbeats(
         columns = [(field,) for field in new_beat(profile, session, 0)]
         scalars = ("0" * 24, BEGIN, "100ms", False, None, None, None)
         row = await connection.fetchrow(text("heartbeat_call"), *columns, *scalars)
-        assert row is not None and row["refusals"] == [0]
+        assert row is not None
+        assert row["refusals"] == [0]
 
     async with connected(settings, 60.0) as viewing, connected(settings, 60.0) as deleting:
         await clear(viewing)
@@ -204,7 +205,8 @@ async def test_a_deletion_takes_locks_in_the_order_of_heartbeats(
             await eventually(lambda: cluster.on(number, waits, pid), 60, lambda rows: rows[0][0])
             await record(viewing, UUID(int=2))
         row = await deletion
-        assert row is not None and row["is_deleted"]
+        assert row is not None
+        assert row["is_deleted"]
 
 
 class Watching:

@@ -64,15 +64,16 @@ async def test_administrators_and_operators_act_in_every_cell(
         await add_family(connection, family=admin)
         await connection.execute("update users set is_admin = true where id = $1", admin.account)
     variables = {"CELLS_FILE": cluster.cells[0].cells_file, "CELLS_CITUS_URL": cluster.nodes[0]}
-    records: tuple[dict[str, object], ...] = (
-        {"type": "account", "id": added.account, "email": f"{added.account}@example.test"},
-        {"type": "profile", "id": added.child, "account_id": added.account, "name": "x"},
-        {"type": "title", "id": added.title, "title": "x", "title_type": "movie"},
-    )
-    flags: tuple[dict[str, object], ...] = ({"password_hash": PASSWORD_HASH}, {"is_kids": True}, {"is_educational": False})
+    ids = {"account_id": added.account, "name": "x", "is_kids": True}
+    named = {"title": "x", "title_type": "movie", "is_educational": False}
+    secret = {"email": f"{added.account}@example.test", "password_hash": PASSWORD_HASH}
     lines = [
-        json.dumps({**record, **flag}, default=str)
-        for record, flag in zip(records, flags, strict=True)
+        json.dumps({"type": kind, "id": key, **members}, default=str)
+        for kind, key, members in (
+            ("account", added.account, secret),
+            ("profile", added.child, ids),
+            ("title", added.title, named),
+        )
     ]
     (tmp_path / "records.jsonl").write_text("\n".join(lines))
 
@@ -92,7 +93,7 @@ async def test_administrators_and_operators_act_in_every_cell(
     assert "cell b: wrote" in command("export", family.child)
     assert "cell b: deleted" in command("retain")
     assert "cell b: removed" in command("erase", "--yes", family.child)
-    title = json.dumps({"title": "x", "title_type": "movie", "is_educational": False})
+    title = json.dumps(named)
     async with httpx.AsyncClient(base_url=citus.url, timeout=60, trust_env=False) as client:
         for method, path, caller, body, status in (
             ("GET", f"{PARENTAL}/weekly-report", family, "", 200),
