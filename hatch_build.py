@@ -30,6 +30,8 @@ class Packed(BuildHookInterface[Any]):
             texts = _texts(Path(self.root, name))
             if name == "sql":
                 texts = {each: INDENTATION.sub("", text) for each, text in texts.items()}
+                # Statements that begin alike are neighbours: that saves a kilobyte.
+                texts = dict(sorted(texts.items(), key=lambda item: item[1]))
             packed.write_text(json.dumps(texts), "utf-8")
             included[str(packed)] = f"service/{packed.name}"
 

@@ -53,6 +53,7 @@ KINDS: Final[dict[str, type[DatabaseError]]] = {
     "57P02": NoAnswer,
     "CI": Unavailable,  # Citus: a move ended the statement
     "P0": Rejected,  # raised in PL/pgSQL, by a trigger
+    "XX": Unavailable,  # an internal error of the server; of Citus, when a node was lost
     "VC001": Elsewhere,  # see migration 0038
 }
 # The driver refuses to send on a connection that the server has just ended while it was idle.

@@ -105,5 +105,6 @@ async def test_administrators_and_operators_act_in_every_cell(
             ("DELETE", f"{ADMIN}/profiles/{family.child}", admin, "", 204),
             ("DELETE", f"{ADMIN}/accounts/{family.account}", admin, "", 204),
         ):
-            answer = await client.request(method, path, headers=caller.bearer, content=body)
+            headers = {**caller.bearer, "Content-Type": "application/json"}
+            answer = await client.request(method, path, headers=headers, content=body)
             assert answer.status_code == status, (method, path, answer.text)
