@@ -120,8 +120,8 @@ async def _read_map(settings: Settings, directory: Directory) -> DatabaseError |
     """Adds what a cell knows; returns its failure."""
     try:
         async with connected(settings, settings.request_timeout_seconds) as connection:
-            await directory.read(connection)
-            await check_accounts(connection, settings.cell)
+            if await directory.read(connection, settings.cell):
+                await check_accounts(connection, settings.cell)
     except DatabaseError as error:
         fields = {"cell": settings.cell, "error": f"{type(error).__name__}: {error}"}
         logger.error("cell_map_not_read", extra={"fields": fields})

@@ -17,6 +17,7 @@ BACKGROUND: Final = (
     "balance_month_add",
     "balance_month_drop",
     "cell_accounts",
+    "cell_map_state",
     "cell_name",
     "cell_slots",
     "config_acknowledge",

@@ -38,7 +38,7 @@ async def connected_cells(cells: Sequence[Settings], seconds: float) -> AsyncIte
         except DatabaseError as error:
             return error
         try:
-            await opened.directory.read(connection)
+            await opened.directory.read(connection, cell.cell)
         except DatabaseError as error:
             connection.terminate()
             return error

@@ -4,6 +4,8 @@ See migration 0038. A process reads the map of every cell that it reaches, and c
 cell answers that an account is elsewhere, so nothing has to tell it of a move.
 """
 
+import asyncio
+import sys
 from collections.abc import Collection
 from hashlib import sha256
 from typing import Final
@@ -16,12 +18,16 @@ from service.database.statement import Statement
 from service.database_errors import DatabaseError, WrongTables
 
 SLOTS: Final = 1024
-MAX_PAGE: Final = 10_000  # accounts in one answer
+MAX_PAGE: Final = 1_000  # accounts in one answer, and between two turns of other tasks
 UNDEFINED_TABLE: Final = "42P01"  # SQLSTATE
 
 
 class NameRow(msgspec.Struct, frozen=True):
     name: str
+
+
+class StateRow(msgspec.Struct, frozen=True):
+    state: str
 
 
 class SlotRow(msgspec.Struct, frozen=True):
@@ -50,6 +56,7 @@ class DoubledRow(msgspec.Struct, frozen=True):
 
 DOUBLED: Final = Statement("check_cell_accounts", DoubledRow)
 NAME: Final = Statement("cell_name", NameRow)
+STATE: Final = Statement("cell_map_state", StateRow)
 LIST_SLOTS: Final = Statement("cell_slots", SlotRow)
 LIST_ACCOUNTS: Final = Statement("cell_accounts", AccountRow)
 FIND: Final = Statement("cell_of_account", PlaceRow)
@@ -94,11 +101,14 @@ class Directory:
 
     def __init__(self) -> None:
         self._slots: list[tuple[int, str]] = [(-1, "")] * SLOTS  # epoch and cell
-        self._accounts: dict[UUID, tuple[int, str]] = {}
+        self._accounts: dict[
+            int, tuple[int, str]
+        ] = {}  # by id, in the form that needs least memory
+        self._states: dict[str, StateRow | None] = {}  # of the cells that were read
 
     def cell(self, account_id: UUID) -> str:
         """The name of the account's cell; empty if no reachable cell knows it."""
-        place = self._accounts.get(account_id) if self._accounts else None
+        place = self._accounts.get(account_id.int) if self._accounts else None
         return (place or self._slots[slot(account_id)])[1]
 
     @property
@@ -116,10 +126,14 @@ class Directory:
                 f"CELLS_FILE has no cell {missing[0]}, which has {slots} of {SLOTS} slots: add it"
             )
 
-    async def read(self, source: Source) -> None:
-        """Adds what one cell knows."""
+    async def read(self, source: Source, cell: str) -> bool:
+        """Adds what a cell knows; False if nothing there has changed since it was read."""
+        state = await STATE.maybe(source)
+        if cell in self._states and self._states[cell] == state:
+            return False
         for row in await LIST_SLOTS.all(source):
             self._adopt_slot(row.slot, row.epoch, row.cell)
+        await self._forget_implied(cell)
         last, count = UUID(int=0), MAX_PAGE
         while count == MAX_PAGE:
             rows = await LIST_ACCOUNTS.all(source, last, MAX_PAGE)
@@ -127,6 +141,17 @@ class Directory:
                 self._adopt_account(account.account_id, account.epoch, account.cell)
             count = len(rows)
             last = rows[-1].account_id if rows else last
+        self._states[cell] = state
+        return True
+
+    async def _forget_implied(self, cell: str) -> None:
+        """Forgets accounts of a cell that has their slot: it may have deleted their entries."""
+        its = [account for account, place in self._accounts.items() if place[1] == cell]
+        for number, account in enumerate(its, 1):
+            if self._slots[slot(UUID(int=account))][1] == cell:
+                self._accounts.pop(account, None)
+            if not number % MAX_PAGE:
+                await asyncio.sleep(0)
 
     async def find(self, source: Source, account_id: UUID) -> None:
         """Asks the cell that did not find an account where it is."""
@@ -137,11 +162,11 @@ class Directory:
         if row is not None and row.account_cell is not None and row.account_epoch is not None:
             self._adopt_account(account_id, row.account_epoch, row.account_cell)
         elif row is not None and not row.has_entry:  # it was deleted as equal to the map
-            self._accounts.pop(account_id, None)
+            self._accounts.pop(account_id.int, None)
 
     def _adopt_slot(self, number: int, epoch: int, cell: str) -> None:
         self._slots[number] = max(self._slots[number], (epoch, cell))
 
     def _adopt_account(self, account_id: UUID, epoch: int, cell: str) -> None:
-        place = (epoch, cell)
-        self._accounts[account_id] = max(self._accounts.get(account_id, place), place)
+        place = (epoch, sys.intern(cell))
+        self._accounts[account_id.int] = max(self._accounts.get(account_id.int, place), place)

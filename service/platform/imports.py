@@ -75,7 +75,7 @@ async def _opened(
         connecting = connected(cell.settings, STATEMENT_SECONDS)
         connection = await opened.enter_async_context(connecting)
         if context.cells is not None:
-            await context.cells.directory.read(connection)
+            await context.cells.directory.read(connection, cell.settings.cell)
     except DatabaseError as error:
         return CellOfImport(failure=sentence(error))
     return CellOfImport(connection, cell.configurations.changes)

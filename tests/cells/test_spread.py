@@ -209,7 +209,7 @@ async def test_accounts_that_were_moved_by_hand_and_administrators_stay(cells: F
         other.account: (await owners(cells))[slot(other.account)],
     }
     directory = Directory()
-    await directory.read(b)  # cell b has the slot, and knows who is elsewhere
+    await directory.read(b, "b")  # cell b has the slot, and knows who is elsewhere
     assert directory.cell(admin.account) == "a"
     assert directory.cell(away.account) == "c"
 

@@ -1,5 +1,6 @@
 """Each cell's tables carry its name and the map; a cell refuses the accounts of another one."""
 
+import asyncio
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -14,6 +15,7 @@ from service.database_errors import Unavailable
 from service.settings import Settings
 
 ACCOUNT = UUID("7c5f0a9e-0000-4000-8000-000000000001")
+LISTS = (cells.LIST_SLOTS, cells.LIST_ACCOUNTS)
 INSERT = """
     insert into users (id, email, password_hash, subscription_tier, is_admin, is_active, created_at)
     values ($1, $2, '!', 'basic', false, true, now())
@@ -128,7 +130,7 @@ async def test_an_entry_that_was_deleted_is_forgotten(connection: Connection) ->
     directory = Directory()
     await give_slots(connection, "a", 1)
     await place(connection, ACCOUNT, "b", 1, "lives")
-    await directory.read(connection)
+    await directory.read(connection, "a")
     assert directory.cell(ACCOUNT) == "b"
     await connection.execute("delete from viewing_cell_accounts")
     await give_slots(connection, "c", 2)
@@ -136,22 +138,68 @@ async def test_an_entry_that_was_deleted_is_forgotten(connection: Connection) ->
     assert directory.cell(ACCOUNT) == "c"
 
 
+async def test_a_map_in_which_nothing_has_changed_costs_one_row(connection: Connection) -> None:
+    directory, queries = Directory(), list[str]()
+    await join(connection, "a")
+    await give_slots(connection, "a", 1)
+    await connection.execute(
+        "insert into viewing_cell_accounts (id, cell, epoch, state) "
+        "select gen_random_uuid(), 'b', n, 'lives' from generate_series(1, $1::int) as n",
+        2 * cells.MAX_PAGE + 1,
+    )
+
+    async def read() -> list[str]:
+        """The statements of a reading."""
+        queries.clear()
+        with connection.query_logger(lambda logged: queries.append(logged.query)):
+            await directory.read(connection, "a")
+            await asyncio.sleep(0)  # the driver logs in the next turn of the loop
+        names = {each.text: each.name for each in (cells.STATE, *LISTS)}
+        return [names[query] for query in queries]
+
+    whole = ["cell_map_state", "cell_slots", *["cell_accounts"] * 3]  # a page has MAX_PAGE rows
+    assert await read() == whole
+    assert await read() == await read() == ["cell_map_state"]
+    await place(connection, ACCOUNT, "b", 1, "lives")  # written late, with a low epoch
+    assert await read() == whole
+    assert directory.cell(ACCOUNT) == "b"
+    assert await read() == ["cell_map_state"]
+    await give_slots(connection, "a", 2)
+    assert await read() == whole
+    await connection.execute("delete from viewing_cell_accounts where id = $1", ACCOUNT)
+    assert await read() == whole
+
+
+async def test_deleted_entries_are_forgotten_by_the_next_reading(connection: Connection) -> None:
+    directory = Directory()
+    await give_slots(connection, "a", 1)
+    others = [uuid4() for _ in range(3)]
+    for account in others:
+        await place(connection, account, "b", 1, "lives")
+    await directory.read(connection, "a")
+    await give_slots(connection, "b", 2)
+    await connection.execute("delete from viewing_cell_accounts where id = $1", others[0])
+    await directory.read(connection, "b")
+    assert {*directory._accounts} == {account.int for account in others[1:]}
+    assert {directory.cell(account) for account in others} == {"b"}
+
+
 async def test_the_newest_entry_says_where_an_account_is(connection: Connection) -> None:
     directory = Directory()
     assert directory.cell(ACCOUNT) == ""
     await give_slots(connection, "a", 1)
-    await directory.read(connection)
+    await directory.read(connection, "a")
     assert directory.cell(ACCOUNT) == "a"
     await place(connection, ACCOUNT, "b", 2, "lives")
     await directory.find(connection, ACCOUNT)
     assert directory.cell(ACCOUNT) == "b"
     await place(connection, ACCOUNT, "c", 1, "lives")  # what an older copy says
-    await directory.read(connection)
+    await directory.read(connection, "a")
     assert directory.cell(ACCOUNT) == "b"
     await place(connection, ACCOUNT, "a", 3, "arrives")  # not yet there
     await directory.find(connection, ACCOUNT)
     assert directory.cell(ACCOUNT) == "b"
     await give_slots(connection, "c", 4)
     await directory.find(connection, uuid4())
-    await directory.read(connection)
+    await directory.read(connection, "a")
     assert directory.cells == {"b", "c"}
