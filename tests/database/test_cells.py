@@ -170,18 +170,18 @@ async def test_a_map_in_which_nothing_has_changed_costs_one_row(connection: Conn
     assert await read() == whole
 
 
-async def test_deleted_entries_are_forgotten_by_the_next_reading(connection: Connection) -> None:
-    directory = Directory()
+async def test_an_account_without_its_entry_follows_its_slot_again(connection: Connection) -> None:
+    directory, forgotten, moved = Directory(), uuid4(), uuid4()
     await give_slots(connection, "a", 1)
-    others = [uuid4() for _ in range(3)]
-    for account in others:
+    for account in (forgotten, moved):
         await place(connection, account, "b", 1, "lives")
     await directory.read(connection, "a")
     await give_slots(connection, "b", 2)
-    await connection.execute("delete from viewing_cell_accounts where id = $1", others[0])
+    await connection.execute("delete from viewing_cell_accounts where id = $1", forgotten)
     await directory.read(connection, "b")
-    assert {*directory._accounts} == {account.int for account in others[1:]}
-    assert {directory.cell(account) for account in others} == {"b"}
+    await give_slots(connection, "c", 3)
+    await directory.read(connection, "c")
+    assert (directory.cell(forgotten), directory.cell(moved)) == ("c", "b")
 
 
 async def test_the_newest_entry_says_where_an_account_is(connection: Connection) -> None:
