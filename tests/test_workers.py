@@ -157,7 +157,7 @@ async def test_a_killed_worker_is_started_again_and_the_others_serve_meanwhile(
     service, log = logged
     before = worker_ids(service.process.pid)
     os.kill(before[0], signal.SIGKILL)
-    async with httpx.AsyncClient(base_url=service.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
         for _ in range(30):
             answer = await client.get("/health/ready", headers={"Connection": "close"})
             assert answer.status_code == 200
@@ -171,7 +171,7 @@ async def test_connections_of_a_stuck_worker_are_accepted_by_the_others(
     stuck = worker_ids(service.process.pid)[0]
     os.kill(stuck, signal.SIGSTOP)
     try:
-        async with httpx.AsyncClient(base_url=service.url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
             for _ in range(20):
                 answer = await client.get("/health/live", headers={"Connection": "close"})
                 assert answer.status_code == 200
@@ -313,7 +313,7 @@ async def verified(url: str, family: Family) -> list[int]:
     path, body = f"{url}/api/v1/parental-controls/pin/verify", {"pin": PIN}
     statuses = []
     for _ in range(6):
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             answer = await client.post(path, json=body, headers=family.bearer)
             statuses.append(answer.status_code)
     return statuses

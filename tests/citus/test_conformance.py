@@ -51,7 +51,7 @@ async def citus(cluster: Cluster) -> AsyncIterator[RunningService]:
 async def test_scenario_has_the_same_replies(
     scenario: Scenario, citus: RunningService, cluster: Cluster
 ) -> None:
-    async with httpx.AsyncClient(base_url=citus.url, timeout=30, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=citus.url, timeout=60, trust_env=False) as client:
         await replay(cheap(scenario), client, Holder(cluster), citus.jwt_secret)
 
 

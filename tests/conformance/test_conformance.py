@@ -36,7 +36,7 @@ async def replaying(url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client that compares each reply with the description of the API."""
     async with httpx.AsyncClient(
         base_url=url,
-        timeout=30,
+        timeout=60,
         trust_env=False,
         follow_redirects=False,
         event_hooks={"response": [described]},

@@ -77,7 +77,7 @@ async def statuses(url: str, until: Path) -> list[int]:
     """Asks on a new connection again and again until a file exists; fails if one is refused."""
     found: list[int] = []
     while not until.exists():
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             try:
                 found.append((await client.get(f"{url}/health/live")).status_code)
             except httpx.ConnectError:

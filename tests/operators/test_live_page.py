@@ -108,7 +108,7 @@ def shots(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
         input=json.dumps(readings),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     seen: list[dict[str, Any]] = json.loads(done.stdout)

@@ -256,7 +256,7 @@ def test_prometheus_of_compose_scrapes_every_instance(tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(rules)
     promtool, _ = programs()
     command = [promtool, "check", "config", "prometheus.yml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

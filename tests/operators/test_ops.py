@@ -67,7 +67,7 @@ def test_rules_pass_their_own_tests() -> None:
         ["test", "rules", "rules_test.yml"],
     ):
         done = subprocess.run(
-            [promtool, *command], cwd=OPS, capture_output=True, text=True, timeout=30
+            [promtool, *command], cwd=OPS, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

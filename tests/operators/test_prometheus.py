@@ -93,6 +93,7 @@ async def test_pins_reports_and_invalidations_are_counted(running: Running, fami
     assert value(after, "weekly_report_statements_total") == 1
 
 
+@pytest.mark.patient
 async def test_attempts_at_a_locked_pin_are_counted_separately(
     running: Running, family: Family
 ) -> None:
@@ -242,7 +243,7 @@ async def test_promtool_accepts_the_metrics(running: Running, family: Family) ->
     text = (await running.client.get("/metrics")).content
     promtool, _ = programs()
     checked = await asyncio.to_thread(
-        subprocess.run, [promtool, "check", "metrics"], input=text, capture_output=True, timeout=20
+        subprocess.run, [promtool, "check", "metrics"], input=text, capture_output=True, timeout=60
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 

@@ -52,13 +52,13 @@ class Following:
             self._block(block.decode())
         return bool(chunk)
 
-    async def until(self, count: int, seconds: float = 20.0) -> None:
+    async def until(self, count: int, seconds: float = 60.0) -> None:
         """Reads until `count` events have arrived; AssertionError if the stream ends before."""
         async with asyncio.timeout(seconds):
             while len(self.events) < count:
                 assert await self.take(), f"ended after {self.numbers}"
 
-    async def to_end(self, seconds: float = 20.0) -> None:
+    async def to_end(self, seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
             while await self.take():
                 pass

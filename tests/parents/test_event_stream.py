@@ -36,11 +36,12 @@ async def write(connection: Connection, family: Family, first: int, last: int) -
     return [row[0] for row in rows]
 
 
-async def numbered(connection: Connection) -> None:
-    """Returns when every event has its position, and every instance has read it."""
+async def numbered(connection: Connection, running: Running) -> None:
+    """Returns when every event has its position, and the instance has read it."""
     query = "select count(*) from viewing_events where position is null"
     await eventually(lambda: connection.fetchval(query), until=lambda count: count == 0)
-    await asyncio.sleep(1)
+    position = await connection.fetchval("select position from viewing_event_feed")
+    await eventually(lambda: running.context.streams.position == position)
 
 
 def runs(*statements: str) -> int:
@@ -79,7 +80,7 @@ async def test_event_arrives_while_the_response_goes_on(
         ids = await write(connection, family, 1, 2)
         began = time.monotonic()
         await client.until(2)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     first = client.events[0]
     assert first == {
         "id": str(ids[0]),
@@ -112,10 +113,10 @@ async def test_stream_has_only_the_events_of_its_account(
 
 
 async def test_client_that_had_no_event_resumes_without_a_gap(
-    url: str, connection: Connection, family: Family
+    url: str, running: Running, connection: Connection, family: Family
 ) -> None:
     await write(connection, family, 1, 2)
-    await numbered(connection)
+    await numbered(connection, running)
     async with following(url, family.bearer) as client:
         await client.take()
         assert client.events == []
@@ -137,11 +138,15 @@ async def test_first_event_of_an_account_is_not_lost_between_two_streams(
 
 
 async def test_known_id_in_header_or_query_resumes_after_its_event(
-    url: str, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
+    url: str,
+    running: Running,
+    connection: Connection,
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(event_stream, "MAX_PAGE", 3)
     ids = await write(connection, family, 1, 10)
-    await numbered(connection)
+    await numbered(connection, running)
     async with following(url, family.bearer, ids[1]) as client:
         await client.until(8)
     assert client.numbers == [*range(3, 11)]
@@ -152,7 +157,7 @@ async def test_known_id_in_header_or_query_resumes_after_its_event(
 
 @pytest.mark.parametrize("kind", ["of another account", "deleted"])
 async def test_unknown_id_stands_for_its_time(
-    url: str, connection: Connection, family: Family, kind: str
+    url: str, running: Running, connection: Connection, family: Family, kind: str
 ) -> None:
     await write(connection, family, 1, 2)
     await asyncio.sleep(0.005)
@@ -160,7 +165,7 @@ async def test_unknown_id_stands_for_its_time(
     (last_id,) = await write(connection, other, 3, 3)
     await asyncio.sleep(0.005)
     await write(connection, family, 4, 5)
-    await numbered(connection)
+    await numbered(connection, running)
     if kind == "deleted":
         await connection.execute("delete from viewing_events where id = $1", last_id)
     async with following(url, family.bearer, last_id) as client:
@@ -169,10 +174,10 @@ async def test_unknown_id_stands_for_its_time(
 
 
 async def test_id_of_the_future_gets_what_happens_from_now_on(
-    url: str, connection: Connection, family: Family
+    url: str, running: Running, connection: Connection, family: Family
 ) -> None:
     await write(connection, family, 1, 2)
-    await numbered(connection)
+    await numbered(connection, running)
     async with following(url, family.bearer, UUID(int=2**128 - 1)) as client:
         await client.take()
         await write(connection, family, 3, 3)
@@ -207,7 +212,8 @@ async def test_quiet_stream_gets_comments_and_costs_no_statement(
             while client.comments < 4:
                 await client.take()
         assert runs("event_new", "event_page") == ran
-        assert running.context.pool.get_idle_size() == running.context.pool.get_size()
+        pool = running.context.pool
+        await eventually(lambda: pool.get_idle_size() == pool.get_size())
 
 
 async def test_twenty_first_stream_of_an_account_is_rejected_until_one_ends(
@@ -244,7 +250,7 @@ async def test_client_behind_a_proxy_that_keeps_whole_responses_gets_every_event
             await write(connection, family, first, first + 1)
             began = time.monotonic()
             await client.to_end()  # the proxy passes nothing on before
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 50
             last_id = client.last_id
             numbers += client.numbers
     async with following(url, family.bearer, last_id, query="?seconds=1") as client:
@@ -261,7 +267,7 @@ async def test_stream_ends_when_its_token_expires(
     async with following(url, bearer(family.account, exp=expires)) as client:
         began = time.monotonic()
         await client.to_end()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 50
     assert running.context.streams.ended["expired"] == 1
 
 
@@ -357,17 +363,17 @@ async def test_event_that_the_client_has_from_another_instance_is_not_repeated(
 
 
 async def test_streams_end_when_the_feed_has_gone_back(
-    url: str, connection: Connection, family: Family
+    url: str, running: Running, connection: Connection, family: Family
 ) -> None:
     ids = await write(connection, family, 1, 5)
-    await numbered(connection)
+    await numbered(connection, running)
     async with following(url, family.bearer, ids[0]) as client:
         await client.until(4)
         # A failover has lost the last three positions; the events are there.
         await connection.execute("update viewing_events set position = null where position > 2")
         await connection.execute("update viewing_event_feed set position = 2")
         await client.to_end()
-    await numbered(connection)
+    await numbered(connection, running)
     async with following(url, family.bearer, client.last_id) as client:
         await write(connection, family, 6, 6)
         await client.until(1)
@@ -386,6 +392,7 @@ async def test_http_1_0_client_reads_until_the_connection_ends(
         await client.to_end()
 
 
+@pytest.mark.patient
 async def test_resuming_at_any_moment_from_any_instance_leaves_no_gap_and_repeats_nothing(
     start: Starter, settings: Settings, opened: AsyncExitStack, connection: Connection
 ) -> None:
@@ -420,7 +427,7 @@ async def test_sigterm_ends_streams_at_once_and_the_process_exits_promptly(
 ) -> None:
     async with AsyncExitStack() as opened:
         service = await opened.enter_async_context(
-            served(database, SHUTDOWN_DRAIN_SECONDS="1", SHUTDOWN_GRACE_SECONDS="8")
+            served(database, SHUTDOWN_DRAIN_SECONDS="3", SHUTDOWN_GRACE_SECONDS="20")
         )
         clients = [
             await opened.enter_async_context(following(service.url, family.bearer))
@@ -431,13 +438,13 @@ async def test_sigterm_ends_streams_at_once_and_the_process_exits_promptly(
         service.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         for client in clients:
-            await client.to_end(5)
-        assert time.monotonic() - began < 1
+            await client.to_end()
+        assert time.monotonic() - began < 2.5  # before the end of the drain
         async with following(service.url, family.bearer) as client:
             assert client.status == 200  # a browser comes back after the end of a response
-            await client.to_end(5)
+            await client.to_end()
         await asyncio.to_thread(service.process.wait, 60)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 20  # before the end of the grace
         assert service.process.returncode == 0
 
 

@@ -334,6 +334,7 @@ async def test_undoing_twice_is_undoing_once(
     assert await used_seconds(connection, family.child) == 600
 
 
+@pytest.mark.patient
 async def test_undoing_in_parallel_on_several_instances_is_undoing_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -350,6 +351,7 @@ async def test_undoing_in_parallel_on_several_instances_is_undoing_once(
     assert await used_seconds(connection, family.child) == 7200 + 10 * 30
 
 
+@pytest.mark.patient
 async def test_effects_add_up_with_concurrent_heartbeats_grants_and_undoing(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -375,6 +377,7 @@ async def test_effects_add_up_with_concurrent_heartbeats_grants_and_undoing(
     assert await balance(connection) == (3000 + 40 * 30 - round(credited), extended, False)
 
 
+@pytest.mark.patient
 async def test_concurrent_unlimited_grants_and_undoing_agree_on_the_override(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -513,8 +516,8 @@ async def test_two_processes_agree_on_every_effect(
     async with (
         served(database) as one,
         served(database) as two,
-        httpx.AsyncClient(base_url=one.url, headers=family.bearer, timeout=30) as first,
-        httpx.AsyncClient(base_url=two.url, headers=family.bearer, timeout=30) as second,
+        httpx.AsyncClient(base_url=one.url, headers=family.bearer, timeout=60) as first,
+        httpx.AsyncClient(base_url=two.url, headers=family.bearer, timeout=60) as second,
     ):
         clients = (first, second)
         sessions = []

@@ -143,6 +143,7 @@ async def test_decisions_need_no_body(running: Running, family: Family) -> None:
         assert (await running.client.post(url, headers=family.bearer)).status_code == 200
 
 
+@pytest.mark.patient
 async def test_two_parents_who_approve_at_once_on_two_instances_grant_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -163,6 +164,7 @@ async def test_two_parents_who_approve_at_once_on_two_instances_grant_once(
     assert (kinds.count("grant.created"), kinds.count("request.approved")) == (2, 2)
 
 
+@pytest.mark.patient
 async def test_of_an_approval_and_a_denial_at_once_one_is_made(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -182,6 +184,7 @@ async def test_of_an_approval_and_a_denial_at_once_one_is_made(
         assert grants == approved.is_success
 
 
+@pytest.mark.patient
 async def test_an_approval_repeated_with_its_key_gets_its_first_response(
     start: Starter, connection: Connection, family: Family
 ) -> None:

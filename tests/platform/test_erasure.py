@@ -172,6 +172,7 @@ async def test_every_instance_forgets_the_rules_of_the_parent(
         assert (await ask(here, family.child, admin)).status_code == 200
 
 
+@pytest.mark.patient
 async def test_erasure_concurrent_with_heartbeats(
     running: Running, connection: Connection, family: Family, admin: UUID
 ) -> None:

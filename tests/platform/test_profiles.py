@@ -182,6 +182,7 @@ async def test_deletion_waits_for_a_starting_session(
     assert (await deletion).status_code == 204
 
 
+@pytest.mark.patient
 async def test_concurrent_puts_and_heartbeats(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:

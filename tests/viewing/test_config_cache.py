@@ -55,6 +55,7 @@ async def loads(connection: Connection) -> int:
     return await runs(connection, "viewing_config_load")
 
 
+@pytest.mark.patient
 async def test_concurrent_misses_share_one_statement(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -106,6 +107,7 @@ async def test_failures_are_not_cached(
     assert await limit(running, family) == 120
 
 
+@pytest.mark.patient
 async def test_load_in_flight_during_a_change_is_not_cached(
     start: Starter, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +276,7 @@ async def test_an_invalidation_is_logged_once(
     assert vars(line)["fields"] == {"profile_id": str(family.child), "cause": "updated"}
 
 
+@pytest.mark.patient
 async def test_profiles_that_miss_together_are_loaded_together(
     running: Running, connection: Connection
 ) -> None:

@@ -113,6 +113,7 @@ async def test_two_players_of_one_profile_do_not_use_up_twice_the_time(
     assert await counted(connection, family) == 30 + 15 * 20
 
 
+@pytest.mark.patient
 async def test_two_players_on_two_instances_at_the_same_moments_are_counted_once(
     start: Starter, by_clock: Settings, connection: Connection, family: Family
 ) -> None:
@@ -136,6 +137,7 @@ async def test_two_players_on_two_instances_at_the_same_moments_are_counted_once
         assert await counted(connection, family) == 30 * (number + 1)
 
 
+@pytest.mark.patient
 async def test_batches_of_two_instances_count_the_same_profiles_once(
     start: Starter, by_clock: Settings, connection: Connection
 ) -> None:

@@ -54,6 +54,7 @@ async def until_waiting(connection: Connection) -> None:
     await eventually(lambda: connection.fetchval(WAITING))
 
 
+@pytest.mark.patient
 async def test_beats_of_a_deadlocked_statement_are_repeated_alone_and_counted_once(
     running: Running, connection: Connection, other: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
