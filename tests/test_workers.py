@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +30,6 @@ from tests.family import PIN, SECRET, Family, add_family
 from tests.faults.watching import add_viewers, all_watching, client_of
 
 WORKERS = 2
-METRICS_PORT = free_port()
 SETTINGS = {
     "WEB_CONCURRENCY": str(WORKERS),
     "REQUEST_TIMEOUT_SECONDS": "20",
@@ -38,6 +38,14 @@ SETTINGS = {
     "POOL_MIN_SIZE": "1",
     "POOL_MAX_SIZE": "2",
 }
+
+
+@cache
+def metrics_port() -> int:
+    """The port of the service that the tests share, reserved when it starts."""
+    return free_port()
+
+
 READY = re.compile(rb'"event":"worker_ready","pid":(\d+)')
 
 
@@ -123,7 +131,7 @@ async def logged(
 ) -> AsyncIterator[Logged]:
     """One service for the tests that leave it running, and its log."""
     variables = {
-        "METRICS_PORT": str(METRICS_PORT),
+        "METRICS_PORT": str(metrics_port()),
         "JWT_SECRET_PREVIOUS_FILE": str(previous_secret),
         "NOTIFY_SOCKET": manager.getsockname(),
     }
@@ -182,7 +190,7 @@ async def test_connections_of_a_stuck_worker_are_accepted_by_the_others(
 async def scraped() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """The samples of all workers, by name and labels."""
     async with httpx.AsyncClient(timeout=60) as client:
-        shown = (await client.get(f"http://127.0.0.1:{METRICS_PORT}/metrics")).text
+        shown = (await client.get(f"http://127.0.0.1:{metrics_port()}/metrics")).text
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for metric in text_string_to_metric_families(shown)
