@@ -78,7 +78,7 @@ class Browser:
         shown: str = self.send("GET", f"element/{self._find(selector)}/text")
         return shown
 
-    def waits(self, expected: Callable[[], object], seconds: float = 30) -> None:
+    def waits(self, expected: Callable[[], object], seconds: float = 60) -> None:
         """Returns when the page is as expected; fails after `seconds`."""
         end = time.monotonic() + seconds
         while not expected():

@@ -15,6 +15,7 @@ from tests.demo.browser import Browser, chromium
 from tests.family import PASSWORD_HASH, PIN_HASH, SECRET
 from tests.processes import dying_with_parent
 
+pytestmark = pytest.mark.timeout(600)  # a browser has minutes to start
 # As `viewing-time run` serves it, with the PostgreSQL of the tests, and hashes that cost less.
 RUN = """
 import os

@@ -11,7 +11,7 @@ from service.openapi import page
 from tests.demo.browser import Browser, chromium
 from tests.openapi.described import DOCUMENT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a browser has minutes to start
 
 
 class PageHandler(BaseHTTPRequestHandler):
