@@ -8,7 +8,24 @@ import pytest
 
 from tests.conftest import ROOT
 
-TESTS = ["tests/players/test_heartbeat.py", "tests/players/test_session.py"]
+# Those whose result a day, an hour or the order of moments could change.
+TESTS = [
+    *(
+        f"tests/players/test_heartbeat.py::{name}"
+        for name in (
+            "test_heartbeat_counts_in_both_tables",
+            "test_parallel_first_beats_leave_one_open_session",
+            "test_a_long_pause_does_not_count_and_its_end_does_not_either",
+            "test_the_day_turns_at_the_reset_hour_of_the_childs_zone",
+            "test_a_stored_name_that_is_not_a_zone_counts_as_utc_and_is_logged_once",
+            "test_a_balance_that_an_operator_moved_blocks_no_later_day",
+            "test_ids_of_new_rows_sort_by_time",
+            "test_a_clock_that_is_set_back_ends_no_session_before_its_start",
+            "test_a_paused_beat_that_does_not_count_writes_no_balance",
+        )
+    ),
+    "tests/players/test_session.py",
+]
 INSTANTS = [
     "2026-11-25T23:59:58+00:00",
     "2026-03-29T00:59:58+00:00",  # clocks go forward in Europe
@@ -19,7 +36,7 @@ INSTANTS = [
 
 @pytest.mark.parametrize("instant", INSTANTS)
 def test_another_instant_changes_no_result(postgres_dsn: str, template: str, instant: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not plain", *TESTS]
     done = subprocess.run(
         command,
         cwd=ROOT,

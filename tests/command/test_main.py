@@ -101,7 +101,9 @@ def test_run_without_the_embedded_postgresql_says_what_to_do(
 
 
 def test_run_says_what_it_does_and_what_to_open(tmp_path: Path) -> None:
-    port = free_port()
+    data, port = tmp_path / ".data", free_port()
+    data.mkdir()
+    data.chmod(0o755)
     process = subprocess.Popen(
         [*COMMAND, "run"],
         cwd=tmp_path,
@@ -115,9 +117,11 @@ def test_run_says_what_it_does_and_what_to_open(tmp_path: Path) -> None:
         pages = [line.split()[0] for line in lines if line.startswith("  http://")]
         for page in pages:
             assert httpx.get(page, timeout=60).status_code == 200
+        assert data.stat().st_mode & 0o777 == 0o700
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
+    assert process.returncode == 0
     assert lines[0].startswith("Creating a PostgreSQL in .data/postgres")
     assert re.fullmatch(r"Applied \d+ migrations\.", lines[1])
     assert lines[2:5] == [
@@ -146,7 +150,7 @@ def test_run_notices_a_taken_port_before_it_starts_postgresql(
         status, error = refused(tmp_path, "run", **{variable: port})
     assert status == 1
     assert error.endswith(f"Address already in use. Set {variable} to another.")
-    assert not (tmp_path / ".data" / "postgres").exists()
+    assert [path.name for path in (tmp_path / ".data").iterdir()] == ["jwt_secret"]
 
 
 def test_version_is_printed() -> None:
@@ -179,7 +183,7 @@ def has_ended(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Signals) -> None:
     folder = tmp_path / "with a space"
     folder.mkdir()
@@ -205,21 +209,13 @@ def test_run_stop_and_run_again_keeps_the_data(tmp_path: Path, stop: signal.Sign
         assert answer(again[0]).json()["used_minutes"] == 1.5
 
 
-@pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("umask", [0, 0o777])
 def test_files_of_run_are_private_at_any_umask(tmp_path: Path, umask: int) -> None:
     with run(tmp_path, free_port(), preexec_fn=lambda: os.umask(umask)):
         kept = [tmp_path / ".data", *(tmp_path / ".data").rglob("*")]
         modes = {path: path.lstat().st_mode for path in kept}
     assert {tmp_path / ".data" / name for name in ("jwt_secret", "postgres")} <= modes.keys()
     assert {path: mode for path, mode in modes.items() if mode & 0o077} == {}
-
-
-def test_data_folder_readable_by_others_is_made_private(tmp_path: Path) -> None:
-    folder = tmp_path / ".data"
-    folder.mkdir(mode=0o755)
-    folder.chmod(0o755)
-    with run(tmp_path, free_port()):
-        assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_run_loads_no_demo_family_into_an_external_database(
@@ -420,11 +416,10 @@ def test_a_copy_of_the_example_settings_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "run", "migrate", "token"])
-def test_help_is_printed(tmp_path: Path, command: str) -> None:
-    done = subprocess.run(
-        [*COMMAND, command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith(f"Usage: viewing-time {command}")
+def test_help_is_printed(command: str) -> None:
+    done = CliRunner().invoke(main.main, [command, "--help"], prog_name="viewing-time")
+    assert done.exit_code == 0
+    assert done.output.startswith(f"Usage: viewing-time {command}")
 
 
 def test_token_needs_the_development_option(tmp_path: Path) -> None:
@@ -527,14 +522,6 @@ def test_taken_port_is_reported_before_migrations_run(
     assert status == 1
     assert error.endswith(f": Address already in use. Set {variable} to another.")
     assert not any(applied for _, applied in listing(empty_database))
-
-
-def test_taken_port_is_reported_before_postgresql_starts(tmp_path: Path) -> None:
-    with bound("127.0.0.1", 0) as taken:
-        status, error = refused(tmp_path, "run", PORT=str(taken.getsockname()[1]))
-    assert status == 1
-    assert error.endswith(": Address already in use. Set PORT to another.")
-    assert [path.name for path in (tmp_path / ".data").iterdir()] == ["jwt_secret"]
 
 
 INTERRUPTED = """

