@@ -110,6 +110,8 @@ async def test_every_column_that_a_statement_names_is_checked(connection: Connec
         await connection.execute(f"alter table {table} rename {column} to renamed")
         failing = set()
         for name in STATEMENTS.keys() - NOT_SERVED:
+            if not re.search(rf"\b{column}\b", STATEMENTS[name].text):
+                continue
             try:
                 await connection.prepare(STATEMENTS[name].text)
             # Without its column, `g.mode` is a call of an aggregate.

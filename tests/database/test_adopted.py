@@ -1,5 +1,6 @@
 """Adopted databases have nulls that new tables lack, and rules of the platform's own."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,7 +16,7 @@ from service.database.driver import Connection
 from service.settings import Settings
 from service.viewing import rules
 from tests.about_profiles import about_accounts, about_profiles, add_rows, counts
-from tests.conftest import NOW, ROOT, Running, Starter
+from tests.conftest import NOW, ROOT, Running, Starter, copied
 from tests.family import PASSWORD_HASH, PIN, PIN_HASH, Family, bearer
 
 LEGACY = ROOT / "tests/legacy_schema.sql"
@@ -23,28 +24,43 @@ KEYS = ("id", "email", "reset_date", "name", "title", "started_at", "granted_at"
 ADMIN = "/api/v1/admin"
 
 
-@pytest.fixture
-async def adopted(empty_database: str) -> AsyncIterator[Connection]:
+@pytest.fixture(scope="session")
+async def adopted_template(postgres_dsn: str) -> AsyncIterator[str]:
     """A live database whose columns are all nullable and without a default, except keys."""
-    opened = await asyncpg.connect(empty_database)
-    await opened.execute(LEGACY.read_text(encoding="utf-8"))
-    for table, column in await opened.fetch(
-        "select table_name, column_name from information_schema.columns "
-        "where table_schema = 'public'"
-    ):
-        if not column.endswith("_id") and column not in KEYS:
-            await opened.execute(f"alter table {table} alter {column} drop not null")
-            await opened.execute(f"alter table {table} alter {column} drop default")
-    migrate.migrate(empty_database)
+    async with copied(postgres_dsn, "template0") as dsn:
+        opened = await asyncpg.connect(dsn)
+        await opened.execute(LEGACY.read_text(encoding="utf-8"))
+        for table, column in await opened.fetch(
+            "select table_name, column_name from information_schema.columns "
+            "where table_schema = 'public'"
+        ):
+            if not column.endswith("_id") and column not in KEYS:
+                await opened.execute(f"alter table {table} alter {column} drop not null")
+                await opened.execute(f"alter table {table} alter {column} drop default")
+        name: str = await opened.fetchval("select current_database()")
+        await opened.close()
+        await asyncio.to_thread(migrate.migrate, dsn)
+        yield name
+
+
+@pytest.fixture
+async def adopted_database(postgres_dsn: str, adopted_template: str) -> AsyncIterator[str]:
+    async with copied(postgres_dsn, adopted_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def adopted(adopted_database: str) -> AsyncIterator[Connection]:
+    opened = await asyncpg.connect(adopted_database)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
 async def operated(
-    adopted: Connection, start: Starter, settings: Settings, empty_database: str
+    adopted: Connection, start: Starter, settings: Settings, adopted_database: str
 ) -> Running:
-    return await start(msgspec.structs.replace(settings, database_url=empty_database))
+    return await start(msgspec.structs.replace(settings, database_url=adopted_database))
 
 
 @pytest.fixture

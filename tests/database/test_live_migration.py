@@ -146,11 +146,15 @@ def playing(dsn: str) -> Iterator[Application]:
 @pytest.fixture
 def live(empty_database: str) -> str:
     """A database of the existing application with 200,000 sessions."""
+    fill(empty_database)
+    return empty_database
+
+
+def fill(dsn: str) -> None:
     schema = (ROOT / "tests/legacy_schema.sql").read_text(encoding="utf-8")
-    with connected(empty_database) as connection, connection.transaction():
+    with connected(dsn) as connection, connection.transaction():
         connection.execute(schema)
         connection.execute(ROWS)
-    return empty_database
 
 
 def columns(dsn: str) -> dict[str, str]:

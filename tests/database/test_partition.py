@@ -1,6 +1,7 @@
 """`viewing-time partition` partitions a table of balances while heartbeats are written."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from service.database.migrate_session import MigrationError
 from service.database.partition import partition
 from service.database.statement import files
 from tests.command.test_main import refused
-from tests.conftest import served
+from tests.conftest import copied, served
 from tests.database.test_live_migration import (
     Application,
     beaten,
@@ -24,10 +25,10 @@ from tests.database.test_live_migration import (
     columns,
     connected,
     continued,
+    fill,
     ids,
     playing,
 )
-from tests.database.test_live_migration import live as live
 from tests.family import HEARTBEAT, bearer
 
 BALANCES = "viewing_time_balances"
@@ -62,12 +63,21 @@ def kinds(dsn: str) -> dict[str, str]:
     return dict(query(dsn, KINDS))
 
 
-@pytest.fixture
-def adopted(live: str) -> str:
+@pytest.fixture(scope="module")
+async def adopted_template(postgres_dsn: str) -> AsyncIterator[str]:
     """The migrated database of an existing application, whose table has rows."""
-    migrate(live)
-    assert kinds(live) == {BALANCES: "r"}
-    return live
+    async with copied(postgres_dsn, "template0") as dsn:
+        await asyncio.to_thread(fill, dsn)
+        await asyncio.to_thread(migrate, dsn)
+        assert kinds(dsn) == {BALANCES: "r"}
+        [(name,)] = query(dsn, "select current_database()")
+        yield name
+
+
+@pytest.fixture
+async def adopted(postgres_dsn: str, adopted_template: str) -> AsyncIterator[str]:
+    async with copied(postgres_dsn, adopted_template) as dsn:
+        yield dsn
 
 
 async def beats(url: str, dsn: str, application: Application) -> list[httpx.Response]:

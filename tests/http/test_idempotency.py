@@ -337,17 +337,17 @@ async def test_repeated_request_is_refused_if_the_caller_has_lost_access(
     assert (await send(running, watched, call)).status_code == 401
 
 
-@pytest.mark.parametrize("key", ["x" * 65, "two words", "tab\tbed", ""])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_invalid_key_changes_nothing(
-    running: Running, connection: Connection, watched: Family, kind: Kind, key: str
+    running: Running, connection: Connection, watched: Family, kind: Kind
 ) -> None:
     call = await kind(running, watched)
     before = await state(connection)
-    answer = await send(running, watched, call, key)
-    assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["header", "idempotency-key"]
-    assert await state(connection) == before
+    for key in ("x" * 65, "two words", "tab\tbed", ""):
+        answer = await send(running, watched, call, key)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["header", "idempotency-key"]
+        assert await state(connection) == before
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from service.database.driver import Connection
 from service.settings import Settings
-from tests.balance_shapes import shape as shape
+from tests.balance_shapes import make_plain
 from tests.conftest import Running, Starter, in_process
 from tests.eventually import eventually
 from tests.family import (
@@ -31,6 +31,24 @@ from tests.statement_counts import of_requests
 # Each promise holds for a table of balances with partitions and for one without.
 pytestmark = pytest.mark.usefixtures("shape")
 DENIED = "Profile not found or access denied"
+
+
+@pytest.fixture(params=["partitioned-short", "plain-ordinary"])
+def way(request: pytest.FixtureRequest) -> str:
+    """A table and a path: neither depends on the other."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def short_path(way: str) -> bool:
+    return way.endswith("short")
+
+
+@pytest.fixture
+async def shape(way: str, connection: Connection) -> None:
+    if way.startswith("plain"):
+        await make_plain(connection)
 
 
 async def beat(running: Running, family: Family, **members: Any) -> dict[str, Any]:
