@@ -95,7 +95,7 @@ def translated(source: Source) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _of_server(source, error) from error
-    except CLIENT as error:
+    except (*CLIENT, AttributeError) as error:  # the last one: it was terminated meanwhile
         if isinstance(error, asyncpg.InternalClientError) and str(error).startswith(UNSENT):
             raise Unsent(_text(error)) from error
         if isinstance(error, TimeoutError) or _is_gone(source, error):

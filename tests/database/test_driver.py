@@ -187,6 +187,18 @@ async def test_a_closed_pool_is_an_outage(settings: Settings) -> None:
         await PING.one(pool, timeout=5)
 
 
+async def test_a_connection_that_is_terminated_during_a_statement_is_an_outage(
+    settings: Settings,
+) -> None:
+    """The driver raises AttributeError if that happens between two steps of the statement."""
+    async with connected(settings, 5) as connection:
+        with pytest.raises(AttributeError), translated(connection):
+            raise AttributeError("a bug")
+        connection.terminate()
+        with pytest.raises(NoAnswer), translated(connection):
+            raise AttributeError("bind_execute")
+
+
 async def test_an_error_of_a_file_does_not_count_as_an_outage(settings: Settings) -> None:
     with pytest.raises(FileNotFoundError):
         async with connected(settings, 5) as connection, connection.transaction():
