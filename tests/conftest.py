@@ -238,10 +238,10 @@ def short_path() -> bool:
 @pytest.fixture
 def settings(database: str, short_path: bool, request: pytest.FixtureRequest) -> Settings:
     """Settings for an application on the test's database; cheap hashes."""
-    is_patient = request.node.get_closest_marker("patient") is not None
+    is_impatient = request.node.get_closest_marker("impatient") is not None
     return Settings(
         database_url=database,
-        request_timeout_seconds=240.0 if is_patient else 2.0,
+        request_timeout_seconds=2.0 if is_impatient else 120.0,
         short_path=short_path,
         jwt_secret=SECRET,
         bcrypt_rounds=4,
@@ -369,6 +369,7 @@ async def served(
         "BCRYPT_ROUNDS": "4",  # workers have the lowest priority and get no core on a busy machine
         "CORS_ORIGINS": "http://localhost:5173",
         "PORT": str(free_port()),
+        "REQUEST_TIMEOUT_SECONDS": "20",  # a test that waits for time-outs sets a shorter one
         **variables,
     }
     with tempfile.TemporaryFile() as own:

@@ -357,7 +357,6 @@ class Life:
         return answer
 
 
-@pytest.mark.patient
 async def test_families_that_watch_while_they_move_lose_and_gain_nothing(
     cells: FourCells, start: Starter
 ) -> None:

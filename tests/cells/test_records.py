@@ -159,7 +159,6 @@ async def test_only_administrators_ask_other_cells(cells: FourCells, start: Star
     await end_connections(cells, "d", allowed=True)
 
 
-@pytest.mark.patient
 async def test_a_profile_that_moves_meanwhile_is_found(
     cells: FourCells, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

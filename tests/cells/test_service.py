@@ -101,7 +101,6 @@ async def test_an_account_that_has_moved_is_followed(cells: FourCells, start: St
     assert await sessions(cells.connections["b"]) == {families[0].child: 30}
 
 
-@pytest.mark.patient
 async def test_an_administrator_finds_an_account_that_moves_meanwhile(
     cells: FourCells, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

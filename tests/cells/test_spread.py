@@ -290,7 +290,6 @@ async def test_a_spread_that_is_killed_at_any_point_can_be_run_again(
     assert await entries(cells) == set()
 
 
-@pytest.mark.patient
 async def test_accounts_that_are_made_meanwhile_are_moved_or_made_in_their_new_cell(
     cells: FourCells,
 ) -> None:

@@ -245,7 +245,6 @@ async def test_a_change_that_is_rolled_back_has_no_event(
 
 
 @pytest.mark.parametrize("name", ["other exception", "later lock", "no lock", "no grant", "limit"])
-@pytest.mark.patient
 async def test_equal_changes_at_once_on_two_instances_have_one_event(
     start: Starter, connection: Connection, family: Family, name: str
 ) -> None:
@@ -258,7 +257,6 @@ async def test_equal_changes_at_once_on_two_instances_have_one_event(
     assert await types(connection) == [cause.type]
 
 
-@pytest.mark.patient
 async def test_different_changes_at_once_have_one_event_each(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -295,7 +293,6 @@ async def test_erasure_has_one_event_and_deletes_the_other_ones(
 @pytest.mark.parametrize(
     "path", ["profiles/{0.child}/viewing-data", "profiles/{0.child}", "accounts/{0.account}"]
 )
-@pytest.mark.patient
 async def test_deletion_waits_for_the_end_of_a_delivery(
     running: Running, connection: Connection, family: Family, admin: dict[str, str], path: str
 ) -> None:
@@ -320,7 +317,6 @@ async def test_deletion_waits_for_the_end_of_a_delivery(
     assert "viewing.warning" not in await types(connection)
 
 
-@pytest.mark.patient
 async def test_erasures_at_once_have_one_event_and_a_later_one_keeps_it(
     start: Starter, connection: Connection, family: Family, admin: dict[str, str]
 ) -> None:
@@ -419,7 +415,6 @@ async def test_wrong_passwords_have_no_event(
     assert await types(connection) == []
 
 
-@pytest.mark.patient
 async def test_wrong_pins_at_once_on_two_instances_have_one_event(
     start: Starter, connection: Connection, family: Family
 ) -> None:

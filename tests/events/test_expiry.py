@@ -47,7 +47,6 @@ async def test_only_pending_requests_of_earlier_days_expire(
     assert status == "expired"
 
 
-@pytest.mark.patient
 async def test_each_of_many_requests_expires_once_on_several_instances(
     start: Starter, connection: Connection, family: Family
 ) -> None:

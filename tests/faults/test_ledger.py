@@ -22,7 +22,6 @@ from tests.faults.ledger import ZONES, Model, add_lives, cut, live, settle
 
 
 @pytest.mark.parametrize("seed", [1, 2, pytest.param(SEED, id="any")])
-@pytest.mark.patient
 async def test_random_requests_have_the_results_of_the_model(
     running: Running, connection: Connection, seed: int
 ) -> None:

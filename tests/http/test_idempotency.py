@@ -161,7 +161,6 @@ async def test_repeated_request_gets_the_same_response_and_changes_nothing_on_an
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.patient
 async def test_concurrent_copies_on_two_instances_are_executed_once(
     start: Starter, connection: Connection, watched: Family, kind: Kind
 ) -> None:
@@ -383,7 +382,6 @@ async def test_repeated_wrong_secret_counts_once_and_the_right_one_needs_another
     assert (await send(instances[1], watched, call, "another")).status_code == 200
 
 
-@pytest.mark.patient
 async def test_concurrent_copies_of_a_wrong_pin_count_once(
     start: Starter, connection: Connection, watched: Family
 ) -> None:
@@ -432,7 +430,6 @@ async def test_key_of_a_successful_request_allows_no_uncounted_guesses(
     assert wrong in (5, 6)
 
 
-@pytest.mark.patient
 async def test_a_first_pin_is_set_once(
     start: Starter, connection: Connection, watched: Family
 ) -> None:
@@ -564,7 +561,6 @@ async def test_a_key_costs_three_statements_and_no_key_costs_none(
     assert counts == [1, 4, 1]
 
 
-@pytest.mark.patient
 async def test_import_is_executed_once(
     start: Starter, connection: Connection, admin: dict[str, str]
 ) -> None:
@@ -641,7 +637,6 @@ async def test_grants_of_a_killed_process_are_executed_once(
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
-@pytest.mark.patient
 async def test_requests_are_executed_once_behind_a_pooler(
     start: Starter, settings: Settings, connection: Connection, watched: Family
 ) -> None:
@@ -699,7 +694,6 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("instances", [1, 2])
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
-@pytest.mark.patient
 async def test_concurrent_secrets_with_one_key_are_all_counted(
     start: Starter,
     connection: Connection,
@@ -730,7 +724,6 @@ async def test_concurrent_secrets_with_one_key_are_all_counted(
 @pytest.mark.parametrize("instances", [1, 2])
 @pytest.mark.parametrize("place", [0, 2, 4])
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
-@pytest.mark.patient
 async def test_right_secret_among_wrong_ones_with_the_same_key_allows_no_uncounted_guess(
     start: Starter,
     connection: Connection,
@@ -766,6 +759,7 @@ async def test_right_secret_among_wrong_ones_with_the_same_key_allows_no_uncount
         assert answer.status_code in ((200, 422) if guess == right else (status,))
 
 
+@pytest.mark.impatient
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
 async def test_wrong_secret_counts_if_its_response_cannot_be_stored(
     running: Running,
@@ -820,7 +814,6 @@ async def test_repeated_request_with_an_outdated_secret_counts_as_one_failure(
 
 
 @pytest.mark.parametrize(("kind", "member", "status"), SECRETS)
-@pytest.mark.patient
 async def test_concurrent_copies_with_an_outdated_secret_count_as_one_failure(
     start: Starter,
     connection: Connection,
@@ -862,14 +855,14 @@ async def test_stopped_process_keeps_no_row_locked(
     if connection.get_server_version().major < 17 and (is_pooled or not is_cached):
         pytest.skip("the server has no transaction_timeout")
     async with AsyncExitStack() as stack:
-        variables = {}
+        variables = {"REQUEST_TIMEOUT_SECONDS": "2"}  # then the server ends the transaction
         url = database
         if is_pooled:
             name = await connection.fetchval("select current_database()")
             for line in ("lock_timeout = '500ms'", "jit = off"):
                 await connection.execute(f"alter database {name} set {line}")
             url = await stack.enter_async_context(pooler(database))
-            variables = {"STATEMENT_CACHE_SIZE": "0", "DATABASE_DIRECT_URL": database}
+            variables |= {"STATEMENT_CACHE_SIZE": "0", "DATABASE_DIRECT_URL": database}
         if is_cached:
             variables |= {"POOL_MIN_SIZE": "1", "POOL_MAX_SIZE": "1"}
         stopped = await stack.enter_async_context(served(url, **variables))

@@ -49,7 +49,6 @@ async def test_counts_heartbeats_and_cache_lookups(
 
 
 @pytest.mark.warm
-@pytest.mark.patient
 async def test_statements_per_heartbeat_match_the_database(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:

@@ -93,7 +93,6 @@ async def test_pins_reports_and_invalidations_are_counted(running: Running, fami
     assert value(after, "weekly_report_statements_total") == 1
 
 
-@pytest.mark.patient
 async def test_attempts_at_a_locked_pin_are_counted_separately(
     running: Running, family: Family
 ) -> None:

@@ -390,7 +390,6 @@ async def test_the_grants_of_the_day_move_with_it(
 
 
 @pytest.mark.parametrize("attempt", range(3))
-@pytest.mark.patient
 async def test_beats_during_a_move_lose_nothing(
     start: Starter, connection: Connection, family: Family, attempt: int
 ) -> None:

@@ -392,7 +392,6 @@ async def test_http_1_0_client_reads_until_the_connection_ends(
         await client.to_end()
 
 
-@pytest.mark.patient
 async def test_resuming_at_any_moment_from_any_instance_leaves_no_gap_and_repeats_nothing(
     start: Starter, settings: Settings, opened: AsyncExitStack, connection: Connection
 ) -> None:

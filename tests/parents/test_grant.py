@@ -105,7 +105,6 @@ async def test_a_grant_without_minutes_lifts_todays_limit(
     assert (await beat(running, family))["remaining_minutes"] == 119.5
 
 
-@pytest.mark.patient
 async def test_concurrent_heartbeats_are_kept(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -287,7 +286,6 @@ async def test_an_unknown_mode_grants_nothing(
 
 
 @pytest.mark.parametrize("is_used", [False, True])
-@pytest.mark.patient
 async def test_effects_add_up_with_concurrent_heartbeats_and_grants(
     start: Starter, connection: Connection, family: Family, is_used: bool
 ) -> None:

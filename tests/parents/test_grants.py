@@ -334,7 +334,6 @@ async def test_undoing_twice_is_undoing_once(
     assert await used_seconds(connection, family.child) == 600
 
 
-@pytest.mark.patient
 async def test_undoing_in_parallel_on_several_instances_is_undoing_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -351,7 +350,6 @@ async def test_undoing_in_parallel_on_several_instances_is_undoing_once(
     assert await used_seconds(connection, family.child) == 7200 + 10 * 30
 
 
-@pytest.mark.patient
 async def test_effects_add_up_with_concurrent_heartbeats_grants_and_undoing(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -377,7 +375,6 @@ async def test_effects_add_up_with_concurrent_heartbeats_grants_and_undoing(
     assert await balance(connection) == (3000 + 40 * 30 - round(credited), extended, False)
 
 
-@pytest.mark.patient
 async def test_concurrent_unlimited_grants_and_undoing_agree_on_the_override(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -395,7 +392,6 @@ async def test_concurrent_unlimited_grants_and_undoing_agree_on_the_override(
             assert (await undo(instances[0], family, row["id"])).status_code == 200
 
 
-@pytest.mark.patient
 async def test_undoing_waits_for_a_grant_that_is_being_made_and_counts_it(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -33,7 +33,6 @@ async def failures(connection: Connection, account: UUID) -> int:
     return count
 
 
-@pytest.mark.patient
 async def test_two_hundred_parallel_guesses_get_five_hashes(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -63,7 +62,6 @@ async def test_a_full_queue_rejects_before_an_attempt_is_counted(
     assert counted == len(answers) - len(refused)
 
 
-@pytest.mark.patient
 async def test_two_instances_share_the_count(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -231,7 +229,6 @@ async def test_no_response_is_sent_before_200_ms(
         assert loop.time() - started_at >= FLOOR_SECONDS
 
 
-@pytest.mark.patient
 async def test_first_pin_set_concurrently_is_set_once(
     running: Running, connection: Connection, family: Family
 ) -> None:

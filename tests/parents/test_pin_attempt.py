@@ -214,6 +214,7 @@ async def test_connections_lost_during_hashes_cost_no_attempt(
     assert await state(connection, family) == (0, False, 0)
 
 
+@pytest.mark.impatient
 async def test_a_row_locked_by_another_application_costs_no_attempt(
     running: Running, connection: Connection, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,7 +402,6 @@ async def test_a_lock_is_as_long_as_the_failures_that_remain_deserve(
         assert await locked_minutes(connection) == minutes
 
 
-@pytest.mark.patient
 async def test_parallel_guesses_get_one_hash_after_each_lock(
     start: Starter, settings: Settings, connection: Connection, family: Family, quick_answers: None
 ) -> None:
@@ -584,7 +584,6 @@ async def test_each_wrong_password_doubles_the_delay_up_to_the_longest(
         assert longest - 10 < seconds <= longest
 
 
-@pytest.mark.patient
 async def test_parallel_wrong_passwords_on_two_instances_are_all_counted(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -668,7 +667,6 @@ FLOODS: dict[str, tuple[str, dict[str, Any], set[int]]] = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-@pytest.mark.patient
 async def test_floods_of_requests_without_attempts_do_not_delay_a_pin(
     running: Running, connection: Connection, family: Family, name: str
 ) -> None:
@@ -692,7 +690,6 @@ async def test_floods_of_requests_without_attempts_do_not_delay_a_pin(
     assert len(statuses) > 50
 
 
-@pytest.mark.patient
 async def test_a_password_that_waited_for_another_attempt_is_not_too_early(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -134,7 +134,6 @@ async def test_a_change_is_one_statement(
 
 
 @pytest.mark.parametrize("change", [c for c in CHANGES.values() if c.method == "PUT"])
-@pytest.mark.patient
 async def test_a_change_of_a_profile_that_is_being_deleted_is_403(
     running: Running, connection: Connection, family: Family, change: Change
 ) -> None:

@@ -78,7 +78,6 @@ async def test_page_of_a_link_and_its_error_are_in_the_readers_language(
         assert (text in page.text) or "Es wurde nichts gesehen." in page.text
 
 
-@pytest.mark.patient
 async def test_a_link_works_once_on_all_instances(
     start: Starter, connection: Connection, family: Family
 ) -> None:

@@ -143,7 +143,6 @@ async def test_decisions_need_no_body(running: Running, family: Family) -> None:
         assert (await running.client.post(url, headers=family.bearer)).status_code == 200
 
 
-@pytest.mark.patient
 async def test_two_parents_who_approve_at_once_on_two_instances_grant_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -164,7 +163,6 @@ async def test_two_parents_who_approve_at_once_on_two_instances_grant_once(
     assert (kinds.count("grant.created"), kinds.count("request.approved")) == (2, 2)
 
 
-@pytest.mark.patient
 async def test_of_an_approval_and_a_denial_at_once_one_is_made(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -184,7 +182,6 @@ async def test_of_an_approval_and_a_denial_at_once_one_is_made(
         assert grants == approved.is_success
 
 
-@pytest.mark.patient
 async def test_an_approval_repeated_with_its_key_gets_its_first_response(
     start: Starter, connection: Connection, family: Family
 ) -> None:

@@ -93,7 +93,6 @@ async def test_null_clears_daily_and_weekly_limits(running: Running, family: Fam
     assert (await put(running, family, daily_limits={}))["daily_limits"] == {}
 
 
-@pytest.mark.patient
 async def test_concurrent_changes_of_different_members_both_succeed(
     running: Running, family: Family
 ) -> None:

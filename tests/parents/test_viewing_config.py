@@ -29,7 +29,6 @@ async def pin_token(running: Running, family: Family) -> str:
     return token
 
 
-@pytest.mark.patient
 async def test_concurrent_first_reads_store_the_defaults_once(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -61,7 +60,6 @@ async def test_absent_members_stay_unchanged(
     assert tuple(row or ()) == (60, None, 0, "Asia/Kathmandu")
 
 
-@pytest.mark.patient
 async def test_concurrent_changes_of_different_members_both_succeed(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -172,7 +172,6 @@ async def test_every_instance_forgets_the_rules_of_the_parent(
         assert (await ask(here, family.child, admin)).status_code == 200
 
 
-@pytest.mark.patient
 async def test_erasure_concurrent_with_heartbeats(
     running: Running, connection: Connection, family: Family, admin: UUID
 ) -> None:
@@ -209,7 +208,6 @@ async def test_erasure_concurrent_with_heartbeats(
         ("viewing_time_balances", "time_grants"),
     ],
 )
-@pytest.mark.patient
 async def test_erasure_locks_tables_in_the_order_of_other_statements(
     running: Running,
     connection: Connection,
@@ -229,7 +227,6 @@ async def test_erasure_locks_tables_in_the_order_of_other_statements(
 
 
 @pytest.mark.parametrize("first", ["viewing_sessions", "viewing_requests"])
-@pytest.mark.patient
 async def test_erasure_locks_balances_last_also_if_other_tables_are_empty(
     running: Running, connection: Connection, family: Family, admin: UUID, first: str
 ) -> None:
@@ -246,7 +243,6 @@ async def test_erasure_locks_balances_last_also_if_other_tables_are_empty(
     assert (await erasure).status_code == 200
 
 
-@pytest.mark.patient
 async def test_erasure_locks_balances_in_the_order_of_their_days(
     running: Running, connection: Connection, family: Family, admin: UUID
 ) -> None:

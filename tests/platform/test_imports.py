@@ -326,7 +326,6 @@ async def test_one_notification_for_any_number_of_changed_profiles(
         await listening.close()
 
 
-@pytest.mark.patient
 async def test_concurrent_imports_of_the_same_rows_all_succeed(
     start: Starter, connection: Connection, admin: dict[str, str]
 ) -> None:

@@ -142,7 +142,6 @@ async def test_heartbeats_do_not_wait_for_an_uncommitted_put(
         assert (await beat(running, family, family.child))[0] == 200
 
 
-@pytest.mark.patient
 async def test_deletion_locks_the_session_before_the_profile(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:
@@ -161,7 +160,6 @@ async def test_deletion_locks_the_session_before_the_profile(
 
 
 @pytest.mark.parametrize("what", ["profile", "account"])
-@pytest.mark.patient
 async def test_deletion_waits_for_a_starting_session(
     running: Running, connection: Connection, admin: dict[str, str], family: Family, what: str
 ) -> None:
@@ -182,7 +180,6 @@ async def test_deletion_waits_for_a_starting_session(
     assert (await deletion).status_code == 204
 
 
-@pytest.mark.patient
 async def test_concurrent_puts_and_heartbeats(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:

@@ -68,6 +68,7 @@ async def test_deletion_removes_sessions_and_keeps_balances(
     assert (again.status_code, again.json()) == (404, {"detail": "Title not found"})
 
 
+@pytest.mark.impatient
 async def test_deletion_times_out_on_a_locked_session(
     running: Running, connection: Connection, admin: dict[str, str], family: Family
 ) -> None:

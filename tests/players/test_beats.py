@@ -147,7 +147,6 @@ async def test_an_uncached_beat_at_the_reset_counts_for_the_new_day(
         assert day == ("2026-11-24" if instant < "2026-11-25 06" else "2026-11-25")
 
 
-@pytest.mark.patient
 async def test_one_hundred_first_beats_at_once_are_counted_once_each(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -180,7 +179,6 @@ class Delay:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-@pytest.mark.patient
 async def test_a_change_during_an_uncached_beat_is_not_undone(
     start: Starter, family: Family, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
@@ -202,7 +200,6 @@ async def test_a_change_during_an_uncached_beat_is_not_undone(
     assert (await beat(running, family, session_id=session))["remaining_minutes"] == 13.5
 
 
-@pytest.mark.patient
 async def test_many_changes_during_an_uncached_beat_are_not_undone(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +252,6 @@ async def test_an_uncached_beat_of_a_held_balance_delays_no_other(
     assert (await late)["used_minutes"] == 1.0
 
 
-@pytest.mark.patient
 async def test_beats_of_a_stranger_do_not_fill_the_queue_of_a_profile(
     running: Running, connection: Connection
 ) -> None:
@@ -273,7 +269,6 @@ async def test_beats_of_a_stranger_do_not_fill_the_queue_of_a_profile(
     assert running.context.metrics.heartbeats_failed_closed == 0
 
 
-@pytest.mark.patient
 async def test_an_uncached_beat_behind_another_one_loads_the_policy(
     running: Running, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,7 +117,6 @@ async def test_invalid_field_is_503_while_the_database_is_unreachable(
         proxy.turn("ok")
 
 
-@pytest.mark.patient
 async def test_a_hundred_beats_of_one_session_at_once_are_all_counted(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -130,7 +129,6 @@ async def test_a_hundred_beats_of_one_session_at_once_are_all_counted(
     assert await used_seconds(connection, family.child) == 101 * 30
 
 
-@pytest.mark.patient
 async def test_parallel_first_beats_leave_one_open_session(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -140,7 +138,6 @@ async def test_parallel_first_beats_leave_one_open_session(
     assert await used_seconds(connection, family.child) == 50 * 30
 
 
-@pytest.mark.patient
 async def test_parallel_first_beats_of_two_instances_leave_one_open_session(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -151,7 +148,6 @@ async def test_parallel_first_beats_of_two_instances_leave_one_open_session(
     assert await session_seconds(connection, family.child) == 120 * 30
 
 
-@pytest.mark.patient
 async def test_two_instances_with_the_same_profiles_never_deadlock(
     start: Starter, connection: Connection
 ) -> None:
@@ -189,7 +185,6 @@ async def test_one_statement_a_beat_and_two_for_the_first_profile_of_a_zone(
     assert running.context.metrics.heartbeat_statements == 12
 
 
-@pytest.mark.patient
 async def test_a_missing_configuration_is_stored_once_for_fifty_first_beats(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -330,7 +325,6 @@ async def test_a_full_queue_answers_503_at_once(
     assert await session_seconds(connection, family.child) == (11 - len(refused)) * 30
 
 
-@pytest.mark.patient
 async def test_a_beat_whose_client_has_disconnected_is_counted(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -66,7 +66,6 @@ async def test_a_repeated_first_beat_finds_its_session(
     assert await counted(connection, family) == 30
 
 
-@pytest.mark.patient
 async def test_a_first_beat_sent_to_two_instances_at_once_is_counted_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -81,7 +80,6 @@ async def test_a_first_beat_sent_to_two_instances_at_once_is_counted_once(
         assert await open_sessions(connection, family.child) == 1
 
 
-@pytest.mark.patient
 async def test_a_beat_sent_to_two_instances_at_once_is_counted_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:
@@ -110,7 +108,6 @@ async def test_the_keys_of_a_hundred_beats_are_kept_across_a_restart(
     assert await counted(connection, family) == 102 * 30
 
 
-@pytest.mark.patient
 async def test_buffered_beats_that_are_sent_twice_at_once_are_counted_once(
     start: Starter, connection: Connection, family: Family
 ) -> None:

@@ -148,7 +148,6 @@ async def test_a_repeated_request_gets_its_first_response_and_is_stored_once(
     assert other.status_code == 422
 
 
-@pytest.mark.patient
 async def test_of_requests_at_once_on_two_instances_one_is_stored(
     start: Starter, connection: Connection, family: Family
 ) -> None:

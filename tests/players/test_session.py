@@ -4,8 +4,6 @@ import asyncio
 from datetime import UTC, datetime
 from uuid import uuid4
 
-import pytest
-
 from service.database.driver import Connection
 from tests.conftest import Running
 from tests.family import HEARTBEAT, Family, add_family, session_seconds
@@ -43,7 +41,6 @@ async def test_foreign_and_unknown_sessions_are_refused(
     assert await connection.fetchval(ended) == 0
 
 
-@pytest.mark.patient
 async def test_a_session_can_end_while_its_beats_are_counted(
     running: Running, connection: Connection, family: Family
 ) -> None:

@@ -188,7 +188,7 @@ async def test_a_stop_does_not_wait_for_the_deadline_of_a_beat(
     settings: Settings, connection: Connection, family: Family
 ) -> None:
     transaction = connection.transaction()
-    async with in_process(replace(settings, request_timeout_seconds=60.0)) as running:
+    async with in_process(settings) as running:
         await beat(running, family)
         await transaction.start()
         await connection.execute("lock table titles")
@@ -200,7 +200,6 @@ async def test_a_stop_does_not_wait_for_the_deadline_of_a_beat(
     await transaction.rollback()
 
 
-@pytest.mark.patient
 async def test_the_beat_of_a_client_that_has_gone_is_counted(
     running: Running, connection: Connection, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,7 +55,6 @@ async def loads(connection: Connection) -> int:
     return await runs(connection, "viewing_config_load")
 
 
-@pytest.mark.patient
 async def test_concurrent_misses_share_one_statement(
     running: Running, connection: Connection, family: Family
 ) -> None:
@@ -107,7 +106,6 @@ async def test_failures_are_not_cached(
     assert await limit(running, family) == 120
 
 
-@pytest.mark.patient
 async def test_load_in_flight_during_a_change_is_not_cached(
     start: Starter, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +274,6 @@ async def test_an_invalidation_is_logged_once(
     assert vars(line)["fields"] == {"profile_id": str(family.child), "cause": "updated"}
 
 
-@pytest.mark.patient
 async def test_profiles_that_miss_together_are_loaded_together(
     running: Running, connection: Connection
 ) -> None:
@@ -334,7 +331,7 @@ async def test_a_beat_renews_nothing_after_a_change(
     start: Starter, settings: Settings, connection: Connection, family: Family
 ) -> None:
     """In this order: the beat reads the old limits, the change commits, the beat returns."""
-    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=240.0))
+    running = await start(settings)
     session = (await beat(running, family))["session_id"]
     known = await running.context.configurations.get(family.account, family.child)
     known.since -= 31

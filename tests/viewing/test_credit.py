@@ -113,7 +113,6 @@ async def test_two_players_of_one_profile_do_not_use_up_twice_the_time(
     assert await counted(connection, family) == 30 + 15 * 20
 
 
-@pytest.mark.patient
 async def test_two_players_on_two_instances_at_the_same_moments_are_counted_once(
     start: Starter, by_clock: Settings, connection: Connection, family: Family
 ) -> None:
@@ -137,7 +136,6 @@ async def test_two_players_on_two_instances_at_the_same_moments_are_counted_once
         assert await counted(connection, family) == 30 * (number + 1)
 
 
-@pytest.mark.patient
 async def test_batches_of_two_instances_count_the_same_profiles_once(
     start: Starter, by_clock: Settings, connection: Connection
 ) -> None:
@@ -270,7 +268,7 @@ async def test_a_beat_locks_the_session_that_it_ends_before_the_clock(
 ) -> None:
     """The beats of that session lock both in this order; otherwise the two could deadlock."""
     monkeypatch.setattr(heartbeat_batch, "BATCH_LOCK_SECONDS", 5.0)
-    running = await start(msgspec.structs.replace(by_clock, request_timeout_seconds=240.0))
+    running = await start(by_clock)
     await beat(running, family)
     async with connection.transaction():
         await connection.execute(SESSION, family.child)

@@ -33,10 +33,7 @@ async def running(
     name = await owner.fetchval("select current_database()")
     await owner.execute(f"alter database {name} set deadlock_timeout = '300ms'")
     await owner.close()
-    patient = msgspec.structs.replace(
-        settings, heartbeat_connections=1, request_timeout_seconds=240.0
-    )
-    return await start(patient)
+    return await start(msgspec.structs.replace(settings, heartbeat_connections=1))
 
 
 @pytest.fixture
@@ -54,7 +51,6 @@ async def until_waiting(connection: Connection) -> None:
     await eventually(lambda: connection.fetchval(WAITING))
 
 
-@pytest.mark.patient
 async def test_beats_of_a_deadlocked_statement_are_repeated_alone_and_counted_once(
     running: Running, connection: Connection, other: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -70,8 +70,9 @@ async def test_one_poisoned_beat_fails_alone(running: Running, connection: Conne
 
 
 async def test_one_locked_session_delays_no_other_profile(
-    running: Running, connection: Connection
+    start: Starter, settings: Settings, connection: Connection
 ) -> None:
+    running = await start(msgspec.structs.replace(settings, request_timeout_seconds=20.0))
     sessions = await watching(running, connection, 21)
     locked, *good = sessions
     async with connection.transaction():
@@ -210,7 +211,6 @@ async def test_many_locked_rows_delay_no_other_profile(
         await eventually(partial(beat, running, family), until=is_allowed)
 
 
-@pytest.mark.patient
 async def test_heartbeat_on_a_briefly_locked_row_is_delayed_and_counted(
     running: Running, connection: Connection
 ) -> None:
@@ -227,7 +227,6 @@ async def test_heartbeat_on_a_briefly_locked_row_is_delayed_and_counted(
     assert await session_seconds(connection, held.child) == 60
 
 
-@pytest.mark.patient
 async def test_suspects_are_written_before_a_stop(running: Running, connection: Connection) -> None:
     sessions = await watching(running, connection, 5)
     held = next(iter(sessions))
@@ -268,8 +267,7 @@ async def test_a_statement_that_is_stuck_delays_only_its_own_beats(
 async def test_the_queue_is_bounded_for_each_profile(
     start: Starter, settings: Settings, connection: Connection
 ) -> None:
-    options = {"heartbeat_queue_max": 500, "request_timeout_seconds": 20.0}
-    running = await start(msgspec.structs.replace(settings, **options))
+    running = await start(msgspec.structs.replace(settings, heartbeat_queue_max=500))
     sessions = await watching(running, connection, 37)
     hot, *others = sessions
 
@@ -398,7 +396,6 @@ async def test_updates_are_heap_only(running: Running, connection: Connection) -
         assert row["n_tup_hot_upd"] / row["n_tup_upd"] >= 0.9
 
 
-@pytest.mark.patient
 async def test_waiting_beats_are_written_before_a_stop(
     running: Running, connection: Connection, settings: Any
 ) -> None:
