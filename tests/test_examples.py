@@ -14,7 +14,7 @@ import pytest
 
 from bench.ports import free_port
 from service.database.driver import Connection
-from tests.conftest import ROOT, RunningService
+from tests.conftest import ROOT, RunningService, served
 from tests.eventually import eventually
 from tests.family import (
     HEARTBEAT,
@@ -232,9 +232,12 @@ async def test_player_continues_after_a_first_heartbeat_that_could_not_be_counte
     service: RunningService, connection: Connection
 ) -> None:
     family = await add_family(connection, reset_hour=far_reset_hour())
-    async with connection.transaction():
+    async with (
+        served(service.dsn, REQUEST_TIMEOUT_SECONDS="2") as impatient,
+        connection.transaction(),
+    ):
         await connection.execute("lock table viewing_time_balances in exclusive mode")
-        lines = await play(family, service.url, 2)
+        lines = await play(family, impatient.url, 2)
     assert lines == [ASKED] * 2
     assert await session_seconds(connection, family.child) == 0
 
