@@ -2,11 +2,10 @@
 
 import asyncio
 import ipaddress
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
 from pathlib import Path
-from tempfile import gettempdir
 
 import psycopg
 import pytest
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from bench.replication import shared_folder
 from service import database_url
 from service.database.pool import connect
 from service.database_errors import Unavailable
@@ -80,17 +80,20 @@ def issue(folder: Path, authority: tuple[x509.Certificate, ec.EllipticCurvePriva
 
 @pytest.fixture
 async def encrypted(database: str, tmp_path: Path) -> AsyncIterator[str]:
-    """A server at 127.0.0.1 that accepts only TLS, with the certificates in `tmp_path`."""
+    """A server at 127.0.0.1 that accepts only TLS, with the certificates in `tmp_path`.
+
+    It may run as another account, which each start of pytest keeps out of the folders of pytest.
+    """
     issue(tmp_path, authority(tmp_path, "ours"))
     authority(tmp_path, "other")
-    below_tmp = takewhile(lambda folder: folder != Path(gettempdir()), tmp_path.parents)
-    for path in (tmp_path, *below_tmp):
-        path.chmod(0o755)
-    (tmp_path / "server.key").chmod(0o644)
-    tls = {"key_file": tmp_path / "server.key", "cert_file": tmp_path / "server.pem"}
-    more = {f"client_tls_{name}": str(path) for name, path in tls.items()}
-    async with pooler(database, client_tls_sslmode="allow", **more) as url:
-        yield url
+    with shared_folder(None) as folder:
+        tls = {"key_file": "server.key", "cert_file": "server.pem"}
+        for name in tls.values():
+            shutil.copy(tmp_path / name, folder)
+            (folder / name).chmod(0o644)
+        more = {f"client_tls_{name}": str(folder / file) for name, file in tls.items()}
+        async with pooler(database, client_tls_sslmode="allow", **more) as url:
+            yield url
 
 
 async def connects(url: str) -> tuple[bool, bool]:
