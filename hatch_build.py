@@ -1,8 +1,8 @@
 """Packs statements and migrations small: without their comments, each kind in one file.
 
 The comments, which are for readers of the source, and the entries of many files in an archive are
-half of their size. Statements are packed without their indentation too; the functions of migrations
-keep it, because readers find them in the database.
+half of their size. Statements are packed without their indentation and the comments in it too; the
+functions of migrations keep both, because readers find them in the database.
 """
 
 import json
@@ -29,7 +29,9 @@ class Packed(BuildHookInterface[Any]):
             packed = Path(self._folder.name, f"{name}.json")
             texts = _texts(Path(self.root, name))
             if name == "sql":
-                texts = {each: INDENTATION.sub("", text) for each, text in texts.items()}
+                texts = {
+                    each: COMMENT.sub("", INDENTATION.sub("", text)) for each, text in texts.items()
+                }
                 # Statements that begin alike are neighbours: that saves a kilobyte.
                 texts = dict(sorted(texts.items(), key=lambda item: item[1]))
             packed.write_text(json.dumps(texts), "utf-8")
