@@ -1,5 +1,6 @@
 """The parts of the service that handlers use; built once by the application's lifespan."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -87,6 +88,9 @@ class Cells:
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
         self.every: list[Context] = []  # in the order of CELLS_FILE
+        # Held by a request with transactions in several cells: if one cell is slow, such requests
+        # hold one connection of each other cell, not all.
+        self.turn = asyncio.Lock()
         self._by_name: dict[str, Context] = {}
 
     def add(self, context: Context) -> None:

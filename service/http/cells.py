@@ -50,6 +50,8 @@ async def first_found(
     failure: DatabaseError | None = None
     for cell in context.every:
         try:
+            if context.cells is not None:
+                cell.readiness.refuse_unreachable()
             found = await ask(cell)
         except DatabaseError as error:
             failure = error

@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from service.database import schema
 from service.database.driver import Connection, Pool
 from service.database.pool import connect, replace_idle, takes_writes
-from service.database_errors import DatabaseError, ReadOnly
+from service.database_errors import DatabaseError, ReadOnly, Unavailable
 from service.deadlines import DeadlinePassed, within
 from service.http.fields import doc
 from service.observing.metrics import Metrics
@@ -118,6 +118,11 @@ class ReadinessWatch:
     def is_ready(self) -> bool:
         """Whether the latest check passed, and every background task runs."""
         return self._checks == OK and not self._supervisor.has_died
+
+    def refuse_unreachable(self) -> None:
+        """Raises Unavailable if the latest check did not reach the database."""
+        if self._checks.database == "unreachable":
+            raise Unavailable("the latest check did not reach the database")
 
     async def check(self) -> None:
         """Checks once, within TIMEOUT_SECONDS; logs a change."""

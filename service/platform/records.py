@@ -93,6 +93,7 @@ async def admit(context: Context, caller_id: UUID, cell: Context) -> None:
     """Makes an administrator known in another cell; raises ClientError 401 or 403 for others."""
     if context.cells is not None:
         auth.administered(await auth.CHECK.maybe(context.pool, caller_id, None))
+        cell.readiness.refuse_unreachable()
     if cell is not context:
         names = context.settings.cell, cell.settings.cell
         await MIRROR.maybe(cell.pool, caller_id, names[0], context.now(), names[1])
@@ -120,6 +121,10 @@ async def put(
         found, sources = list[OwnedRow](), {}
         with suppress(_Undo):
             async with AsyncExitStack() as opened:
+                if cells is cell.every:
+                    await opened.enter_async_context(cell.cells.turn)
+                    for each in cells:
+                        each.readiness.refuse_unreachable()
                 for each in cells:
                     source = await opened.enter_async_context(transaction(each))
                     await CLAIM.maybe(source, str(unique))
@@ -154,6 +159,8 @@ async def in_every_cell(
             await admit(context, caller_id, cell)
             admitted.append(cell)
     async with AsyncExitStack() as opened:
+        if is_ordered and context.cells is not None:
+            await opened.enter_async_context(context.cells.turn)
         for cell in admitted:
             is_held = is_ordered and not rows and context.cells is not None
             with _noted(cell, failures):

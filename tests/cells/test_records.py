@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from service.cells_file import cells as all_cells
 from service.command.cells import begin, opened
 from service.database import cell_moves
+from service.database_errors import NoAnswer
 from service.platform import import_cells, records
 from tests.cells.conftest import NAMES, FourCells
 from tests.cells.test_service import ADMIN, admin, start_cells
@@ -22,6 +26,10 @@ TAKEN = (409, {"detail": "Profile belongs to another account"})
 EMAIL_TAKEN = (409, {"detail": "Email belongs to another account"})
 BUSY = (503, {"detail": "Service temporarily unavailable"})
 Shown = tuple[int, Any]
+WAITING = (
+    "select exists (select from pg_locks where not granted and database = "
+    "(select oid from pg_database where datname = current_database()))"
+)
 
 
 class Platform:
@@ -197,3 +205,50 @@ async def test_titles_that_are_put_at_once_are_the_same_in_every_cell(
         assert {*await platform.obeyed(*puts)} == {200}
         read = "select title from titles where id = $1"
         assert len({await each.fetchval(read, title) for each in cells.connections.values()}) == 1
+
+
+async def test_requests_that_wait_for_a_slow_cell_leave_connections_to_families(
+    cells: FourCells, start: Starter
+) -> None:
+    operator, family = await admin(cells, "c"), await cells.family("a")
+    settings = replace(cells.settings, pool_min_size=1, pool_max_size=2)
+    platform = Platform(await start_cells(start, cells, settings), operator.bearer)
+    body = {"title": "Cartoon", "is_educational": False}
+    puts = [
+        *(partial(platform.profile, uuid4(), family.account) for _ in range(3)),
+        *(partial(platform.put, f"titles/{uuid4()}", body) for _ in range(3)),
+    ]
+    async with cells.connections["d"].transaction():
+        await cells.connections["d"].execute("lock table profiles, titles")
+        asked = [asyncio.create_task(platform.obeyed(put)) for put in puts]
+        await eventually(partial(cells.connections["d"].fetchval, WAITING))
+        for _ in range(3):
+            url = f"/api/v1/viewing-time/balance/{family.child}"
+            answer = await platform.running.client.get(url, headers=family.bearer)
+            assert answer.status_code == 200
+        assert not any(each.done() for each in asked)
+    assert await asyncio.gather(*asked) == [[200]] * len(puts)
+
+
+async def test_a_cell_that_is_unreachable_is_not_asked(
+    cells: FourCells, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be frozen, and the request would then end before the other cells are asked."""
+    family, title = await cells.family("d"), uuid4()
+    frozen = platform.running.context.every[0]
+    body = {"title": "Cartoon", "is_educational": False}
+    lost = AsyncMock(side_effect=NoAnswer("frozen"))
+    monkeypatch.setattr(frozen.readiness, "_check_database", lost)
+    await frozen.readiness.check()
+    async with AsyncExitStack() as taken:
+        for _ in range(frozen.settings.pool_max_size):
+            await taken.enter_async_context(frozen.pool.acquire())
+        assert await platform.put(f"titles/{title}", body) == BUSY
+        for name in "bcd":
+            read = "select count(*) from titles where id = $1"
+            assert await cells.connections[name].fetchval(read, title) == 1
+        assert await platform.profile(uuid4(), family.account) == BUSY
+        assert (await platform.profile(family.child, family.account))[0] == 200
+        url = f"{ADMIN}/profiles/{family.child}"
+        answer = await platform.running.client.delete(url, headers=platform.headers)
+        assert answer.status_code == 204

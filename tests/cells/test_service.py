@@ -16,6 +16,7 @@ from service.command.cells import begin, opened
 from service.database import cell_moves
 from service.database.driver import Connection
 from service.database_errors import DatabaseError, WrongTables
+from service.settings import Settings
 from service.viewing import deletion
 from tests.cells.conftest import NAMES, FourCells
 from tests.cells.test_move import watched
@@ -26,8 +27,10 @@ from tests.family import HEARTBEAT, PIN, Family
 ADMIN = "/api/v1/admin"
 
 
-async def start_cells(start: Starter, cells: FourCells) -> Running:
-    return await start(cells.settings)
+async def start_cells(
+    start: Starter, cells: FourCells, settings: Settings | None = None
+) -> Running:
+    return await start(settings or cells.settings)
 
 
 async def beat(running: Running, family: Family, **members: Any) -> httpx.Response:
