@@ -101,9 +101,7 @@ class Directory:
 
     def __init__(self) -> None:
         self._slots: list[tuple[int, str]] = [(-1, "")] * SLOTS  # epoch and cell
-        self._accounts: dict[
-            int, tuple[int, str]
-        ] = {}  # by id, in the form that needs least memory
+        self._accounts: dict[int, tuple[int, str]] = {}  # by `UUID.int`, which needs least memory
         self._states: dict[str, StateRow | None] = {}  # of the cells that were read
 
     def cell(self, account_id: UUID) -> str:
@@ -146,10 +144,10 @@ class Directory:
 
     async def _forget_implied(self, cell: str) -> None:
         """Forgets accounts of a cell that has their slot: it may have deleted their entries."""
-        its = [account for account, place in self._accounts.items() if place[1] == cell]
-        for number, account in enumerate(its, 1):
-            if self._slots[slot(UUID(int=account))][1] == cell:
-                self._accounts.pop(account, None)
+        for number, account in enumerate([*self._accounts], 1):
+            place = self._accounts.get(account)  # another task may have changed it
+            if place and place[1] == cell == self._slots[slot(UUID(int=account))][1]:
+                del self._accounts[account]
             if not number % MAX_PAGE:
                 await asyncio.sleep(0)
 

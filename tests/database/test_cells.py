@@ -1,6 +1,7 @@
 """Each cell's tables carry its name and the map; a cell refuses the accounts of another one."""
 
 import asyncio
+from unittest.mock import AsyncMock, Mock
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -182,6 +183,30 @@ async def test_an_account_without_its_entry_follows_its_slot_again(connection: C
     await give_slots(connection, "c", 3)
     await directory.read(connection, "c")
     assert (directory.cell(forgotten), directory.cell(moved)) == ("c", "b")
+
+
+async def test_a_move_that_a_request_meets_while_the_map_is_read_is_kept(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = Directory()
+    await give_slots(connection, "a", 1)
+    accounts = [uuid4() for _ in range(3)]
+    for account in accounts:
+        await place(connection, account, "a", 2, "lives")
+    await directory.read(connection, "a")
+    for account in accounts:
+        await place(connection, account, "b", 3, "lives")
+    waiting = [*accounts]
+
+    async def moved(_: float) -> None:
+        while waiting:
+            await directory.find(connection, waiting.pop())
+
+    monkeypatch.setattr(cells, "MAX_PAGE", 1)
+    monkeypatch.setattr(asyncio, "sleep", moved)
+    monkeypatch.setattr(cells, "LIST_ACCOUNTS", Mock(all=AsyncMock(return_value=[])))
+    await directory.read(connection, "a")
+    assert [*map(directory.cell, accounts)] == ["b", "b", "b"]
 
 
 async def test_the_newest_entry_says_where_an_account_is(connection: Connection) -> None:
