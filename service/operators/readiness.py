@@ -86,6 +86,7 @@ class ReadinessWatch:
         self._writer = writer
         self._metrics = metrics
         self._supervisor = supervisor
+        self._request_seconds = settings.request_timeout_seconds
         self._stuck_seconds = 2 * settings.request_timeout_seconds + MIN_STUCK_SECONDS
         self._connection: Connection | None = None
         self._task: Task[None] | None = None
@@ -93,7 +94,7 @@ class ReadinessWatch:
         self._schema_error = ""
         self._passes = 0  # since the database was unreachable
         self._batches = 0
-        self._progress_at = monotonic()
+        self._progress_at = self._reached_at = monotonic()
 
     async def start(self) -> None:
         """Checks once, then once a second."""
@@ -120,9 +121,10 @@ class ReadinessWatch:
         return self._checks == OK and not self._supervisor.has_died
 
     def refuse_unreachable(self) -> None:
-        """Raises Unavailable if the latest check did not reach the database."""
-        if self._checks.database == "unreachable":
-            raise Unavailable("the latest check did not reach the database")
+        """Raises Unavailable if checks have failed for longer than a request may wait."""
+        seconds = monotonic() - self._reached_at
+        if self._checks.database == "unreachable" and seconds > self._request_seconds:
+            raise Unavailable("checks of the database fail")
 
     async def check(self) -> None:
         """Checks once, within TIMEOUT_SECONDS; logs a change."""
@@ -133,6 +135,7 @@ class ReadinessWatch:
             self._passes, self._progress_at = 0, monotonic()
             self._adopt(Checks(database="unreachable"), f"{type(error).__name__}: {error}")
         else:
+            self._reached_at = monotonic()
             if self._checks.database == "unreachable":
                 await self._reconnect()
             checks = Checks(

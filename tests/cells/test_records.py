@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from math import inf
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
@@ -239,6 +240,7 @@ async def test_a_cell_that_is_unreachable_is_not_asked(
     body = {"title": "Cartoon", "is_educational": False}
     lost = AsyncMock(side_effect=NoAnswer("frozen"))
     monkeypatch.setattr(frozen.readiness, "_check_database", lost)
+    monkeypatch.setattr(frozen.readiness, "_reached_at", -inf)
     await frozen.readiness.check()
     async with AsyncExitStack() as taken:
         for _ in range(frozen.settings.pool_max_size):
