@@ -18,6 +18,7 @@ PRIVATE: Final = {
     "tests/http/test_refusals.py": {"_closing"},  # a writer that rejects, without load
     "tests/observing/test_open_files.py": {"_players", "_watch_connections"},  # one sentence
     "tests/observing/test_supervision.py": {"_lanes", "_queue", "_servers"},  # tasks to kill
+    "tests/cells/test_records.py": {"_check_database", "_reached_at"},  # a frozen cell
     "tests/operators/test_health.py": {"_check_database", "_send"},  # delays a statement
     "tests/operators/test_prometheus.py": {"_check_database"},  # delays a statement
     "tests/parents/test_pin.py": {"_longest_wait"},  # a hasher with a full queue
