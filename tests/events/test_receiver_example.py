@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
+from operator import eq
 from pathlib import Path
 from uuid import uuid4
 
@@ -51,6 +53,12 @@ async def example(folder: Path) -> AsyncIterator[tuple[str, Path]]:
         await asyncio.to_thread(process.wait, 60)
 
 
+def numbers(output: Path) -> list[int]:
+    """The numbers of the events that the example has printed."""
+    lines = lines_of(output, "lock.cleared")
+    return [json.loads(line.split(maxsplit=2)[2])["number"] for line in lines]
+
+
 def lines_of(output: Path, start: str) -> list[str]:
     lines = output.read_text().splitlines(keepends=True)
     return [line.strip() for line in lines if line.startswith(start) and line.endswith("\n")]
@@ -78,9 +86,8 @@ async def test_example_stores_each_event_once_also_after_a_restart(
             hooked = replace(settings, webhook_url=url, webhook_secret=SECRET)
             async with delivering(hooked) as (counts,):
                 await eventually(lambda: counts.webhook_deliveries["delivered"] == 3)
-        lines = lines_of(output, "lock.cleared")
-        printed = [json.loads(line.split(maxsplit=2)[2])["number"] for line in lines]
-        assert printed == [*range(expected)]
+            await eventually(partial(numbers, output), until=partial(eq, [*range(expected)]))
+        assert numbers(output) == [*range(expected)]
         since = datetime(2020, 1, 1, tzinfo=UTC)
         assert await kept.show(settings, since, print, redeliver=True) == 250
 
@@ -107,6 +114,7 @@ async def test_example_rejects_what_the_service_has_not_signed_lately(tmp_path: 
             answer = await client.post(url, content=body, headers=headers)
             assert answer.status_code == status, headers
         assert (await client.post(url, content=body, headers=right)).status_code == 204
+        await eventually(lambda: lines_of(output, "lock.set"))  # after the answer
     assert lines_of(output, "lock.set") == ["lock.set None {}"]
     assert len(lines_of(output, "refused: ")) == len(refused)
 
