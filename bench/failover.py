@@ -27,7 +27,7 @@ PAUSE_SECONDS: Final = 0.1  # of each player, between two heartbeats
 WARM_SECONDS: Final = 2.0
 AWAY_SECONDS: Final = 3.0  # from the loss to the promotion
 MAX_WAIT_SECONDS: Final = 30.0
-MOST_SECONDS: Final = Target(2.0)
+AFTER_PROMOTION: Final = Target(2.0)  # seconds
 LENGTH: Final = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
@@ -56,7 +56,7 @@ async def measure(bench: Bench) -> list[Figure]:
         for who, each, target in zip(
             ("first player", "all players"),
             zip(*times, strict=True),
-            (None, MOST_SECONDS),
+            (None, AFTER_PROMOTION),
             strict=True,
         )
     ]

@@ -107,7 +107,7 @@ class Cells:
     async def has_moved(self, account_id: UUID, asked: Context) -> bool:
         """Whether an account that the cell `asked` did not find is in another one.
 
-        Asks that cell, which knows where it has moved its accounts; raises DatabaseError.
+        Queries that cell, which knows where it has moved its accounts; raises DatabaseError.
         """
         await self.directory.find(asked.pool, account_id)
         return self.of(account_id) is not asked

@@ -44,21 +44,21 @@ async def complete(weights: Mapping[str, int], connections: Mapping[str, Connect
     known = {name: await read(connection) for name, connection in connections.items()}
     newest = merged(known)
     refuse_others(newest, weights)
-    told = []
+    sentences = []
     if not newest:
         if missing := [name for name in weights if name not in connections]:
             raise MapRefused(
                 f"Accounts are assigned to cells when all can be used; {missing[0]} cannot."
             )
         newest, sentence = await _made(weights, connections)
-        told.append(sentence)
+        sentences.append(sentence)
     if len(newest) != SLOTS:
         raise MapRefused(f"The cells know where {len(newest):,} of {SLOTS:,} slots are, not all.")
     source = next((name for name in connections if known[name]), newest[0][1])
     for name, connection in connections.items():
         if not known[name] and name != source:
             count = await cell_titles.copy(connections[source], connection)
-            told.append(f"Cell {name} has received {count:,} titles.")
+            sentences.append(f"Cell {name} has received {count:,} titles.")
         rows = {
             slot: place for slot, place in newest.items() if known[name].get(slot, (0,)) < place
         }
@@ -68,8 +68,8 @@ async def complete(weights: Mapping[str, int], connections: Mapping[str, Connect
                 [epoch for epoch, _ in rows.values()],
             )
             await WRITE.maybe(connection, [*rows], cells, epochs)
-            told.append(f"Cell {name} has received {len(rows):,} slots of the map.")
-    return told
+            sentences.append(f"Cell {name} has received {len(rows):,} slots of the map.")
+    return sentences
 
 
 async def read(connection: Connection) -> Map:

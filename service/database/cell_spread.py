@@ -16,12 +16,11 @@ import msgspec
 from service.database import cell_map
 from service.database.cell_moves import AccountRow as IdRow
 from service.database.cell_moves import Cell, Moved, move_all
-from service.database.cells import AccountRow
+from service.database.cells import MAX_PAGE, AccountRow
 from service.database.driver import translated
 from service.database.statement import Statement
 
 MAX_SLOTS: Final = 32  # that are given away together
-MAX_PAGE: Final = 1_000  # accounts in one answer
 MAX_ACCOUNTS: Final = 100  # that are moved together
 MAX_ROUNDS: Final = 5  # while accounts are made in the slots
 NO_ACCOUNT: Final = UUID(int=0)
@@ -148,7 +147,7 @@ def _batches(page: Sequence[SlotAccountRow], max_rows: int) -> Iterator[list[UUI
 
 
 async def _copy_entries(source: Cell, target: Cell, slots: Sequence[int]) -> None:
-    """Tells the target which accounts of its new slots are elsewhere."""
+    """Copies the entries of accounts of these slots that are in further cells."""
     rows = await ENTRIES.all(source.connection, slots)
     rows = [row for row in rows if row.cell != target.name]
     columns = [[getattr(row, name) for row in rows] for name in ("account_id", "cell", "epoch")]

@@ -1,7 +1,7 @@
 """Which cell an account is in: the map of slots, and the accounts that were moved on their own.
 
 See migration 0038. A process reads the map of every cell that it reaches, and corrects it when a
-cell answers that an account is elsewhere, so nothing has to tell it of a move.
+cell answers that an account is elsewhere, so it needs no message about a move.
 """
 
 import asyncio
@@ -152,7 +152,7 @@ class Directory:
                 await asyncio.sleep(0)
 
     async def find(self, source: Source, account_id: UUID) -> None:
-        """Asks the cell that did not find an account where it is."""
+        """Adds what a cell that did not find an account knows about its place."""
         number = slot(account_id)
         row = await FIND.maybe(source, account_id, number)
         if row is not None and row.slot_cell is not None and row.slot_epoch is not None:
