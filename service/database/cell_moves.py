@@ -15,7 +15,8 @@ from uuid import UUID
 
 import msgspec
 
-from service.database.driver import Connection, translated
+from service.database.driver import Connection
+from service.database.pool import limited
 from service.database.statement import Statement
 from service.database_errors import (
     DatabaseError,
@@ -28,11 +29,6 @@ from service.database_errors import (
 MAX_SECONDS: Final = 30.0  # of a statement, and of the two transactions of a move
 MAX_ATTEMPTS: Final = 20  # while other transactions hold rows of the accounts
 RETRY_SECONDS: Final = 0.02  # after the first attempt; longer after each further one
-
-
-class BegunRow(msgspec.Struct, frozen=True):
-    idle_limit: str
-    transaction_limit: str | None
 
 
 class HeldRow(msgspec.Struct, frozen=True):
@@ -76,7 +72,6 @@ class AccountRow(msgspec.Struct, frozen=True):
     account_id: UUID
 
 
-BEGIN: Final = Statement("transaction_begin", BegunRow)
 HOLD: Final = Statement("cell_move_hold", HeldRow)
 CHECK: Final = Statement("cell_move_check", CheckRow)
 READ: Final = Statement("cell_move_read", TableRow)
@@ -149,24 +144,22 @@ async def move(source: Cell, target: Cell, accounts: Sequence[UUID]) -> Moved:
 async def _switch(source: Cell, target: Cell, accounts: Sequence[UUID]) -> tuple[Moved, int]:
     """The source's transaction; returns what was moved, and the epoch of the entries."""
     connection = source.connection
-    with translated(connection):
-        async with connection.transaction():
-            await BEGIN.maybe(connection, int(1000 * MAX_SECONDS))
-            if not (await HOLD.one(connection, accounts, timeout=MAX_SECONDS)).is_held:
-                raise LockTimeout("a profile was added meanwhile")
-            epoch = _epoch(await CHECK.all(connection, accounts))
-            tables = await READ.all(connection, accounts, False)
-            try:
-                epoch = await _copy(source, target, accounts, epoch, tables)
-                await LEAVE.maybe(connection, accounts, target.name, epoch)
-                removed = await REMOVE.one(connection, accounts, timeout=MAX_SECONDS)
-                if removed.rows != _total(tables):
-                    raise LockTimeout("another transaction changed rows meanwhile")
-            except (DatabaseError, NotMoved):
-                # The source has the accounts, because its transaction cannot commit any more.
-                with suppress(DatabaseError):
-                    await discard(target, accounts)
-                raise
+    async with limited(connection, MAX_SECONDS):
+        if not (await HOLD.one(connection, accounts, timeout=MAX_SECONDS)).is_held:
+            raise LockTimeout("a profile was added meanwhile")
+        epoch = _epoch(await CHECK.all(connection, accounts))
+        tables = await READ.all(connection, accounts, False)
+        try:
+            epoch = await _copy(source, target, accounts, epoch, tables)
+            await LEAVE.maybe(connection, accounts, target.name, epoch)
+            removed = await REMOVE.one(connection, accounts, timeout=MAX_SECONDS)
+            if removed.rows != _total(tables):
+                raise LockTimeout("another transaction changed rows meanwhile")
+        except (DatabaseError, NotMoved):
+            # The source has the accounts, because its transaction cannot commit any more.
+            with suppress(DatabaseError):
+                await discard(target, accounts)
+            raise
     sessions = next(table for table in tables if table.name == "viewing_sessions")
     return Moved(len(accounts), sessions.rows, sessions.seconds), epoch
 
@@ -176,23 +169,19 @@ async def _copy(
 ) -> int:
     """The target's transaction; returns the epoch of the entries. Raises NotMoved."""
     connection = target.connection
-    with translated(connection):
-        async with connection.transaction():
-            await BEGIN.maybe(connection, int(1000 * MAX_SECONDS))
-            await DISCARD.one(connection, accounts, timeout=MAX_SECONDS)
-            arrived = await ARRIVE.one(
-                connection, accounts, source.name, epoch, timeout=MAX_SECONDS
-            )
-            names, contents = zip(*((table.name, table.contents) for table in tables), strict=True)
-            await WRITE.one(connection, names, contents, timeout=MAX_SECONDS)
-            await CLAIM.one(connection, accounts, timeout=MAX_SECONDS)
-            copies = {copy.name: copy for copy in await READ.all(connection, accounts, True)}
-            for table in tables:
-                if table.name != "titles" and table != copies[table.name]:
-                    raise NotMoved(
-                        f"table {table.name} of cell {target.name} does not store its rows as cell "
-                        f"{source.name} does: give both the same columns"
-                    )
+    async with limited(connection, MAX_SECONDS):
+        await DISCARD.one(connection, accounts, timeout=MAX_SECONDS)
+        arrived = await ARRIVE.one(connection, accounts, source.name, epoch, timeout=MAX_SECONDS)
+        names, contents = zip(*((table.name, table.contents) for table in tables), strict=True)
+        await WRITE.one(connection, names, contents, timeout=MAX_SECONDS)
+        await CLAIM.one(connection, accounts, timeout=MAX_SECONDS)
+        copies = {copy.name: copy for copy in await READ.all(connection, accounts, True)}
+        for table in tables:
+            if table.name != "titles" and table != copies[table.name]:
+                raise NotMoved(
+                    f"table {table.name} of cell {target.name} does not store its rows as cell "
+                    f"{source.name} does: give both the same columns"
+                )
     return arrived.epoch
 
 

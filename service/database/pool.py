@@ -18,7 +18,14 @@ import msgspec
 from service import database_url
 from service.database import cells, citus, connector
 from service.database.connector import Socketed
-from service.database.driver import UNREACHABLE, Connection, Pool, connecting, translated
+from service.database.driver import (
+    UNREACHABLE,
+    AnyConnection,
+    Connection,
+    Pool,
+    connecting,
+    translated,
+)
 from service.database.statement import Statement
 from service.database_errors import Unavailable
 from service.settings import Settings
@@ -35,7 +42,15 @@ class Ping(msgspec.Struct, frozen=True):
 
 
 PREPARE: Final = Statement("connection_prepare", PreparedRow)
+
+
+class BegunRow(msgspec.Struct, frozen=True):
+    idle_limit: str
+    transaction_limit: str | None
+
+
 PING: Final = Statement("health_ping", Ping)
+BEGIN: Final = Statement("transaction_begin", BegunRow)
 
 
 async def _keep(connection: Connection) -> None:
@@ -141,6 +156,15 @@ async def connected(
             yield connection
     finally:
         connection.terminate()
+
+
+@asynccontextmanager
+async def limited(connection: AnyConnection, seconds: float) -> AsyncIterator[None]:
+    """A transaction; the server ends it if this process hangs in it for `seconds`."""
+    with translated(connection):
+        async with connection.transaction():
+            await BEGIN.maybe(connection, max(1, int(1000 * seconds)))
+            yield
 
 
 async def reach(settings: Settings, *, direct: bool = False) -> None:

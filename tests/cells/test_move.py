@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from operator import gt
 from typing import Any
@@ -254,8 +254,8 @@ class Crashing:
 
 
 STEPS = (
-    *("BEGIN", "HOLD", "CHECK", "READ", "DISCARD"),
-    *("ARRIVE", "WRITE", "CLAIM", "LEAVE", "REMOVE", "SETTLE"),
+    *("HOLD", "CHECK", "READ", "DISCARD", "ARRIVE"),
+    *("WRITE", "CLAIM", "LEAVE", "REMOVE", "SETTLE"),
 )
 
 
@@ -357,6 +357,12 @@ class Life:
         return answer
 
 
+async def all_counted(lives: Sequence[Life]) -> None:
+    """Waits until one more heartbeat of each family has been counted."""
+    before = [life.counted for life in lives]
+    await eventually(lambda: all(map(gt, [life.counted for life in lives], before)))
+
+
 async def test_families_that_watch_while_they_move_lose_and_gain_nothing(
     cells: FourCells, start: Starter
 ) -> None:
@@ -372,8 +378,7 @@ async def test_families_that_watch_while_they_move_lose_and_gain_nothing(
     async with mover(cells) as found:
         for source, target in ("ab", "ba", "ab", "ba", "ab"):
             # No heartbeat lasts for two moves: its account would be unknown twice.
-            before = [life.counted for life in lives]
-            await eventually(lambda: all(map(gt, [life.counted for life in lives], before)))  # noqa: B023
+            await all_counted(lives)
             for batch in (accounts[:4], accounts[4:]):
                 refused: dict[UUID, str] = {}
                 await cell_moves.move_all(found.up[source], found.up[target], batch, refused)
