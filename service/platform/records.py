@@ -1,7 +1,7 @@
 """The steps that the handlers of accounts, profiles and titles share."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -109,34 +109,47 @@ async def put(
     """The row of a statement that puts a record of an account, and what others have in its place.
 
     `unique` is what only one of all cells may have: a profile's id, or an e-mail address. If
-    another account has it, nothing is written. Other cells are asked unless it is the account's.
-    Raises ClientError 401 or 403.
+    another account has it, nothing is written. Other cells are queried only if no account of this
+    cell has it. Raises ClientError 401 or 403.
     """
     if cell.cells is None:
         return auth.administered(await statement.maybe(cell.pool, *arguments)), []
+    write = partial(_write, cell, account_id, unique, statement, arguments)
+    row, owners = await write((cell,))
+    if not owners:
+        async with cell.cells.turn:
+            for each in cell.every:
+                each.readiness.refuse_unreachable()
+            row, owners = await write(cell.every)
+    return auth.administered(row), [each for each in owners if each.account_id != account_id]
+
+
+async def _write(
+    cell: Context,
+    account_id: UUID,
+    unique: UUID | str,
+    statement: Statement[Put],
+    arguments: tuple[object, ...],
+    cells: Sequence[Context],
+) -> tuple[Put | None, list[OwnedRow]]:
+    """The row of the statement in a cell, and what has `unique` in any of `cells`.
+
+    Writes nothing if that is another account's, or nothing and `cells` are not all.
+    """
     keys = ([unique], []) if isinstance(unique, UUID) else ([], [unique])
-    row: Put | None = None
-    others: list[OwnedRow] = []
-    for cells in ([cell], cell.every):
-        found, sources = list[OwnedRow](), {}
-        with suppress(_Undo):
-            async with AsyncExitStack() as opened:
-                if cells is cell.every:
-                    await opened.enter_async_context(cell.cells.turn)
-                    for each in cells:
-                        each.readiness.refuse_unreachable()
-                for each in cells:
-                    source = await opened.enter_async_context(transaction(each))
-                    await CLAIM.maybe(source, str(unique))
-                    found += await FIND.all(source, *keys)
-                    sources[each.settings.cell] = source
+    row, owners, sources = None, list[OwnedRow](), {}
+    with suppress(_Undo):
+        async with AsyncExitStack() as opened:
+            for each in cells:
+                source = await opened.enter_async_context(transaction(each))
+                await CLAIM.maybe(source, str(unique))
+                owners += await FIND.all(source, *keys)
+                sources[each.settings.cell] = source
+            if owners or cells is cell.every:
                 row = await statement.maybe(sources[cell.settings.cell], *arguments)
-                others = [each for each in found if each.account_id != account_id]
-                if others or (not found and len(cells) < len(cell.every)):
-                    raise _Undo
-        if found:
-            break
-    return auth.administered(row), others
+            if any(each.account_id != account_id for each in owners):
+                raise _Undo
+    return row, owners
 
 
 async def in_every_cell(
