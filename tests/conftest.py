@@ -10,11 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Final
 from unittest import mock
@@ -87,16 +86,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _unit_of(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
     return file if file in SHARING else nodeid
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Each worker of the whole suite imports other modules first: it reads what others compile."""
-    if "PYTEST_XDIST_WORKER" in os.environ and [*map(Path, session.config.args)] == [Path("tests")]:
-        number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-        paths = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py"))
-        for path in paths[number :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]:
-            with suppress(Exception, pytest.skip.Exception):  # the collection reports it
-                import_module(".".join(path.with_suffix("").parts))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -306,7 +306,7 @@ async def test_a_second_lost_worker_fails_the_request_and_the_next_succeeds() ->
             await eventually(processes.running)
             (worker,) = processes.pids()
             os.kill(worker, signal.SIGKILL)
-            await eventually(lambda: not {worker} & processes.pids())  # noqa: B023
+            await eventually(processes.pids, until={worker}.isdisjoint)
         with pytest.raises(Overloaded) as error:
             await lost
         assert "secret-4711" not in "".join(traceback.format_exception(error.value))
