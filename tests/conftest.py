@@ -131,7 +131,11 @@ def postgres_dsn() -> Iterator[str]:
         yield dsn
         return
     with tempfile.TemporaryDirectory(prefix="vt-", dir=in_memory()) as folder:
-        options = {"shared_preload_libraries": "pg_stat_statements", "max_connections": "200"}
+        options = {
+            "shared_preload_libraries": "pg_stat_statements",
+            "pg_stat_statements.max": "50000",  # it forgets counts when all databases have more
+            "max_connections": "200",
+        }
         with embedded_postgres(Path(folder) / "pg", durable=False, options=options) as dsn:
             yield dsn
 
